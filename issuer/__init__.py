@@ -1,0 +1,98 @@
+"""The issuer: logs callers in, mints tokens, and tells the gateways which of them are active.
+
+`create_app` is the only place where the parts meet.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from issuer import admin, answers, config, health, login, metrics, validate
+from issuer.active_tokens import ActiveTokens
+from issuer.authority import Authority
+from issuer.config import Settings
+from issuer.credentials import CredentialsFile, Doorkeeper
+from issuer.errors import Unavailable
+from issuer.gateways import Gateways
+from issuer.sessions.sqlite import SqliteSessions
+
+log = logging.getLogger("portero")
+
+#: A login form is small; anything larger is not one.
+MOST_BODY_BYTES = 64 * 1024
+#: Logins that may wait for their turn; more would answer too late to be of use.
+LOGINS_WAITING = 16
+
+_HTTP_ERRORS = {404: "not_found", 405: "not_found", 413: "request_too_large"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one process of the issuer is made of."""
+
+    settings: Settings
+    credentials: CredentialsFile
+    gateways: Gateways
+    active: ActiveTokens
+
+
+def assemble(settings: Settings) -> Parts:
+    """Build the parts. Raises `Faults` for bad credentials, `StoreUnavailable` for the store."""
+    store = SqliteSessions(settings.database_path)
+    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    return Parts(
+        settings=settings,
+        credentials=CredentialsFile(settings.credentials_file, settings.roles, store.salt()),
+        gateways=gateways,
+        active=ActiveTokens(store, gateways, settings.most_active_tokens),
+    )
+
+
+def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
+    """The WSGI application. Raises `Faults` with every fault of the settings."""
+    parts = assemble(config.read(environ))
+    settings = parts.settings
+    authority = Authority(
+        settings.roles, settings.keyring, parts.credentials, _doorkeeper(), parts.active
+    )
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+    app.register_blueprint(login.blueprint(authority, settings.cookie_secure))
+    app.register_blueprint(validate.blueprint(authority))
+    app.register_blueprint(admin.blueprint(authority))
+    app.register_blueprint(health.blueprint(authority))
+    app.register_error_handler(Unavailable, _unavailable)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+    app.after_request(_harden)
+    return app
+
+
+def _doorkeeper() -> Doorkeeper:
+    """One core is left to everything else (two workers share the machine)."""
+    return Doorkeeper(at_once=max(1, ((os.cpu_count() or 1) - 1) // 2), waiting=LOGINS_WAITING)
+
+
+def _unavailable(error: Unavailable) -> Response:
+    log.error("503 %s: %s", error.code, error or type(error).__name__)
+    metrics.REFUSALS.labels(error.code).inc()
+    return answers.error(error.code, error.message)
+
+
+def _http_error(error: HTTPException) -> Response:
+    return answers.error(_HTTP_ERRORS.get(error.code or 500, "invalid_request"))
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return answers.error("internal_error")
+
+
+def _harden(answer: Response) -> Response:
+    for name, value in answers.SECURITY_HEADERS.items():
+        answer.headers.setdefault(name, value)
+    return answer

@@ -1,0 +1,132 @@
+"""The command line: `python -m issuer init | check | reconcile | revoke`.
+
+Every command reads the same settings as the server. None prints a secret unless it is asked to.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from issuer import assemble, config, credentials, roles
+from issuer.errors import Faults, PorteroError
+from issuer.reconciler import Reconciler
+from issuer.sessions import Selection
+
+SECRET_BYTES = 32
+PENDING_STATUS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it was done, 1 for a fault, 2 for a revocation still pending."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (PorteroError, OSError) as error:
+        print(f"issuer: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m issuer", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make secrets and demo credentials, once")
+    init.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
+    init.add_argument("--secrets-dir", type=Path, metavar="DIR", help="default: DIR/secrets")
+    init.add_argument("--print-logins", action="store_true", help="print the demo logins")
+    init.set_defaults(command=_init)
+
+    check = commands.add_parser("check", help="read all settings and list every fault")
+    check.set_defaults(command=_check)
+
+    reconcile = commands.add_parser("reconcile", help="keep the gateways equal to the store")
+    reconcile.set_defaults(command=_reconcile)
+
+    revoke = commands.add_parser("revoke", help="revoke active tokens at once, everywhere")
+    chosen = revoke.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--jti", metavar="JTI", help="one token")
+    chosen.add_argument("--user", metavar="NAME", help="every token of a user")
+    chosen.add_argument("--role", metavar="ROLE", help="every token of a role")
+    chosen.add_argument("--all", action="store_true", help="every token there is")
+    revoke.set_defaults(command=_revoke)
+    return parser
+
+
+def _init(options: argparse.Namespace) -> int:
+    """Idempotent: what is there already stays as it is."""
+    data: Path = options.data_dir
+    secret_files = options.secrets_dir or data / "secrets"
+    for directory in (data, secret_files):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("secret_key", "sync_key"):
+        _make(secret_files / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    logins = data / "demo-logins"
+    if not os.environ.get("CREDENTIALS_FILE") or options.print_logins:
+        _make_credentials(data / "credentials.env", logins)
+    if options.print_logins and logins.exists():
+        print("demo logins, for this deployment alone:")
+        print(logins.read_text(), end="", flush=True)
+    return 0
+
+
+def _make_credentials(path: Path, logins: Path) -> None:
+    if path.exists():
+        return
+    users = credentials.generate([role.code for role in _roles()], each=1)
+    plain = "".join(f"{name}={secret}\n" for name, secret in users)
+    credentials.write_new(logins, plain, force=True)
+    credentials.write_new(path, credentials.hashed_lines(users))
+    print(f"made {path} (hashes) and {logins} (the demo users' secrets)")
+
+
+def _roles() -> roles.Roles:
+    return roles.parse(config.ROLES_FILE.read_text())
+
+
+def _make(path: Path, content: Callable[[], str]) -> None:
+    if path.exists():
+        return
+    credentials.write_new(path, content())
+    print(f"made {path}")
+
+
+def _check(_: argparse.Namespace) -> int:
+    parts = assemble(config.read(os.environ))
+    print(f"settings are good: {len(parts.credentials.in_force())} users")
+    return 0
+
+
+def _reconcile(_: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    parts = assemble(config.read(os.environ))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Reconciler(parts.active, parts.gateways, parts.credentials).run(stop)
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    if options.role and config.read(os.environ).roles.named(options.role) is None:
+        raise Faults([f"{options.role} is no role"])
+    parts = assemble(config.read(os.environ))
+    done = parts.active.revoke(
+        Selection(jti=options.jti, subject=options.user, role=options.role)
+    )
+    print(f"revoked {len(done.sessions)} tokens")
+    for url in done.pending:
+        print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
+    return PENDING_STATUS if done.pending else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""How the issuer's blueprints answer: JSON or a page, errors in one form, cookies in one shape.
+
+It must never echo a secret, and a redirect never leaves this host.
+"""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from flask import Response, jsonify, make_response, render_template, request
+
+from issuer.bearer import COOKIE
+from issuer.errors import WIRE_ERRORS, envelope
+
+RETRY_SECONDS = "1"
+_LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # The last one a browser knows counts. Under no-referrer alone it would send `Origin: null`
+    # from our own forms, and they would look like another site's.
+    "Referrer-Policy": "no-referrer, same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def wants_page() -> bool:
+    """Whether a browser is asking, which is shown pages and sent elsewhere."""
+    return "text/html" in request.headers.get("Accept", "")
+
+
+def wants_json() -> bool:
+    """Whether the caller asked for JSON and for nothing a browser would."""
+    return "application/json" in request.headers.get("Accept", "") and not wants_page()
+
+
+def error(
+    code: str, message: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error of the contract's table, as a page for a browser and as JSON for the rest."""
+    row = WIRE_ERRORS[code]
+    text = message or row.message
+    if wants_page():
+        page = render_template("error.html", status=row.status, title=text, message=None)
+        answer = make_response(page, row.status)
+    else:
+        answer = make_response(jsonify(envelope(code, text)), row.status)
+    answer.headers.update(headers or {})
+    if row.status == 503:
+        answer.headers["Retry-After"] = RETRY_SECONDS
+    if row.status == 401:
+        answer.headers.setdefault("WWW-Authenticate", 'Bearer realm="portero"')
+    return answer
+
+
+def local_path(wanted: str | None) -> str:
+    """`wanted` if it is a path on this host, else `/`: no redirect is open (threats I6)."""
+    return wanted if wanted and _LOCAL_PATH.match(wanted) and "//" not in wanted else "/"
+
+
+def from_another_site() -> bool:
+    """Whether a browser says that a page of another site sent this request (threats I5).
+
+    `Sec-Fetch-Site` decides where it is sent, else `Origin`. A program sends neither.
+    """
+    fetch_site = request.headers.get("Sec-Fetch-Site")
+    if fetch_site is not None:
+        return fetch_site not in ("same-origin", "none")
+    origin = request.headers.get("Origin")
+    return origin is not None and not _is_own(origin)
+
+
+def _is_own(origin: str) -> bool:
+    try:
+        asked, own = urlsplit(origin), urlsplit(f"{origin.split(':')[0]}://{request.host}")
+        default = _DEFAULT_PORTS.get(asked.scheme)
+        return (asked.hostname, asked.port or default) == (own.hostname, own.port or default)
+    except ValueError:
+        return False
+
+
+def set_cookie(answer: Response, token: str, max_age_seconds: int, secure: bool) -> None:
+    """The session cookie; an empty token with age 0 deletes it."""
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=max_age_seconds,
+        path="/",
+        httponly=True,
+        secure=secure,
+        samesite="Lax",
+    )

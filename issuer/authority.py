@@ -1,0 +1,105 @@
+"""What the issuer does, without HTTP: log in, log out, validate.
+
+Every blueprint is a thin layer over this. It must never answer differently for an unknown user
+and a wrong password, nor hand out a token that is not active yet.
+"""
+
+import enum
+import logging
+import time
+from dataclasses import dataclass
+
+from issuer import tokens
+from issuer.active_tokens import ActiveTokens, Clock, Revocation
+from issuer.credentials import CredentialsFile, Doorkeeper
+from issuer.errors import TokenRefused
+from issuer.keys import Keyring
+from issuer.roles import Roles
+from issuer.sessions import Selection, Session
+from issuer.tokens import Claims
+
+log = logging.getLogger("portero.authority")
+
+
+class Refusal(enum.Enum):
+    """Why a login was refused."""
+
+    WRONG_CREDENTIALS = "wrong_credentials"
+    WRONG_DOOR = "wrong_door"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A token just made active, and what it says."""
+
+    token: str
+    claims: Claims
+
+    @property
+    def ttl_seconds(self) -> int:
+        """How long the token lives from its issue."""
+        return self.claims.expires_at - self.claims.issued_at
+
+
+class Authority:
+    """The issuer's decisions."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        keyring: Keyring,
+        credentials: CredentialsFile,
+        doorkeeper: Doorkeeper,
+        active: ActiveTokens,
+        clock: Clock = time.time,
+    ) -> None:
+        self.roles = roles
+        self.active = active
+        self._keyring = keyring
+        self._credentials = credentials
+        self._doorkeeper = doorkeeper
+        self._clock = clock
+
+    def login(self, username: str, secret: str, door: str) -> Login | Refusal:
+        """Mint a token for a right secret at the role's own door. Raises `Unavailable`."""
+        credentials = self._credentials.in_force()
+        role = self.roles.of(username)
+        if not self._doorkeeper.check(credentials, username, secret) or role is None:
+            log.info("login refused at %s for %.64r", door, username)
+            return Refusal.WRONG_CREDENTIALS
+        if role.door != door:
+            log.info("%s came to %s, its door is %s", username, door, role.door)
+            return Refusal.WRONG_DOOR
+        claims = tokens.new_claims(username, role, self.now())
+        token = tokens.mint(claims, self._keyring.signing())
+        self.active.activate(_session(claims, credentials.fingerprint(username) or ""))
+        log.info("%s logged in, jti %s", username, claims.jti)
+        return Login(token, claims)
+
+    def validate(self, token: str) -> Claims:
+        """The claims of a valid token: authentic, in its time, and active. Else `TokenRefused`."""
+        claims = tokens.verify(token, self.now(), self._keyring, self.roles)
+        if not self.active.is_active(claims.jti):
+            raise TokenRefused("not active")
+        return claims
+
+    def logout(self, token: str) -> Revocation:
+        """Revoke a valid token everywhere. Raises `TokenRefused` for any other."""
+        claims = self.validate(token)
+        log.info("%s logged out, jti %s", claims.subject, claims.jti)
+        return self.active.revoke(Selection(jti=claims.jti))
+
+    def now(self) -> int:
+        """The issuer's clock, in whole Unix seconds."""
+        return int(self._clock())
+
+
+def _session(claims: Claims, credential: str) -> Session:
+    return Session(
+        jti=claims.jti,
+        subject=claims.subject,
+        role=claims.role,
+        issued_at=claims.issued_at,
+        expires_at=claims.expires_at,
+        credential=credential,
+    )

@@ -1,0 +1,162 @@
+"""Every setting of the issuer, read once from the environment, all faults listed together.
+
+No other module of the issuer reads the environment. It must never put a secret's value into a
+message, and it has no default for a secret.
+"""
+
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from issuer import keys, roles
+from issuer.errors import Faults
+from issuer.keys import Keyring
+from issuer.roles import Roles
+
+ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
+LEAST_SECRET_BYTES = 32
+SQLITE_PREFIX = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `docs/configuration.md` describes, in the form the code uses it."""
+
+    keyring: Keyring
+    sync_key: bytes
+    roles: Roles
+    credentials_file: Path
+    database_path: Path
+    gateway_urls: tuple[str, ...]
+    most_active_tokens: int
+    cookie_secure: bool
+    web_ui: str
+
+
+class _Reader:
+    """Reads single values and remembers what was wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.faults: list[str] = []
+
+    def fault(self, text: str) -> None:
+        self.faults.append(text)
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._environ.get(name, "").strip() or default
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        raw = self.text(name, str(default))
+        if not (raw.isascii() and raw.isdigit() and least <= int(raw) <= most):
+            self.fault(f"{name}: must be a whole number from {least} to {most}")
+            return default
+        return int(raw)
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        if value not in allowed:
+            self.fault(f"{name}: must be one of {', '.join(allowed)}")
+        return value
+
+    def secret(self, name: str) -> bytes:
+        """NAME, or the content of the file NAME_FILE; never both."""
+        given, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
+        if given and path:
+            self.fault(f"{name}: set {name} or {name}_FILE, not both")
+        value = given.encode() if given else self._secret_file(name, path)
+        self.faults += [f"{name}: {reason}" for reason in weaknesses(value, name)]
+        return value
+
+    def _secret_file(self, name: str, path: str) -> bytes:
+        if not path:
+            return b""
+        try:
+            if stat.S_IMODE(Path(path).stat().st_mode) & 0o077:
+                self.fault(f"{name}_FILE: {path} can be read by others; chmod 600 it")
+            return Path(path).read_bytes()
+        except OSError as error:
+            self.fault(f"{name}_FILE: cannot read {path}: {error.strerror}")
+            return b""
+
+
+def weaknesses(secret: bytes, name: str) -> list[str]:
+    """Why these bytes are no secret; an empty list when they are good enough."""
+    if not secret:
+        return [f"is not set (nor {name}_FILE); 'python -m issuer init' makes one"]
+    found = []
+    if secret[-1:] in b"\r\n":
+        found.append("ends in a newline; write it without one (printf, not echo)")
+    if len(secret) < LEAST_SECRET_BYTES:
+        found.append(f"is shorter than {LEAST_SECRET_BYTES} bytes")
+    if len(set(secret)) < 8 or b"changeme" in secret.lower():
+        found.append("is too easy to guess; 'python -m issuer init' makes a good one")
+    return found
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """All settings, or `Faults` with every fault there is."""
+    reader = _Reader(environ)
+    sync_key = reader.secret("SYNC_KEY")
+    settings: dict[str, Any] = {
+        "sync_key": sync_key,
+        "keyring": _keyring(reader, sync_key),
+        "roles": _roles(reader),
+        "credentials_file": _credentials_file(reader),
+        "database_path": _database_path(reader),
+        "gateway_urls": _gateway_urls(reader),
+        "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
+        "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
+        "web_ui": reader.choice("WEB_UI", "portero", ("portero", "upstream")),
+    }
+    if reader.faults:
+        raise Faults(reader.faults)
+    return Settings(**settings)
+
+
+def _keyring(reader: _Reader, sync_key: bytes) -> Keyring | None:
+    algorithm = reader.choice("JWT_ALGORITHM", "HS256", tuple(keys.ALGORITHMS))
+    secret = reader.secret("SECRET_KEY")
+    if secret and secret == sync_key:
+        reader.fault("SYNC_KEY: must not be the same as SECRET_KEY")
+    return None if reader.faults else Keyring([keys.hmac_key(algorithm, secret)])
+
+
+def _roles(reader: _Reader) -> Roles | None:
+    bound = reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400)
+    return _gather(reader, lambda: roles.parse(ROLES_FILE.read_text(), bound))
+
+
+def _gather(reader: _Reader, parse: Callable[[], Roles]) -> Roles | None:
+    try:
+        return parse()
+    except OSError as error:
+        reader.fault(f"roles.json: cannot be read: {error.strerror}")
+    except Faults as found:
+        reader.faults += found.faults
+    return None
+
+
+def _credentials_file(reader: _Reader) -> Path:
+    path = reader.text("CREDENTIALS_FILE")
+    if not path:
+        reader.fault("CREDENTIALS_FILE: is not set; 'python -m issuer init' makes one")
+    return Path(path)
+
+
+def _database_path(reader: _Reader) -> Path:
+    url = reader.text("DATABASE_URL", "sqlite:///sessions.db")
+    if not url.startswith(SQLITE_PREFIX) or url == SQLITE_PREFIX:
+        reader.fault("DATABASE_URL: must be sqlite:///FILE (or sqlite:////ABSOLUTE/FILE)")
+    return Path(url.removeprefix(SQLITE_PREFIX))
+
+
+def _gateway_urls(reader: _Reader) -> tuple[str, ...]:
+    listed = reader.text("GATEWAY_URLS", "http://127.0.0.1:8081").split(",")
+    urls = tuple(url.strip().rstrip("/") for url in listed if url.strip())
+    for url in urls:
+        if not url.startswith("http://") or "@" in url or len(url) < len("http://x"):
+            reader.fault("GATEWAY_URLS: each must be http://HOST:PORT of an internal listener")
+    return urls

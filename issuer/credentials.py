@@ -1,0 +1,281 @@
+"""The credentials file: who may log in, checked by bcrypt, re-read when it changes.
+
+`python -m issuer.credentials --generate 5` makes one. A faulty file is refused whole: the set in
+force stays in force, and every fault is told with its line. It must never put a secret, or a part
+of one, into a message.
+"""
+
+import argparse
+import functools
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+
+from issuer.config import ROLES_FILE
+from issuer.errors import Faults, PorteroError, TooManyLogins
+from issuer import roles as roles_file
+from issuer.roles import Roles
+from issuer.tokens import is_subject
+
+log = logging.getLogger("portero.credentials")
+
+COST = 12
+COSTS = range(10, 15)
+#: bcrypt reads no further (and its versions disagree on what to do beyond).
+MOST_SECRET_BYTES = 72
+SECRET_CHARACTERS = 24
+
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z", re.ASCII)
+_LOOKS_HASHED = re.compile(r"\$[0-9a-z]+\$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """One user's secret: a bcrypt hash, or plain text where the operator insisted."""
+
+    username: str
+    secret: bytes = field(repr=False)
+    cost: int
+    plain: bool
+
+
+class Credentials:
+    """A set of users as one reading of the file gave it."""
+
+    def __init__(self, users: Mapping[str, Credential], salt: bytes) -> None:
+        self._users = dict(users)
+        self._salt = salt
+        self._costs = sorted(user.cost for user in users.values()) or [COST]
+        for cost in set(self._costs):
+            _nobody(cost)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def check(self, username: str, secret: str) -> bool:
+        """Whether this is the user's secret; one bcrypt of the same cost, whatever the answer."""
+        offered = secret.encode("utf-8", "surrogatepass")
+        user = self._users.get(username)
+        fits = 0 < len(offered) <= MOST_SECRET_BYTES and b"\0" not in offered
+        matches = bcrypt.checkpw(offered if fits else b"-", self._hash_for(username, user))
+        if user is not None and user.plain:
+            matches = hmac.compare_digest(_digest(offered), _digest(user.secret))
+        return user is not None and fits and matches
+
+    def fingerprint(self, username: str) -> str | None:
+        """Tells one secret of a user from the next, and nothing else; None if unknown."""
+        user = self._users.get(username)
+        if user is None:
+            return None
+        text = username.encode() + b"\0" + user.secret
+        return hmac.new(self._salt, text, hashlib.sha256).hexdigest()[:24]
+
+    def _hash_for(self, username: str, user: Credential | None) -> bytes:
+        if user is not None and not user.plain:
+            return user.secret
+        return _nobody(user.cost if user else self._cost_of_unknown(username))
+
+    def _cost_of_unknown(self, username: str) -> int:
+        """Always the same for one name, and spread over names as the costs of real users are."""
+        digest = hmac.new(self._salt, username.encode("utf-8", "replace"), hashlib.sha256).digest()
+        return self._costs[int.from_bytes(digest[:4], "big") % len(self._costs)]
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+@functools.cache
+def _nobody(cost: int) -> bytes:
+    """A hash no one has the secret of: an unknown user costs what a known one does."""
+    return bcrypt.hashpw(secrets.token_bytes(32), bcrypt.gensalt(cost))
+
+
+def parse(
+    text: str, roles: Roles, salt: bytes, warn: Callable[[str], None] = log.warning
+) -> Credentials:
+    """Read the file's text. Raises `Faults` with every faulty line."""
+    users: dict[str, Credential] = {}
+    faults: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        username, _, secret = (part.strip() for part in stripped.partition("="))
+        reasons = _line_faults(username, secret, users, roles)
+        faults += [f"credentials line {number}: {reason}" for reason in reasons]
+        if reasons:
+            continue
+        users[username] = _credential(username, secret)
+        if users[username].plain:
+            warn(f"credentials line {number}: the secret is plain text; store a bcrypt hash")
+    if faults:
+        raise Faults(faults)
+    return Credentials(users, salt)
+
+
+def _credential(username: str, secret: str) -> Credential:
+    hashed = _BCRYPT.match(secret)
+    cost = int(hashed[1]) if hashed else COST
+    return Credential(username, secret.encode(), cost, plain=hashed is None)
+
+
+def _line_faults(
+    username: str, secret: str, seen: Mapping[str, Credential], roles: Roles
+) -> list[str]:
+    reasons = []
+    if not is_subject(username):
+        reasons.append("expected USERNAME=SECRET; a username is a role's code and 1 to 60 of "
+                       "the characters A-Z a-z 0-9 . _ -")
+    elif roles.of(username) is None:
+        reasons.append(f"{username[:4]} is no role's code")
+    if username in seen:
+        reasons.append(f"{username} is there twice")
+    return reasons + _secret_faults(secret)
+
+
+def _secret_faults(secret: str) -> list[str]:
+    hashed = _BCRYPT.match(secret)
+    if hashed:
+        good = int(hashed[1]) in COSTS
+        return [] if good else [f"bcrypt cost must be {COSTS[0]} to {COSTS[-1]}"]
+    if _LOOKS_HASHED.match(secret):
+        return ["the hash is not bcrypt ($2a$, $2b$ or $2y$), or not whole"]
+    raw = secret.encode()
+    if not raw:
+        return ["the secret is empty"]
+    if len(raw) > MOST_SECRET_BYTES:
+        return [f"the secret is longer than {MOST_SECRET_BYTES} bytes"]
+    return ["the secret holds a NUL"] if b"\0" in raw else []
+
+
+class CredentialsFile:
+    """The file, watched: `in_force` is what it last said without a fault.
+
+    Raises `Faults` when made from a faulty or unreadable file; afterwards it only logs them.
+    """
+
+    def __init__(self, path: Path, roles: Roles, salt: bytes) -> None:
+        self._path = path
+        self._roles = roles
+        self._salt = salt
+        self._lock = threading.Lock()
+        self._seen = self._signature()
+        self._in_force = self._load()
+
+    def in_force(self) -> Credentials:
+        """The set in force, re-read if the file changed since the last call."""
+        with self._lock:
+            signature = self._signature()
+            if signature != self._seen:
+                self._seen = signature
+                self._reload()
+            return self._in_force
+
+    def _reload(self) -> None:
+        try:
+            self._in_force = self._load()
+        except Faults as found:
+            for fault in found.faults:
+                log.error("%s; the former set stays in force", fault)
+            return
+        log.warning("credentials re-read: %d users", len(self._in_force))
+
+    def _load(self) -> Credentials:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise Faults([f"credentials: cannot read {self._path}: {reason}"]) from None
+        return parse(text, self._roles, self._salt)
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Doorkeeper:
+    """Checks passwords, a bounded number at a time (threats P6): each costs a core 0.1-0.3 s."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._hashing = threading.BoundedSemaphore(at_once)
+        self._admitted = threading.BoundedSemaphore(at_once + waiting)
+
+    def check(self, credentials: Credentials, username: str, secret: str) -> bool:
+        """Whether the secret is right. Raises `TooManyLogins` rather than queue without end."""
+        if not self._admitted.acquire(blocking=False):
+            raise TooManyLogins
+        try:
+            with self._hashing:
+                return credentials.check(username, secret)
+        finally:
+            self._admitted.release()
+
+
+def generate(roles: Iterable[str], each: int) -> list[tuple[str, str]]:
+    """`each` new users for every role code, with random secrets, in plain."""
+    return [
+        (f"{code}{secrets.token_hex(3).upper()}", secrets.token_urlsafe(SECRET_CHARACTERS * 3 // 4))
+        for code in roles
+        for _ in range(each)
+    ]
+
+
+def hashed_lines(users: Sequence[tuple[str, str]]) -> str:
+    """The text of a credentials file that holds hashes only."""
+    lines = [
+        f"{name}={bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST)).decode()}"
+        for name, secret in users
+    ]
+    return "\n".join(["# Portero credentials: USERNAME=BCRYPT-HASH", *lines, ""])
+
+
+def write_new(path: Path, text: str, force: bool = False) -> None:
+    """Write a file of mode 0600, whole or not at all. Raises `Faults` if it is there already."""
+    if path.exists() and not force:
+        raise Faults([f"{path} is there already; --force replaces it"])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The generator command."""
+    parser = argparse.ArgumentParser(prog="python -m issuer.credentials", description=__doc__)
+    parser.add_argument("--generate", type=int, required=True, metavar="N", help="users per role")
+    parser.add_argument("--output", type=Path, default=Path("credentials.env"), metavar="FILE")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.generate <= 1000:
+        parser.error("--generate must be 1 to 1000")
+    try:
+        users = generate([role.code for role in roles_file.parse(ROLES_FILE.read_text())],
+                         options.generate)
+        write_new(options.output, hashed_lines(users), options.force)
+    except (PorteroError, OSError) as error:
+        print(f"credentials: {error}", file=sys.stderr)
+        return 1
+    print(f"# {options.output} holds hashes only; these secrets are shown this once")
+    print("\n".join(f"{name}={secret}" for name, secret in users))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Every way the issuer can say no: one small tree of exceptions, and the wire form of each.
+
+It must never carry a token, a password or a key in a message.
+
+    PorteroError
+    ├── Faults               configuration, roles or credentials: all faults at once
+    ├── TokenRefused         not valid; one answer for every cause
+    │   └── TokenExpired     authentic, but its time is over
+    └── Unavailable          not now: answers 503 with Retry-After
+        ├── CapacityReached  no room for another active token
+        ├── StoreUnavailable the session store cannot be read or written
+        ├── NoGatewayReached no gateway acknowledged the token
+        └── TooManyLogins    as many passwords are being checked as this machine can bear
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class PorteroError(Exception):
+    """The root of the tree."""
+
+
+class Faults(PorteroError):
+    """A list of faults, each one sentence an operator can act on."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class TokenRefused(PorteroError):
+    """The token is not valid. The reason is for our log alone."""
+
+
+class TokenExpired(TokenRefused):
+    """An authentic token whose `exp` has passed (RFC 7519 §4.1.4)."""
+
+
+class Unavailable(PorteroError):
+    """The request is good, but cannot be served at this moment."""
+
+    code = "not_ready"
+    message = "Logging in is not possible at the moment; try again shortly."
+
+
+class CapacityReached(Unavailable):
+    """Nothing live is ever evicted, so a full set refuses newcomers."""
+
+    code = "capacity"
+    message = "As many tokens are active as allowed; try again when some have expired."
+
+
+class StoreUnavailable(Unavailable):
+    """The session store failed; nothing was promised to the caller."""
+
+
+class NoGatewayReached(Unavailable):
+    """A token that no gateway knows would only be refused: it is not handed out."""
+
+
+class TooManyLogins(Unavailable):
+    """Checking a password costs a core a quarter of a second: the queue is bounded."""
+
+
+class WireError(NamedTuple):
+    """One row of the contract's error table (section 5)."""
+
+    status: int
+    type: str
+    message: str
+
+
+WIRE_ERRORS = {
+    "invalid_request": WireError(400, "invalid_request_error", "The request is not acceptable."),
+    "invalid_api_key": WireError(401, "invalid_request_error", "Invalid credentials."),
+    "insufficient_permissions": WireError(
+        403, "permission_error", "Your role may not use this route."
+    ),
+    "not_found": WireError(404, "invalid_request_error", "No such route."),
+    "request_too_large": WireError(413, "invalid_request_error", "The request is too large."),
+    "not_ready": WireError(503, "server_error", Unavailable.message),
+    "capacity": WireError(503, "server_error", CapacityReached.message),
+    "internal_error": WireError(500, "server_error", "Something went wrong on our side."),
+}
+
+
+def envelope(code: str, message: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The OpenAI error envelope for a code of `WIRE_ERRORS`."""
+    row = WIRE_ERRORS[code]
+    return {
+        "error": {
+            "message": message or row.message,
+            "type": row.type,
+            "param": param,
+            "code": code,
+        }
+    }

@@ -1,0 +1,131 @@
+"""The push client: authenticated messages to every gateway's internal listener, in parallel.
+
+It owns the wire form of the sync (contract section 8). Every message is idempotent, so a failed
+one may simply be sent again. It must never decide what is active; it only carries.
+"""
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import requests
+
+APPLY = "/sync/apply"
+SNAPSHOT = "/sync/snapshot"
+STATUS = "/sync/status"
+
+#: A login waits no longer than this for a gateway that is down.
+PUSH_SECONDS = 0.25
+#: The reconciler may wait longer: a part of a snapshot is large, and nobody is waiting.
+BULK_SECONDS = 5.0
+
+Entry = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a gateway shall know: `(jti, exp)` pairs; for one `jti`, revoked wins."""
+
+    activate: Sequence[Entry] = ()
+    revoke: Sequence[Entry] = ()
+
+
+class Ack(NamedTuple):
+    """One gateway's answer. `status` is its state; it is empty when the gateway did not answer."""
+
+    url: str
+    ok: bool
+    full: bool = False
+    status: dict[str, Any] = {}
+
+
+@dataclass
+class Gateway:
+    """One gateway's internal listener, at `url`."""
+
+    url: str
+    key: bytes = field(repr=False)
+    _local: threading.local = field(default_factory=threading.local, repr=False)
+
+    def apply(self, changes: Changes, timeout: float = PUSH_SECONDS, **progress: Any) -> Ack:
+        """Send changes; `progress` may carry the position they bring the gateway to."""
+        body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
+        return self._send("POST", APPLY, body, timeout)
+
+    def snapshot(self, step: str, **content: Any) -> Ack:
+        """Send one step of a snapshot: `begin`, `part` or `end`."""
+        return self._send("POST", SNAPSHOT, {"step": step, **content}, BULK_SECONDS)
+
+    def state(self) -> Ack:
+        """Ask the gateway how far it has come; this is also the sign that the issuer lives."""
+        return self._send("GET", STATUS, None, BULK_SECONDS)
+
+    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+        body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()
+        try:
+            answer = self._exchange(method, path, body, timeout)
+            status = answer.json()
+        except (requests.RequestException, ValueError):
+            return Ack(self.url, ok=False)
+        if not isinstance(status, dict):
+            return Ack(self.url, ok=False)
+        return Ack(self.url, answer.status_code == 200, answer.status_code == 507, status)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes, timeout: float
+    ) -> requests.Response:
+        """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
+        try:
+            return self._once(method, path, body, timeout)
+        except requests.ConnectionError:
+            return self._once(method, path, body, timeout)
+
+    def _once(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
+        return self._session().request(
+            method,
+            self.url + path,
+            data=body,
+            headers=signature(self.key, method, path, body),
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = False
+            self._local.session = session
+        return session
+
+
+def signature(key: bytes, method: str, path: str, body: bytes) -> dict[str, str]:
+    """The headers that authenticate a message: its time in nanoseconds and its MAC."""
+    sent_at = str(time.time_ns())
+    text = "\n".join(("portero-sync-1", method, path, sent_at, "")).encode() + body
+    mac = hmac.new(key, text, hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "X-Portero-Time": sent_at,
+        "X-Portero-Mac": mac,
+    }
+
+
+class Gateways:
+    """All gateways of the deployment."""
+
+    def __init__(self, urls: Sequence[str], key: bytes) -> None:
+        self.each = [Gateway(url, key) for url in urls]
+        self._pool = ThreadPoolExecutor(8 * len(self.each), thread_name_prefix="push")
+
+    def apply(self, changes: Changes) -> list[Ack]:
+        """Push to all at once; one that does not answer in time is a failed `Ack`."""
+        if len(self.each) == 1:
+            return [self.each[0].apply(changes)]
+        return list(self._pool.map(lambda gateway: gateway.apply(changes), self.each))

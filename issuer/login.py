@@ -1,0 +1,176 @@
+"""The doors: Basic for agents (RFC 7617), a form for people, the way out, and the page behind.
+
+Thin: the decisions are `Authority`'s. It must never say whether the user or the secret was wrong.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
+
+from issuer import answers, bearer, metrics
+from issuer.authority import Authority, Login, Refusal
+from issuer.errors import TokenRefused
+
+BASIC_DOORS = ("/llm/login", "/agi/login")
+FORM_DOORS = ("/login", "/admin/login")
+#: Other paths of the same doors.
+ALIASES = {
+    "/auth/llm/login": "/llm/login",
+    "/auth/agi/login": "/agi/login",
+    "/auth/login": "/login",
+}
+
+_REFUSALS = {
+    Refusal.WRONG_CREDENTIALS: "invalid_api_key",
+    Refusal.WRONG_DOOR: "insufficient_permissions",
+}
+_WRONG_DOOR = "Your role logs in at another door."
+_OTHER_SITE = "This request came from another site."
+_BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
+
+
+def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
+    """All doors of an authority."""
+    view = _Doors(authority, cookie_secure)
+    routes = Blueprint("login", __name__)
+    for path in (*BASIC_DOORS, *FORM_DOORS, *ALIASES):
+        door = ALIASES.get(path, path)
+        handler = view.basic if door in BASIC_DOORS else view.form
+        routes.add_url_rule(path, path, handler, methods=["POST"], defaults={"door": door})
+        if door in FORM_DOORS:
+            routes.add_url_rule(path, f"{path} page", view.page, defaults={"door": door})
+    routes.add_url_rule("/logout", "logout", view.logout, methods=["POST"])
+    routes.add_url_rule("/", "home", view.home)
+    return routes
+
+
+class _Doors:
+    """The views, over one authority."""
+
+    def __init__(self, authority: Authority, cookie_secure: bool) -> None:
+        self._authority = authority
+        self._cookie_secure = cookie_secure
+
+    def basic(self, door: str) -> Response:
+        """An agent's login: the token in the body."""
+        given = request.authorization
+        if given is None or given.type != "basic" or given.username is None:
+            return answers.error("invalid_api_key", headers=_BASIC_CHALLENGE)
+        outcome = self._login(given.username, given.password or "", door)
+        if isinstance(outcome, Refusal):
+            challenge = _BASIC_CHALLENGE if outcome is Refusal.WRONG_CREDENTIALS else {}
+            return answers.error(_REFUSALS[outcome], _reason(outcome), challenge)
+        return make_response(jsonify(_token_answer(outcome)))
+
+    def form(self, door: str) -> Response:
+        """A person's login: the token in a cookie."""
+        if answers.from_another_site():
+            return answers.error("insufficient_permissions", _OTHER_SITE)
+        username = request.form.get("username", "")
+        outcome = self._login(username, request.form.get("password", ""), door)
+        if isinstance(outcome, Refusal):
+            return self._form_again(outcome, door, username)
+        goal = answers.local_path(request.form.get("next") or request.args.get("next"))
+        if answers.wants_json():
+            answer = make_response(jsonify({"redirect": goal}))
+        else:
+            answer = make_response(redirect(goal))
+        answers.set_cookie(answer, outcome.token, outcome.ttl_seconds, self._cookie_secure)
+        return answer
+
+    def page(self, door: str) -> Response:
+        """The login page."""
+        return _login_page(door, goal=request.args.get("next"))
+
+    def logout(self) -> Response:
+        """Revoke the caller's token everywhere, then answer."""
+        try:
+            presented = bearer.read(request.headers)
+            if presented.by_cookie and answers.from_another_site():
+                return answers.error("insufficient_permissions", _OTHER_SITE)
+            pending = self._authority.logout(presented.token).pending
+        except TokenRefused:
+            return self._forget(_logged_out_already())
+        metrics.REVOCATIONS.labels("logout").inc()
+        if pending:
+            body = {"revoked": True, "pending": list(pending)}
+            return self._forget(make_response(jsonify(body), 202))
+        if answers.wants_page():
+            return self._forget(make_response(redirect("/login")))
+        return self._forget(make_response("", 204))
+
+    def home(self) -> Response:
+        """The page of a signed-in person; a browser without a session goes to the login page."""
+        try:
+            claims = self._authority.validate(bearer.read(request.headers).token)
+        except TokenRefused:
+            return make_response(redirect("/login?next=/"))
+        role = self._authority.roles.named(claims.role)
+        return make_response(
+            render_template(
+                "home.html",
+                subject=claims.subject,
+                role=claims.role,
+                routes=role.routes if role else (),
+                expires_at=claims.expires_at,
+                now=self._authority.now(),
+                example={"base_url": request.host_url.rstrip("/")},
+            )
+        )
+
+    def _login(self, username: str, secret: str, door: str) -> Login | Refusal:
+        outcome = self._authority.login(username, secret, door)
+        metrics.LOGINS.labels(
+            door, outcome.value if isinstance(outcome, Refusal) else "ok"
+        ).inc()
+        return outcome
+
+    def _form_again(self, refusal: Refusal, door: str, username: str) -> Response:
+        if not answers.wants_page():
+            return answers.error(_REFUSALS[refusal], _reason(refusal))
+        status = 403 if refusal is Refusal.WRONG_DOOR else 401
+        text = _reason(refusal) or "That name and password do not fit together."
+        return _login_page(door, request.form.get("next"), username, text, status)
+
+    def _forget(self, answer: Response) -> Response:
+        answers.set_cookie(answer, "", 0, self._cookie_secure)
+        return answer
+
+
+def _reason(refusal: Refusal) -> str | None:
+    return _WRONG_DOOR if refusal is Refusal.WRONG_DOOR else None
+
+
+def _token_answer(login: Login) -> dict[str, Any]:
+    return {
+        "token": login.token,
+        "token_type": "Bearer",
+        "expires_in": login.claims.expires_at,
+        "expires_at": login.claims.expires_at,
+        "ttl_seconds": login.ttl_seconds,
+        "role": login.claims.role,
+    }
+
+
+def _login_page(
+    door: str,
+    goal: str | None,
+    username: str = "",
+    error: str | None = None,
+    status: int = 200,
+) -> Response:
+    goal = answers.local_path(goal)
+    page = render_template(
+        "login.html", door=door, next="" if goal == "/" else goal, username=username, error=error
+    )
+    answer = make_response(page, status)
+    if status == 401:
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="portero"'
+    return answer
+
+
+def _logged_out_already() -> Response:
+    if answers.wants_page():
+        return make_response(redirect("/login"))
+    return answers.error("invalid_api_key")
+

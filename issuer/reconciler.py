@@ -1,0 +1,150 @@
+"""The reconciler: one process a deployment that keeps every gateway equal to the store.
+
+Every second it asks each gateway how far it has come and sends what is missing, in order; a
+gateway that starts empty gets a snapshot. It also revokes the tokens of users whose credentials
+changed, and forgets sessions whose time is over. All it sends is idempotent, so it may be killed
+at any moment. It must never send what the store has not made durable.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from issuer.active_tokens import ActiveTokens
+from issuer.credentials import CredentialsFile
+from issuer.errors import PorteroError
+from issuer.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways
+from issuer.sessions import Selection, Session, SessionStore
+
+log = logging.getLogger("portero.reconciler")
+
+PERIOD_SECONDS = 1.0
+PRUNE_SECONDS = 60
+PART_ENTRIES = 5_000
+
+
+class Reconciler:
+    """The loop. `run` returns when `stop` is set."""
+
+    def __init__(
+        self, tokens: ActiveTokens, gateways: Gateways, credentials: CredentialsFile
+    ) -> None:
+        self._tokens = tokens
+        self._store = tokens.store
+        self._gateways = gateways.each
+        self._credentials = credentials
+        self._pruned_at = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve each gateway in a thread of its own: a slow one delays no other."""
+        with ThreadPoolExecutor(len(self._gateways) + 1) as pool:
+            for gateway in self._gateways:
+                pool.submit(self._repeat, stop, _Projection(gateway, self._store).refresh)
+            pool.submit(self._repeat, stop, self._tidy)
+            stop.wait()
+
+    def _repeat(self, stop: threading.Event, work: Callable[[], None]) -> None:
+        while not stop.is_set():
+            try:
+                work()
+            except PorteroError as error:
+                log.error("%s; trying again", error)
+            except Exception:
+                log.exception("unexpected; trying again")
+            stop.wait(PERIOD_SECONDS)
+
+    def _tidy(self) -> None:
+        now = int(time.time())
+        self._revoke_changed_credentials(now)
+        if now - self._pruned_at >= PRUNE_SECONDS:
+            self._store.prune(now)
+            self._pruned_at = now
+
+    def _revoke_changed_credentials(self, now: int) -> None:
+        """A user removed, or whose secret changed, loses the live tokens of the old one."""
+        in_force = self._credentials.in_force()
+        for subject, fingerprint in self._store.credentials_in_use(now):
+            if in_force.fingerprint(subject) != fingerprint:
+                log.warning("revoking the tokens of %s: its credentials changed", subject)
+                self._tokens.revoke(Selection(subject=subject))
+
+
+class _Projection:
+    """One gateway's copy of the store's active tokens."""
+
+    def __init__(self, gateway: Gateway, store: SessionStore) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._reachable: bool | None = None
+
+    def refresh(self) -> None:
+        """Bring the gateway up to the store, by changes where possible, else by a snapshot."""
+        ack = self._gateway.state()
+        self._tell(ack.ok)
+        if not ack.ok:
+            return
+        position = ack.status.get("position")
+        if not ack.status.get("ready") or not self._can_follow(position):
+            self._send_snapshot()
+            return
+        self._send_changes(int(position))
+
+    def _can_follow(self, position: object) -> bool:
+        """A gateway ahead of the store has seen another store: an older backup, a new file."""
+        return isinstance(position, int) and position <= self._store.position()
+
+    def _send_changes(self, position: int) -> None:
+        while changed := self._store.changes_after(position, PART_ENTRIES):
+            position = changed[-1].position
+            ack = self._gateway.apply(_changes(changed), BULK_SECONDS, position=position)
+            if not self._went_well(ack, "changes"):
+                return
+
+    def _send_snapshot(self) -> None:
+        # Begin before reading: what is pushed from here on belongs to the new generation, what
+        # was pushed before is in the store already. So nothing falls between.
+        begun = self._gateway.snapshot("begin")
+        if not self._went_well(begun, "snapshot"):
+            return
+        generation, position = begun.status["newest"], self._store.position()
+        sent = self._send_parts(generation)
+        if sent is None:
+            return
+        ended = self._gateway.snapshot("end", generation=generation, position=position)
+        if self._went_well(ended, "snapshot"):
+            log.info("%s has a snapshot of %d tokens", self._gateway.url, sent)
+
+    def _send_parts(self, generation: int) -> int | None:
+        sent, last = 0, ""
+        while page := self._store.live_after(last, int(time.time()), PART_ENTRIES):
+            last = page[-1].jti
+            changes = _changes(page)
+            part = {"activate": changes.activate, "revoke": changes.revoke}
+            if not self._went_well(
+                self._gateway.snapshot("part", generation=generation, **part), "snapshot"
+            ):
+                return None
+            sent += len(page)
+        return sent
+
+    def _went_well(self, ack: Ack, what: str) -> bool:
+        if not ack.ok:
+            reason = "it is full" if ack.full else "no acknowledgement"
+            log.error("%s: %s not applied: %s", self._gateway.url, what, reason)
+        return ack.ok
+
+    def _tell(self, reachable: bool) -> None:
+        if reachable != self._reachable:
+            log.warning("%s is %s", self._gateway.url, "reached" if reachable else "not reached")
+        self._reachable = reachable
+
+
+def _changes(sessions: Sequence[Session]) -> Changes:
+    activate: list[Entry] = []
+    revoke: list[Entry] = []
+    for session in sessions:
+        kind = activate if session.revoked_at is None else revoke
+        kind.append((session.jti, session.expires_at))
+    return Changes(activate, revoke)

@@ -1,0 +1,80 @@
+"""The session store: the truth about every token issued. A *session* is the row of one `jti`.
+
+What any store promises (and `tests/contract/test_session_stores.py` asks of each):
+
+- `add` and `revoke` are durable when they return: on disk, not only in a cache.
+- Every change gets a position of its own, rising in the order of the commits, so that whoever has
+  seen position N has only to ask for what came after N.
+- Revocation is final: nothing makes a revoked session active again.
+- A failure is `StoreUnavailable`, and then nothing half-done remains.
+
+Times are whole Unix seconds and come in as arguments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Session:
+    """One issued token. `credential` fingerprints the secret it was issued for."""
+
+    jti: str
+    subject: str
+    role: str
+    issued_at: int
+    expires_at: int
+    credential: str
+    revoked_at: int | None = None
+    position: int = 0
+
+    def is_active(self, now: int) -> bool:
+        """Whether the token may still be used."""
+        return self.revoked_at is None and self.expires_at > now
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which sessions are meant: all fields that are set must match; none set means all."""
+
+    jti: str | None = None
+    subject: str | None = None
+    role: str | None = None
+
+
+class SessionStore(Protocol):
+    """See the module's opening for what every implementation promises."""
+
+    def add(self, session: Session, most_active: int, now: int) -> None:
+        """Make the session durable; `CapacityReached` if `most_active` others are active."""
+
+    def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
+        """Revoke what is selected, active or not; answers all unexpired sessions selected."""
+
+    def find(self, jti: str) -> Session | None:
+        """The session of this `jti`, or None."""
+
+    def live_after(self, jti: str, now: int, most: int) -> Sequence[Session]:
+        """A page of unexpired sessions, active and revoked, in the order of their `jti`."""
+
+    def changes_after(self, position: int, most: int) -> Sequence[Session]:
+        """A page of sessions changed after `position`, in the order of their positions."""
+
+    def position(self) -> int:
+        """The position of the newest change."""
+
+    def active(self, now: int, most: int) -> Sequence[Session]:
+        """The newest active sessions."""
+
+    def count_active(self, now: int) -> int:
+        """How many sessions are active."""
+
+    def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
+        """The distinct (subject, credential) pairs of active sessions."""
+
+    def prune(self, now: int) -> int:
+        """Forget sessions whose time is over; answers how many."""
+
+    def salt(self) -> bytes:
+        """Random bytes made with the store, for fingerprints that mean nothing elsewhere."""

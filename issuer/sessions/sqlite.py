@@ -1,0 +1,224 @@
+"""The session store in one SQLite file, shared by every process of one machine.
+
+Write-ahead log with `synchronous=FULL`: a commit has been fsynced when it returns. Each thread
+has a connection of its own; SQLite's lock orders the writers. It must never be put on a network
+file system (https://www.sqlite.org/wal.html).
+"""
+
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from issuer.errors import CapacityReached, StoreUnavailable
+from issuer.sessions import Selection, Session
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+#: Rows outlive their token a little, so that a clock set back finds its revocations.
+KEPT_SECONDS = 60
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    jti TEXT PRIMARY KEY,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    credential TEXT NOT NULL,
+    revoked_at INTEGER,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
+CREATE INDEX IF NOT EXISTS sessions_by_subject ON sessions (subject);
+CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0);
+CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
+"""
+
+_COLUMNS = "jti, subject, role, issued_at, expires_at, credential, revoked_at, position"
+_ACTIVE = "revoked_at IS NULL AND expires_at > :now"
+
+
+class SqliteSessions:
+    """A `SessionStore` in the file `path`, made with mode 0600 where it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        _make_private(path)
+        with self._transaction() as connection:
+            _create(connection)
+
+    def add(self, session: Session, most_active: int, now: int) -> None:
+        """See `SessionStore.add`."""
+        with self._transaction() as connection:
+            if _counter(connection, "rows") >= most_active:
+                _make_room(connection, most_active, now)
+            position = _raise(connection, "position")
+            _raise(connection, "rows")
+            connection.execute(
+                f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, ?)",
+                (
+                    session.jti,
+                    session.subject,
+                    session.role,
+                    session.issued_at,
+                    session.expires_at,
+                    session.credential,
+                    position,
+                ),
+            )
+
+    def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
+        """See `SessionStore.revoke`."""
+        chosen = {name: value for name, value in vars(selection).items() if value is not None}
+        where = "".join(f" AND {name} = :{name}" for name in chosen)
+        with self._transaction() as connection:
+            found = connection.execute(
+                f"SELECT jti FROM sessions WHERE {_ACTIVE}{where}", {"now": now, **chosen}
+            ).fetchall()
+            connection.executemany(
+                "UPDATE sessions SET revoked_at = ?, position = ? WHERE jti = ?",
+                [(now, _raise(connection, "position"), jti) for (jti,) in found],
+            )
+        return self._select(f"expires_at > :now{where}", {"now": now, **chosen})
+
+    def find(self, jti: str) -> Session | None:
+        """See `SessionStore.find`."""
+        found = self._select("jti = :jti", {"jti": jti})
+        return found[0] if found else None
+
+    def live_after(self, jti: str, now: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.live_after`."""
+        return self._select(
+            "jti > :jti AND expires_at > :now ORDER BY jti LIMIT :most",
+            {"jti": jti, "now": now, "most": most},
+        )
+
+    def changes_after(self, position: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.changes_after`."""
+        return self._select(
+            "position > :position ORDER BY position LIMIT :most",
+            {"position": position, "most": most},
+        )
+
+    def position(self) -> int:
+        """See `SessionStore.position`."""
+        return self._read(lambda connection: _counter(connection, "position"))
+
+    def active(self, now: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.active`."""
+        return self._select(
+            f"{_ACTIVE} ORDER BY position DESC LIMIT :most", {"now": now, "most": most}
+        )
+
+    def count_active(self, now: int) -> int:
+        """See `SessionStore.count_active`."""
+        return self._read(lambda connection: _count_active(connection, now))
+
+    def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
+        """See `SessionStore.credentials_in_use`."""
+        query = f"SELECT DISTINCT subject, credential FROM sessions WHERE {_ACTIVE}"
+        return self._read(lambda connection: connection.execute(query, {"now": now}).fetchall())
+
+    def prune(self, now: int) -> int:
+        """See `SessionStore.prune`."""
+        with self._transaction() as connection:
+            return _forget_expired(connection, now - KEPT_SECONDS)
+
+    def salt(self) -> bytes:
+        """See `SessionStore.salt`."""
+        row = self._read(lambda connection: connection.execute("SELECT value FROM salt").fetchone())
+        return bytes(row[0])
+
+    def _select(self, where: str, values: dict[str, object]) -> list[Session]:
+        query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
+        rows = self._read(lambda connection: connection.execute(query, values).fetchall())
+        return [Session(*row) for row in rows]
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._connection())
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"session store: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction, whole or not at all."""
+        try:
+            with _immediate(self._connection()) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"session store: {error}") from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        return connection
+
+
+def _make_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreUnavailable(f"session store: {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _immediate(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in _SCHEMA.split(";"):
+        connection.execute(statement)
+    if connection.execute("SELECT count(*) FROM salt").fetchone() == (0,):
+        connection.execute("INSERT INTO salt VALUES (?)", (secrets.token_bytes(16),))
+
+
+def _counter(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return int(row[0])
+
+
+def _raise(connection: sqlite3.Connection, name: str, by: int = 1) -> int:
+    row = connection.execute(
+        "UPDATE counters SET value = value + ? WHERE name = ? RETURNING value", (by, name)
+    ).fetchone()
+    return int(row[0])
+
+
+def _make_room(connection: sqlite3.Connection, most_active: int, now: int) -> None:
+    """Counting is slow on a large table, so it is done only when the rows could be too many."""
+    _forget_expired(connection, now - KEPT_SECONDS)
+    if _count_active(connection, now) >= most_active:
+        raise CapacityReached
+
+
+def _count_active(connection: sqlite3.Connection, now: int) -> int:
+    query = f"SELECT count(*) FROM sessions WHERE {_ACTIVE}"
+    return int(connection.execute(query, {"now": now}).fetchone()[0])
+
+
+def _forget_expired(connection: sqlite3.Connection, before: int) -> int:
+    gone = connection.execute("DELETE FROM sessions WHERE expires_at <= ?", (before,)).rowcount
+    _raise(connection, "rows", -gone)
+    return gone

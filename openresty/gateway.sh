@@ -1,0 +1,125 @@
+#!/bin/sh
+# Starts the gateway in the foreground, or reloads a running one:
+#   sh openresty/gateway.sh [start | check | reload]
+# It fills addresses and paths into conf/*.conf and nothing else. It must never print a secret.
+set -eu
+umask 022
+# As many connections as this machine grants; each stream holds two.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+
+home=$(cd "$(dirname "$0")" && pwd)
+runtime=${GATEWAY_RUNTIME_DIR:-/tmp/portero-gateway}
+faults=
+
+fault() {
+    faults="$faults
+  $1"
+}
+
+nginx_program() {
+    if command -v openresty >/dev/null 2>&1; then
+        echo openresty
+    elif command -v nginx >/dev/null 2>&1; then
+        echo nginx
+    elif [ -x /usr/sbin/nginx ]; then
+        echo /usr/sbin/nginx
+    fi
+}
+
+# A secret that others can read is none.
+check_secret_file() {
+    eval "path=\${$1:-}"
+    if [ -n "$path" ] && [ -n "$(find -L "$path" -perm /077 2>/dev/null)" ]; then
+        fault "$1: $path can be read by others; chmod 600 it"
+    fi
+}
+
+check_word() {
+    case "$2" in
+        *[!A-Za-z0-9._:/\[\]-]* | "") fault "$1: '$2' is not a plain address or number" ;;
+    esac
+}
+
+settings() {
+    GATEWAY_LISTEN=${GATEWAY_LISTEN:-127.0.0.1:8080}
+    INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
+    GATEWAY_WORKERS=${GATEWAY_WORKERS:-auto}
+    first=${LLM_UPSTREAM:-}
+    first=${first%%,*}
+    llm_scheme=${first%%://*}
+    llm_authority=${first#*://}
+    llm_authority=${llm_authority%%/*}
+    llm_host=${llm_authority%:*}
+    ca_bundle=/etc/ssl/certs/ca-certificates.crt
+    nginx=$(nginx_program)
+
+    [ -n "$nginx" ] || fault "neither openresty nor nginx is installed"
+    [ -n "$first" ] || fault "LLM_UPSTREAM: names no server"
+    case "$llm_scheme" in http | https) ;; *) fault "LLM_UPSTREAM: must begin http:// or https://" ;; esac
+    case "$GATEWAY_WORKERS" in auto | [1-9] | [1-9][0-9]) ;; *) fault "GATEWAY_WORKERS: must be auto or 1 to 99" ;; esac
+    check_word GATEWAY_LISTEN "$GATEWAY_LISTEN"
+    check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
+    check_word LLM_UPSTREAM "$llm_authority"
+    check_secret_file SECRET_KEY_FILE
+    check_secret_file SYNC_KEY_FILE
+    if [ -n "$faults" ]; then
+        echo "gateway: cannot start:$faults" >&2
+        exit 1
+    fi
+}
+
+# render DIRECTORY: the configuration as nginx shall read it.
+render() {
+    mkdir -p "$1"
+    for file in "$home"/conf/*.conf; do
+        sed -e "s|@WORKERS@|$GATEWAY_WORKERS|g" \
+            -e "s|@RUNTIME_DIR@|$runtime|g" \
+            -e "s|@CONF_DIR@|$home/conf|g" \
+            -e "s|@LUA_DIR@|$home/lua|g" \
+            -e "s|@GATEWAY_LISTEN@|$GATEWAY_LISTEN|g" \
+            -e "s|@INTERNAL_LISTEN@|$INTERNAL_LISTEN|g" \
+            -e "s|@LLM_SCHEME@|$llm_scheme|g" \
+            -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
+            -e "s|@LLM_HOST@|$llm_host|g" \
+            -e "s|@CA_BUNDLE@|$ca_bundle|g" \
+            "$file" >"$1/$(basename "$file")"
+    done
+    # Only https upstreams need the certificates that the machine trusts.
+    if [ "$llm_scheme" = http ]; then
+        sed -i -e '/proxy_ssl_/d' "$1/public.conf"
+    fi
+}
+
+# Workers of a root master drop to nobody; in a container the master is no root either.
+identity() {
+    [ "$(id -u)" = 0 ] && echo "user nobody $(id -gn nobody);"
+}
+
+run_nginx() {
+    "$nginx" -c "$1/nginx.conf" -g "$(identity || true)" -e stderr -t -q
+}
+
+case "${1:-start}" in
+    start)
+        settings
+        mkdir -p "$runtime"
+        render "$runtime"
+        exec "$nginx" -c "$runtime/nginx.conf" -g "$(identity || true)" -e stderr
+        ;;
+    check)
+        settings
+        render "$runtime/check"
+        run_nginx "$runtime/check"
+        ;;
+    reload)
+        settings
+        render "$runtime/check"
+        run_nginx "$runtime/check"
+        render "$runtime"
+        kill -HUP "$(cat "$runtime/nginx.pid")"
+        ;;
+    *)
+        echo "usage: gateway.sh [start | check | reload]" >&2
+        exit 2
+        ;;
+esac

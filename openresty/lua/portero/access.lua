@@ -1,0 +1,149 @@
+---------
+-- The request path. `judge` reads as the specification: the route, the credential, the token, is it
+-- active, may its role use the route, forward exactly what was judged.
+-- Nothing falls through: what cannot be judged is refused, and a Lua error is a 500.
+
+local active_tokens = require("portero.active_tokens")
+local credential = require("portero.credential")
+local errors = require("portero.errors")
+local metrics = require("portero.metrics")
+local policy = require("portero.policy")
+local verified = require("portero.verified")
+
+local ngx, var = ngx, ngx.var
+local get_method, time = ngx.req.get_method, ngx.time
+local find, sub = string.find, string.sub
+
+local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
+local SAFE_METHODS = { GET = true, HEAD = true }
+--- Where a route is answered that is not the LLM server's.
+local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics" }
+--- Where a browser without a valid session goes, by the class of what it asked for.
+local LOGIN_PAGES = { page = "/login?next=/", console = "/admin/login?next=/admin/" }
+
+local table_of_routes
+local upstream_prefix
+local max_staleness_seconds
+
+local _M = {}
+
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    table_of_routes = settings.policy
+    upstream_prefix = settings.llm[1].path
+    max_staleness_seconds = settings.max_staleness_seconds
+end
+
+--- The raw path and query, as the client wrote them: what is judged is what is sent.
+local function read_target()
+    local uri = var.request_uri
+    local mark = find(uri, "?", 1, true)
+    if not mark then
+        return uri, ""
+    end
+    return sub(uri, 1, mark - 1), sub(uri, mark)
+end
+
+--- A token in the query would end in logs and histories (RFC 6750 section 2.3).
+local function holds_token(query)
+    return query ~= "" and (find(query, "token=", 1, true) or find(query, "api_key=", 1, true))
+end
+
+local function refuse_unknown(path)
+    return errors.refuse(policy.is_canonical(path) and "not_found" or "invalid_request")
+end
+
+local function wants_page()
+    local accept = var.http_accept
+    return accept and find(accept, "text/html", 1, true)
+end
+
+--- 401, or the way to the login page for a browser that asked for a page.
+local function refuse_token(route, code)
+    local page = LOGIN_PAGES[route.class]
+    if page and wants_page() then
+        return errors.redirect(page)
+    end
+    return errors.refuse(code)
+end
+
+--- The clock is read once per turn of the event loop: a token minted within this turn would seem
+--- to come from the future.
+local function claims_of(token)
+    local claims, reason = verified.claims(token, time())
+    if reason == "not yet issued" then
+        ngx.update_time()
+        claims, reason = verified.claims(token, time())
+    end
+    return claims, reason
+end
+
+--- A token issued since the issuer was last heard may be one this gateway has not been told of.
+local function refuse_inactive(route, claims, active, known)
+    if active == nil or (not known and active_tokens.may_be_behind(claims.iat, ngx.now())) then
+        return errors.refuse("not_ready")
+    end
+    return refuse_token(route, "invalid_api_key")
+end
+
+local function is_stale()
+    if max_staleness_seconds == 0 then
+        return false
+    end
+    local staleness = active_tokens.staleness(ngx.now())
+    return not staleness or staleness > max_staleness_seconds
+end
+
+--- Variables that `proxy_set_header` and `proxy_pass` use.
+local function forward(route, target, claims)
+    metrics.count("allowed")
+    var.upstream_target = target
+    var.auth_user = claims.sub
+    var.auth_role = claims.role
+    var.auth_token_id = claims.jti
+    if route.answered_by ~= "llm" then
+        return ngx.exec(ANSWERED_AT[route.answered_by])
+    end
+end
+
+--- Judge one request: forward it or refuse it.
+function _M.judge()
+    local method = get_method()
+    local path, query = read_target()
+    local route, value = policy.find(table_of_routes, method, path)
+    if not route then
+        return refuse_unknown(path)
+    end
+    if not PROTOCOLS[var.server_protocol] or holds_token(query) then
+        return errors.refuse("invalid_request")
+    end
+    local token, fault, by_cookie = credential.read()
+    if fault == "several" then
+        return errors.refuse("several_credentials")
+    end
+    if not token then
+        return refuse_token(route, "invalid_api_key")
+    end
+    if by_cookie and not SAFE_METHODS[method] and credential.from_another_site() then
+        return errors.refuse("other_site")
+    end
+    local claims, reason = claims_of(token)
+    if not claims then
+        return refuse_token(route, reason == "expired" and "expired" or "invalid_api_key")
+    end
+    local active, known = active_tokens.is_active(claims.jti)
+    if not active then
+        return refuse_inactive(route, claims, active, known)
+    end
+    if is_stale() then
+        return errors.refuse("not_ready")
+    end
+    if not route.allowed[claims.role] then
+        return errors.refuse("insufficient_permissions")
+    end
+    local prefix = route.answered_by == "llm" and upstream_prefix or ""
+    return forward(route, prefix .. policy.target(route, value) .. query, claims)
+end
+
+return _M

@@ -1,0 +1,174 @@
+---------
+-- The active-token set: the gateway's projection of the issuer's sessions, shared by all workers.
+-- It owns two dictionaries: `portero_active_tokens` (jti -> number) and `portero_sync` (how far the
+-- projection has come). Nothing live is ever evicted: `set` is never used on the first.
+--
+-- The number of a jti is the generation it was written in, or a tombstone far below zero. An entry
+-- is active when its number is at least the least valid generation; there is none before the first
+-- snapshot is whole. A snapshot writes a new generation beside the old one and raises the least
+-- valid one at its end, so no moment shows half of it.
+--
+-- Races. Workers write at once, and a dictionary has no compare-and-set. Revoked must win:
+-- `activate` only ever adds a missing key (`safe_add`) or moves a number by `incr`, which leaves a
+-- tombstone far below zero whatever comes between; `revoke` overwrites. Two workers moving one
+-- entry at once would move it twice: the one that sees too high a number takes its move back.
+
+local tokens = ngx.shared.portero_active_tokens
+local state = ngx.shared.portero_sync
+
+local TOMBSTONE = -2 ^ 50
+--- How many expired entries one refused write clears away; the rest is cleared by the timer.
+local FLUSHED_AT_ONCE = 10000
+--- The reconciler is heard every second; after this long it is silent.
+local SILENCE_SECONDS = 3
+
+local _M = {}
+
+--- Whether a token may be used.
+---@param jti string
+---@return boolean|nil active nil before the first snapshot is whole
+---@return boolean known whether anything is known of it (a tombstone is)
+function _M.is_active(jti)
+    local least = state:get("least")
+    if not least then
+        return nil, false
+    end
+    local number = tokens:get(jti)
+    if not number then
+        return false, false
+    end
+    return number >= least, true
+end
+
+--- Whether the first snapshot is whole.
+---@return boolean
+function _M.is_ready()
+    return state:get("least") ~= nil
+end
+
+--- One write that may find the dictionary full of expired entries: they are cleared, once.
+local function with_room(write, jti, number, ttl)
+    local ok, err = write(tokens, jti, number, ttl)
+    if not ok and err == "no memory" and tokens:flush_expired(FLUSHED_AT_ONCE) > 0 then
+        ok, err = write(tokens, jti, number, ttl)
+    end
+    return ok, err
+end
+
+local function raise(jti, generation)
+    local number = tokens:get(jti)
+    if not number or number < 0 or number >= generation then
+        return true
+    end
+    local move = generation - number
+    local moved, err = tokens:incr(jti, move)
+    if moved and moved > generation then
+        tokens:incr(jti, -move)
+    end
+    return moved ~= nil or err == "not found", err
+end
+
+--- Make a token active, unless it is revoked already.
+---@param jti string
+---@param exp integer Unix seconds
+---@param now number Unix seconds
+---@return boolean|nil ok, string|nil err "no memory" when the set is full
+function _M.activate(jti, exp, now)
+    if exp <= now then
+        return true
+    end
+    local generation = state:get("newest") or 0
+    local ok, err = with_room(tokens.safe_add, jti, generation, exp - now)
+    if not ok and err == "exists" then
+        return raise(jti, generation)
+    end
+    return ok, err
+end
+
+--- Revoke a token, known or not yet: a tombstone stands until its time is over.
+---@param jti string
+---@param exp integer Unix seconds
+---@param now number Unix seconds
+---@return boolean|nil ok, string|nil err
+function _M.revoke(jti, exp, now)
+    if exp <= now then
+        return true
+    end
+    return with_room(tokens.safe_set, jti, TOMBSTONE, exp - now)
+end
+
+--- Begin a snapshot; what is activated from here on belongs to it.
+---@return integer generation
+function _M.begin_snapshot()
+    return assert(state:incr("newest", 1, 0))
+end
+
+--- Whether this generation is the one being filled.
+---@param generation any
+---@return boolean
+function _M.is_newest(generation)
+    return type(generation) == "number" and state:get("newest") == generation
+end
+
+--- End a snapshot: its generation becomes the least valid one. What it did not name is gone.
+---@param generation integer
+function _M.end_snapshot(generation)
+    assert(state:safe_set("least", generation))
+end
+
+--- Remember which change of the store has been applied last.
+---@param position integer
+function _M.set_position(position)
+    assert(state:safe_set("position", position))
+end
+
+--- Remember that the issuer was heard.
+---@param now number Unix seconds
+function _M.heard(now)
+    assert(state:safe_set("heard_at", now))
+end
+
+--- Seconds since the issuer was heard, or nil if it never was.
+---@param now number Unix seconds
+---@return number|nil
+function _M.staleness(now)
+    local heard_at = state:get("heard_at")
+    return heard_at and math.max(0, now - heard_at)
+end
+
+--- Whether a token issued at `iat` may be one this gateway has not been told of: the issuer has
+--- been silent for longer than it ever is, and was not heard since.
+---@param iat integer Unix seconds
+---@param now number Unix seconds
+---@return boolean
+function _M.may_be_behind(iat, now)
+    local heard_at = state:get("heard_at") or 0
+    return now - heard_at > SILENCE_SECONDS and iat >= math.floor(heard_at)
+end
+
+--- Name this life of the dictionaries: they survive a reload, and are empty after a restart.
+---@param boot string
+function _M.start(boot)
+    state:safe_add("boot", boot)
+end
+
+--- Clear away what has expired, a bounded part at a time.
+function _M.tidy()
+    tokens:flush_expired(FLUSHED_AT_ONCE)
+end
+
+--- How far this gateway has come, for the reconciler and the metrics.
+---@return table
+function _M.status()
+    return {
+        boot = state:get("boot"),
+        ready = _M.is_ready(),
+        newest = state:get("newest") or 0,
+        least = state:get("least") or 0,
+        position = state:get("position") or 0,
+        free_bytes = tokens:free_space(),
+        capacity_bytes = tokens:capacity(),
+    }
+end
+
+return _M

@@ -1,0 +1,58 @@
+---------
+-- The start: read the settings once in the master, then begin each module in each worker.
+-- A fault of the settings stops the start, all of them listed.
+
+local active_tokens = require("portero.active_tokens")
+local config = require("portero.config")
+local crypto = require("portero.crypto")
+local keys = require("portero.keys")
+local metrics = require("portero.metrics")
+local upstreams = require("portero.upstreams")
+
+local TICK_SECONDS = 1
+local BOOT_BYTES = 8
+
+local settings
+
+local _M = {}
+
+local function env(name)
+    local value = os.getenv(name)
+    return value ~= "" and value or nil
+end
+
+local function hexadecimal(raw)
+    return (raw:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+end
+
+--- In the master, before the workers (`init_by_lua`).
+---@param directory string where roles.json and routes.json are
+function _M.master(directory)
+    local faults
+    settings, faults = config.read(env, directory)
+    if not settings then
+        error("the gateway cannot start:\n  " .. table.concat(faults, "\n  ") .. "\n", 0)
+    end
+    keys.set(settings.algorithm, settings.secret_key)
+    upstreams.set("llm", settings.llm)
+    upstreams.set("issuer", settings.issuer)
+    active_tokens.start(hexadecimal(assert(crypto.random(BOOT_BYTES))))
+end
+
+local function tick()
+    metrics.flush()
+    if ngx.worker.id() == 0 then
+        active_tokens.tidy()
+    end
+end
+
+--- In each worker (`init_worker_by_lua`).
+function _M.worker()
+    require("portero.verified").start(settings)
+    require("portero.access").start(settings)
+    require("portero.sync").start(settings)
+    upstreams.start()
+    assert(ngx.timer.every(TICK_SECONDS, tick))
+end
+
+return _M
