@@ -119,9 +119,7 @@ def _revoke(options: argparse.Namespace) -> int:
     if options.role and config.read(os.environ).roles.named(options.role) is None:
         raise Faults([f"{options.role} is no role"])
     parts = assemble(config.read(os.environ))
-    done = parts.active.revoke(
-        Selection(jti=options.jti, subject=options.user, role=options.role)
-    )
+    done = parts.active.revoke(Selection(jti=options.jti, subject=options.user, role=options.role))
     print(f"revoked {len(done.sessions)} tokens")
     for url in done.pending:
         print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)

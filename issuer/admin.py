@@ -24,16 +24,14 @@ def blueprint(authority: Authority) -> Blueprint:
     @routes.before_request
     def admins_only() -> Response | None:
         try:
-            presented = bearer.read(request.headers)
+            presented = bearer.read(request.headers.get)
             claims = authority.validate(presented.token)
         except TokenRefused:
             if answers.wants_page():
                 return make_response(redirect("/admin/login?next=/admin/"))
             return answers.error("invalid_api_key")
         unsafe = request.method not in ("GET", "HEAD")
-        if claims.role != ADMIN or (
-            unsafe and presented.by_cookie and answers.from_another_site()
-        ):
+        if claims.role != ADMIN or (unsafe and presented.by_cookie and answers.from_another_site()):
             return answers.error("insufficient_permissions")
         return None
 

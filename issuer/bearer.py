@@ -5,7 +5,7 @@ The gateway's reader of the same rules is `portero/credential.lua`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from issuer.errors import TokenRefused
@@ -22,11 +22,14 @@ class Presented:
     by_cookie: bool
 
 
-def read(headers: Mapping[str, str]) -> Presented:
-    """The caller's token. Raises `TokenRefused` when there is none, or more than one."""
-    named = [_authorization(headers.get("Authorization")), headers.get("X-Api-Key")]
+def read(header: Callable[[str], str | None]) -> Presented:
+    """The token among the headers that `header` looks up.
+
+    Raises `TokenRefused` when there is none, or more than one.
+    """
+    named = [_authorization(header("Authorization")), header("X-Api-Key")]
     explicit = [token for token in named if token is not None]
-    cookies = _cookies(headers.get("Cookie", ""))
+    cookies = _cookies(header("Cookie") or "")
     tokens = {*explicit, *cookies}
     if len(tokens) != 1:
         raise TokenRefused("more than one credential" if tokens else "no credential")

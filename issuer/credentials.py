@@ -21,9 +21,9 @@ from pathlib import Path
 
 import bcrypt
 
+from issuer import roles as roles_file
 from issuer.config import ROLES_FILE
 from issuer.errors import Faults, PorteroError, TooManyLogins
-from issuer import roles as roles_file
 from issuer.roles import Roles
 from issuer.tokens import is_subject
 
@@ -135,8 +135,10 @@ def _line_faults(
 ) -> list[str]:
     reasons = []
     if not is_subject(username):
-        reasons.append("expected USERNAME=SECRET; a username is a role's code and 1 to 60 of "
-                       "the characters A-Z a-z 0-9 . _ -")
+        reasons.append(
+            "expected USERNAME=SECRET; a username is a role's code and 1 to 60 of "
+            "the characters A-Z a-z 0-9 . _ -"
+        )
     elif roles.of(username) is None:
         reasons.append(f"{username[:4]} is no role's code")
     if username in seen:
@@ -266,8 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.generate <= 1000:
         parser.error("--generate must be 1 to 1000")
     try:
-        users = generate([role.code for role in roles_file.parse(ROLES_FILE.read_text())],
-                         options.generate)
+        users = generate(
+            [role.code for role in roles_file.parse(ROLES_FILE.read_text())], options.generate
+        )
         write_new(options.output, hashed_lines(users), options.force)
     except (PorteroError, OSError) as error:
         print(f"credentials: {error}", file=sys.stderr)

@@ -9,9 +9,10 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import requests
@@ -42,7 +43,7 @@ class Ack(NamedTuple):
     url: str
     ok: bool
     full: bool = False
-    status: dict[str, Any] = {}
+    status: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -77,9 +78,7 @@ class Gateway:
             return Ack(self.url, ok=False)
         return Ack(self.url, answer.status_code == 200, answer.status_code == 507, status)
 
-    def _exchange(
-        self, method: str, path: str, body: bytes, timeout: float
-    ) -> requests.Response:
+    def _exchange(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
         """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
         try:
             return self._once(method, path, body, timeout)

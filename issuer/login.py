@@ -85,7 +85,7 @@ class _Doors:
     def logout(self) -> Response:
         """Revoke the caller's token everywhere, then answer."""
         try:
-            presented = bearer.read(request.headers)
+            presented = bearer.read(request.headers.get)
             if presented.by_cookie and answers.from_another_site():
                 return answers.error("insufficient_permissions", _OTHER_SITE)
             pending = self._authority.logout(presented.token).pending
@@ -102,7 +102,7 @@ class _Doors:
     def home(self) -> Response:
         """The page of a signed-in person; a browser without a session goes to the login page."""
         try:
-            claims = self._authority.validate(bearer.read(request.headers).token)
+            claims = self._authority.validate(bearer.read(request.headers.get).token)
         except TokenRefused:
             return make_response(redirect("/login?next=/"))
         role = self._authority.roles.named(claims.role)
@@ -120,9 +120,7 @@ class _Doors:
 
     def _login(self, username: str, secret: str, door: str) -> Login | Refusal:
         outcome = self._authority.login(username, secret, door)
-        metrics.LOGINS.labels(
-            door, outcome.value if isinstance(outcome, Refusal) else "ok"
-        ).inc()
+        metrics.LOGINS.labels(door, outcome.value if isinstance(outcome, Refusal) else "ok").inc()
         return outcome
 
     def _form_again(self, refusal: Refusal, door: str, username: str) -> Response:
@@ -173,4 +171,3 @@ def _logged_out_already() -> Response:
     if answers.wants_page():
         return make_response(redirect("/login"))
     return answers.error("invalid_api_key")
-

@@ -86,14 +86,15 @@ class _Projection:
         if not ack.ok:
             return
         position = ack.status.get("position")
-        if not ack.status.get("ready") or not self._can_follow(position):
+        # A gateway ahead of the store has seen another store: an older backup, a new file.
+        if (
+            ack.status.get("ready")
+            and isinstance(position, int)
+            and position <= self._store.position()
+        ):
+            self._send_changes(position)
+        else:
             self._send_snapshot()
-            return
-        self._send_changes(int(position))
-
-    def _can_follow(self, position: object) -> bool:
-        """A gateway ahead of the store has seen another store: an older backup, a new file."""
-        return isinstance(position, int) and position <= self._store.position()
 
     def _send_changes(self, position: int) -> None:
         while changed := self._store.changes_after(position, PART_ENTRIES):

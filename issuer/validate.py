@@ -30,7 +30,7 @@ def blueprint(authority: Authority) -> Blueprint:
 def _token() -> str:
     """From the JSON body where there is one, else as any caller presents it."""
     if not request.get_data(cache=True):
-        return bearer.read(request.headers).token
+        return bearer.read(request.headers.get).token
     body = request.get_json(force=True, silent=True)
     token = body.get("token") if isinstance(body, dict) else None
     if not isinstance(token, str):

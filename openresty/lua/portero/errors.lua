@@ -77,11 +77,20 @@ local function body(code, row, path)
     })
 end
 
+--- A body that was announced and not yet asked for is not asked for now (RFC 9110 section 10.1.1).
+local function decline_body()
+    if ngx.var.http_expect then
+        ngx.req.clear_header("Expect")
+        ngx.header["Connection"] = "close"
+    end
+end
+
 --- Answer the error and end the request.
 ---@param code string a key of the table above
 function _M.refuse(code)
     local row = ERRORS[code]
     metrics.count(code)
+    decline_body()
     ngx.status = row[1]
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
@@ -90,6 +99,11 @@ function _M.refuse(code)
     end
     ngx.say(body(code, row, ngx.var.request_uri or "/"))
     return ngx.exit(row[1])
+end
+
+--- The same for what nginx refused itself; the last part of the internal URI names the code.
+function _M.refuse_for_nginx()
+    return _M.refuse(ngx.var.uri:match("[%w_]+$"))
 end
 
 --- Send a browser to a login page; `next` brings it back.

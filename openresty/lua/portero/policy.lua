@@ -122,19 +122,23 @@ function _M.compile(roles, routes, page_by)
     return policy
 end
 
-local function has_dot_segment(value)
-    return ("/" .. value .. "/"):find("/%.?%.?/") ~= nil
+--- An escape may stand for a slash or a colon, which a model's name may hold; any other hides
+--- something that could have been written plainly.
+local function unescape(value)
+    return (value:gsub("%%2[fF]", "/"):gsub("%%3[aA]", ":"))
 end
 
---- An escape that stands for a character which could have been written plainly, or hides a dot.
-local function has_needless_escape(value)
-    return value:gsub("%%2[fF]", ""):gsub("%%3[aA]", ""):find("%", 1, true) ~= nil
+--- Whether a parameter can be read in one way only: no hidden character, no dot or empty segment,
+--- not even behind an escaped slash.
+local function is_plain(value)
+    local name = unescape(value)
+    return not name:find("%", 1, true) and not ("/" .. name .. "/"):find("/%.?%.?/")
 end
 
 local function find_pattern(patterns, path)
     for i = 1, #patterns do
         local value = path:match(patterns[i].pattern)
-        if value and not has_dot_segment(value) and not has_needless_escape(value) then
+        if value and is_plain(value) then
             return patterns[i].route, value
         end
     end

@@ -1,0 +1,59 @@
+# Portero's commands; `make` alone lists them. Each does its own set-up.
+# A recipe is one process wherever it can be, so that a signal to make reaches what it runs.
+
+PYTHON ?= python3
+# Narrows the Python tests: make unit T=tests/unit/test_tokens.py
+T ?=
+
+BIN := .venv/bin
+LUA_SPECS := tests/unit/lua
+BUSTED := LUA_PATH="openresty/lua/?.lua;;" busted --lua=/usr/bin/luajit
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+##@ Running
+.PHONY: run
+run: ## the whole stack in the foreground; Ctrl-C stops it all (GATEWAY_PORT=8080 DATA_DIR=var LLM_UPSTREAM=)
+	@exec $(PYTHON) -m run
+
+##@ Testing
+.PHONY: test unit stack lint typecheck
+test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
+	@exec $(BIN)/python -m pytest --cov=issuer --cov-report=term-missing:skip-covered $(T)
+
+unit: setup-tests lua ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
+	@exec $(BIN)/python -m pytest $(or $(T),tests/unit)
+
+stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows)
+	@exec $(BIN)/python -m pytest $(or $(T),tests/stack)
+
+lint: setup-tests ## ruff, luacheck, and the layers that import-linter holds
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@luacheck openresty/lua $(LUA_SPECS)
+	@$(BIN)/lint-imports
+
+typecheck: setup-tests ## mypy, strict
+	@$(BIN)/mypy
+
+# Bench, fuzz and chaos have their place here, in the same shape.
+
+##@ Housekeeping
+.PHONY: clean help setup-tests lua
+clean: ## remove what set-up and tests made; DATA_DIR stays
+	@rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Not for the list: parts of the above.
+setup-tests:
+	@$(PYTHON) -m run set-up-tests
+
+lua:
+	@$(BUSTED) $(LUA_SPECS)

@@ -1,0 +1,345 @@
+---------
+-- A small nginx for the specs: clock, shared dictionaries, one request and its answer, timers.
+-- Each `install` is a new one, and forgets the modules that were loaded with the one before.
+-- It records what a module does to the request and ends nothing: after `ngx.exit` the real nginx
+-- would run no more Lua, so a module is expected to return.
+
+local NGINX_CONF = "openresty/conf/nginx.conf"
+local BYTES_AN_ENTRY = 128
+local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+--- LuaJIT takes the declaration of a C struct once a process, while busted forgets modules after
+--- each file: what declares one is kept here.
+local KEPT = "modules of the specs that declare C structs"
+local DECLARES_STRUCTS = { ["resty.lrucache"] = true, ["portero.resolver"] = true }
+
+local fake_ngx = {}
+
+---------
+-- A dictionary, as far as the gateway uses one. Unlike nginx it clears nothing away by itself, as
+-- nginx does not either while what has expired lies behind what is alive (threats S6).
+
+local Dict = {}
+Dict.__index = Dict
+
+local function new_dict(clock)
+    return setmetatable({
+        clock = clock,
+        entries = {},
+        most_entries = 1000,
+        meanwhile = {}, -- operation -> what another worker does just before it, once
+    }, Dict)
+end
+
+local function milliseconds(seconds)
+    return math.floor(seconds * 1000 + 1e-4)
+end
+
+--- nginx cuts the ttl to whole milliseconds, and 0 is no end at all.
+local function end_of(dict, ttl)
+    assert(not ttl or ttl >= 0, 'bad "exptime" argument')
+    local whole = ttl and math.floor(ttl * 1000) or 0
+    return whole > 0 and milliseconds(dict.clock.now) + whole or nil
+end
+
+local function begin(dict, operation)
+    local other = dict.meanwhile[operation]
+    dict.meanwhile[operation] = nil
+    if other then
+        other()
+    end
+end
+
+local function live(dict, key)
+    local entry = dict.entries[key]
+    if entry and (not entry.ends or entry.ends >= milliseconds(dict.clock.now)) then
+        return entry
+    end
+end
+
+local function put(dict, key, value, ttl)
+    if not dict.entries[key] and dict:count() >= dict.most_entries then
+        return false, "no memory"
+    end
+    dict.entries[key] = { value = value, ends = end_of(dict, ttl) }
+    return true
+end
+
+function Dict:count()
+    local count = 0
+    for _ in pairs(self.entries) do
+        count = count + 1
+    end
+    return count
+end
+
+function Dict:get(key)
+    begin(self, "get")
+    local entry = live(self, key)
+    return entry and entry.value
+end
+
+--- Seconds until the end of an entry; 0 for one that never ends.
+function Dict:ttl(key)
+    local entry = live(self, key)
+    if not entry then
+        return nil, "not found"
+    end
+    return entry.ends and (entry.ends - milliseconds(self.clock.now)) / 1000 or 0
+end
+
+function Dict:safe_add(key, value, ttl)
+    begin(self, "safe_add")
+    if live(self, key) then
+        return false, "exists"
+    end
+    return put(self, key, value, ttl)
+end
+
+function Dict:safe_set(key, value, ttl)
+    begin(self, "safe_set")
+    return put(self, key, value, ttl)
+end
+
+function Dict.set()
+    error("dict:set evicts what is alive; no module of the gateway may use it")
+end
+
+Dict.add = Dict.set
+
+function Dict:incr(key, by, init)
+    begin(self, "incr")
+    local entry = live(self, key)
+    if entry then
+        entry.value = entry.value + by
+        return entry.value
+    end
+    if not init then
+        return nil, "not found"
+    end
+    local ok, err = put(self, key, init + by)
+    return ok and init + by or nil, err
+end
+
+function Dict:flush_expired(most)
+    local flushed = 0
+    for key in pairs(self.entries) do
+        if flushed ~= most and not live(self, key) then
+            self.entries[key] = nil
+            flushed = flushed + 1
+        end
+    end
+    return flushed
+end
+
+function Dict:get_keys()
+    local keys = {}
+    for key in pairs(self.entries) do
+        keys[#keys + 1] = live(self, key) and key
+    end
+    return keys
+end
+
+function Dict:free_space()
+    return (self.most_entries - self:count()) * BYTES_AN_ENTRY
+end
+
+function Dict:capacity()
+    return self.most_entries * BYTES_AN_ENTRY
+end
+
+--- The dictionaries that nginx.conf declares, and no other.
+local function shared_dicts(clock)
+    local dicts = {}
+    for line in io.lines(NGINX_CONF) do
+        local name = line:match("^%s*lua_shared_dict%s+([%w_]+)")
+        if name then
+            dicts[name] = new_dict(clock)
+        end
+    end
+    return dicts
+end
+
+---------
+-- The request and its answer.
+
+local function new_answer()
+    return { headers = {}, body = "", endings = 0 }
+end
+
+--- Names of headers without regard to case, as `ngx.header` and `ngx.req.get_headers` have them.
+local function header_table(values)
+    return setmetatable({}, {
+        __index = function(_, name) return values()[name:lower()] end,
+        __newindex = function(_, name, value) values()[name:lower()] = value end,
+    })
+end
+
+--- Several headers of a name: nginx joins cookies, and shows the first of all others.
+local function shown(name, value)
+    if type(value) ~= "table" then
+        return value
+    end
+    return name == "cookie" and table.concat(value, "; ") or value[1]
+end
+
+local function set_request(fake, request)
+    fake.method = request.method or "GET"
+    fake.body, fake.is_read = request.body, false
+    fake.request_headers = {}
+    fake.answer = new_answer()
+    local var = fake.ngx.var
+    for name in pairs(var) do
+        var[name] = nil
+    end
+    var.request_uri = request.target or "/"
+    var.server_protocol = request.protocol or "HTTP/1.1"
+    for name, value in pairs(request.headers or {}) do
+        local lower = name:lower()
+        fake.request_headers[lower] = value
+        var["http_" .. lower:gsub("-", "_")] = shown(lower, value)
+    end
+end
+
+local function new_req(fake)
+    return {
+        get_method = function() return fake.method end,
+        get_headers = function() return header_table(function() return fake.request_headers end) end,
+        read_body = function() fake.is_read = true end,
+        get_body_data = function() return fake.is_read and fake.body or nil end,
+    }
+end
+
+local function add_output(ngx, fake)
+    local function ended(how)
+        return function(what, status)
+            fake.answer.endings = fake.answer.endings + 1
+            fake.answer[how], fake.answer.ended_with = what, status
+        end
+    end
+    ngx.exit, ngx.exec, ngx.redirect = ended("exit"), ended("exec"), ended("redirect")
+    ngx.header = header_table(function() return fake.answer.headers end)
+    function ngx.print(...)
+        fake.answer.body = fake.answer.body .. table.concat({ ... })
+    end
+    function ngx.say(...)
+        ngx.print(...)
+        ngx.print("\n")
+    end
+    -- `ngx.status` is a number that is set: it lands in the answer.
+    setmetatable(ngx, {
+        __index = function(_, name) return name == "status" and fake.answer.status or nil end,
+        __newindex = function(_, name, value)
+            assert(name == "status", "the gateway sets no other field of ngx")
+            fake.answer.status = value
+        end,
+    })
+end
+
+---------
+-- Clock, timers, log.
+
+local function add_time(ngx, fake)
+    local clock = fake.clock
+    function ngx.now() return clock.now end
+    function ngx.time() return math.floor(clock.now) end
+    function ngx.update_time() clock.now = clock.real or clock.now end
+    function ngx.sleep(seconds) fake.slept[#fake.slept + 1] = seconds end
+    ngx.timer = {
+        every = function(seconds, callback)
+            fake.timers[#fake.timers + 1] = { seconds = seconds, callback = callback }
+            return true
+        end,
+    }
+    ngx.worker = { id = function() return fake.worker_id end }
+    function ngx.log(_, ...)
+        fake.logged[#fake.logged + 1] = table.concat({ ... })
+    end
+end
+
+--- Base64 with its padding (RFC 4648 section 4).
+function fake_ngx.encode_base64(raw)
+    local out = {}
+    for at = 1, #raw, 3 do
+        local a, b, c = raw:byte(at, at + 2)
+        local bits = a * 65536 + (b or 0) * 256 + (c or 0)
+        for place = 3, 0, -1 do
+            local sextet = math.floor(bits / 64 ^ place) % 64 + 1
+            out[#out + 1] = ALPHABET:sub(sextet, sextet)
+        end
+        out[#out] = c and out[#out] or "="
+        out[#out - 1] = b and out[#out - 1] or "="
+    end
+    return table.concat(out)
+end
+
+local function forget_modules()
+    for name in pairs(package.loaded) do
+        if name:find("^portero%.") then
+            package.loaded[name] = nil
+        end
+    end
+end
+
+local function new_ngx(fake)
+    local ngx = {
+        shared = shared_dicts(fake.clock),
+        var = {},
+        req = new_req(fake),
+        encode_base64 = fake_ngx.encode_base64,
+        HTTP_OK = 200,
+        ERR = 4,
+        WARN = 5,
+    }
+    add_time(ngx, fake)
+    add_output(ngx, fake)
+    return ngx
+end
+
+--- A module of the gateway, or of resty, under the nginx that is installed.
+---@param name string
+---@return table
+function fake_ngx.load(name)
+    if not DECLARES_STRUCTS[name] then
+        return require(name)
+    end
+    local registry = debug.getregistry()
+    registry[KEPT] = registry[KEPT] or {}
+    registry[KEPT][name] = registry[KEPT][name] or require(name)
+    package.loaded[name] = registry[KEPT][name]
+    return package.loaded[name]
+end
+
+--- A new nginx at a time, in place of the one before.
+---@param now number|nil Unix seconds
+---@return table fake its `ngx`, `clock`, `answer`, `timers`, `logged`, `slept`, `worker_id`
+function fake_ngx.install(now)
+    forget_modules()
+    local fake = {
+        clock = { now = now or 1700000000 },
+        answer = new_answer(),
+        timers = {},
+        logged = {},
+        slept = {},
+        worker_id = 0,
+        load = fake_ngx.load,
+    }
+    fake.ngx = new_ngx(fake)
+    fake.shared = fake.ngx.shared
+    rawset(_G, "ngx", fake.ngx)
+    fake_ngx.load("resty.lrucache")
+    --- Begin a request: method, target, protocol, headers, body.
+    function fake.request(request)
+        set_request(fake, request)
+    end
+    --- Let every timer fire once.
+    function fake.tick()
+        for _, timer in ipairs(fake.timers) do
+            timer.callback(false)
+        end
+    end
+    fake.request({})
+    return fake
+end
+
+return fake_ngx

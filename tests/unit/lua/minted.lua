@@ -1,0 +1,85 @@
+---------
+-- Tokens as the issuer mints them (contract section 7), and what an attacker makes of them.
+-- Header and payload are texts here, so that a spec can write what no encoder would.
+
+local crypto = require("portero.crypto")
+local fake_ngx = require("fake_ngx")
+
+local minted = {}
+
+minted.NOW = 1700000000
+minted.SECRET = "a secret of the specs, 32 bytes."
+minted.JTI = "AAAAAAAAAAAAAAAAAAAAAA"
+
+local ORDER = { "iss", "aud", "sub", "role", "iat", "exp", "jti" }
+
+--- Base64url without padding (RFC 4648 section 5).
+---@param raw string
+---@return string
+function minted.encode(raw)
+    return (fake_ngx.encode_base64(raw):gsub("[+/=]", { ["+"] = "-", ["/"] = "_", ["="] = "" }))
+end
+
+--- The raw JSON values of good claims, by name.
+function minted.claims()
+    return {
+        iss = '"portero"',
+        aud = '"portero-gateway"',
+        sub = '"USRSABC123"',
+        role = '"user"',
+        iat = tostring(minted.NOW),
+        exp = tostring(minted.NOW + 900),
+        jti = '"' .. minted.JTI .. '"',
+    }
+end
+
+--- The JSON text of a payload.
+---@param changes table|nil claim -> raw JSON value, or false for none at all
+---@param extra string|nil members to append as they stand
+---@return string
+function minted.payload(changes, extra)
+    local members = {}
+    local claims = minted.claims()
+    for _, name in ipairs(ORDER) do
+        local value = changes and changes[name]
+        if value == nil then
+            value = claims[name]
+        end
+        if value then
+            members[#members + 1] = '"' .. name .. '":' .. value
+        end
+    end
+    members[#members + 1] = extra
+    return "{" .. table.concat(members, ",") .. "}"
+end
+
+--- The kid of a secret, as `issuer/keys.py` has it.
+---@param secret string
+---@return string
+function minted.kid(secret)
+    return minted.encode(crypto.hmac("HS256", secret, "portero key id"):sub(1, 12))
+end
+
+--- The JSON text of a header.
+---@param algorithm string|nil
+---@param kid string|nil
+---@return string
+function minted.header(algorithm, kid)
+    return ('{"alg":"%s","kid":"%s","typ":"JWT"}')
+        :format(algorithm or "HS256", kid or minted.kid(minted.SECRET))
+end
+
+--- A compact JWS of two texts, signed with a secret.
+---@param payload string|nil
+---@param header string|nil
+---@param algorithm string|nil the one that signs, whatever the header says
+---@param secret string|nil
+---@return string
+function minted.token(payload, header, algorithm, secret)
+    local signed = minted.encode(header or minted.header(algorithm))
+        .. "." .. minted.encode(payload or minted.payload())
+    local mac = crypto.hmac(algorithm or "HS256", secret or minted.SECRET, signed)
+    return signed .. "." .. minted.encode(mac)
+end
+
+return minted

@@ -1,0 +1,593 @@
+"""Tokens: strict verification. J-numbers are those of the threats document, section 1.
+
+Every forgery here is signed with the right key unless it says otherwise, so that it is refused for
+what it is and not for its signature; `test_a_token_put_together_by_hand_is_accepted` proves that.
+"""
+
+import base64
+import codecs
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from issuer import config, keys, roles, tokens
+from issuer.errors import TokenExpired, TokenRefused
+from issuer.keys import Key, Keyring
+from issuer.roles import Roles
+from issuer.tokens import Claims
+
+NOW = 1_800_000_000
+JTI = "AAAAAAAAAAAAAAAAAAAAAA"
+ROLES = roles.parse(config.ROLES_FILE.read_text())
+KEY = keys.hmac_key("HS256", b"a key of the token tests, sixty-four bytes or so, never used else")
+OTHER = keys.hmac_key("HS256", b"another key, in force as well, of at least thirty-two bytes")
+KEYRING = Keyring([OTHER, KEY])
+
+HEADER: dict[str, Any] = {"alg": "HS256", "kid": KEY.kid, "typ": "JWT"}
+CLAIMS: dict[str, Any] = {
+    "iss": "portero",
+    "aud": "portero-gateway",
+    "sub": "USRSalice",
+    "role": "user",
+    "iat": NOW - 10,
+    "exp": NOW + 100,
+    "jti": JTI,
+}
+
+
+def encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def sign(header: str, payload: str, key: Key = KEY) -> str:
+    """The compact form of two segments, truly signed."""
+    digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
+    mac = hmac.new(key.secret, f"{header}.{payload}".encode(), digest[key.algorithm]).digest()
+    return f"{header}.{payload}.{encode(mac)}"
+
+
+def text(table: dict[str, Any] | str | bytes) -> bytes:
+    if isinstance(table, bytes):
+        return table
+    return (table if isinstance(table, str) else json.dumps(table)).encode()
+
+
+def forge(
+    header: dict[str, Any] | str | bytes = HEADER,
+    claims: dict[str, Any] | str | bytes = CLAIMS,
+    key: Key = KEY,
+) -> str:
+    return sign(encode(text(header)), encode(text(claims)), key)
+
+
+def with_header(**changes: Any) -> str:
+    return forge(header=HEADER | changes)
+
+
+def with_claims(**changes: Any) -> str:
+    return forge(claims=CLAIMS | changes)
+
+
+def without_claim(name: str) -> str:
+    return forge(claims={key: value for key, value in CLAIMS.items() if key != name})
+
+
+def with_raw_claim(name: str, value: str) -> str:
+    """One claim's value replaced by a text that need not be JSON."""
+    members = [f'"{key}":{value if key == name else json.dumps(CLAIMS[key])}' for key in CLAIMS]
+    return forge(claims="{" + ",".join(members) + "}")
+
+
+def verify(token: str, now: int = NOW, all_roles: Roles = ROLES) -> Claims:
+    return tokens.verify(token, now, KEYRING, all_roles)
+
+
+def good() -> str:
+    role = ROLES.named("user")
+    assert role is not None
+    return tokens.mint(tokens.new_claims("USRSalice", role, NOW), KEY)
+
+
+def test_a_token_put_together_by_hand_is_accepted() -> None:
+    expected = Claims("USRSalice", "user", JTI, NOW - 10, NOW + 100)
+    assert verify(forge()) == expected
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+@pytest.mark.parametrize("role", list(ROLES), ids=lambda role: role.name)
+def test_a_minted_token_is_accepted_from_its_issue_to_the_second_before_its_end(
+    algorithm: str, role: roles.Role
+) -> None:
+    key = keys.hmac_key(algorithm, KEY.secret)
+    claims = tokens.new_claims(f"{role.code}one", role, NOW)
+    token = tokens.mint(claims, key)
+    for now in (NOW, NOW + role.ttl_seconds - 1):
+        assert tokens.verify(token, now, Keyring([key]), ROLES) == claims
+    assert claims.expires_at - claims.issued_at == role.ttl_seconds
+
+
+def test_a_minted_token_says_exactly_what_the_contract_lists() -> None:
+    header, payload, _ = good().split(".")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    assert json.loads(base64.urlsafe_b64decode(header + "==")) == HEADER
+    assert claims.keys() == CLAIMS.keys()
+    assert tokens.is_jti(claims["jti"])
+
+
+def test_every_token_has_a_jti_of_its_own() -> None:
+    role = ROLES.named("user")
+    assert role is not None
+    made = {tokens.new_claims("USRSalice", role, NOW).jti for _ in range(1000)}
+    assert len(made) == 1000
+
+
+def test_a_token_of_an_older_key_in_force_is_accepted_and_of_a_retired_one_is_not() -> None:
+    token = forge(header=HEADER | {"kid": OTHER.kid}, key=OTHER)
+    assert verify(token)
+    with pytest.raises(TokenRefused):
+        tokens.verify(token, NOW, Keyring([KEY]), ROLES)
+
+
+@pytest.mark.parametrize("late", [0, 1, 3600, 10**9])
+def test_an_authentic_token_past_its_time_is_told_from_a_bad_one(late: int) -> None:
+    with pytest.raises(TokenExpired):
+        verify(forge(), now=CLAIMS["exp"] + late)
+
+
+def test_a_token_that_is_expired_and_bad_is_only_bad() -> None:
+    for token in (forge(key=OTHER), with_claims(jti="short"), with_header(crit=["x"])):
+        with pytest.raises(TokenRefused) as refused:
+            verify(token, now=NOW + 10_000)
+        assert not isinstance(refused.value, TokenExpired)
+
+
+def unsigned(algorithm: Any, signature: str) -> str:
+    head = {key: value for key, value in HEADER.items() if key != "alg"}
+    if algorithm is not ...:
+        head["alg"] = algorithm
+    body = f"{encode(text(head))}.{encode(text(CLAIMS))}"
+    kept = forge().rpartition(".")[2]
+    return f"{body}.{ {'empty': '', 'kept': kept, 'random': encode(b'x' * 32)}[signature] }"
+
+
+def family(algorithm: str) -> str:
+    """Signed truly under another algorithm with the right secret, and saying so."""
+    return forge(HEADER | {"alg": algorithm}, key=Key(KEY.kid, algorithm, KEY.secret))
+
+
+def twice(table: dict[str, Any], name: str, first: str, second: str) -> str:
+    rest = "".join(f",{json.dumps(key)}:{json.dumps(table[key])}" for key in table if key != name)
+    return f'{{"{name}":{first},"{name}":{second}{rest}}}'
+
+
+def padded(token: str, segment: int, ending: str) -> str:
+    parts = token.split(".")
+    parts[segment] += ending
+    return ".".join(parts)
+
+
+def signed_over(token: str, segment: int, ending: str) -> str:
+    """The segment changed and the whole signed again, as an insider could."""
+    parts = token.split(".")
+    parts[segment] += ending
+    return sign(parts[0], parts[1])
+
+
+def stray_bits(segment: int) -> str:
+    """A segment that decodes to the same bytes by way of another last character."""
+    spaces = next(
+        " " * count
+        for count in range(3)
+        if len(encode(text(json.dumps(CLAIMS) + " " * count))) % 4
+    )
+    parts = forge(claims=json.dumps(CLAIMS) + spaces).split(".")
+    if segment == 0:
+        head = next(
+            json.dumps(HEADER) + " " * count
+            for count in range(3)
+            if len(encode(text(json.dumps(HEADER) + " " * count))) % 4
+        )
+        parts[0] = encode(text(head))
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = alphabet[alphabet.index(parts[segment][-1]) + 1]
+    parts[segment] = parts[segment][:-1] + last
+    return ".".join(parts) if segment == 2 else sign(parts[0], parts[1])
+
+
+DEEP = '{"a":' * 300 + "1" + "}" * 300
+
+FORGERIES: dict[str, list[Callable[[], str]]] = {
+    "J1": [
+        lambda algorithm=algorithm, kind=kind: unsigned(algorithm, kind)  # type: ignore[misc]
+        for algorithm in ("none", "None", "NONE", "nOnE", "", None, ..., 0, ["HS256"], {})
+        for kind in ("empty", "kept", "random")
+    ],
+    "J2": [
+        lambda name=name: with_header(alg=name)  # type: ignore[misc]
+        for name in ("RS256", "ES256", "EdDSA", "PS256", "ES256K")
+    ],
+    "J3": [
+        lambda: family("HS384"),
+        lambda: family("HS512"),
+        *(
+            lambda name=name: with_header(alg=name)  # type: ignore[misc]
+            for name in ("HS384", "HS512", "hs256", "HS256 ", " HS256", "Hs256", "HS256\\u0000")
+        ),
+    ],
+    "J4": [
+        lambda name=name: with_header(**{name: "http://127.0.0.1:1/"})  # type: ignore[misc]
+        for name in ("jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256")
+    ],
+    "J5": [
+        lambda kid=kid: with_header(kid=kid)  # type: ignore[misc]
+        for kid in (
+            "../../dev/null",
+            "/dev/null",
+            "' OR 1=1 --",
+            "$(id)",
+            KEY.kid + "\0",
+            "k" * 65_536,
+            [KEY.kid],
+            1,
+            None,
+            {},
+            "",
+            OTHER.kid,
+            KEY.kid.lower(),
+        )
+    ],
+    "J6": [
+        lambda crit=crit: with_header(crit=crit)  # type: ignore[misc]
+        for crit in (["x"], [], "exp", [1], ["b64"], ["exp", "exp"])
+    ],
+    "J7": [
+        lambda: with_header(b64=False),
+        lambda: with_header(b64=False, crit=["b64"]),
+        lambda: forge().replace("." + encode(text(CLAIMS)), "."),
+    ],
+    "J8": [
+        lambda: forge(header=twice(HEADER, "alg", '"none"', '"HS256"')),
+        lambda: forge(header=twice(HEADER, "alg", '"HS256"', '"none"')),
+        lambda: forge(header=twice(HEADER, "alg", '"HS256"', '"HS256"')),
+        lambda: forge(header=twice(HEADER, "kid", f'"{KEY.kid}"', f'"{KEY.kid}"')),
+        lambda: forge(header=json.dumps(HEADER)[:-1] + f',"k\\u0069d":"{KEY.kid}"}}'),
+    ],
+    "J9": [
+        lambda: with_header(cty="JWT"),
+        lambda: f"{forge()}.AAAA.AAAA",
+        lambda: f"{forge()}.AAAA",
+        lambda: json.dumps({"payload": forge().split(".")[1], "signatures": []}),
+        lambda: forge().rpartition(".")[0],
+        lambda: forge().split(".")[0],
+        lambda: forge().rpartition(".")[0] + ".",
+        lambda: "." + forge().partition(".")[2],
+        lambda: "..",
+        lambda: ".",
+        lambda: "",
+    ],
+    "J10": [
+        *(
+            lambda typ=typ: with_header(typ=typ)  # type: ignore[misc]
+            for typ in ("sync+jwt", "at+jwt", "jwt", "JWT ", "", 1, None)
+        ),
+        *(
+            lambda name=name, value=value: with_claims(**{name: value})  # type: ignore[misc]
+            for name in ("iss", "aud")
+            for value in ("other", "Portero", "portero ", "", ["portero", "portero-gateway"], None)
+        ),
+    ],
+    "J11": [lambda: with_header(zip="DEF")],
+    "J12": [
+        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW - 1), str(NOW + 100))),
+        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW - 1))),
+        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW + 100))),
+        lambda: forge(claims=twice(CLAIMS, "role", '"admin"', '"user"')),
+        lambda: forge(claims=twice(CLAIMS, "jti", f'"{JTI}"', f'"{JTI[:-1]}B"')),
+        lambda: forge(claims=twice(CLAIMS, "sub", '"ADMNroot"', '"USRSalice"')),
+        lambda: forge(claims=json.dumps(CLAIMS)[:-1] + ',"rol\\u0065":"admin"}'),
+    ],
+    "J13": [
+        *(
+            lambda segment=segment, end=end: change(forge(), segment, end)  # type: ignore[misc]
+            for change in (padded, signed_over)
+            for segment in (0, 1)
+            for end in ("=", "==", "=x", "+", "/", " ", "\t", "\r", "\n", "\0", "%3D", "é", "А")
+        ),
+        *(
+            lambda end=end: padded(forge(), 2, end)  # type: ignore[misc]
+            for end in ("==", "=x", "+", "/", " ", "\t", "\r", "\n", "\r\n", "\0", "%3D", "é")
+        ),
+        *(
+            lambda segment=segment: signed_over(forge(), segment, "A" * extra(segment))  # type: ignore[misc]
+            for segment in (0, 1)
+        ),
+        lambda: " " + forge(),
+        lambda: "Bearer " + forge(),
+    ],
+    "J14": [
+        lambda segment=segment: stray_bits(segment)  # type: ignore[misc]
+        for segment in (0, 1, 2)
+    ],
+    "J15": [lambda: forge() + "=", lambda: forge() + "=="],
+    "J16": [
+        lambda: forge(claims=codecs.BOM_UTF8 + text(CLAIMS)),
+        lambda: forge(header=codecs.BOM_UTF8 + text(HEADER)),
+        *(
+            lambda code=code: forge(claims=json.dumps(CLAIMS).encode(code))  # type: ignore[misc]
+            for code in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")
+        ),
+        lambda: forge(claims=text(CLAIMS).replace(b"alice", b"ali\xffce")),
+        lambda: forge(claims=text(CLAIMS).replace(b"alice", b"ali\xed\xa0\x80")),
+        *(
+            lambda name=name, add=add: with_raw_claim(name, f'"{CLAIMS[name]}{add}"')  # type: ignore[misc]
+            for name in ("sub", "role", "jti")
+            for add in ("\\u0000", "\\ud800", "\x00", "\\n")
+        ),
+    ],
+    "J17": [
+        lambda payload=payload: forge(claims=payload)  # type: ignore[misc]
+        for payload in ('"str"', "1", "null", "[]", "true", "{}", "", " ", "{", "NaN", b"\xff")
+    ],
+    "J18": [
+        lambda name=name, value=value: with_raw_claim(name, value)  # type: ignore[misc]
+        for name in ("exp", "iat")
+        for value in (
+            f'"{NOW}"',
+            f"{NOW}.0",
+            f"{NOW}.5",
+            "1.8e9",
+            "true",
+            "null",
+            "[]",
+            "{}",
+            "-1",
+            "-0",
+            "9007199254740993",
+            "9" * 400,
+            "1e400",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "0x7fffffff",
+            "0777",
+            f"+{NOW}",
+            f"0{NOW}",
+            '" 123 "',
+            '"9_999_999_999"',
+            "9_999_999_999",
+            "١٢٣٤٥٦٧٨٩٠",
+            '"١٢٣"',
+            "1.",
+            "",
+        )
+    ]
+    + [lambda: with_raw_claim("exp", "0")],
+    "J19": [
+        lambda: without_claim("exp"),
+        lambda: with_claims(exp=None),
+        lambda: with_claims(exp=CLAIMS["iat"] + 901),
+        lambda: with_claims(exp=NOW + 900 + 3600),
+        lambda: with_claims(exp=NOW + 10**9),
+    ],
+    "J20": [
+        lambda: with_claims(iat=NOW + 1, exp=NOW + 100),
+        lambda: with_claims(iat=NOW + 100, exp=NOW + 50),
+        lambda: with_claims(iat=NOW + 100, exp=NOW + 100),
+        lambda: with_claims(iat=-1),
+        lambda: without_claim("iat"),
+        lambda: with_claims(nbf=NOW + 100),
+        lambda: with_claims(nbf=NOW - 100),
+    ],
+    "J21": [
+        lambda: without_claim("jti"),
+        *(
+            lambda jti=jti: with_claims(jti=jti)  # type: ignore[misc]
+            for jti in (
+                "",
+                1,
+                None,
+                "A" * 21,
+                "A" * 23,
+                "A" * 10_240,
+                "A" * 21 + "*",
+                "../" + "A" * 19,
+                "A" * 21 + "\0",
+                "A" * 21 + "é",
+                "A" * 21 + "=",
+                [JTI],
+            )
+        ),
+    ],
+    "J22": [
+        lambda: without_claim("role"),
+        lambda: without_claim("sub"),
+        *(
+            lambda role=role: with_claims(role=role)  # type: ignore[misc]
+            for role in ("root", "User", "user ", " user", "", ["user"], None, 1, "admin")
+        ),
+        *(
+            lambda sub=sub: with_claims(sub=sub)  # type: ignore[misc]
+            for sub in (
+                "USRSa\r\nX-Auth-Role: admin",
+                "USRSa\n",
+                "USRSa\0",
+                "USRSé",
+                "USRS",
+                "USRS" + "a" * 61,
+                "ADMNroot",
+                "usrsalice",
+                "USRSa b",
+                "",
+                None,
+                1,
+                ["USRSalice"],
+            )
+        ),
+    ],
+    "J23": [
+        *(
+            lambda size=size: with_claims(pad="x" * size)  # type: ignore[misc]
+            for size in (1, 4096, 8192, 9000, 65_536, 1 << 20)
+        ),
+        *(
+            lambda size=size: forge(claims=json.dumps(CLAIMS) + " " * size)  # type: ignore[misc]
+            for size in (2048, 1 << 20)
+        ),
+        lambda: forge(claims=DEEP),
+        lambda: forge(header=DEEP),
+        lambda: forge(claims='{"a":' * 100_000),
+        lambda: forge(claims={f"c{number}": 1 for number in range(100_000)}),
+        lambda: "A" * (1 << 20),
+        lambda: "." * (1 << 20),
+    ],
+    "J29": [
+        lambda secret=secret: forge(key=Key(KEY.kid, "HS256", secret))  # type: ignore[misc]
+        for secret in (b"secret", b"changeme", b"your-256-bit-secret", b"", KEY.secret[:-1])
+    ],
+}
+
+
+def extra(segment: int) -> int:
+    """How many characters make the segment's length 1 modulo 4, which encodes nothing."""
+    return (1 - len(forge().split(".")[segment])) % 4 or 4
+
+
+CASES = [
+    pytest.param(make, id=f"{number}-{index}")
+    for number, makes in FORGERIES.items()
+    for index, make in enumerate(makes)
+]
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_a_forgery_is_refused(make: Callable[[], str]) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        verify(make())
+    assert not isinstance(refused.value, TokenExpired) or make is FORGERIES["J18"][-1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: with_claims(exp=CLAIMS["iat"] + 900), id="J19-the-whole-ttl"),
+        pytest.param(lambda: with_claims(iat=NOW), id="J20-issued-this-second"),
+        pytest.param(lambda: with_claims(exp=NOW + 1), id="J18-ends-next-second"),
+        pytest.param(lambda: with_claims(sub="USRS" + "a" * 60), id="J22-the-longest-subject"),
+        pytest.param(lambda: forge(claims=json.dumps(CLAIMS, indent=1)), id="J16-with-spaces"),
+        pytest.param(
+            lambda: forge(claims=dict(reversed(CLAIMS.items()))), id="J12-in-another-order"
+        ),
+    ],
+)
+def test_what_is_just_within_the_rules_is_accepted(make: Callable[[], str]) -> None:
+    assert verify(make()).jti == JTI
+
+
+def test_a_token_of_the_greatest_length_is_accepted_and_one_character_more_is_not() -> None:
+    room = tokens.MOST_CHARACTERS - len(forge(claims=""))
+    longest = json.dumps(CLAIMS).ljust(room * 3 // 4)
+    accepted = forge(claims=longest)
+    assert len(accepted) in (tokens.MOST_CHARACTERS, tokens.MOST_CHARACTERS - 1)
+    assert verify(accepted)
+    with pytest.raises(TokenRefused):
+        verify(forge(claims=longest + "  "))
+
+
+def test_j22_a_role_whose_code_does_not_begin_the_subject_is_refused() -> None:
+    assert verify(with_claims(sub="ADMNroot", role="admin")).role == "admin"
+    with pytest.raises(TokenRefused):
+        verify(with_claims(sub="USRSalice", role="admin"))
+
+
+def test_j24_no_bit_of_a_token_may_change() -> None:
+    token = good().encode()
+    assert verify(token.decode())
+    for index in range(len(token)):
+        for bit in range(8):
+            flipped = bytearray(token)
+            flipped[index] ^= 1 << bit
+            with pytest.raises(TokenRefused):
+                verify(flipped.decode("latin-1"))
+
+
+def test_j31_a_good_token_before_helps_no_bad_one_after() -> None:
+    token = good()
+    assert verify(token)
+    assert verify(token)
+    last = "A" if token[-5] != "A" else "B"
+    with pytest.raises(TokenRefused):
+        verify(token[:-5] + last + token[-4:])
+    assert verify(token)
+
+
+def test_a_shorter_ttl_of_a_role_ends_its_longer_tokens() -> None:
+    shorter = roles.parse(config.ROLES_FILE.read_text(), 60)
+    assert verify(forge())
+    with pytest.raises(TokenRefused):
+        verify(forge(), all_roles=shorter)
+
+
+def test_no_error_says_a_word_of_the_token() -> None:
+    for make in (FORGERIES["J22"][0], FORGERIES["J13"][0], FORGERIES["J1"][0]):
+        with pytest.raises(TokenRefused) as refused:
+            verify(make())
+        assert not any(part in str(refused.value) for part in (JTI, "alice", make()[:20]))
+        assert refused.value.__cause__ is None
+
+
+@given(st.text(max_size=400) | st.text(alphabet="abcXYZ019-_.=", max_size=400))
+def test_any_text_is_refused_and_never_an_accident(token: str) -> None:
+    with pytest.raises(TokenRefused):
+        verify(token)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["header", "claims"]))
+def test_any_signed_bytes_are_refused_and_never_an_accident(raw: bytes, part: str) -> None:
+    token = forge(header=raw) if part == "header" else forge(claims=raw)
+    with pytest.raises(TokenRefused):
+        verify(token)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(CLAIMS)), JSON)
+def test_a_claim_of_any_other_value_is_refused_or_still_a_good_one(name: str, value: Any) -> None:
+    try:
+        claims = verify(with_claims(**{name: value}))
+    except TokenRefused:
+        return
+    assert type(value) is type(CLAIMS[name])
+    assert claims.expires_at > NOW >= claims.issued_at
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("USRSa", True),
+        ("USRS.a_b-9", True),
+        ("USRS" + "x" * 60, True),
+        ("USRS" + "x" * 61, False),
+        ("USRS", False),
+        ("usrsa", False),
+        ("USRSa\n", False),
+        ("USRS a", False),
+        ("USRSé", False),
+        ("ＵＳＲＳa", False),
+        ("", False),
+    ],
+)
+def test_a_subject_has_one_shape(name: str, is_one: bool) -> None:
+    assert tokens.is_subject(name) is is_one

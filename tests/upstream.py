@@ -1,0 +1,247 @@
+"""A recording LLM server: keeps the raw bytes of every request, and does what a real one cannot be
+asked to do (hang, die, send one event a moment, answer with hostile headers).
+
+It is a fake for what must be provoked; real answers come from the bundled LLM.
+"""
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+CHAT_ANSWER = {
+    "id": "chat-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "tiny",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "pong"},
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+}
+MODELS_ANSWER = {
+    "object": "list",
+    "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "test"}],
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it came: `head` is the raw head, `headers` in order, names in lower case."""
+
+    head: bytes
+    body: bytes
+    at: float
+
+    @property
+    def line(self) -> str:
+        return self.head.split(b"\r\n", 1)[0].decode("latin-1")
+
+    @property
+    def target(self) -> str:
+        return self.line.split(" ")[1]
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        return [(name.lower(), value.strip()) for name, _, value in pairs]
+
+    def values(self, name: str) -> list[str]:
+        """All values of a header."""
+        return [value for key, value in self.headers if key == name]
+
+
+@dataclass
+class Upstream:
+    """Listens on `host`, on a free port. Attributes may be set at any time by a test."""
+
+    host: str = "127.0.0.1"
+    #: Streams: how many events, and the seconds between them.
+    events: int = 5
+    gap: float = 0.02
+    #: Sent in place of the usual answer: a whole raw response.
+    raw_answer: bytes | None = None
+    #: "answer", "hang" (never says a word), "die" (closes without one), "die in stream".
+    mood: str = "answer"
+    seen: list[Seen] = field(default_factory=list)
+    #: When a client was found gone in the middle of a stream.
+    departures: list[float] = field(default_factory=list)
+    #: When each event was sent.
+    sent: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server((self.host, 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._connections: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def forget(self) -> None:
+        """Begin a test with a clean record and the usual manners."""
+        self.seen.clear()
+        self.departures.clear()
+        self.sent.clear()
+        self.events, self.gap, self.raw_answer, self.mood = 5, 0.02, None, "answer"
+
+    def close(self) -> None:
+        """Stop listening and end every connection."""
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            reader = connection.makefile("rb")
+            while (seen := _read_request(reader)) is not None:
+                self.seen.append(seen)
+                if not self._answer(connection, seen):
+                    return
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+    def _answer(self, connection: socket.socket, seen: Seen) -> bool:
+        if self.mood == "die":
+            return False
+        if self.mood == "hang":
+            connection.recv(1)
+            return False
+        if self.raw_answer is not None:
+            connection.sendall(self.raw_answer)
+            return True
+        if re.search(rb'"stream"\s*:\s*true', seen.body):
+            return self._stream(connection, seen)
+        answer = MODELS_ANSWER if seen.target.endswith("/models") else CHAT_ANSWER
+        connection.sendall(_json_response(answer))
+        return True
+
+    def _stream(self, connection: socket.socket, seen: Seen) -> bool:
+        ollama = seen.target.startswith("/api/")
+        kind = b"application/x-ndjson" if ollama else b"text/event-stream"
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        event = _ollama_line if ollama else _openai_event
+        try:
+            for number in range(self.events):
+                self.sent.append(time.time())
+                connection.sendall(_chunk(event(number)))
+                if self.mood == "die in stream" and number == 1:
+                    return False
+                if _is_gone(connection, self.gap):
+                    raise ConnectionResetError
+            connection.sendall((b"" if ollama else _chunk(b"data: [DONE]\n\n")) + b"0\r\n\r\n")
+        except OSError:
+            self.departures.append(time.time())
+            return False
+        return True
+
+
+def _is_gone(connection: socket.socket, seconds: float) -> bool:
+    """Wait, and notice a peer that leaves meanwhile as a real server would."""
+    connection.settimeout(max(seconds, 0.001))
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except TimeoutError:
+        return False
+    finally:
+        connection.settimeout(None)
+
+
+def _read_request(reader: Any) -> Seen | None:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = reader.readline()
+        if not line:
+            return None
+        head += line
+    length = re.search(rb"\r\ncontent-length:\s*(\d+)", head.lower())
+    if length:
+        body = reader.read(int(length[1]))
+    elif b"transfer-encoding: chunked" in head.lower():
+        body = _read_chunks(reader)
+    else:
+        body = b""
+    return Seen(head[:-4], body, time.time())
+
+
+def _read_chunks(reader: Any) -> bytes:
+    body = b""
+    while size := int(reader.readline().split(b";")[0], 16):
+        body += reader.read(size)
+        reader.readline()
+    reader.readline()
+    return body
+
+
+def _json_response(value: object) -> bytes:
+    body = json.dumps(value).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def _openai_event(number: int) -> bytes:
+    delta = {
+        "id": "chat-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "tiny",
+        "choices": [{"index": 0, "delta": {"content": str(number)}, "finish_reason": None}],
+    }
+    return b"data: " + json.dumps(delta).encode() + b"\n\n"
+
+
+def _ollama_line(number: int) -> bytes:
+    return json.dumps({"model": "tiny", "message": {"content": str(number)}}).encode() + b"\n"
+
+
+@contextmanager
+def recording(host: str = "127.0.0.1") -> Iterator[Upstream]:
+    """An upstream for the time of a `with`."""
+    upstream = Upstream(host)
+    try:
+        yield upstream
+    finally:
+        upstream.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
+    """Wait until the condition holds, and answer what it gave; an error at the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        threading.Event().wait(0.01)
