@@ -23,7 +23,7 @@ run: ## the whole stack in the foreground; Ctrl-C stops it all (GATEWAY_PORT=808
 test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
 	@exec $(BIN)/python -m pytest --cov=issuer --cov-report=term-missing:skip-covered $(T)
 
-unit: setup-tests lua ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
+unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
 	@exec $(BIN)/python -m pytest $(or $(T),tests/unit)
 
 stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows)
@@ -43,7 +43,7 @@ typecheck: setup-tests ## mypy, strict
 ##@ Housekeeping
 .PHONY: clean help setup-tests lua
 clean: ## remove what set-up and tests made; DATA_DIR stays
-	@rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache htmlcov
+	@rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

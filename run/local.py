@@ -153,7 +153,7 @@ def data_dir_in_use(data_dir: Path) -> Iterator[None]:
     try:
         if not machine.try_lock(handle):
             raise RunError(in_use(data_dir, os.pread(handle, 20, 0)))
-        remove_pid_files(data_dir)
+        remove_leftovers(data_dir)
         with written_pid(handle):
             yield
     finally:
@@ -170,10 +170,18 @@ def written_pid(handle: int) -> Iterator[None]:
         os.ftruncate(handle, 0)
 
 
-def remove_pid_files(data_dir: Path) -> None:
-    """Those of a stack whose supervisor was killed: the lock was free, so nobody else's."""
+def remove_leftovers(data_dir: Path) -> None:
+    """Of a stack whose supervisor was killed: the lock was free, so they are nobody else's."""
     for path in (data_dir / "run").glob("*.pid"):
         path.unlink(missing_ok=True)
+    link = runtime_link(data_dir)
+    if link.is_symlink():
+        shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
+
+
+def runtime_link(data_dir: Path) -> Path:
+    return data_dir / "run" / "runtime"
 
 
 def in_use(data_dir: Path, pid: bytes) -> str:
@@ -253,6 +261,7 @@ def settings(plan: Plan, env: Mapping[str, str], llm_port: int, runtime_dir: str
         "GATEWAY_LISTEN": f"{HOST}:{plan.gateway_port}",
         "INTERNAL_LISTEN": f"{HOST}:{plan.internal_port}",
         "GATEWAY_RUNTIME_DIR": runtime_dir,
+        "TMPDIR": str(Path(runtime_dir) / "tmp"),
         "LLM_LISTEN": llm,
     }
     return {
@@ -272,7 +281,7 @@ def is_given(setting: str, env: Mapping[str, str]) -> bool:
 def stack(plan: Plan, env: Mapping[str, str]) -> Iterator[list[Child]]:
     """All parts, from the first started to the last ended."""
     with ExitStack() as at_the_end:
-        runtime_dir = at_the_end.enter_context(runtime_directory())
+        runtime_dir = at_the_end.enter_context(runtime_directory(plan.data_dir))
         parts_env = settings(plan, env, port_for_llm(plan), runtime_dir)
         children: list[Child] = []
         at_the_end.callback(stop_all, children, plan.data_dir)
@@ -290,14 +299,19 @@ def port_for_llm(plan: Plan) -> int:
 
 
 @contextmanager
-def runtime_directory() -> Iterator[str]:
-    """Outside DATA_DIR: the gateway's workers are nobody, and must get in."""
+def runtime_directory(data_dir: Path) -> Iterator[str]:
+    """Outside DATA_DIR: the gateway's workers are nobody, and must get in. What the other parts
+    make for the time they run goes into its `tmp`, and with it.
+    """
     path = Path(tempfile.mkdtemp(prefix="portero-"))
     try:
+        runtime_link(data_dir).symlink_to(path)  # so that the next start finds it if we are killed
         path.chmod(0o711)
+        (path / "tmp").mkdir(mode=0o700)
         yield str(path)
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        runtime_link(data_dir).unlink(missing_ok=True)
 
 
 def start(service: Service, data_dir: Path, env: Mapping[str, str]) -> Child:

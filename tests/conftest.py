@@ -106,7 +106,7 @@ def listening(answer: Callable[[Message], Reply], port: int = 0) -> Iterator[Lis
             self.wfile.write(reply.content)
             self.close_connection = reply.hang_up
 
-        do_GET = do_POST = respond
+        do_GET = do_POST = respond  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

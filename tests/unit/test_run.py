@@ -152,6 +152,23 @@ def test_pid_files_of_a_killed_supervisor_go(tmp_path: Path) -> None:
         assert not (tmp_path / "run" / "llm.pid").exists()
 
 
+def test_the_runtime_directory_of_a_killed_supervisor_goes(tmp_path: Path) -> None:
+    data_dir, left = tmp_path / "data", tmp_path / "portero-left"
+    (left / "tmp").mkdir(parents=True)
+    (data_dir / "run").mkdir(parents=True)
+    local.runtime_link(data_dir).symlink_to(left)
+    with local.data_dir_in_use(data_dir):
+        assert not left.exists()
+
+
+def test_the_runtime_directory_lets_the_workers_in_and_goes_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with local.runtime_directory(tmp_path) as path:
+        assert Path(path).stat().st_mode & 0o777 == 0o711
+    assert not Path(path).exists()
+    assert not local.runtime_link(tmp_path).is_symlink()
+
+
 def test_a_new_data_dir_is_closed_to_others(tmp_path: Path) -> None:
     with local.data_dir_in_use(tmp_path / "new"):
         assert (tmp_path / "new").stat().st_mode & 0o077 == 0

@@ -9,7 +9,6 @@ import codecs
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -182,9 +181,7 @@ def signed_over(token: str, segment: int, ending: str) -> str:
 def stray_bits(segment: int) -> str:
     """A segment that decodes to the same bytes by way of another last character."""
     spaces = next(
-        " " * count
-        for count in range(3)
-        if len(encode(text(json.dumps(CLAIMS) + " " * count))) % 4
+        " " * count for count in range(3) if len(encode(text(json.dumps(CLAIMS) + " " * count))) % 4
     )
     parts = forge(claims=json.dumps(CLAIMS) + spaces).split(".")
     if segment == 0:
@@ -200,142 +197,146 @@ def stray_bits(segment: int) -> str:
     return ".".join(parts) if segment == 2 else sign(parts[0], parts[1])
 
 
+def extra(segment: int) -> int:
+    """How many characters make the segment's length 1 modulo 4, which encodes nothing."""
+    return (1 - len(forge().split(".")[segment])) % 4 or 4
+
+
 DEEP = '{"a":' * 300 + "1" + "}" * 300
 
-FORGERIES: dict[str, list[Callable[[], str]]] = {
+NOT_ALGORITHMS: list[Any] = ["none", "None", "NONE", "nOnE", "", None, ..., 0, ["HS256"], {}]
+NOT_KIDS: list[Any] = [
+    "../../dev/null",
+    "/dev/null",
+    "' OR 1=1 --",
+    "$(id)",
+    KEY.kid + "\0",
+    "k" * 65_536,
+    [KEY.kid],
+    1,
+    None,
+    {},
+    "",
+    OTHER.kid,
+    KEY.kid.lower(),
+]
+
+FORGERIES: dict[str, list[str]] = {
     "J1": [
-        lambda algorithm=algorithm, kind=kind: unsigned(algorithm, kind)  # type: ignore[misc]
-        for algorithm in ("none", "None", "NONE", "nOnE", "", None, ..., 0, ["HS256"], {})
+        unsigned(algorithm, kind)
+        for algorithm in NOT_ALGORITHMS
         for kind in ("empty", "kept", "random")
     ],
-    "J2": [
-        lambda name=name: with_header(alg=name)  # type: ignore[misc]
-        for name in ("RS256", "ES256", "EdDSA", "PS256", "ES256K")
-    ],
+    "J2": [with_header(alg=name) for name in ("RS256", "ES256", "EdDSA", "PS256", "ES256K")],
     "J3": [
-        lambda: family("HS384"),
-        lambda: family("HS512"),
+        family("HS384"),
+        family("HS512"),
         *(
-            lambda name=name: with_header(alg=name)  # type: ignore[misc]
+            with_header(alg=name)
             for name in ("HS384", "HS512", "hs256", "HS256 ", " HS256", "Hs256", "HS256\\u0000")
         ),
     ],
     "J4": [
-        lambda name=name: with_header(**{name: "http://127.0.0.1:1/"})  # type: ignore[misc]
+        with_header(**{name: "http://127.0.0.1:1/"})
         for name in ("jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256")
     ],
-    "J5": [
-        lambda kid=kid: with_header(kid=kid)  # type: ignore[misc]
-        for kid in (
-            "../../dev/null",
-            "/dev/null",
-            "' OR 1=1 --",
-            "$(id)",
-            KEY.kid + "\0",
-            "k" * 65_536,
-            [KEY.kid],
-            1,
-            None,
-            {},
-            "",
-            OTHER.kid,
-            KEY.kid.lower(),
-        )
-    ],
-    "J6": [
-        lambda crit=crit: with_header(crit=crit)  # type: ignore[misc]
-        for crit in (["x"], [], "exp", [1], ["b64"], ["exp", "exp"])
-    ],
+    "J5": [with_header(kid=kid) for kid in NOT_KIDS],
+    "J6": [with_header(crit=crit) for crit in (["x"], [], "exp", [1], ["b64"], ["exp", "exp"])],
     "J7": [
-        lambda: with_header(b64=False),
-        lambda: with_header(b64=False, crit=["b64"]),
-        lambda: forge().replace("." + encode(text(CLAIMS)), "."),
+        with_header(b64=False),
+        with_header(b64=False, crit=["b64"]),
+        forge().replace("." + encode(text(CLAIMS)), "."),
     ],
     "J8": [
-        lambda: forge(header=twice(HEADER, "alg", '"none"', '"HS256"')),
-        lambda: forge(header=twice(HEADER, "alg", '"HS256"', '"none"')),
-        lambda: forge(header=twice(HEADER, "alg", '"HS256"', '"HS256"')),
-        lambda: forge(header=twice(HEADER, "kid", f'"{KEY.kid}"', f'"{KEY.kid}"')),
-        lambda: forge(header=json.dumps(HEADER)[:-1] + f',"k\\u0069d":"{KEY.kid}"}}'),
+        forge(header=twice(HEADER, "alg", '"none"', '"HS256"')),
+        forge(header=twice(HEADER, "alg", '"HS256"', '"none"')),
+        forge(header=twice(HEADER, "alg", '"HS256"', '"HS256"')),
+        forge(header=twice(HEADER, "kid", f'"{KEY.kid}"', f'"{KEY.kid}"')),
+        forge(header=json.dumps(HEADER)[:-1] + f',"k\\u0069d":"{KEY.kid}"}}'),
     ],
     "J9": [
-        lambda: with_header(cty="JWT"),
-        lambda: f"{forge()}.AAAA.AAAA",
-        lambda: f"{forge()}.AAAA",
-        lambda: json.dumps({"payload": forge().split(".")[1], "signatures": []}),
-        lambda: forge().rpartition(".")[0],
-        lambda: forge().split(".")[0],
-        lambda: forge().rpartition(".")[0] + ".",
-        lambda: "." + forge().partition(".")[2],
-        lambda: "..",
-        lambda: ".",
-        lambda: "",
+        with_header(cty="JWT"),
+        f"{forge()}.AAAA.AAAA",
+        f"{forge()}.AAAA",
+        json.dumps({"payload": forge().split(".")[1], "signatures": []}),
+        forge().rpartition(".")[0],
+        forge().split(".")[0],
+        forge().rpartition(".")[0] + ".",
+        "." + forge().partition(".")[2],
+        "..",
+        ".",
+        "",
     ],
     "J10": [
+        *(with_header(typ=typ) for typ in ("sync+jwt", "at+jwt", "jwt", "JWT ", "", 1, None)),
         *(
-            lambda typ=typ: with_header(typ=typ)  # type: ignore[misc]
-            for typ in ("sync+jwt", "at+jwt", "jwt", "JWT ", "", 1, None)
-        ),
-        *(
-            lambda name=name, value=value: with_claims(**{name: value})  # type: ignore[misc]
+            with_claims(**{name: value})
             for name in ("iss", "aud")
             for value in ("other", "Portero", "portero ", "", ["portero", "portero-gateway"], None)
         ),
     ],
-    "J11": [lambda: with_header(zip="DEF")],
+    "J11": [with_header(zip="DEF")],
     "J12": [
-        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW - 1), str(NOW + 100))),
-        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW - 1))),
-        lambda: forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW + 100))),
-        lambda: forge(claims=twice(CLAIMS, "role", '"admin"', '"user"')),
-        lambda: forge(claims=twice(CLAIMS, "jti", f'"{JTI}"', f'"{JTI[:-1]}B"')),
-        lambda: forge(claims=twice(CLAIMS, "sub", '"ADMNroot"', '"USRSalice"')),
-        lambda: forge(claims=json.dumps(CLAIMS)[:-1] + ',"rol\\u0065":"admin"}'),
+        forge(claims=twice(CLAIMS, "exp", str(NOW - 1), str(NOW + 100))),
+        forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW - 1))),
+        forge(claims=twice(CLAIMS, "exp", str(NOW + 100), str(NOW + 100))),
+        forge(claims=twice(CLAIMS, "role", '"admin"', '"user"')),
+        forge(claims=twice(CLAIMS, "jti", f'"{JTI}"', f'"{JTI[:-1]}B"')),
+        forge(claims=twice(CLAIMS, "sub", '"ADMNroot"', '"USRSalice"')),
+        forge(claims=json.dumps(CLAIMS)[:-1] + ',"rol\\u0065":"admin"}'),
     ],
     "J13": [
         *(
-            lambda segment=segment, end=end: change(forge(), segment, end)  # type: ignore[misc]
+            change(forge(), segment, end)
             for change in (padded, signed_over)
             for segment in (0, 1)
-            for end in ("=", "==", "=x", "+", "/", " ", "\t", "\r", "\n", "\0", "%3D", "é", "А")
+            for end in (
+                "=",
+                "==",
+                "=x",
+                "+",
+                "/",
+                " ",
+                "\t",
+                "\r",
+                "\n",
+                "\0",
+                "%3D",
+                "é",
+                "\u0410",
+            )
         ),
         *(
-            lambda end=end: padded(forge(), 2, end)  # type: ignore[misc]
+            padded(forge(), 2, end)
             for end in ("==", "=x", "+", "/", " ", "\t", "\r", "\n", "\r\n", "\0", "%3D", "é")
         ),
-        *(
-            lambda segment=segment: signed_over(forge(), segment, "A" * extra(segment))  # type: ignore[misc]
-            for segment in (0, 1)
-        ),
-        lambda: " " + forge(),
-        lambda: "Bearer " + forge(),
+        *(signed_over(forge(), segment, "A" * extra(segment)) for segment in (0, 1)),
+        " " + forge(),
+        "Bearer " + forge(),
     ],
-    "J14": [
-        lambda segment=segment: stray_bits(segment)  # type: ignore[misc]
-        for segment in (0, 1, 2)
-    ],
-    "J15": [lambda: forge() + "=", lambda: forge() + "=="],
+    "J14": [stray_bits(segment) for segment in (0, 1, 2)],
+    "J15": [forge() + "=", forge() + "=="],
     "J16": [
-        lambda: forge(claims=codecs.BOM_UTF8 + text(CLAIMS)),
-        lambda: forge(header=codecs.BOM_UTF8 + text(HEADER)),
+        forge(claims=codecs.BOM_UTF8 + text(CLAIMS)),
+        forge(header=codecs.BOM_UTF8 + text(HEADER)),
         *(
-            lambda code=code: forge(claims=json.dumps(CLAIMS).encode(code))  # type: ignore[misc]
+            forge(claims=json.dumps(CLAIMS).encode(code))
             for code in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le")
         ),
-        lambda: forge(claims=text(CLAIMS).replace(b"alice", b"ali\xffce")),
-        lambda: forge(claims=text(CLAIMS).replace(b"alice", b"ali\xed\xa0\x80")),
+        forge(claims=text(CLAIMS).replace(b"alice", b"ali\xffce")),
+        forge(claims=text(CLAIMS).replace(b"alice", b"ali\xed\xa0\x80")),
         *(
-            lambda name=name, add=add: with_raw_claim(name, f'"{CLAIMS[name]}{add}"')  # type: ignore[misc]
+            with_raw_claim(name, f'"{CLAIMS[name]}{add}"')
             for name in ("sub", "role", "jti")
             for add in ("\\u0000", "\\ud800", "\x00", "\\n")
         ),
     ],
     "J17": [
-        lambda payload=payload: forge(claims=payload)  # type: ignore[misc]
+        forge(claims=payload)
         for payload in ('"str"', "1", "null", "[]", "true", "{}", "", " ", "{", "NaN", b"\xff")
     ],
     "J18": [
-        lambda name=name, value=value: with_raw_claim(name, value)  # type: ignore[misc]
+        with_raw_claim(name, value)
         for name in ("exp", "iat")
         for value in (
             f'"{NOW}"',
@@ -367,27 +368,27 @@ FORGERIES: dict[str, list[Callable[[], str]]] = {
             "",
         )
     ]
-    + [lambda: with_raw_claim("exp", "0")],
+    + [with_raw_claim("exp", "0")],
     "J19": [
-        lambda: without_claim("exp"),
-        lambda: with_claims(exp=None),
-        lambda: with_claims(exp=CLAIMS["iat"] + 901),
-        lambda: with_claims(exp=NOW + 900 + 3600),
-        lambda: with_claims(exp=NOW + 10**9),
+        without_claim("exp"),
+        with_claims(exp=None),
+        with_claims(exp=CLAIMS["iat"] + 901),
+        with_claims(exp=NOW + 900 + 3600),
+        with_claims(exp=NOW + 10**9),
     ],
     "J20": [
-        lambda: with_claims(iat=NOW + 1, exp=NOW + 100),
-        lambda: with_claims(iat=NOW + 100, exp=NOW + 50),
-        lambda: with_claims(iat=NOW + 100, exp=NOW + 100),
-        lambda: with_claims(iat=-1),
-        lambda: without_claim("iat"),
-        lambda: with_claims(nbf=NOW + 100),
-        lambda: with_claims(nbf=NOW - 100),
+        with_claims(iat=NOW + 1, exp=NOW + 100),
+        with_claims(iat=NOW + 100, exp=NOW + 50),
+        with_claims(iat=NOW + 100, exp=NOW + 100),
+        with_claims(iat=-1),
+        without_claim("iat"),
+        with_claims(nbf=NOW + 100),
+        with_claims(nbf=NOW - 100),
     ],
     "J21": [
-        lambda: without_claim("jti"),
+        without_claim("jti"),
         *(
-            lambda jti=jti: with_claims(jti=jti)  # type: ignore[misc]
+            with_claims(jti=jti)
             for jti in (
                 "",
                 1,
@@ -405,14 +406,14 @@ FORGERIES: dict[str, list[Callable[[], str]]] = {
         ),
     ],
     "J22": [
-        lambda: without_claim("role"),
-        lambda: without_claim("sub"),
+        without_claim("role"),
+        without_claim("sub"),
         *(
-            lambda role=role: with_claims(role=role)  # type: ignore[misc]
+            with_claims(role=role)
             for role in ("root", "User", "user ", " user", "", ["user"], None, 1, "admin")
         ),
         *(
-            lambda sub=sub: with_claims(sub=sub)  # type: ignore[misc]
+            with_claims(sub=sub)
             for sub in (
                 "USRSa\r\nX-Auth-Role: admin",
                 "USRSa\n",
@@ -431,62 +432,48 @@ FORGERIES: dict[str, list[Callable[[], str]]] = {
         ),
     ],
     "J23": [
-        *(
-            lambda size=size: with_claims(pad="x" * size)  # type: ignore[misc]
-            for size in (1, 4096, 8192, 9000, 65_536, 1 << 20)
-        ),
-        *(
-            lambda size=size: forge(claims=json.dumps(CLAIMS) + " " * size)  # type: ignore[misc]
-            for size in (2048, 1 << 20)
-        ),
-        lambda: forge(claims=DEEP),
-        lambda: forge(header=DEEP),
-        lambda: forge(claims='{"a":' * 100_000),
-        lambda: forge(claims={f"c{number}": 1 for number in range(100_000)}),
-        lambda: "A" * (1 << 20),
-        lambda: "." * (1 << 20),
+        *(with_claims(pad="x" * size) for size in (1, 4096, 8192, 9000, 65_536, 1 << 20)),
+        *(forge(claims=json.dumps(CLAIMS) + " " * size) for size in (2048, 1 << 20)),
+        forge(claims=DEEP),
+        forge(header=DEEP),
+        forge(claims='{"a":' * 100_000),
+        forge(claims={f"c{number}": 1 for number in range(100_000)}),
+        "A" * (1 << 20),
+        "." * (1 << 20),
     ],
     "J29": [
-        lambda secret=secret: forge(key=Key(KEY.kid, "HS256", secret))  # type: ignore[misc]
+        forge(key=Key(KEY.kid, "HS256", secret))
         for secret in (b"secret", b"changeme", b"your-256-bit-secret", b"", KEY.secret[:-1])
     ],
 }
 
-
-def extra(segment: int) -> int:
-    """How many characters make the segment's length 1 modulo 4, which encodes nothing."""
-    return (1 - len(forge().split(".")[segment])) % 4 or 4
-
-
 CASES = [
-    pytest.param(make, id=f"{number}-{index}")
-    for number, makes in FORGERIES.items()
-    for index, make in enumerate(makes)
+    pytest.param(token, id=f"{number}-{index}")
+    for number, forgeries in FORGERIES.items()
+    for index, token in enumerate(forgeries)
 ]
 
 
-@pytest.mark.parametrize("make", CASES)
-def test_a_forgery_is_refused(make: Callable[[], str]) -> None:
+@pytest.mark.parametrize("token", CASES)
+def test_a_forgery_is_refused_like_any_other(token: str) -> None:
     with pytest.raises(TokenRefused) as refused:
-        verify(make())
-    assert not isinstance(refused.value, TokenExpired) or make is FORGERIES["J18"][-1]
+        verify(token)
+    assert type(refused.value) is TokenRefused
 
 
 @pytest.mark.parametrize(
-    "make",
+    "token",
     [
-        pytest.param(lambda: with_claims(exp=CLAIMS["iat"] + 900), id="J19-the-whole-ttl"),
-        pytest.param(lambda: with_claims(iat=NOW), id="J20-issued-this-second"),
-        pytest.param(lambda: with_claims(exp=NOW + 1), id="J18-ends-next-second"),
-        pytest.param(lambda: with_claims(sub="USRS" + "a" * 60), id="J22-the-longest-subject"),
-        pytest.param(lambda: forge(claims=json.dumps(CLAIMS, indent=1)), id="J16-with-spaces"),
-        pytest.param(
-            lambda: forge(claims=dict(reversed(CLAIMS.items()))), id="J12-in-another-order"
-        ),
+        pytest.param(with_claims(exp=CLAIMS["iat"] + 900), id="J19-the-whole-ttl"),
+        pytest.param(with_claims(iat=NOW), id="J20-issued-this-second"),
+        pytest.param(with_claims(exp=NOW + 1), id="J18-ends-next-second"),
+        pytest.param(with_claims(sub="USRS" + "a" * 60), id="J22-the-longest-subject"),
+        pytest.param(forge(claims=json.dumps(CLAIMS, indent=1)), id="J16-with-spaces"),
+        pytest.param(forge(claims=dict(reversed(CLAIMS.items()))), id="J12-in-another-order"),
     ],
 )
-def test_what_is_just_within_the_rules_is_accepted(make: Callable[[], str]) -> None:
-    assert verify(make()).jti == JTI
+def test_what_is_just_within_the_rules_is_accepted(token: str) -> None:
+    assert verify(token).jti == JTI
 
 
 def test_a_token_of_the_greatest_length_is_accepted_and_one_character_more_is_not() -> None:
@@ -534,10 +521,10 @@ def test_a_shorter_ttl_of_a_role_ends_its_longer_tokens() -> None:
 
 
 def test_no_error_says_a_word_of_the_token() -> None:
-    for make in (FORGERIES["J22"][0], FORGERIES["J13"][0], FORGERIES["J1"][0]):
+    for token in (FORGERIES["J22"][0], FORGERIES["J13"][0], FORGERIES["J1"][0]):
         with pytest.raises(TokenRefused) as refused:
-            verify(make())
-        assert not any(part in str(refused.value) for part in (JTI, "alice", make()[:20]))
+            verify(token)
+        assert not any(part in str(refused.value) for part in (JTI, "alice", token[:20]))
         assert refused.value.__cause__ is None
 
 
@@ -585,7 +572,7 @@ def test_a_claim_of_any_other_value_is_refused_or_still_a_good_one(name: str, va
         ("USRSa\n", False),
         ("USRS a", False),
         ("USRSé", False),
-        ("ＵＳＲＳa", False),
+        ("\uff35\uff33\uff32\uff33a", False),
         ("", False),
     ],
 )

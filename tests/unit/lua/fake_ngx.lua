@@ -202,9 +202,12 @@ local function set_request(fake, request)
 end
 
 local function new_req(fake)
+    local function request_headers()
+        return fake.request_headers
+    end
     return {
         get_method = function() return fake.method end,
-        get_headers = function() return header_table(function() return fake.request_headers end) end,
+        get_headers = function() return header_table(request_headers) end,
         read_body = function() fake.is_read = true end,
         get_body_data = function() return fake.is_read and fake.body or nil end,
     }

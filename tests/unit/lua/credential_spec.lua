@@ -1,0 +1,160 @@
+---------
+-- The one reader of a credential: contract section 5, threats H1-H4, I2, I5.
+
+local fake_ngx = require("fake_ngx")
+
+local fake, credential
+
+before_each(function()
+    fake = fake_ngx.install()
+    credential = fake.load("portero.credential")
+end)
+
+local function read(headers)
+    fake.request({ headers = headers })
+    return { credential.read() }
+end
+
+local MISSING = { nil, "missing", false }
+local SEVERAL = { nil, "several", false }
+--- A credential that is there and can be no token: it is refused, and nothing else is looked at.
+local BAD = { "", nil, false }
+
+local function sent(token) return { token, nil, false } end
+local function by_cookie(token) return { token, nil, true } end
+
+describe("read", function()
+    -- What is sent, and what is read: H1-H4.
+    local CASES = {
+        { "nothing as missing", {}, MISSING },
+        { "a bearer token", { authorization = "Bearer T" }, sent("T") },
+        { "the scheme in small letters", { authorization = "bearer T" }, sent("T") },
+        { "the scheme in capitals", { authorization = "BEARER T" }, sent("T") },
+        { "two spaces behind the scheme as no token", { authorization = "Bearer  T" }, BAD },
+        { "a tab behind the scheme as no token", { authorization = "Bearer\tT" }, BAD },
+        { "the scheme alone as no token", { authorization = "Bearer" }, BAD },
+        { "the scheme and a space as no token", { authorization = "Bearer " }, BAD },
+        { "two tokens as no token", { authorization = "Bearer T U" }, BAD },
+        { "a list of tokens as no token", { authorization = "Bearer T,U" }, BAD },
+        { "a list of schemes as no token", { authorization = "Bearer T, Basic x" }, BAD },
+        { "a token and a tab as no token", { authorization = "Bearer T\t" }, BAD },
+        { "a token and a line feed as no token", { authorization = "Bearer T\n" }, BAD },
+        { "another scheme as no token", { authorization = "Token T" }, BAD },
+        { "Basic as no token", { authorization = "Basic VDpU" }, BAD },
+        { "a longer scheme as no token", { authorization = "Bearers T" }, BAD },
+        { "a bare token as no token", { authorization = "T" }, BAD },
+        { "an empty Authorization as no token", { authorization = "" }, BAD },
+        { "an API key", { ["x-api-key"] = "T" }, sent("T") },
+        { "an API key by its bytes", { ["x-api-key"] = "Bearer T" }, sent("Bearer T") },
+        { "an empty API key as no token", { ["x-api-key"] = "" }, BAD },
+        { "the cookie", { cookie = "auth_token=T" }, by_cookie("T") },
+        { "the cookie among others", { cookie = "a=b; auth_token=T; c=d" }, by_cookie("T") },
+        { "the cookie without spaces", { cookie = "a=b;auth_token=T;c=d" }, by_cookie("T") },
+        { "the cookie behind tabs", { cookie = "a=b;\t auth_token=T" }, by_cookie("T") },
+        { "the cookie behind empty parts", { cookie = ";; ;auth_token=T" }, by_cookie("T") },
+        { "the cookie in a second header", { cookie = { "a=b", "auth_token=T" } }, by_cookie("T") },
+        { "an empty cookie as no token", { cookie = "auth_token=" }, by_cookie("") },
+        { "a quoted cookie by its bytes", { cookie = 'auth_token="T"' }, by_cookie('"T"') },
+        { "a cookie with a second =", { cookie = "auth_token=T=U" }, by_cookie("T=U") },
+        { "no cookie behind a comma", { cookie = "x=1,auth_token=T" }, MISSING },
+        { "no cookie behind a comma and a space", { cookie = "x=1, auth_token=T" }, MISSING },
+        { "a comma as part of the cookie", { cookie = "auth_token=T,x=1" }, by_cookie("T,x=1") },
+        { "no cookie of another case", { cookie = "AUTH_TOKEN=T; Auth_Token=T" }, MISSING },
+        { "no cookie of a longer name", { cookie = "xauth_token=T; auth_tokens=T" }, MISSING },
+        { "no cookie with a space in its name", { cookie = "auth_token =T" }, MISSING },
+        { "no cookie with a prefix", { cookie = "__Host-auth_token=T" }, MISSING },
+        { "no cookie in another's value", { cookie = "x=auth_token=T" }, MISSING },
+        { "no cookie without a value", { cookie = "auth_token" }, MISSING },
+        { "an empty Cookie header as missing", { cookie = "" }, MISSING },
+        { "two cookies that differ as several", { cookie = "auth_token=T; auth_token=U" }, SEVERAL },
+        { "three cookies, the last of which differs, as several",
+            { cookie = "auth_token=T; auth_token=T; auth_token=U" }, SEVERAL },
+        { "an empty and a full cookie as several", { cookie = "auth_token=; auth_token=U" }, SEVERAL },
+        { "cookies of two headers that differ as several",
+            { cookie = { "auth_token=T", "auth_token=U" } }, SEVERAL },
+        { "two equal cookies as one", { cookie = "auth_token=T; auth_token=T" }, by_cookie("T") },
+        { "two API keys that differ as several", { ["x-api-key"] = { "T", "U" } }, SEVERAL },
+        { "a bearer token and a second API key as several",
+            { authorization = "Bearer T", ["x-api-key"] = { "T", "U" } }, SEVERAL },
+        { "a bearer token and another API key as several",
+            { authorization = "Bearer T", ["x-api-key"] = "U" }, SEVERAL },
+        { "a bearer token and an equal API key as one",
+            { authorization = "Bearer T", ["x-api-key"] = "T" }, sent("T") },
+        { "a bearer token and another cookie as several",
+            { authorization = "Bearer T", cookie = "auth_token=U" }, SEVERAL },
+        { "a bearer token and an equal cookie as sent by no browser",
+            { authorization = "Bearer T", cookie = "auth_token=T" }, sent("T") },
+        { "an API key and another cookie as several",
+            { ["x-api-key"] = "T", cookie = "auth_token=U" }, SEVERAL },
+        { "a bad Authorization and a cookie as several, and never the cookie",
+            { authorization = "Basic VDpU", cookie = "auth_token=T" }, SEVERAL },
+        { "a bad Authorization and an API key as several",
+            { authorization = "Token T", ["x-api-key"] = "T" }, SEVERAL },
+        { "an empty API key and a cookie as several",
+            { ["x-api-key"] = "", cookie = "auth_token=T" }, SEVERAL },
+        { "three that are equal as one",
+            { authorization = "Bearer T", ["x-api-key"] = "T", cookie = "auth_token=T" }, sent("T") },
+        { "a bearer token and two cookies that differ as several",
+            { authorization = "Bearer T", cookie = "auth_token=T; auth_token=U" }, SEVERAL },
+        { "no other header", { ["x-auth-token"] = "T", ["proxy-authorization"] = "Bearer T",
+            ["api-key"] = "T", ["x-forwarded-authorization"] = "Bearer T" }, MISSING },
+    }
+    for _, case in ipairs(CASES) do
+        it("reads " .. case[1], function()
+            assert.same(case[3], read(case[2]))
+        end)
+    end
+
+    it("reads nothing from the query", function() -- I2
+        fake.request({ target = "/?auth_token=T&access_token=T&token=T" })
+        assert.same(MISSING, { credential.read() })
+    end)
+
+    it("reads a long Cookie header to its end", function() -- H16
+        local header = ("a=b; "):rep(10000) .. "auth_token=T"
+        assert.same(by_cookie("T"), read({ cookie = header }))
+    end)
+end)
+
+describe("from_another_site", function()
+    local HOST = "portero.example:8080"
+    -- What a browser says of the page that asked; I5.
+    local CASES = {
+        { "no browser at all", {}, false },
+        { "the same origin", { ["sec-fetch-site"] = "same-origin" }, false },
+        { "the address bar", { ["sec-fetch-site"] = "none" }, false },
+        { "a sibling of the site", { ["sec-fetch-site"] = "same-site" }, true },
+        { "another site", { ["sec-fetch-site"] = "cross-site" }, true },
+        { "a word that is not known", { ["sec-fetch-site"] = "Same-Origin" }, true },
+        { "an empty word", { ["sec-fetch-site"] = "" }, true },
+        { "another site with our Origin",
+            { ["sec-fetch-site"] = "cross-site", origin = "http://" .. HOST }, true },
+        { "our origin", { origin = "http://" .. HOST }, false },
+        { "our origin behind TLS", { origin = "https://" .. HOST }, false },
+        { "another origin", { origin = "http://evil.example" }, true },
+        { "another port", { origin = "http://portero.example:1" }, true },
+        { "our name as the beginning of another", { origin = "http://" .. HOST .. ".evil" }, true },
+        { "our name as the end of another", { origin = "http://x." .. HOST }, true },
+        { "our name as a user", { origin = "http://" .. HOST .. "@evil" }, true },
+        { "our name in a path", { origin = "http://evil/" .. HOST }, true },
+        { "an origin with a path", { origin = "http://" .. HOST .. "/" }, true },
+        { "the origin null", { origin = "null" }, true },
+        { "an empty origin", { origin = "" }, true },
+        { "another scheme", { origin = "file://" .. HOST }, true },
+    }
+    for _, case in ipairs(CASES) do
+        it(("is %s for %s"):format(tostring(case[3]), case[1]), function()
+            local headers = { host = HOST }
+            for name, value in pairs(case[2]) do
+                headers[name] = value
+            end
+            fake.request({ headers = headers })
+            assert.equal(case[3], credential.from_another_site())
+        end)
+    end
+
+    pending("is true for the origin null where the request names no host", function()
+        fake.request({ headers = { origin = "null" }, protocol = "HTTP/1.0" })
+        assert.is_true(credential.from_another_site())
+    end)
+end)

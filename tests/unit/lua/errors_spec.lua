@@ -1,0 +1,154 @@
+---------
+-- Refusals in both dialects: the table of contract section 5.
+
+local cjson = require("cjson.safe")
+local fake_ngx = require("fake_ngx")
+
+local REFUSED, DENIED, OURS = "invalid_request_error", "permission_error", "server_error"
+
+--- What is refused -> status, code of the body, type.
+local TABLE = {
+    invalid_request = { 400, "invalid_request", REFUSED },
+    several_credentials = { 400, "invalid_request", REFUSED },
+    invalid_api_key = { 401, "invalid_api_key", REFUSED },
+    expired = { 401, "invalid_api_key", REFUSED },
+    insufficient_permissions = { 403, "insufficient_permissions", DENIED },
+    other_site = { 403, "insufficient_permissions", DENIED },
+    not_found = { 404, "not_found", REFUSED },
+    request_too_large = { 413, "request_too_large", REFUSED },
+    internal_error = { 500, "internal_error", OURS },
+    upstream_unavailable = { 502, "upstream_unavailable", OURS },
+    not_ready = { 503, "not_ready", OURS },
+    upstream_timeout = { 504, "upstream_timeout", OURS },
+}
+
+local fake, errors
+
+before_each(function()
+    fake = fake_ngx.install()
+    errors = fake.load("portero.errors")
+end)
+
+local function refuse(code, target)
+    fake.request({ target = target })
+    errors.refuse(code)
+    return fake.answer
+end
+
+describe("refuse", function()
+    for code, row in pairs(TABLE) do
+        it(("answers %d %s in OpenAI's envelope"):format(row[1], code), function()
+            local answer = refuse(code, "/v1/chat/completions")
+            assert.equal(row[1], answer.status)
+            assert.equal(row[1], answer.exit)
+            assert.equal(1, answer.endings)
+            local content = cjson.decode(answer.body).error
+            assert.equal(row[2], content.code)
+            assert.equal(row[3], content.type)
+            assert.equal(cjson.null, content.param)
+            assert.is_string(content.message)
+        end)
+
+        it(("answers %d %s in Ollama's dialect under /api/"):format(row[1], code), function()
+            local openai = cjson.decode(refuse(code, "/v1/chat/completions").body)
+            local answer = refuse(code, "/api/chat")
+            assert.equal(row[1], answer.status)
+            assert.same({ error = openai.error.message }, cjson.decode(answer.body))
+        end)
+
+        it(("makes the answer %s JSON that no cache keeps"):format(code), function()
+            local answer = refuse(code, "/")
+            assert.equal("application/json", answer.headers["content-type"])
+            assert.equal("no-store", answer.headers["cache-control"])
+        end)
+
+        it(("counts %s"):format(code), function()
+            refuse(code, "/")
+            fake.load("portero.metrics").flush()
+            assert.equal(1, fake.shared.portero_metrics:get(code))
+        end)
+
+        it(("sets the challenge with %s if and only if it is a 401"):format(code), function()
+            local challenge = refuse(code, "/").headers["www-authenticate"]
+            assert.equal(row[1] == 401 and 'Bearer realm="portero"' or nil, challenge)
+        end)
+
+        it(("tells a client to retry %s only where that can help"):format(code), function()
+            local headers = refuse(code, "/").headers
+            assert.equal(code == "expired" and "true" or nil, headers["x-should-retry"])
+            assert.equal(row[1] == 503 and "1" or nil, headers["retry-after"])
+        end)
+    end
+
+    it("says 'token expired' to an expired token", function()
+        assert.equal("token expired", cjson.decode(refuse("expired", "/").body).error.message)
+    end)
+
+    it("has one body for all other bad tokens", function()
+        local first = refuse("invalid_api_key", "/v1/models").body
+        assert.equal(first, refuse("invalid_api_key", "/health").body)
+    end)
+
+    it("echoes nothing that the client sent", function()
+        fake.request({
+            method = "POST",
+            target = "/v1/SEEN?SEEN",
+            headers = { authorization = "Bearer SEEN", cookie = "auth_token=SEEN", host = "SEEN" },
+        })
+        errors.refuse("invalid_request")
+        assert.is_nil(fake.answer.body:find("SEEN", 1, true))
+        for _, value in pairs(fake.answer.headers) do
+            assert.is_nil(value:find("SEEN", 1, true))
+        end
+    end)
+
+    it("leaves no header of one refusal on the next", function()
+        refuse("expired", "/")
+        assert.is_nil(refuse("not_found", "/").headers["x-should-retry"])
+    end)
+
+    it("answers in OpenAI's dialect when there is no request line to judge by", function()
+        fake.request({})
+        fake.ngx.var.request_uri = nil
+        errors.refuse("invalid_request")
+        assert.equal("invalid_request", cjson.decode(fake.answer.body).error.code)
+    end)
+
+    it("raises a Lua error, which is a 500, for a code that is in no table", function()
+        assert.has_error(function() errors.refuse("no such code") end)
+        assert.equal(0, fake.answer.endings)
+    end)
+end)
+
+describe("is_ollama", function()
+    it("is true under /api/ and /llm/api/ alone", function()
+        for _, path in ipairs({ "/api/chat", "/api/", "/llm/api/tags", "/api/x?y" }) do
+            assert.is_true(errors.is_ollama(path))
+        end
+        for _, path in ipairs({
+            "/", "/api", "/apix", "/v1/models", "/llm/chat", "/x/api/chat", "/v1/api/chat", "",
+            "/admin/api/sessions", "/x?/api/",
+        }) do
+            assert.is_false(errors.is_ollama(path))
+        end
+    end)
+end)
+
+describe("redirect", function()
+    it("sends a browser to a place with 302, counts it, and lets no cache keep it", function()
+        errors.redirect("/login?next=/")
+        assert.equal("/login?next=/", fake.answer.redirect)
+        assert.equal(302, fake.answer.ended_with)
+        assert.equal("no-store", fake.answer.headers["cache-control"])
+        fake.load("portero.metrics").flush()
+        assert.equal(1, fake.shared.portero_metrics:get("redirected"))
+    end)
+end)
+
+describe("exit", function()
+    it("ends a request with a status and no body", function()
+        errors.exit(409)
+        assert.equal(409, fake.answer.exit)
+        assert.equal("", fake.answer.body)
+    end)
+end)

@@ -1,0 +1,200 @@
+"""Settings: read once, all faults at once, no secret in any of them."""
+
+from pathlib import Path
+
+import pytest
+
+from issuer import config
+from issuer.errors import Faults
+
+Environ = dict[str, str]
+
+
+def faults(environ: Environ) -> tuple[str, ...]:
+    with pytest.raises(Faults) as found:
+        config.read(environ)
+    return found.value.faults
+
+
+def test_the_least_settings_have_the_defaults_of_the_contract(environ: Environ) -> None:
+    del environ["GATEWAY_URLS"]
+    del environ["DATABASE_URL"]
+    settings = config.read(environ)
+    assert settings.keyring.signing().algorithm == "HS256"
+    assert settings.gateway_urls == ("http://127.0.0.1:8081",)
+    assert settings.database_path == Path("sessions.db")
+    assert settings.cookie_secure is True
+    assert settings.web_ui == "portero"
+
+
+def test_every_setting_is_taken(environ: Environ) -> None:
+    settings = config.read(
+        environ
+        | {
+            "JWT_ALGORITHM": "HS512",
+            "TOKEN_TTL_SECONDS": "30",
+            "TOKEN_CACHE_SIZE": "7",
+            "DATABASE_URL": "sqlite:////var/lib/portero.db",
+            "GATEWAY_URLS": " http://one:8081/ , http://two:8081 ,",
+            "COOKIE_SECURE": "false",
+            "WEB_UI": "upstream",
+        }
+    )
+    assert settings.keyring.signing().algorithm == "HS512"
+    assert settings.keyring.signing().secret == environ["SECRET_KEY"].encode()
+    assert settings.sync_key == environ["SYNC_KEY"].encode()
+    assert settings.roles.longest_ttl_seconds() == 30
+    assert settings.most_active_tokens == 7
+    assert settings.database_path == Path("/var/lib/portero.db")
+    assert settings.gateway_urls == ("http://one:8081", "http://two:8081")
+    assert settings.cookie_secure is False
+    assert settings.web_ui == "upstream"
+
+
+def test_a_secret_may_come_from_a_private_file(environ: Environ, tmp_path: Path) -> None:
+    path = tmp_path / "sync_key"
+    path.touch(mode=0o600)
+    path.write_bytes(b"\xff\x00 any bytes that are no text, forty of them")
+    del environ["SYNC_KEY"]
+    settings = config.read(environ | {"SYNC_KEY_FILE": str(path)})
+    assert settings.sync_key == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "SYNC_KEY"])
+@pytest.mark.parametrize(
+    ("content", "mode", "word"),
+    [
+        (b"0123456789abcdef0123456789abcdef", 0o644, "chmod 600"),
+        (b"0123456789abcdef0123456789abcdef", 0o640, "chmod 600"),
+        (b"0123456789abcdef0123456789abcdef\n", 0o600, "newline"),
+        (b"0123456789abcdef0123456789abcdef\r\n", 0o600, "newline"),
+        (b"0123456789abcdef", 0o600, "shorter than 32"),
+        (b"", 0o600, "is not set"),
+        (None, 0, "cannot read"),
+    ],
+)
+def test_a_faulty_secret_file_stops_the_start(
+    environ: Environ, tmp_path: Path, name: str, content: bytes | None, mode: int, word: str
+) -> None:
+    path = tmp_path / "a_secret"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    del environ[name]
+    found = faults(environ | {f"{name}_FILE": str(path)})
+    assert any(fault.startswith(name) and word in fault for fault in found)
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "SYNC_KEY"])
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("", "is not set"),
+        ("only thirty-one bytes, no more.", "shorter than 32"),
+        ("a" * 64, "too easy"),
+        ("abab" * 16, "too easy"),
+        ("ChangeMe-ChangeMe-0123456789-abcdef", "too easy"),
+        ("0123456789abcdef0123456789abcdef\n", "newline"),
+    ],
+)
+def test_k1_a_weak_secret_stops_the_start(
+    environ: Environ, name: str, value: str, word: str
+) -> None:
+    found = faults(environ | {name: value})
+    assert any(fault.startswith(name) and word in fault for fault in found)
+    assert not any(value and value.strip() in fault for fault in found)
+
+
+def test_k1_the_two_secrets_must_differ(environ: Environ) -> None:
+    (fault,) = faults(environ | {"SYNC_KEY": environ["SECRET_KEY"]})
+    assert "must not be the same" in fault
+
+
+def test_a_secret_given_twice_stops_the_start(environ: Environ, tmp_path: Path) -> None:
+    assert any("not both" in fault for fault in faults(environ | {"SYNC_KEY_FILE": "/x"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("JWT_ALGORITHM", value) for value in ("none", "hs256", "HS1", "HS256,HS384")),
+        *(
+            (name, value)
+            for name in ("TOKEN_TTL_SECONDS", "TOKEN_CACHE_SIZE")
+            for value in ("0", "-1", "1.5", "1e3", "many", "0x10", "1_000", "١٢", "99999999999")
+        ),
+        *(("COOKIE_SECURE", value) for value in ("yes", "0", "True", "FALSE")),
+        *(("WEB_UI", value) for value in ("none", "Portero")),
+        *(("DATABASE_URL", value) for value in ("sqlite://", "sqlite:///", "sessions.db", "x://y")),
+        *(
+            ("GATEWAY_URLS", value)
+            for value in (
+                "127.0.0.1:8081",
+                "https://x",
+                "http://",
+                "http://a:b@x",
+                "http://x,ftp://y",
+            )
+        ),
+        ("CREDENTIALS_FILE", " "),
+    ],
+)
+def test_a_wrong_value_stops_the_start_and_names_its_setting(
+    environ: Environ, name: str, value: str
+) -> None:
+    found = faults(environ | {name: value})
+    assert found
+    assert all(fault.startswith(name) for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("GATEWAY_URLS", ",", id="no gateway at all"),
+        pytest.param("TOKEN_CACHE_SIZE", "9" * 5000, id="a number of 5000 digits"),
+        pytest.param("SECRET_KEY", "\udcff" * 40, id="bytes that are no UTF-8"),
+        pytest.param("JWT_ALGORITHM", "HS512", id="RFC 7518 3.2: 43 characters for HS512"),
+        pytest.param("GATEWAY_URLS", "http://:8081", id="a URL without a host"),
+        pytest.param("GATEWAY_URLS", "http://x:port", id="a URL whose port is no number"),
+    ],
+)
+@pytest.mark.xfail(strict=True, raises=(pytest.fail.Exception, ValueError), reason="config.py")
+def test_a_wrong_value_of_these_stops_the_start_as_well(
+    environ: Environ, name: str, value: str
+) -> None:
+    settings = environ | {"SECRET_KEY": "0123456789-abcdefghijklmnopqrstuvwxyz-ABCDE", name: value}
+    assert any(fault.startswith((name, "SECRET_KEY")) for fault in faults(settings))
+
+
+def test_nothing_set_lists_all_that_is_missing() -> None:
+    found = faults({})
+    assert [fault.split(":")[0] for fault in found] == [
+        "SYNC_KEY",
+        "SECRET_KEY",
+        "CREDENTIALS_FILE",
+    ]
+
+
+def test_all_faults_are_told_together(environ: Environ) -> None:
+    wrong = {
+        "SECRET_KEY": "short",
+        "JWT_ALGORITHM": "none",
+        "TOKEN_TTL_SECONDS": "x",
+        "TOKEN_CACHE_SIZE": "x",
+        "CREDENTIALS_FILE": "",
+        "DATABASE_URL": "x",
+        "GATEWAY_URLS": "x",
+        "COOKIE_SECURE": "x",
+        "WEB_UI": "x",
+    }
+    assert {fault.split(":")[0] for fault in faults(environ | wrong)} == set(wrong)
+
+
+def test_a_missing_or_faulty_roles_file_is_a_fault_like_any_other(
+    environ: Environ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "roles.json"
+    monkeypatch.setattr(config, "ROLES_FILE", path)
+    assert "cannot be read" in faults(environ)[0]
+    path.write_text("{")
+    assert len(faults(environ | {"WEB_UI": "x"})) == 2

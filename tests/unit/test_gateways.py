@@ -1,0 +1,232 @@
+"""The push client, against real listeners."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from issuer.gateways import PUSH_SECONDS, Ack, Changes, Gateway, Gateways, signature
+from tests.conftest import (
+    SYNC_KEY,
+    GatewayModel,
+    Message,
+    Reply,
+    is_authentic,
+    listening,
+    wait_until,
+)
+
+KEY = SYNC_KEY.encode()
+JTI = "A" * 22
+CHANGES = Changes(activate=[(JTI, 2_000_000_000)], revoke=[("B" * 22, 2_000_000_001)])
+
+
+@pytest.fixture
+def silence() -> Iterator[threading.Event]:
+    """What a silent listener waits for; the test's end ends its silence."""
+    over = threading.Event()
+    yield over
+    over.set()
+
+
+def test_changes_are_sent_in_the_form_of_the_contract() -> None:
+    with listening(GatewayModel().answer) as listener:
+        ack = Gateway(listener.url, KEY).apply(CHANGES, position=7)
+    (message,) = listener.messages
+    assert (message.method, message.path) == ("POST", "/sync/apply")
+    assert json.loads(message.body) == {
+        "activate": [[JTI, 2_000_000_000]],
+        "revoke": [["B" * 22, 2_000_000_001]],
+        "position": 7,
+    }
+    assert ack == Ack(listener.url, ok=True, status=ack.status)
+    assert ack.status["position"] == 7
+
+
+def test_the_state_and_every_step_of_a_snapshot_are_sent_each_to_its_place() -> None:
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        gateway = Gateway(listener.url, KEY)
+        acks = [
+            gateway.state(),
+            gateway.snapshot("begin"),
+            gateway.snapshot("part", generation=1, activate=[(JTI, 2_000_000_000)], revoke=[]),
+            gateway.snapshot("end", generation=1, position=3),
+        ]
+    assert all(ack.ok for ack in acks)
+    assert [(message.method, message.path) for message in listener.messages] == [
+        ("GET", "/sync/status"),
+        *[("POST", "/sync/snapshot")] * 3,
+    ]
+    assert (model.active(), model.position) == ({JTI}, 3)
+
+
+def test_every_message_is_authentic_and_none_is_like_another() -> None:
+    with listening(lambda _: Reply()) as listener:
+        gateway = Gateway(listener.url, KEY)
+        for _ in range(5):
+            gateway.apply(CHANGES)
+            gateway.state()
+    assert len(listener.messages) == 10
+    assert all(is_authentic(message) for message in listener.messages)
+    assert len({message.headers["x-portero-mac"] for message in listener.messages}) == 10
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "PUT"},
+        {"path": "/sync/status"},
+        {"body": b"{ }"},
+        {"headers": {"x-portero-time": str(time.time_ns())}},
+    ],
+)
+def test_the_mac_covers_method_path_time_and_body(changed: dict[str, object]) -> None:
+    signed = signature(KEY, "POST", "/sync/apply", b"{}")
+    headers = {name.lower(): value for name, value in signed.items()}
+    message = Message("POST", "/sync/apply", headers, b"{}")
+    assert is_authentic(message)
+    assert not is_authentic(message, "another key")
+    other = changed.get("headers")
+    if isinstance(other, dict):
+        changed = {"headers": headers | other}
+    assert not is_authentic(message._replace(**changed))
+
+
+def test_a_gateway_with_another_key_refuses_and_nothing_changes() -> None:
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        assert not Gateway(listener.url, b"another key").apply(CHANGES).ok
+    assert not model.numbers
+
+
+@pytest.mark.parametrize(
+    ("reply", "ok", "full"),
+    [
+        (Reply(200, b'{"ready": true}'), True, False),
+        (Reply(507, b"{}"), False, True),
+        (Reply(401, b"{}"), False, False),
+        (Reply(409, b"{}"), False, False),
+        (Reply(500, b"{}"), False, False),
+        (Reply(200, b"not JSON"), False, False),
+        (Reply(200, b""), False, False),
+        (Reply(200, b"[]"), False, False),
+        (Reply(200, b"\xff"), False, False),
+        (Reply(302, b"{}"), False, False),
+    ],
+)
+def test_only_a_whole_answer_with_200_is_an_acknowledgement(
+    reply: Reply, ok: bool, full: bool
+) -> None:
+    with listening(lambda _: reply) as listener:
+        ack = Gateway(listener.url, KEY).apply(CHANGES)
+    assert (ack.ok, ack.full) == (ok, full)
+
+
+def test_one_connection_serves_many_messages() -> None:
+    with listening(lambda _: Reply()) as listener:
+        gateway = Gateway(listener.url, KEY)
+        assert all(gateway.apply(CHANGES).ok for _ in range(5))
+    assert listener.connections == 1
+
+
+def test_a_kept_connection_that_the_gateway_closed_costs_no_message() -> None:
+    with listening(lambda _: Reply(hang_up=True)) as listener:
+        gateway = Gateway(listener.url, KEY)
+        assert all(gateway.apply(CHANGES).ok for _ in range(5))
+    assert len(listener.messages) == 5
+    assert listener.connections == 5
+
+
+def test_a_gateway_that_came_back_on_its_port_is_reached_at_once(free_port: int) -> None:
+    gateway = Gateway(f"http://127.0.0.1:{free_port}", KEY)
+    for _ in range(2):
+        assert not gateway.apply(CHANGES).ok
+        with listening(lambda _: Reply(hang_up=True), free_port):
+            assert gateway.apply(CHANGES).ok
+
+
+def test_a_gateway_that_is_down_is_a_failed_acknowledgement(free_port: int) -> None:
+    ack = Gateway(f"http://127.0.0.1:{free_port}", KEY).apply(CHANGES)
+    assert (ack.ok, ack.full, dict(ack.status)) == (False, False, {})
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid:1", "http://127.0.0.1:99999"])
+def test_an_address_that_leads_nowhere_is_a_failed_acknowledgement(url: str) -> None:
+    assert not Gateway(url, KEY).apply(CHANGES).ok
+
+
+def test_a_silent_gateway_holds_a_push_no_longer_than_its_time(silence: threading.Event) -> None:
+    def silent(_: Message) -> Reply:
+        silence.wait(20)
+        return Reply()
+
+    with listening(silent) as listener:
+        began = time.monotonic()
+        assert not Gateway(listener.url, KEY).apply(CHANGES).ok
+        took = time.monotonic() - began
+        assert len(listener.messages) == 1
+        silence.set()
+    assert PUSH_SECONDS <= took < 4 * PUSH_SECONDS
+
+
+def test_all_gateways_are_pushed_to_at_the_same_time() -> None:
+    together = threading.Barrier(4, timeout=20)
+
+    def wait_for_the_others(_: Message) -> Reply:
+        together.wait()
+        return Reply()
+
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listening(wait_for_the_others)) for _ in range(4)]
+        urls = [listener.url for listener in listeners]
+        acks = Gateways(urls, KEY).apply(CHANGES)
+    assert [ack.url for ack in acks] == urls
+    assert all(ack.ok for ack in acks)
+
+
+def test_a_bad_gateway_spoils_no_other(free_port: int, silence: threading.Event) -> None:
+    def silent(_: Message) -> Reply:
+        silence.wait(20)
+        return Reply()
+
+    with listening(silent) as slow, listening(lambda _: Reply()) as good:
+        urls = [slow.url, f"http://127.0.0.1:{free_port}", good.url]
+        acks = Gateways(urls, KEY).apply(CHANGES)
+        silence.set()
+    assert [ack.ok for ack in acks] == [False, False, True]
+
+
+def test_many_threads_may_push_through_one_client() -> None:
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        gateways = Gateways([listener.url], KEY)
+        failed: list[Ack] = []
+
+        def push(number: int) -> None:
+            entry = (f"{number:022}", 2_000_000_000)
+            failed.extend(ack for ack in gateways.apply(Changes([entry])) if not ack.ok)
+
+        threads = [threading.Thread(target=push, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: len(model.numbers) == 16, "every thread's message arrived")
+    assert not failed
+
+
+def test_the_environment_sends_no_message_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
+    with listening(lambda _: Reply()) as listener:
+        assert Gateway(listener.url, KEY).apply(CHANGES).ok
+
+
+def test_no_key_shows_in_a_repr() -> None:
+    assert SYNC_KEY not in repr(Gateway("http://x", KEY))
