@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (PorteroError, OSError) as error:
-        print(f"issuer: {error}", file=sys.stderr)
+        lines = "\n  ".join(str(error).splitlines())
+        print(f"issuer: {lines}", file=sys.stderr)
         return 1
 
 

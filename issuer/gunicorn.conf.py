@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -28,12 +30,15 @@ logging.basicConfig(
 
 
 def on_starting(server: object) -> None:
-    """Tell every fault once and stop, rather than once a worker and try again."""
-    from issuer import assemble, config
-    from issuer.errors import PorteroError
+    """Tell every fault once and stop, rather than once a worker and try again.
 
-    try:
-        assemble(config.read(os.environ))
-    except PorteroError as error:
-        print(f"issuer: cannot start\n{error}", file=sys.stderr)
+    In a process of its own: SQLite's locks do not survive a fork, so the master must never have
+    the session store open (https://www.sqlite.org/howtocorrupt.html, section 2.6).
+    """
+    if subprocess.run([sys.executable, "-m", "issuer", "check"]).returncode:
         sys.exit(1)
+
+
+def on_exit(server: object) -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -1,6 +1,9 @@
 """Parts that are missing, late or restarted: what the client sees, and that it ends."""
 
+import os
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import requests
@@ -133,3 +136,19 @@ def test_no_secret_and_no_token_is_in_a_log_or_a_process_list() -> None:
             for word in words:
                 assert word not in text, part
                 assert not any(word in line for line in lines), part
+
+
+def test_a_session_is_in_the_store_for_every_process_once_the_login_answered(
+    upstream: Upstream,
+) -> None:
+    with deployed(upstream.url) as deployment:
+        caller = Caller(deployment)
+        path = str(deployment.data / "sessions.db")
+        for _ in range(5):
+            caller.token("AGNRTEST01")
+            deployment.command("check")  # opens and closes the store, as a neighbour would
+        with closing(sqlite3.connect(path)) as store:
+            assert store.execute("SELECT count(*) FROM sessions").fetchone() == (5,)
+        for pid in deployment.workers("issuer"):
+            held = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            assert not [name for name in held if path in name and "deleted" in name]

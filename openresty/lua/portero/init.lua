@@ -2,12 +2,17 @@
 -- The start: read the settings once in the master, then begin each module in each worker.
 -- A fault of the settings stops the start, all of them listed.
 
+-- All modules are loaded here, by the master: its workers may be nobody, who cannot read them.
+local access = require("portero.access")
 local active_tokens = require("portero.active_tokens")
 local config = require("portero.config")
 local crypto = require("portero.crypto")
+require("portero.health")
 local keys = require("portero.keys")
 local metrics = require("portero.metrics")
+local sync = require("portero.sync")
 local upstreams = require("portero.upstreams")
+local verified = require("portero.verified")
 
 local TICK_SECONDS = 1
 local BOOT_BYTES = 8
@@ -48,9 +53,9 @@ end
 
 --- In each worker (`init_worker_by_lua`).
 function _M.worker()
-    require("portero.verified").start(settings)
-    require("portero.access").start(settings)
-    require("portero.sync").start(settings)
+    verified.start(settings)
+    access.start(settings)
+    sync.start(settings)
     upstreams.start()
     assert(ngx.timer.every(TICK_SECONDS, tick))
 end

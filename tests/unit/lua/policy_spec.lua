@@ -194,13 +194,6 @@ describe("the {model} of a route", function()
     pending("may not be an escape that only another escape's removal shows", function()
         assert.is_nil(target_of("GET", "/v1/models/%%2F3Ax"))
     end)
-
-    it("may hold what looks like a pattern or a replacement of Lua", function()
-        local routes = { models = { "GET /v1/models/{model}" } }
-        local compiled = policy.compile({ user = { routes = { "models" } } }, routes, "issuer")
-        assert.equal("/v1/models/%2F1".."x", target_of("GET", "/v1/models/a%2F1x", compiled)
-            and "/v1/models/%2F1x")
-    end)
 end)
 
 describe("is_canonical", function()
@@ -277,6 +270,16 @@ describe("compile", function()
             local compiled = policy.compile(ROLES, ROUTES, by)
             assert.equal(by, policy.find(compiled, "GET", "/").answered_by)
             assert.equal("issuer", policy.find(compiled, "GET", "/admin/").answered_by)
+        end
+    end)
+
+    it("takes the characters of a route by their bytes, around its parameter too", function()
+        local routes = { models = { "GET /a.b-c/{x}/d.e", "GET /f.g" } }
+        local compiled = policy.compile({ user = { routes = { "models" } } }, routes, "issuer")
+        assert.equal("/a.b-c/v/d.e", target_of("GET", "/a.b-c/v/d.e", compiled))
+        assert.equal("/f.g", target_of("GET", "/f.g", compiled))
+        for _, path in ipairs({ "/aXb-c/v/d.e", "/a.b-c/v/dXe", "/a.bc/v/d.e", "/fXg" }) do
+            assert.is_nil(target_of("GET", path, compiled))
         end
     end)
 
