@@ -11,13 +11,14 @@ local SPACE, TAB = 0x20, 0x09
 
 local _M = {}
 
---- The token of an Authorization value; "" when it is of another scheme or malformed.
+--- The token of an Authorization value; "" when it is of another scheme. Whether it has the form of
+--- a token at all is the verifier's question.
 local function bearer(value)
-    if lower(sub(value, 1, 7)) ~= "bearer " then
+    local scheme = sub(value, 1, 7)
+    if scheme ~= "Bearer " and lower(scheme) ~= "bearer " then
         return ""
     end
-    local token = sub(value, 8)
-    return find(token, "[%s,]") and "" or token
+    return sub(value, 8)
 end
 
 --- All values of the cookie, from the raw header: split at semicolons only, names by their bytes.

@@ -42,9 +42,13 @@ local function escape(text)
     return (text:gsub("[%^%$%(%)%.%[%]%*%+%-%?]", "%%%0"))
 end
 
---- `/a/{x}` becomes the text before the parameter, a pattern, and the text behind.
+--- `/a/{x}/b` is "/a/", "x" and "/b"; nil for a path without a parameter.
+local function split(name)
+    return name:match("^(.-){(%w+)}(.*)$")
+end
+
 local function pattern_of(name)
-    local before, parameter, behind = name:match("^(.-){(%w+)}(.*)$")
+    local before, parameter, behind = split(name)
     if not before then
         return nil
     end
@@ -70,7 +74,15 @@ local function new_route(class, path, roles, answered_by)
             allowed[role_name] = allowed[role_name] or its == class
         end
     end
-    return { class = class, target = path, answered_by = answered_by, allowed = allowed }
+    local before, _, behind = split(path)
+    return {
+        class = class,
+        target = path,
+        before = before,
+        behind = behind,
+        answered_by = answered_by,
+        allowed = allowed,
+    }
 end
 
 --- What is wrong with the route table; an empty list when nothing is.
@@ -169,7 +181,7 @@ function _M.target(route, value)
     if not value then
         return route.target
     end
-    return (route.target:gsub("{%w+}", function() return value end))
+    return route.before .. value .. route.behind
 end
 
 --- Whether a path is written in the one way that could be in the table.
