@@ -7,7 +7,7 @@ T ?=
 
 BIN := .venv/bin
 LUA_SPECS := tests/unit/lua
-BUSTED := LUA_PATH="openresty/lua/?.lua;;" busted --lua=/usr/bin/luajit
+BUSTED := LUA_PATH="openresty/lua/?.lua;$(LUA_SPECS)/?.lua;;" busted --lua=/usr/bin/luajit
 
 .DEFAULT_GOAL := help
 .SUFFIXES:

@@ -16,7 +16,7 @@ from issuer.active_tokens import ActiveTokens
 from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.credentials import CredentialsFile, Doorkeeper
-from issuer.errors import Unavailable
+from issuer.errors import TooManyTokens, Unavailable
 from issuer.gateways import Gateways
 from issuer.sessions.sqlite import SqliteSessions
 
@@ -66,6 +66,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app.register_blueprint(admin.blueprint(authority))
     app.register_blueprint(health.blueprint(authority))
     app.register_error_handler(Unavailable, _unavailable)
+    app.register_error_handler(TooManyTokens, _too_many_tokens)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     app.after_request(_harden)
@@ -81,6 +82,11 @@ def _unavailable(error: Unavailable) -> Response:
     log.error("503 %s: %s", error.code, error or type(error).__name__)
     metrics.REFUSALS.labels(error.code).inc()
     return answers.error(error.code, error.message)
+
+
+def _too_many_tokens(_: TooManyTokens) -> Response:
+    metrics.REFUSALS.labels("rate_limit_exceeded").inc()
+    return answers.error("rate_limit_exceeded")
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -1,9 +1,10 @@
-"""The command line: `python -m issuer init | check | reconcile | revoke`.
+"""The command line: `python -m issuer init | check | reconcile | revoke | backup | restore`.
 
 Every command reads the same settings as the server. None prints a secret unless it is asked to.
 """
 
 import argparse
+import json
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ from issuer import assemble, config, credentials, roles
 from issuer.errors import Faults, PorteroError
 from issuer.reconciler import Reconciler
 from issuer.sessions import Selection
+from issuer.sessions.sqlite import SqliteSessions
 
 SECRET_BYTES = 32
 PENDING_STATUS = 2
@@ -42,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
     init.add_argument("--secrets-dir", type=Path, metavar="DIR", help="default: DIR/secrets")
     init.add_argument("--print-logins", action="store_true", help="print the demo logins")
+    init.add_argument(
+        "--given", action="store_true", help="keep keys and users from standard input, as JSON"
+    )
     init.set_defaults(command=_init)
 
     check = commands.add_parser("check", help="read all settings and list every fault")
@@ -49,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
 
     reconcile = commands.add_parser("reconcile", help="keep the gateways equal to the store")
     reconcile.set_defaults(command=_reconcile)
+
+    backup = commands.add_parser("backup", help="copy the session store while it is in use")
+    backup.add_argument("file", type=Path)
+    backup.set_defaults(command=_backup)
+
+    restore = commands.add_parser("restore", help="take a backup over; revokes all it holds")
+    restore.add_argument("file", type=Path)
+    restore.set_defaults(command=_restore)
 
     revoke = commands.add_parser("revoke", help="revoke active tokens at once, everywhere")
     chosen = revoke.add_mutually_exclusive_group(required=True)
@@ -68,6 +81,8 @@ def _init(options: argparse.Namespace) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("secret_key", "sync_key"):
         _make(secret_files / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    if options.given:
+        _keep_given(data / "given", secret_files / "given")
     logins = data / "demo-logins"
     if not os.environ.get("CREDENTIALS_FILE") or options.print_logins:
         _make_credentials(data / "credentials.env", logins)
@@ -75,6 +90,25 @@ def _init(options: argparse.Namespace) -> int:
         print("demo logins, for this deployment alone:")
         print(logins.read_text(), end="", flush=True)
     return 0
+
+
+def _keep_given(users: Path, keys: Path) -> None:
+    """Keys and users that a person brings stand beside those made here, and replace none."""
+    places = {
+        "SECRET_KEY": keys / "secret_key",
+        "SYNC_KEY": keys / "sync_key",
+        "CREDENTIALS_FILE": users / "credentials.env",
+    }
+    try:
+        given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}
+    except (ValueError, AttributeError):
+        raise Faults(["standard input is no JSON object"]) from None
+    if unknown := sorted(given.keys() - places.keys()):
+        raise Faults([f"standard input gives {name}, which init does not keep" for name in unknown])
+    for name, text in given.items():
+        places[name].parent.mkdir(mode=0o700, exist_ok=True)
+        credentials.write_new(places[name], text, force=True)
+        print(f"kept {places[name]}")
 
 
 def _make_credentials(path: Path, logins: Path) -> None:
@@ -99,7 +133,9 @@ def _make(path: Path, content: Callable[[], str]) -> None:
 
 
 def _check(_: argparse.Namespace) -> int:
-    parts = assemble(config.read(os.environ))
+    settings = config.read(os.environ)
+    SqliteSessions(settings.database_path).check()
+    parts = assemble(settings)
     print(f"settings are good: {len(parts.credentials.in_force())} users")
     return 0
 
@@ -116,12 +152,26 @@ def _reconcile(_: argparse.Namespace) -> int:
     return 0
 
 
+def _backup(options: argparse.Namespace) -> int:
+    if options.file.exists():
+        raise Faults([f"{options.file} is there already"])
+    SqliteSessions(config.read(os.environ).database_path).backup(options.file)
+    print(f"made {options.file}; restored, it revokes the tokens it holds")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    revoked = SqliteSessions(config.read(os.environ).database_path).restore(options.file)
+    print(f"restored; {revoked} tokens that were active in the backup are revoked")
+    return 0
+
+
 def _revoke(options: argparse.Namespace) -> int:
     if options.role and config.read(os.environ).roles.named(options.role) is None:
         raise Faults([f"{options.role} is no role"])
     parts = assemble(config.read(os.environ))
     done = parts.active.revoke(Selection(jti=options.jti, subject=options.user, role=options.role))
-    print(f"revoked {len(done.sessions)} tokens")
+    print(f"{len(done.sessions)} unexpired tokens are revoked")
     for url in done.pending:
         print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
     return PENDING_STATUS if done.pending else 0

@@ -43,13 +43,13 @@ class ActiveTokens:
         self._most_active = most_active
         self._clock = clock
 
-    def activate(self, session: Session) -> None:
+    def activate(self, session: Session, most_of_subject: int) -> None:
         """Make a token active: durable, then acknowledged by every gateway that answers.
 
-        Raises `CapacityReached`, `NoGatewayReached` or `StoreUnavailable`; the token is then not
-        active and must not be handed out.
+        Raises `CapacityReached`, `TooManyTokens`, `NoGatewayReached` or `StoreUnavailable`; the
+        token is then not active and must not be handed out.
         """
-        self.store.add(session, self._most_active, self._now())
+        self.store.add(session, self._most_active, self._now(), most_of_subject)
         acks = self._gateways.apply(Changes(activate=[_entry(session)]))
         refusal = _refusal(acks)
         if refusal is not None:

@@ -51,7 +51,7 @@ def error(
     else:
         answer = make_response(jsonify(envelope(code, text)), row.status)
     answer.headers.update(headers or {})
-    if row.status == 503:
+    if row.status in (429, 503):
         answer.headers["Retry-After"] = RETRY_SECONDS
     if row.status == 401:
         answer.headers.setdefault("WWW-Authenticate", 'Bearer realm="portero"')

@@ -72,7 +72,8 @@ class Authority:
             return Refusal.WRONG_DOOR
         claims = tokens.new_claims(username, role, self.now())
         token = tokens.mint(claims, self._keyring.signing())
-        self.active.activate(_session(claims, credentials.fingerprint(username) or ""))
+        session = _session(claims, credentials.fingerprint(username) or "")
+        self.active.activate(session, role.active_tokens)
         log.info("%s logged in, jti %s", username, claims.jti)
         return Login(token, claims)
 

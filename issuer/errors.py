@@ -4,6 +4,7 @@ It must never carry a token, a password or a key in a message.
 
     PorteroError
     ├── Faults               configuration, roles or credentials: all faults at once
+    ├── TooManyTokens        the user has as many active tokens as the role allows
     ├── TokenRefused         not valid; one answer for every cause
     │   └── TokenExpired     authentic, but its time is over
     └── Unavailable          not now: answers 503 with Retry-After
@@ -27,6 +28,10 @@ class Faults(PorteroError):
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+class TooManyTokens(PorteroError):
+    """One user must not fill the set for all; when the first expires there is room again."""
 
 
 class TokenRefused(PorteroError):
@@ -79,6 +84,9 @@ WIRE_ERRORS = {
     ),
     "not_found": WireError(404, "invalid_request_error", "No such route."),
     "request_too_large": WireError(413, "invalid_request_error", "The request is too large."),
+    "rate_limit_exceeded": WireError(
+        429, "rate_limit_error", "You have as many active tokens as your role allows."
+    ),
     "not_ready": WireError(503, "server_error", Unavailable.message),
     "capacity": WireError(503, "server_error", CapacityReached.message),
     "internal_error": WireError(500, "server_error", "Something went wrong on our side."),

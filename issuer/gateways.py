@@ -9,8 +9,8 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ APPLY = "/sync/apply"
 SNAPSHOT = "/sync/snapshot"
 STATUS = "/sync/status"
 
-#: A login waits no longer than this for a gateway that is down.
+#: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
+#: Without any answer it waits longer, as it would else be refused.
+FIRST_ANSWER_SECONDS = 2.0
 #: The reconciler may wait longer: a part of a snapshot is large, and nobody is waiting.
 BULK_SECONDS = 5.0
 
@@ -54,7 +56,9 @@ class Gateway:
     key: bytes = field(repr=False)
     _local: threading.local = field(default_factory=threading.local, repr=False)
 
-    def apply(self, changes: Changes, timeout: float = PUSH_SECONDS, **progress: Any) -> Ack:
+    def apply(
+        self, changes: Changes, timeout: float = FIRST_ANSWER_SECONDS, **progress: Any
+    ) -> Ack:
         """Send changes; `progress` may carry the position they bring the gateway to."""
         body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
         return self._send("POST", APPLY, body, timeout)
@@ -82,6 +86,8 @@ class Gateway:
         """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
         try:
             return self._once(method, path, body, timeout)
+        except requests.ConnectTimeout:
+            raise
         except requests.ConnectionError:
             return self._once(method, path, body, timeout)
 
@@ -127,4 +133,19 @@ class Gateways:
         """Push to all at once; one that does not answer in time is a failed `Ack`."""
         if len(self.each) == 1:
             return [self.each[0].apply(changes)]
-        return list(self._pool.map(lambda gateway: gateway.apply(changes), self.each))
+        pushes = {self._pool.submit(gateway.apply, changes): gateway for gateway in self.each}
+        done = _await(pushes)
+        return [
+            push.result() if push in done else Ack(gateway.url, ok=False)
+            for push, gateway in pushes.items()
+        ]
+
+
+def _await(pushes: Collection[Future[Ack]]) -> set[Future[Ack]]:
+    """Those that are done: all within the time of a push, or the first success after it."""
+    end = time.monotonic() + FIRST_ANSWER_SECONDS
+    done, waiting = wait(pushes, PUSH_SECONDS)
+    while waiting and not any(push.result().ok for push in done) and time.monotonic() < end:
+        more, waiting = wait(waiting, end - time.monotonic(), FIRST_COMPLETED)
+        done |= more
+    return done

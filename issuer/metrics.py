@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 LOGINS = Counter("portero_logins", "Logins, by door and outcome.", ["door", "outcome"])
 REVOCATIONS = Counter("portero_revocations", "Revocations asked for, by way.", ["way"])
-REFUSALS = Counter("portero_unavailable", "Requests answered 503, by code.", ["code"])
+REFUSALS = Counter("portero_refusals", "Logins that could not be granted now, by code.", ["code"])
 
 
 def exposition(active: int) -> bytes:

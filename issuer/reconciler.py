@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from issuer.active_tokens import ActiveTokens
 from issuer.credentials import CredentialsFile
@@ -85,21 +86,35 @@ class _Projection:
         self._tell(ack.ok)
         if not ack.ok:
             return
-        position = ack.status.get("position")
-        # A gateway ahead of the store has seen another store: an older backup, a new file.
-        if (
-            ack.status.get("ready")
-            and isinstance(position, int)
-            and position <= self._store.position()
-        ):
-            self._send_changes(position)
-        else:
+        if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
             self._send_snapshot()
+            return
+        position = int(ack.status.get("position", 0))
+        if position > self._store.position():
+            self._distrust_store(position)
+            return
+        self._send_changes(position)
+
+    def _distrust_store(self, position: int) -> None:
+        """The store has gone back in time: someone put an older file in its place. What happened
+        since, revocations among it, is not known, so all that it holds is revoked.
+        """
+        revoked = self._store.begin_epoch(int(time.time()))
+        log.critical(
+            "the session store is older than what %s has seen (position %d): it was replaced by an "
+            "older file; its %d active tokens are revoked",
+            self._gateway.url,
+            position,
+            revoked,
+        )
 
     def _send_changes(self, position: int) -> None:
+        epoch = self._store.epoch()
         while changed := self._store.changes_after(position, PART_ENTRIES):
             position = changed[-1].position
-            ack = self._gateway.apply(_changes(changed), BULK_SECONDS, position=position)
+            ack = self._gateway.apply(
+                _changes(changed), BULK_SECONDS, position=position, epoch=epoch
+            )
             if not self._went_well(ack, "changes"):
                 return
 
@@ -109,13 +124,16 @@ class _Projection:
         begun = self._gateway.snapshot("begin")
         if not self._went_well(begun, "snapshot"):
             return
-        generation, position = begun.status["newest"], self._store.position()
+        generation, mark = begun.status["newest"], self._mark()
         sent = self._send_parts(generation)
         if sent is None:
             return
-        ended = self._gateway.snapshot("end", generation=generation, position=position)
+        ended = self._gateway.snapshot("end", generation=generation, **mark)
         if self._went_well(ended, "snapshot"):
             log.info("%s has a snapshot of %d tokens", self._gateway.url, sent)
+
+    def _mark(self) -> dict[str, Any]:
+        return {"epoch": self._store.epoch(), "position": self._store.position()}
 
     def _send_parts(self, generation: int) -> int | None:
         sent, last = 0, ""

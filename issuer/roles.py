@@ -17,13 +17,14 @@ CODE_LENGTH = 4
 
 @dataclass(frozen=True)
 class Role:
-    """One role. `ttl_seconds` is the longest life of its tokens."""
+    """One role. `ttl_seconds` is the longest life of its tokens, `active_tokens` a user's most."""
 
     name: str
     code: str
     ttl_seconds: int
     door: str
     routes: tuple[str, ...]
+    active_tokens: int
 
 
 class Roles:
@@ -71,6 +72,7 @@ def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
         ttl_seconds=min(ttl, bound) if bound else ttl,
         door=entry["door"],
         routes=tuple(entry["routes"]),
+        active_tokens=entry["active_tokens"],
     )
 
 
@@ -88,6 +90,10 @@ def _is_routes(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _is_stream_policy(value: object) -> bool:
+    return value in ("finish", "cut") or (type(value) is int and value >= 1)
+
+
 #: Per field: what is accepted, and how a fault says it.
 _FIELDS = {
     "code": (_is_code, "must be four capital letters"),
@@ -97,6 +103,11 @@ _FIELDS = {
     ),
     "door": (lambda value: value in DOORS, f"must be one of {', '.join(DOORS)}"),
     "routes": (_is_routes, "must be a list of route class names"),
+    "active_tokens": (
+        lambda value: type(value) is int and 1 <= value <= 1_000_000,
+        "must be a whole number, 1 to 1000000",
+    ),
+    "stream_policy": (_is_stream_policy, 'must be "finish", "cut" or a number of seconds'),
 }
 
 

@@ -36,7 +36,7 @@ check_secret_file() {
 
 check_word() {
     case "$2" in
-        *[!A-Za-z0-9._:/\[\]-]* | "") fault "$1: '$2' is not a plain address or number" ;;
+        *[!A-Za-z0-9._:/\[\]-]* | "") fault "$1: is not a plain address" ;;
     esac
 }
 
@@ -44,6 +44,7 @@ settings() {
     GATEWAY_LISTEN=${GATEWAY_LISTEN:-127.0.0.1:8080}
     INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
     GATEWAY_WORKERS=${GATEWAY_WORKERS:-auto}
+    ACTIVE_TOKEN_MEMORY=${ACTIVE_TOKEN_MEMORY:-192m}
     first=${LLM_UPSTREAM:-}
     first=${first%%,*}
     llm_scheme=${first%%://*}
@@ -57,6 +58,9 @@ settings() {
     [ -n "$first" ] || fault "LLM_UPSTREAM: names no server"
     case "$llm_scheme" in http | https) ;; *) fault "LLM_UPSTREAM: must begin http:// or https://" ;; esac
     case "$GATEWAY_WORKERS" in auto | [1-9] | [1-9][0-9]) ;; *) fault "GATEWAY_WORKERS: must be auto or 1 to 99" ;; esac
+    case "${ACTIVE_TOKEN_MEMORY%m}" in
+        "$ACTIVE_TOKEN_MEMORY" | *[!0-9]* | 0* | "") fault "ACTIVE_TOKEN_MEMORY: must be megabytes, such as 192m" ;;
+    esac
     check_word GATEWAY_LISTEN "$GATEWAY_LISTEN"
     check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
     check_word LLM_UPSTREAM "$llm_authority"
@@ -73,6 +77,7 @@ render() {
     mkdir -p "$1"
     for file in "$home"/conf/*.conf; do
         sed -e "s|@WORKERS@|$GATEWAY_WORKERS|g" \
+            -e "s|@ACTIVE_TOKEN_MEMORY@|$ACTIVE_TOKEN_MEMORY|g" \
             -e "s|@RUNTIME_DIR@|$runtime|g" \
             -e "s|@CONF_DIR@|$home/conf|g" \
             -e "s|@LUA_DIR@|$home/lua|g" \

@@ -7,21 +7,21 @@ top.
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 
 OLDEST_PYTHON = (3, 11)
 
 #: RUNTIME -> the module whose `main()` runs the stack and returns the exit status.
-RUNTIMES = {"": "run.local", "local": "run.local", "containers": "run.containers"}
+RUNTIMES = {"": "run.choice", "local": "run.local", "containers": "run.containers"}
 
 #: Words on the command line, other than none at all -> module and function (what `make` needs
 #: besides running).
-TASKS = {"set-up": ("run.machine", "set_up"), "set-up-tests": ("run.machine", "set_up_tests")}
+TASKS = {"set-up": ("run.set_up", "set_up"), "set-up-tests": ("run.set_up", "set_up_tests")}
 
 
 def main() -> int:
+    """Run the stack, or the task that the command line names; the exit status."""
     if sys.version_info < OLDEST_PYTHON:
         return refuse(
             f"Portero needs Python 3.11 or newer, this is {sys.version.split()[0]} "
@@ -31,15 +31,14 @@ def main() -> int:
 
 
 def stack(runtime: str) -> int:
+    """Run the stack on the runtime of that name."""
     if runtime not in RUNTIMES:
         return refuse(f"RUNTIME is '{runtime}'; it may be local or containers, or left out")
-    module = RUNTIMES[runtime]
-    if importlib.util.find_spec(module) is None:
-        return refuse(f"RUNTIME={runtime} is not in this version; use RUNTIME=local")
-    return int(importlib.import_module(module).main())
+    return int(importlib.import_module(RUNTIMES[runtime]).main())
 
 
 def task(word: str) -> int:
+    """Do one of `TASKS`."""
     if word not in TASKS:
         return refuse(f"unknown task '{word}'; there are: {', '.join(TASKS)}")
     module, function = TASKS[word]
@@ -47,6 +46,7 @@ def task(word: str) -> int:
 
 
 def refuse(message: str) -> int:
+    """Tell why nothing is done."""
     print(f"portero: {message}", file=sys.stderr)
     return 1
 

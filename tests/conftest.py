@@ -10,6 +10,7 @@ import json
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,10 @@ def password(username: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A store's connections end with their threads; only Python 3.13 has a word for that.
+    # A store's connections end with their threads; only Python 3.13 has a word for that. The
+    # first line is for the tests, the second for what is collected after the last of them.
     config.addinivalue_line("filterwarnings", "ignore:unclosed database:ResourceWarning")
+    warnings.filterwarnings("ignore", "unclosed database", ResourceWarning)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -67,11 +70,15 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a listener answers; `hang_up` ends the connection without announcing it."""
+    """What a listener answers; `hang_up` ends the connection without announcing it.
+
+    A status of 0 is no answer at all: the connection ends.
+    """
 
     status: int = 200
     content: bytes = b"{}"
     hang_up: bool = False
+    location: str = ""
 
 
 class Listener:
@@ -100,7 +107,12 @@ def listening(answer: Callable[[Message], Reply], port: int = 0) -> Iterator[Lis
             message = Message(self.command, self.path, headers, body)
             listener.messages.append(message)
             reply = answer(message)
+            if reply.status == 0:
+                self.close_connection = True
+                return
             self.send_response(reply.status)
+            if reply.location:
+                self.send_header("Location", reply.location)
             self.send_header("Content-Length", str(len(reply.content)))
             self.end_headers()
             self.wfile.write(reply.content)
@@ -136,7 +148,7 @@ class GatewayModel:
 
     def restart(self) -> None:
         """Empty, as after a restart."""
-        self.newest, self.least, self.position = 0, 0, 0
+        self.newest, self.least, self.position, self.epoch = 0, 0, 0, ""
         self.numbers: dict[str, int] = {}
 
     def active(self) -> set[str]:
@@ -148,11 +160,12 @@ class GatewayModel:
         status = 200
         if path == "/sync/apply":
             status = self._entries(content)
-            if status == 200:
-                self.position = content.get("position", self.position)
+            if status == 200 and "position" in content:
+                self.position, self.epoch = content["position"], content["epoch"]
         elif path == "/sync/snapshot":
             status = self._snapshot(content)
-        return status, {"ready": self.least > 0, "newest": self.newest, "position": self.position}
+        state = {"ready": self.least > 0, "newest": self.newest}
+        return status, state | {"epoch": self.epoch, "position": self.position}
 
     def _snapshot(self, content: Any) -> int:
         if content["step"] == "begin":
@@ -162,7 +175,8 @@ class GatewayModel:
             return 409
         if content["step"] == "part":
             return self._entries(content)
-        self.position, self.least = content["position"], content["generation"]
+        self.position, self.epoch = content["position"], content["epoch"]
+        self.least = content["generation"]
         return 200
 
     def _entries(self, content: Any) -> int:

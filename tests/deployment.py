@@ -23,7 +23,10 @@ from typing import Any, Protocol
 import bcrypt
 import requests
 
-from run import local, machine
+from run import local, processes
+from run.commands import ROOT
+from run.plan import clean_environment, read_plan
+from run.venv import PYTHON
 from tests.upstream import wait_for
 
 #: Users a test may be: name -> (secret, door). Two agents, so that one may be revoked alone.
@@ -44,14 +47,41 @@ TEST_COST = 10
 READY_SECONDS = 30
 
 
-class Deployment(Protocol):
-    """What a test sees of a running Portero."""
+class TextFile(Protocol):
+    """A file that a test may read and change, wherever it lies."""
 
-    gateway: str
-    issuer: str
+    def read_text(self) -> str:
+        """All of it."""
+
+    def write_text(self, text: str, /) -> int:
+        """Put this in its place."""
+
+
+class Deployment(Protocol):
+    """What a test sees of a running Portero. Addresses may change when a part is started again."""
+
     secret_key: str
     sync_key: str
-    data: Path
+
+    @property
+    def gateway(self) -> str:
+        """The public listener."""
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's own listener."""
+
+    @property
+    def internal(self) -> str:
+        """The gateway's sync listener."""
+
+    @property
+    def client_address(self) -> str:
+        """The address that the gateway sees the tests come from."""
+
+    @property
+    def credentials(self) -> TextFile:
+        """The file of the users in force."""
 
     def start(self, part: str) -> None:
         """Start a part that does not run."""
@@ -61,6 +91,12 @@ class Deployment(Protocol):
 
     def output(self, part: str) -> str:
         """All that a part has written so far."""
+
+    def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """`python -m issuer …` with this deployment's settings."""
+
+    def command_lines(self, part: str) -> list[str]:
+        """A part's processes, as a process list shows them."""
 
 
 @cache
@@ -84,6 +120,8 @@ def free_ports(count: int) -> list[int]:
 class Local:
     """The parts as local processes, from the same plan as `make run`."""
 
+    client_address = "127.0.0.1"
+
     def __init__(self, llm_upstream: str, settings: Mapping[str, str]) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="portero-test-"))
         self._runtime = Path(tempfile.mkdtemp(prefix="portero-test-gw-"))
@@ -93,7 +131,7 @@ class Local:
         self.secret_key, self.sync_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.credentials = self._private_file("credentials.env", credentials_text())
         gateway, internal, issuer = free_ports(3)
-        env = local.clean_environment(
+        env = clean_environment(
             {
                 **os.environ,
                 "GATEWAY_PORT": str(gateway),
@@ -108,17 +146,17 @@ class Local:
                 **settings,
             }
         )
-        plan = local.read_plan(env, self.data)
+        plan = read_plan(env, self.data)
         self.gateway = plan.url
         self.issuer = f"http://127.0.0.1:{issuer}"
         self.internal = f"http://127.0.0.1:{internal}"
         self.env = local.settings(plan, env, 0, str(self._runtime))
         self._services = {service.name: service for service in local.services(plan)}
-        self._children: dict[str, local.Child] = {}
+        self._children: dict[str, processes.Child] = {}
 
     def start(self, part: str) -> None:
         """See `Deployment.start`."""
-        self._children[part] = local.start(self._services[part], self.data, self.env)
+        self._children[part] = processes.start(self._services[part], self.data, self.env)
 
     def stop(self, part: str, how: signal.Signals = signal.SIGTERM) -> None:
         """See `Deployment.stop`. A killed master leaves no worker behind."""
@@ -127,7 +165,7 @@ class Local:
         try:
             child.process.wait(15)
         finally:
-            local.kill_group(child.process)
+            processes.kill_group(child.process)
 
     def pid(self, part: str) -> int:
         """The process id of a part's first process."""
@@ -143,15 +181,20 @@ class Local:
         return (self.data / "log" / f"{part}.log").read_text()
 
     def command(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """`python -m issuer …` with this deployment's settings."""
+        """See `Deployment.command`."""
         return subprocess.run(
-            [str(machine.PYTHON), "-m", "issuer", *words],
-            cwd=machine.ROOT,
+            [str(PYTHON), "-m", "issuer", *words],
+            cwd=ROOT,
             env=self.env,
             capture_output=True,
             text=True,
             check=check,
         )
+
+    def command_lines(self, part: str) -> list[str]:
+        """See `Deployment.command_lines`."""
+        pids = [self.pid(part), *self.workers(part)]
+        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
 
     def close(self) -> None:
         """End all that runs and leave nothing behind."""

@@ -6,6 +6,8 @@ What any store promises (and `tests/contract/test_session_stores.py` asks of eac
 - Every change gets a position of its own, rising in the order of the commits, so that whoever has
   seen position N has only to ask for what came after N.
 - Revocation is final: nothing makes a revoked session active again.
+- An *epoch* names one unbroken history. A copy made by `backup` begins a new one when it is opened,
+  with all its sessions revoked: what happened after the copy was made is not known to it.
 - A failure is `StoreUnavailable`, and then nothing half-done remains.
 
 Times are whole Unix seconds and come in as arguments.
@@ -46,8 +48,14 @@ class Selection:
 class SessionStore(Protocol):
     """See the module's opening for what every implementation promises."""
 
-    def add(self, session: Session, most_active: int, now: int) -> None:
-        """Make the session durable; `CapacityReached` if `most_active` others are active."""
+    def add(
+        self, session: Session, most_active: int, now: int, most_of_subject: int | None = None
+    ) -> None:
+        """Make the session durable.
+
+        `CapacityReached` if `most_active` others are active, `TooManyTokens` if `most_of_subject`
+        of the same subject are.
+        """
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
         """Revoke what is selected, active or not; answers all unexpired sessions selected."""
@@ -72,6 +80,12 @@ class SessionStore(Protocol):
 
     def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
         """The distinct (subject, credential) pairs of active sessions."""
+
+    def epoch(self) -> str:
+        """The name of this store's history."""
+
+    def begin_epoch(self, now: int) -> int:
+        """Trust nothing of what is here: revoke all, and begin a history. Answers how many."""
 
     def prune(self, now: int) -> int:
         """Forget sessions whose time is over; answers how many."""

@@ -9,12 +9,13 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from issuer.errors import CapacityReached, StoreUnavailable
+from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
 from issuer.sessions import Selection, Session
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ CREATE INDEX IF NOT EXISTS sessions_by_subject ON sessions (subject);
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0);
-CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
 """
 
 _COLUMNS = "jti, subject, role, issued_at, expires_at, credential, revoked_at, position"
@@ -55,12 +56,17 @@ class SqliteSessions:
         _make_private(path)
         with self._transaction() as connection:
             _create(connection)
+            if _identity(connection, "copied"):
+                _begin_epoch(connection, int(time.time()))
 
-    def add(self, session: Session, most_active: int, now: int) -> None:
+    def add(
+        self, session: Session, most_active: int, now: int, most_of_subject: int | None = None
+    ) -> None:
         """See `SessionStore.add`."""
         with self._transaction() as connection:
             if _counter(connection, "rows") >= most_active:
                 _make_room(connection, most_active, now)
+            _check_subject(connection, session.subject, most_of_subject, now)
             position = _raise(connection, "position")
             _raise(connection, "rows")
             connection.execute(
@@ -81,13 +87,7 @@ class SqliteSessions:
         chosen = {name: value for name, value in vars(selection).items() if value is not None}
         where = "".join(f" AND {name} = :{name}" for name in chosen)
         with self._transaction() as connection:
-            found = connection.execute(
-                f"SELECT jti FROM sessions WHERE {_ACTIVE}{where}", {"now": now, **chosen}
-            ).fetchall()
-            connection.executemany(
-                "UPDATE sessions SET revoked_at = ?, position = ? WHERE jti = ?",
-                [(now, _raise(connection, "position"), jti) for (jti,) in found],
-            )
+            _revoke(connection, where, {"now": now, **chosen})
         return self._select(f"expires_at > :now{where}", {"now": now, **chosen})
 
     def find(self, jti: str) -> Session | None:
@@ -135,8 +135,39 @@ class SqliteSessions:
 
     def salt(self) -> bytes:
         """See `SessionStore.salt`."""
-        row = self._read(lambda connection: connection.execute("SELECT value FROM salt").fetchone())
-        return bytes(row[0])
+        return bytes(self._read(lambda connection: _identity(connection, "salt")))
+
+    def epoch(self) -> str:
+        """See `SessionStore.epoch`."""
+        return str(self._read(lambda connection: _identity(connection, "epoch")))
+
+    def begin_epoch(self, now: int) -> int:
+        """See `SessionStore.begin_epoch`."""
+        with self._transaction() as connection:
+            return _begin_epoch(connection, now)
+
+    def check(self) -> None:
+        """Read the whole file once. Raises `StoreUnavailable` if it is damaged."""
+        answer = self._read(lambda connection: connection.execute("PRAGMA quick_check").fetchone())
+        if answer != ("ok",):
+            raise StoreUnavailable(f"session store: {self._path} is damaged: {answer[0]}")
+
+    def backup(self, path: Path) -> None:
+        """A consistent copy, while others write. Opened as a store it revokes all it holds."""
+        _make_private(path)
+        with closing(sqlite3.connect(path)) as copy:
+            self._read(lambda connection: connection.backup(copy))
+            copy.execute("UPDATE identity SET copied = 1")
+            copy.commit()
+
+    def restore(self, path: Path) -> int:
+        """Take over a backup in place of all that is here. Answers how many it revoked."""
+        if not path.is_file():
+            raise StoreUnavailable(f"session store: {path} is no file")
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as copy:
+            _check_backup(copy, path)
+            self._read(copy.backup)
+        return self.begin_epoch(int(time.time()))
 
     def _select(self, where: str, values: dict[str, object]) -> list[Session]:
         query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
@@ -190,8 +221,54 @@ def _immediate(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def _create(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA.split(";"):
         connection.execute(statement)
-    if connection.execute("SELECT count(*) FROM salt").fetchone() == (0,):
-        connection.execute("INSERT INTO salt VALUES (?)", (secrets.token_bytes(16),))
+    if connection.execute("SELECT count(*) FROM identity").fetchone() == (0,):
+        connection.execute(
+            "INSERT INTO identity VALUES (?, ?, 0)", (_new_epoch(), secrets.token_bytes(16))
+        )
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def _identity(connection: sqlite3.Connection, column: str) -> Any:
+    return connection.execute(f"SELECT {column} FROM identity").fetchone()[0]
+
+
+def _begin_epoch(connection: sqlite3.Connection, now: int) -> int:
+    connection.execute("UPDATE identity SET epoch = ?, copied = 0", (_new_epoch(),))
+    return _revoke(connection, "", {"now": now})
+
+
+def _revoke(connection: sqlite3.Connection, where: str, values: dict[str, object]) -> int:
+    """Each revocation gets a position of its own, so that no page of changes can split one."""
+    query = f"SELECT jti FROM sessions WHERE {_ACTIVE}{where}"
+    found = connection.execute(query, values).fetchall()
+    last = _raise(connection, "position", len(found))
+    connection.executemany(
+        "UPDATE sessions SET revoked_at = ?, position = ? WHERE jti = ?",
+        [(values["now"], last - index, jti) for index, (jti,) in enumerate(found)],
+    )
+    return len(found)
+
+
+def _check_backup(copy: sqlite3.Connection, path: Path) -> None:
+    try:
+        sound = copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        copy.execute("SELECT epoch FROM identity").fetchone()
+    except sqlite3.Error:
+        sound = False
+    if not sound:
+        raise StoreUnavailable(f"session store: {path} is no sound backup; nothing was changed")
+
+
+def _check_subject(
+    connection: sqlite3.Connection, subject: str, most: int | None, now: int
+) -> None:
+    query = f"SELECT count(*) FROM sessions WHERE subject = :subject AND {_ACTIVE}"
+    count = connection.execute(query, {"subject": subject, "now": now}).fetchone()[0]
+    if most is not None and count >= most:
+        raise TooManyTokens
 
 
 def _counter(connection: sqlite3.Connection, name: str) -> int:

@@ -1,23 +1,162 @@
-"""One running deployment for all tests that do not break it, and one of their own for the rest."""
+"""The same tests through two runtimes: local processes, and containers of the compose file.
 
-from collections.abc import Iterator
+Each has one running deployment for all tests that do not break it. What breaks it asks for
+`breakable`, what needs settings of its own for `anew`. What only makes sense in one of the two asks
+for `local_deployment` or `containers`, and runs once.
+"""
+
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.deployment import Caller, Local, deployed
+from tests import engine
+from tests.containers import Containers, Docker, contained
+from tests.deployment import Caller, Deployment, Local, deployed
 from tests.upstream import Upstream, recording
+
+RUNTIMES = {"local": "as local processes", "containers": "in containers"}
+#: A comma list of those that shall run. Not set: both.
+CHOICE = "PORTERO_TEST_RUNTIMES"
+#: The first test in containers waits for engine, base images and builds; on a new machine they
+#: come from the package registries.
+SET_UP_SECONDS = 1800
+
+HERE = Path(__file__).parent
+
+
+def chosen_runtimes() -> list[str]:
+    words = [word.strip() for word in os.environ.get(CHOICE, "").split(",") if word.strip()]
+    unknown = set(words) - set(RUNTIMES)
+    if unknown:
+        raise pytest.UsageError(f"{CHOICE}: {', '.join(sorted(unknown))} is not one of {RUNTIMES}")
+    return words or list(RUNTIMES)
+
+
+def runtime_of(item: pytest.Item) -> str:
+    """The runtime a stack test runs through; empty for a test of another kind."""
+    if HERE not in item.path.parents or not isinstance(item, pytest.Function):
+        return ""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    only = "containers" if "docker" in item.fixturenames else "local"
+    return str(parameters.get("runtime", only))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = {"", *chosen_runtimes()}
+    left_out = [item for item in items if runtime_of(item) not in wanted]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if runtime_of(item) in wanted]
+    for item in items:
+        item.user_properties.append(("runtime", runtime_of(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    through_containers = (item for item in session.items if runtime_of(item) == "containers")
+    for first in list(through_containers)[:1]:
+        first.add_marker(pytest.mark.timeout(SET_UP_SECONDS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ran: Counter[object] = Counter()
+    failed: Counter[object] = Counter()
+    for outcome, reports in terminalreporter.stats.items():
+        for report in reports:
+            runtime = dict(getattr(report, "user_properties", ())).get("runtime")
+            ran[runtime] += getattr(report, "when", "") == "call"
+            failed[runtime] += outcome in ("failed", "error")
+    terminalreporter.section("stack tests")
+    for runtime, words in RUNTIMES.items():
+        text = f"{ran[runtime]} ran {words}, {failed[runtime]} of them or their set-up failed"
+        why = "" if runtime in chosen_runtimes() else f" ({CHOICE} leaves them out)"
+        terminalreporter.line(text + why)
+
+
+# The engine.
 
 
 @pytest.fixture(scope="session")
-def shared_upstream() -> Iterator[Upstream]:
+def docker() -> Iterator[Docker]:
+    """An engine with the images of this checkout; nothing of ours is left on it."""
+    try:
+        running = engine.engine()
+        prepared = running.__enter__()
+    except engine.NoEngineError as error:
+        pytest.fail(f"no containers: {error}", pytrace=False)
+    try:
+        client = Docker(prepared)
+        client.build()
+        yield client
+        assert client.leftovers() == []
+    finally:
+        running.__exit__(None, None, None)
+    assert not prepared.started_here or not engine.RUN.exists() or is_wanted(), "a daemon is left"
+
+
+def is_wanted() -> bool:
+    """Whether somebody else uses the engine that we started, or wants to keep it."""
+    if engine.KEEP.exists():
+        return True
+    with engine.LEASE.open() as lease:
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+# One deployment a runtime.
+
+
+@pytest.fixture(scope="session")
+def local_upstream() -> Iterator[Upstream]:
     with recording() as upstream:
         yield upstream
 
 
 @pytest.fixture(scope="session")
-def deployment(shared_upstream: Upstream) -> Iterator[Local]:
-    with deployed(shared_upstream.url) as running:
+def bridge_upstream(docker: Docker) -> Iterator[Upstream]:
+    """On the one address of this machine that containers reach, and no other."""
+    with recording(docker.bridge_address()) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def shared_local(local_upstream: Upstream) -> Iterator[Local]:
+    with deployed(local_upstream.url) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shared_containers(docker: Docker, bridge_upstream: Upstream) -> Iterator[Containers]:
+    with contained(docker, bridge_upstream.port) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Whoever depends on this runs twice."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_upstream(runtime: str, request: pytest.FixtureRequest) -> Upstream:
+    name = "local_upstream" if runtime == "local" else "bridge_upstream"
+    upstream: Upstream = request.getfixturevalue(name)
+    return upstream
+
+
+@pytest.fixture(scope="session")
+def deployment(runtime: str, request: pytest.FixtureRequest) -> Deployment:
+    running: Deployment = request.getfixturevalue(f"shared_{runtime}")
+    return running
 
 
 @pytest.fixture
@@ -28,12 +167,62 @@ def upstream(shared_upstream: Upstream) -> Upstream:
 
 
 @pytest.fixture
-def caller(deployment: Local) -> Caller:
+def caller(deployment: Deployment) -> Caller:
     """A client of the shared deployment."""
     return Caller(deployment)
 
 
 @pytest.fixture(scope="session")
-def agent(deployment: Local) -> str:
+def agent(deployment: Deployment) -> str:
     """A token of an agent that lives for the whole session (an agi's: 1800 s)."""
     return Caller(deployment).token("AGIATEST01")
+
+
+# Deployments for tests that break them.
+
+
+@pytest.fixture
+def breakable(
+    runtime: str, upstream: Upstream, request: pytest.FixtureRequest
+) -> Iterator[Deployment]:
+    """A ready deployment whose parts may be ended: local processes of the test's own, but the
+    shared containers, which take long to start; they are mended afterwards.
+    """
+    if runtime == "local":
+        with deployed(upstream.url) as own:
+            yield own
+        return
+    shared: Containers = request.getfixturevalue("shared_containers")
+    try:
+        yield shared
+    finally:
+        shared.mend()
+
+
+@pytest.fixture
+def anew(
+    runtime: str, upstream: Upstream, request: pytest.FixtureRequest
+) -> Callable[..., AbstractContextManager[Deployment]]:
+    """Makes a deployment with settings of its own."""
+    if runtime == "local":
+        return partial(deployed, upstream.url)
+    return partial(contained, request.getfixturevalue("docker"), upstream.port)
+
+
+@pytest.fixture
+def local_deployment(local_upstream: Upstream) -> Iterator[Local]:
+    """For what can only be seen of local processes: a deployment of the test's own."""
+    with deployed(local_upstream.url) as own:
+        yield own
+
+
+@pytest.fixture
+def containers(
+    docker: Docker, shared_containers: Containers, bridge_upstream: Upstream
+) -> Iterator[Containers]:
+    """For what can only be seen of containers: the shared ones, mended afterwards."""
+    bridge_upstream.forget()
+    try:
+        yield shared_containers
+    finally:
+        shared_containers.mend()

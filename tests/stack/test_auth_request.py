@@ -1,6 +1,8 @@
 """Another nginx in front of another service, asking `/validate` about every request: the design
 that Portero replaces, which must go on working."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.deployment import Caller, Local, free_ports
+from tests.deployment import Caller, Deployment, free_ports
 from tests.upstream import Upstream, wait_for
 
 #: As such blocks are written: the token in the body, or the request's own headers passed on.
@@ -60,7 +62,10 @@ http {{
 
 @pytest.fixture(params=BLOCKS)
 def other_proxy(
-    request: pytest.FixtureRequest, deployment: Local, shared_upstream: Upstream, tmp_path: Path
+    request: pytest.FixtureRequest,
+    deployment: Deployment,
+    shared_upstream: Upstream,
+    tmp_path: Path,
 ) -> Iterator[str]:
     (port,) = free_ports(1)
     conf = tmp_path / "nginx.conf"
@@ -73,9 +78,9 @@ def other_proxy(
             block=BLOCKS[request.param],
         )
     )
-    process = subprocess.Popen(
-        ["nginx", "-c", str(conf), "-e", "stderr"], env=deployment.env, stderr=subprocess.DEVNULL
-    )
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+    assert nginx is not None, "nginx is missing"
+    process = subprocess.Popen([nginx, "-c", str(conf), "-e", "stderr"], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(lambda: _answers(url), 10, "the other proxy is up")

@@ -1,6 +1,7 @@
 """Parts that are missing, late or restarted: what the client sees, and that it ends."""
 
 import os
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -8,147 +9,141 @@ from pathlib import Path
 
 import requests
 
-from tests.deployment import Caller, Local, answers, deployed, wait_ready
-from tests.upstream import Upstream, recording, wait_for
+from tests.deployment import PARTS, Caller, Deployment, Local, answers, wait_ready
+from tests.upstream import Upstream, wait_for
 
 
 def test_a_gateway_without_a_snapshot_says_503_and_is_filled_within_two_seconds(
-    shared_upstream: Upstream,
+    breakable: Deployment,
 ) -> None:
-    deployment = Local(shared_upstream.url, {})
-    try:
-        deployment.start("gateway")
-        wait_for(lambda: answers(f"{deployment.gateway}/healthz", 200), 10, "the gateway is up")
-        answer = requests.get(f"{deployment.gateway}/readyz", timeout=5)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        deployment.start("issuer")
-        wait_for(lambda: answers(f"{deployment.issuer}/readyz", 200), 20, "the issuer is up")
-        deployment.start("reconciler")
-        started = time.monotonic()
-        wait_ready(deployment)
-        assert time.monotonic() - started < 2.0 + 1.0  # an interpreter starts meanwhile
-    finally:
-        deployment.close()
+    for part in PARTS:
+        breakable.stop(part, signal.SIGKILL)
+    breakable.start("gateway")
+    wait_for(lambda: answers(f"{breakable.gateway}/healthz", 200), 10, "the gateway is up")
+    answer = requests.get(f"{breakable.gateway}/readyz", timeout=5)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    breakable.start("issuer")
+    wait_for(lambda: answers(f"{breakable.issuer}/readyz", 200), 20, "the issuer is up")
+    breakable.start("reconciler")
+    started = time.monotonic()
+    wait_ready(breakable)
+    assert time.monotonic() - started < 2.0 + 1.0  # an interpreter starts meanwhile
 
 
-def test_a_restarted_gateway_knows_the_active_and_the_revoked_again(upstream: Upstream) -> None:
-    with deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        kept, revoked = caller.token("AGIATEST01"), caller.token("AGIATEST01")
-        assert caller.call(revoked, "/logout").status_code == 204
-        deployment.stop("gateway")
-        deployment.start("gateway")
-        seen = set()
+def test_a_restarted_gateway_knows_the_active_and_the_revoked_again(breakable: Deployment) -> None:
+    caller = Caller(breakable)
+    kept, revoked = caller.token("AGIATEST01"), caller.token("AGIATEST01")
+    assert caller.call(revoked, "/logout").status_code == 204
+    breakable.stop("gateway")
+    breakable.start("gateway")
+    seen = set()
 
-        def is_served() -> bool:
-            try:
-                status = caller.call(kept).status_code
-            except requests.ConnectionError:
-                return False
-            seen.add(status)
-            return status == 200
+    def is_served() -> bool:
+        try:
+            status = caller.call(kept).status_code
+        except requests.ConnectionError:
+            return False
+        seen.add(status)
+        return status == 200
 
-        wait_for(is_served, 10, "the kept token is served again")
-        assert seen <= {200, 503}, "before the snapshot the answer is 503, never 401"
-        assert caller.call(revoked).status_code == 401
+    wait_for(is_served, 10, "the kept token is served again")
+    assert seen <= {200, 503}, "before the snapshot the answer is 503, never 401"
+    assert caller.call(revoked).status_code == 401
 
 
 def test_without_an_issuer_active_tokens_work_and_logins_are_503_at_once(
-    upstream: Upstream,
+    breakable: Deployment,
 ) -> None:
-    with deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        token = caller.token("AGIATEST01")
-        deployment.stop("issuer")
-        deployment.stop("reconciler")
+    caller = Caller(breakable)
+    token = caller.token("AGIATEST01")
+    breakable.stop("issuer")
+    breakable.stop("reconciler")
+    for user in ("AGNRTEST01", "USRSTEST01"):
         started = time.monotonic()
-        for user in ("AGNRTEST01", "USRSTEST01"):
-            answer = caller.login(user)
-            assert answer.status_code == 503
-            assert answer.headers["Retry-After"] == "1"
+        answer = caller.login(user)
         assert time.monotonic() - started < 1.0
-        assert caller.call(token).status_code == 200
-
-
-def test_a_login_without_a_gateway_to_tell_is_503(upstream: Upstream) -> None:
-    with deployed(upstream.url) as deployment:
-        deployment.stop("gateway")
-        url = f"{deployment.issuer}/llm/login"
-        answer = requests.post(url, auth=("AGNRTEST01", "agent-secret-1"), timeout=10)
         assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+    assert caller.call(token).status_code == 200
 
 
-def test_a_user_whose_secret_changes_loses_the_live_tokens(upstream: Upstream) -> None:
-    with deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        token, other = caller.token("AGNRTEST01"), caller.token("AGNRTEST02")
-        lines = deployment.credentials.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if not line.startswith("AGNRTEST01=")]
-        deployment.credentials.write_text("".join(kept))
-        wait_for(lambda: caller.call(token).status_code == 401, 5, "the token is revoked")
-        assert caller.login("AGNRTEST01").status_code == 401
-        assert caller.call(other).status_code == 200
+def test_a_login_without_a_gateway_to_tell_is_503(breakable: Deployment) -> None:
+    breakable.stop("gateway")
+    url = f"{breakable.issuer}/llm/login"
+    answer = requests.post(url, auth=("AGNRTEST01", "agent-secret-1"), timeout=10)
+    assert answer.status_code == 503
 
 
-def test_a_broken_credentials_file_leaves_the_old_set_in_force(upstream: Upstream) -> None:
-    with deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        token = caller.token("AGNRTEST01")
-        good = deployment.credentials.read_text()
-        deployment.credentials.write_text("XXXXNOROLE=secret\n" + good + good)
-        wait_for(lambda: "is no role's code" in deployment.output("reconciler"), 5, "the fault")
-        assert caller.call(token).status_code == 200
-        assert caller.login("AGNRTEST01").status_code == 200
-        assert "is there twice" in deployment.output("reconciler")
+def test_a_user_whose_secret_changes_loses_the_live_tokens(breakable: Deployment) -> None:
+    caller = Caller(breakable)
+    token, other = caller.token("AGNRTEST01"), caller.token("AGNRTEST02")
+    lines = breakable.credentials.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("AGNRTEST01=")]
+    breakable.credentials.write_text("".join(kept))
+    wait_for(lambda: caller.call(token).status_code == 401, 5, "the token is revoked")
+    assert caller.login("AGNRTEST01").status_code == 401
+    assert caller.call(other).status_code == 200
 
 
-def test_no_secret_and_no_token_is_in_a_log_or_a_process_list() -> None:
-    with recording() as upstream, deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        tokens = [caller.token(user) for user in ("AGNRTEST01", "USRSTEST01", "ADMNTEST01")]
-        for token in tokens:
-            caller.call(token)
-            caller.call(path=f"/v1/models?token={token}", method="GET")
-            caller.call(token + "x")
-            caller.call(token, "/nowhere")
-        upstream.mood = "die"
-        for token in tokens:
-            caller.call(token)
-            caller.call(token, "/logout")
-        caller.login("AGNRTEST01", secret="a-wrong-secret-typed")
-        requests.post(f"{deployment.internal}/sync/apply", data="{}", timeout=5)
-        wait_for(lambda: "upstream" in deployment.output("gateway"), 5, "the log is written")
-        signatures = [token.rpartition(".")[2] for token in tokens]
-        words = [
-            *tokens,
-            *signatures,
-            deployment.secret_key,
-            deployment.sync_key,
-            "agent-secret-1",
-            "user-secret-1",
-            "admin-secret-1",
-            "a-wrong-secret-typed",
-        ]
-        for part in ("gateway", "issuer", "reconciler"):
-            text = deployment.output(part)
-            processes = [deployment.pid(part), *deployment.workers(part)]
-            lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in processes]
-            for word in words:
-                assert word not in text, part
-                assert not any(word in line for line in lines), part
+def test_a_broken_credentials_file_leaves_the_old_set_in_force(breakable: Deployment) -> None:
+    caller = Caller(breakable)
+    token = caller.token("AGNRTEST01")
+    good = breakable.credentials.read_text()
+    breakable.credentials.write_text("XXXXNOROLE=secret\n" + good + good)
+    wait_for(lambda: "is no role's code" in breakable.output("reconciler"), 5, "the fault")
+    assert caller.call(token).status_code == 200
+    assert caller.login("AGNRTEST01").status_code == 200
+    assert "is there twice" in breakable.output("reconciler")
+
+
+def test_no_secret_and_no_token_is_in_a_log_or_a_process_list(
+    breakable: Deployment, upstream: Upstream
+) -> None:
+    caller = Caller(breakable)
+    tokens = [caller.token(user) for user in ("AGNRTEST01", "USRSTEST01", "ADMNTEST01")]
+    for token in tokens:
+        caller.call(token)
+        caller.call(path=f"/v1/models?token={token}", method="GET")
+        caller.call(token + "x")
+        caller.call(token, "/nowhere")
+    upstream.mood = "die"
+    for token in tokens:
+        caller.call(token)
+        caller.call(token, "/logout")
+    caller.login("AGNRTEST01", secret="a-wrong-secret-typed")
+    requests.post(f"{breakable.internal}/sync/apply", data="{}", timeout=5)
+    caller.call(path="/the-last-of-all", method="GET")
+    wait_for(lambda: "/the-last-of-all" in breakable.output("gateway"), 5, "the log is written")
+    signatures = [token.rpartition(".")[2] for token in tokens]
+    words = [
+        *tokens,
+        *signatures,
+        breakable.secret_key,
+        breakable.sync_key,
+        "agent-secret-1",
+        "user-secret-1",
+        "admin-secret-1",
+        "a-wrong-secret-typed",
+    ]
+    for part in ("gateway", "issuer", "reconciler"):
+        text = breakable.output(part)
+        lines = breakable.command_lines(part)
+        assert lines
+        for word in words:
+            assert word not in text, part
+            assert not any(word in line for line in lines), part
 
 
 def test_a_session_is_in_the_store_for_every_process_once_the_login_answered(
-    upstream: Upstream,
+    local_deployment: Local,
 ) -> None:
-    with deployed(upstream.url) as deployment:
-        caller = Caller(deployment)
-        path = str(deployment.data / "sessions.db")
-        for _ in range(5):
-            caller.token("AGNRTEST01")
-            deployment.command("check")  # opens and closes the store, as a neighbour would
-        with closing(sqlite3.connect(path)) as store:
-            assert store.execute("SELECT count(*) FROM sessions").fetchone() == (5,)
-        for pid in deployment.workers("issuer"):
-            held = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-            assert not [name for name in held if path in name and "deleted" in name]
+    caller = Caller(local_deployment)
+    path = str(local_deployment.data / "sessions.db")
+    for _ in range(5):
+        caller.token("AGNRTEST01")
+        local_deployment.command("check")  # opens and closes the store, as a neighbour would
+    with closing(sqlite3.connect(path)) as store:
+        assert store.execute("SELECT count(*) FROM sessions").fetchone() == (5,)
+    for pid in local_deployment.workers("issuer"):
+        held = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        assert not [name for name in held if path in name and "deleted" in name]

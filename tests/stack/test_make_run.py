@@ -2,43 +2,49 @@
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import jwt
 import openai
 import pytest
 import requests
 
-from run import machine
-from tests.deployment import free_ports
+from run.commands import ROOT
+from tests.containers import Docker
+from tests.deployment import USERS, credentials_text, free_ports
 from tests.upstream import wait_for
 
 READY_SECONDS = 240
 STREAM_EVENTS = 3
+END_SECONDS = 40
 
 
 class Run:
     """One `make run`, with ports and data of its own."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, env: Mapping[str, str]) -> None:
         self.gateway, internal, issuer = free_ports(3)
         self.data = data
         self._output = (data / "make-run.log").open("w+")
-        env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
-            "RUNTIME": "local",
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        self.env = {
+            **kept,
             "GATEWAY_PORT": str(self.gateway),
             "INTERNAL_PORT": str(internal),
             "ISSUER_PORT": str(issuer),
             "DATA_DIR": str(data),
+            **env,
         }
         self.process = subprocess.Popen(
             ["make", "run"],
-            cwd=machine.ROOT,
-            env=env,
+            cwd=ROOT,
+            env=self.env,
             stdout=self._output,
             stderr=self._output,
             stdin=subprocess.DEVNULL,
@@ -59,26 +65,93 @@ class Run:
         assert self.process.poll() is None, self.output()
 
     def pid(self, part: str) -> int:
-        """The process id of a part."""
+        """The process id of a part that is a local process."""
         return int((self.data / "run" / f"{part}.pid").read_text())
 
-    def close(self) -> None:
-        """End it as a terminal that goes away would."""
+    @property
+    def project(self) -> str:
+        """The compose project."""
+        found = re.search(r"compose project (\S+)\.", self.output())
+        assert found, self.output()
+        return found[1]
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Send make a signal and wait for the end of all."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+            self.process.send_signal(how)
+        self.process.wait(END_SECONDS)
         self._output.close()
 
 
+Start = Callable[..., Run]
+
+
 @pytest.fixture(scope="module")
-def running() -> Iterator[Run]:
+def start(runtime: str, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts a `make run` through the runtime and waits until it is ready."""
+    docker = request.getfixturevalue("docker") if runtime == "containers" else None
+    with starting(docker) as start:
+        yield start
+
+
+@pytest.fixture
+def start_containers(docker: Docker) -> Iterator[Start]:
+    """The same, for what can only be seen of containers."""
+    with starting(docker) as start:
+        yield start
+
+
+@contextmanager
+def starting(docker: Docker | None) -> Iterator[Start]:
+    runtime = {**docker.env, "RUNTIME": "containers"} if docker else {"RUNTIME": "local"}
+    runs: list[Run] = []
+
+    def start(data: Path, **env: str) -> Run:
+        run = Run(data, {**runtime, **env})
+        runs.append(run)
+        run.wait_ready()
+        return run
+
+    try:
+        yield start
+    finally:
+        for run in runs:
+            run.end()
+        for run in runs if docker else ():
+            remove_volumes(docker, run)
+
+
+def remove_volumes(docker: Docker | None, run: Run) -> None:
+    if docker and "compose project" in run.output():
+        volumes = of_project(docker, run.project)["volume"]
+        if volumes:
+            docker("volume", "rm", *volumes)
+
+
+def of_project(docker: Docker, project: str) -> dict[str, list[str]]:
+    """What the engine has of a compose project, running or not."""
+    label = f"label=com.docker.compose.project={project}"
+    listings = {"container": ["--all"], "network": [], "volume": []}
+    return {
+        kind: docker(kind, "ls", "--quiet", "--filter", label, *options).split()
+        for kind, options in listings.items()
+    }
+
+
+def container(docker: Docker, run: Run, part: str) -> str:
+    labels = (f"project={run.project}", f"service={part}")
+    filters = [
+        word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")
+    ]
+    return docker("ps", "--quiet", *filters)
+
+
+@pytest.fixture(scope="module")
+def running(start: Start) -> Iterator[Run]:
     with tempfile.TemporaryDirectory(prefix="portero-run-") as folder:
-        run = Run(Path(folder))
-        try:
-            run.wait_ready()
-            yield run
-        finally:
-            run.close()
+        run = start(Path(folder))
+        yield run
+        run.end()
 
 
 def curl_lines(run: Run) -> str:
@@ -144,30 +217,29 @@ def test_plain_requests_get_a_whole_answer(running: Run) -> None:
 
 
 @pytest.mark.parametrize("part", ["gateway", "issuer", "reconciler", "llm"])
-def test_the_death_of_any_part_ends_all_and_is_told(tmp_path: Path, part: str) -> None:
-    run = Run(tmp_path)
-    try:
-        run.wait_ready()
+def test_the_death_of_any_part_ends_all_and_is_told(
+    start: Start, runtime: str, tmp_path: Path, part: str, request: pytest.FixtureRequest
+) -> None:
+    run = start(tmp_path)
+    docker: Docker | None = None
+    if runtime == "containers":
+        docker = request.getfixturevalue("docker")
+        docker("kill", container(docker, run, part))
+    else:
         os.kill(run.pid(part), signal.SIGKILL)
-        assert run.process.wait(20) != 0
-        assert re.search(
-            rf"{part} ended: killed by SIGKILL; its log is .*{part}\.log", run.output()
-        )
-        assert not list((tmp_path / "run").glob("*.pid"))
-    finally:
-        run.close()
+    assert run.process.wait(END_SECONDS) != 0
+    assert re.search(rf"{part} ended: killed by SIGKILL; its log is .*{part}\.log", run.output())
+    assert not list((tmp_path / "run").glob("*.pid"))
+    if docker:
+        left = of_project(docker, run.project)
+        assert (left["container"], left["network"]) == ([], [])
 
 
-def test_a_taken_port_is_told_in_one_line(running: Run, tmp_path: Path) -> None:
+def test_a_taken_port_is_told_in_one_line(running: Run, runtime: str, tmp_path: Path) -> None:
     answer = subprocess.run(
         ["make", "run"],
-        cwd=machine.ROOT,
-        env={
-            **os.environ,
-            "RUNTIME": "local",
-            "GATEWAY_PORT": str(running.gateway),
-            "DATA_DIR": str(tmp_path),
-        },
+        cwd=ROOT,
+        env={**running.env, "DATA_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -175,3 +247,60 @@ def test_a_taken_port_is_told_in_one_line(running: Run, tmp_path: Path) -> None:
     assert answer.returncode != 0
     assert f"{running.gateway}" in answer.stderr
     assert "GATEWAY_PORT" in answer.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "hang-up"])
+def test_an_end_takes_all_containers_and_leaves_the_users(
+    start_containers: Start, docker: Docker, tmp_path: Path, how: signal.Signals
+) -> None:
+    run = start_containers(tmp_path)
+    logins = (tmp_path / "demo-logins").read_text()
+    run.end(how)
+    left = of_project(docker, run.project)
+    assert (left["container"], left["network"], len(left["volume"])) == ([], [], 2)
+    again = start_containers(tmp_path)
+    assert again.project == run.project
+    assert (tmp_path / "demo-logins").read_text() == logins
+    assert agent_token(again)
+
+
+def test_what_a_killed_run_left_is_no_obstacle(
+    start_containers: Start, docker: Docker, tmp_path: Path
+) -> None:
+    run = start_containers(tmp_path)
+    os.kill(int((tmp_path / "run" / "lock").read_text()), signal.SIGKILL)
+    assert run.process.wait(END_SECONDS) != 0
+    assert of_project(docker, run.project)["container"]
+    start_containers(tmp_path, GATEWAY_PORT=str(run.gateway)).end()
+    assert not of_project(docker, run.project)["container"]
+
+
+def test_keys_and_users_of_ones_own_reach_containers_as_private_files(
+    start_containers: Start, docker: Docker, tmp_path: Path
+) -> None:
+    users, sync_key = tmp_path / "users.env", tmp_path / "sync_key"
+    secret_key = secrets.token_urlsafe(32)
+    for path, text in ((users, credentials_text()), (sync_key, secrets.token_urlsafe(32))):
+        path.touch(0o600)
+        path.write_text(text)
+    run = start_containers(
+        tmp_path,
+        SECRET_KEY=secret_key,
+        SYNC_KEY_FILE=str(sync_key),
+        CREDENTIALS_FILE=str(users),
+        TOKEN_TTL_SECONDS="33",
+    )
+    door = f"http://127.0.0.1:{run.gateway}/llm/login"
+    me = ("AGNRTEST01", USERS["AGNRTEST01"][0])
+    answer = requests.post(door, auth=me, timeout=10).json()
+    assert answer["ttl_seconds"] == 33
+    assert jwt.decode(answer["token"], secret_key, ["HS256"], options={"verify_aud": False})
+    shown = docker("inspect", *of_project(docker, run.project)["container"])
+    assert secret_key not in shown
+    assert sync_key.read_text() not in shown
+    users.write_text(credentials_text().replace("AGNRTEST01", "AGNRTEST09"))
+    wait_for(
+        lambda: requests.post(door, auth=me, timeout=10).status_code == 401,
+        END_SECONDS,
+        "the user that was removed is refused",
+    )

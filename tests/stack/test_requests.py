@@ -136,7 +136,7 @@ SPOOFED = {
 
 
 def test_identity_arrives_once_and_is_never_the_clients_copy(
-    caller: Caller, agent: str, upstream: Upstream
+    caller: Caller, deployment: Deployment, agent: str, upstream: Upstream
 ) -> None:
     many = {f"X-Filler-{number}": "x" for number in range(98)}
     answer = caller.call(agent, headers={**many, **SPOOFED})
@@ -145,7 +145,7 @@ def test_identity_arrives_once_and_is_never_the_clients_copy(
     assert seen.values("x-auth-role") == ["agi"]
     assert seen.values("x-auth-token-id") == [parts(agent)[1]["jti"]]
     assert seen.values("x-request-id") == [answer.headers["x-request-id"]]
-    assert seen.values("x-forwarded-for") == ["127.0.0.1"]
+    assert seen.values("x-forwarded-for") == [deployment.client_address]
     for name in ("x-forwarded-host", "x-original-url", "forwarded", "x_auth_user"):
         assert seen.values(name) == []
 

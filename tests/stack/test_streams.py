@@ -1,12 +1,15 @@
-"""Streams: event by event, and the LLM server stops when the client leaves."""
+"""Streams: event by event, cut when their token is revoked, and never with a false end."""
 
 import json
 import socket
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import openai
 import pytest
 
-from tests.deployment import CHAT, Caller
+from tests.deployment import CHAT, Caller, Deployment
 from tests.upstream import Upstream, wait_for
 
 STREAMED = {"/v1/chat/completions": b"[DONE]", "/api/chat": b'"4"'}
@@ -31,9 +34,11 @@ def test_events_arrive_one_by_one_as_they_are_sent(
     upstream.gap = 0.2
     received, arrivals = b"", []
     with open_stream(caller, agent, path) as connection:
-        while STREAMED[path] not in received:
-            received += connection.recv(65536)
+        while block := connection.recv(65536):
+            received += block
             arrivals.append(time.time())
+            if STREAMED[path] in received:
+                break
     assert len(arrivals) >= 5
     delays = [arrived - sent for sent, arrived in zip(upstream.sent, arrivals, strict=False)]
     assert max(delays) < 0.15, "an event was held back"
@@ -50,13 +55,70 @@ def test_the_upstream_sees_the_client_leave_within_a_second(
     assert upstream.departures[0] - left < 1.0
 
 
-def test_a_stream_whose_server_dies_has_no_false_end(
-    caller: Caller, agent: str, upstream: Upstream
+def read_to_end(connection: socket.socket) -> tuple[bytes, float]:
+    """All that comes, and when the last of it came."""
+    received, at = b"", time.time()
+    while block := connection.recv(65536):
+        received += block
+        at = time.time()
+    return received, at
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_revoked_tokens_stream_is_cut_within_a_second_with_the_dialects_error(
+    caller: Caller, upstream: Upstream, path: str
+) -> None:
+    upstream.events, upstream.gap = 2000, 0.05
+    token = caller.token("AGNRTEST01")
+    with open_stream(caller, token, path) as connection:
+        connection.recv(4096)
+        wait_for(lambda: len(upstream.sent) > 5, 5, "the stream runs")
+        assert caller.call(token, "/logout").status_code == 204
+        revoked = time.time()
+        received, ended = read_to_end(connection)
+    error = b'{"error":"The token was revoked."}' if path == "/api/chat" else b"invalid_api_key"
+    last_event = received.strip(b"\r\n0").rsplit(b"data: " if path != "/api/chat" else b"\n", 1)[-1]
+    assert error in last_event
+    assert not received.endswith(b"0\r\n\r\n"), "the cut can be seen"
+    assert ended - revoked < 1.2
+    wait_for(lambda: upstream.departures, 2, "the upstream is stopped")
+
+
+def test_a_stream_outlives_its_token_unless_the_role_says_otherwise(
+    anew: Callable[..., AbstractContextManager[Deployment]], upstream: Upstream
+) -> None:
+    upstream.events, upstream.gap = 60, 0.1
+    with anew(TOKEN_TTL_SECONDS="2") as deployment:
+        caller = Caller(deployment)
+        with open_stream(caller, caller.token("AGNRTEST01"), "/v1/chat/completions") as connection:
+            received, _ = read_to_end(connection)
+    assert b"[DONE]" in received
+    assert received.endswith(b"0\r\n\r\n")
+
+
+def test_the_openai_client_raises_when_its_stream_is_cut(
+    caller: Caller, upstream: Upstream
+) -> None:
+    upstream.events, upstream.gap = 2000, 0.05
+    token = caller.token("AGNRTEST01")
+    with openai.OpenAI(base_url=f"{caller.deployment.gateway}/v1", api_key=token) as client:
+        stream = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        next(stream)
+        assert caller.call(token, "/logout").status_code == 204
+        with pytest.raises(openai.APIError, match="revoked"):
+            for _ in stream:
+                pass
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_stream_whose_server_dies_ends_with_the_dialects_error(
+    caller: Caller, agent: str, upstream: Upstream, path: str
 ) -> None:
     upstream.mood = "die in stream"
-    received = b""
-    with open_stream(caller, agent, "/v1/chat/completions") as connection:
-        while block := connection.recv(65536):
-            received += block
+    with open_stream(caller, agent, path) as connection:
+        received, _ = read_to_end(connection)
+    assert b"The LLM server cannot be reached." in received
     assert b"[DONE]" not in received
     assert not received.endswith(b"0\r\n\r\n")

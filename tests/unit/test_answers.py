@@ -178,6 +178,7 @@ def test_a_browser_gets_pages_and_a_program_json(
         ("invalid_api_key", 401, ("WWW-Authenticate", 'Bearer realm="portero"')),
         ("not_ready", 503, ("Retry-After", "1")),
         ("capacity", 503, ("Retry-After", "1")),
+        ("rate_limit_exceeded", 429, ("Retry-After", "1")),
     ],
 )
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])

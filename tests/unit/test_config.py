@@ -147,18 +147,30 @@ def test_a_wrong_value_stops_the_start_and_names_its_setting(
     assert all(fault.startswith(name) for fault in found)
 
 
+NOT_YET_FAULTS = [
+    ("GATEWAY_URLS", ",", "config.py: no gateway at all is only found by ThreadPoolExecutor(0)"),
+    ("GATEWAY_URLS", "http://:8081", "config.py: the URL has no host"),
+    ("GATEWAY_URLS", "http://x:port", "config.py: the port is no number"),
+    ("TOKEN_CACHE_SIZE", "9" * 5000, "config.py: int() itself refuses so many digits"),
+    ("SECRET_KEY", "\udcff" * 40, "config.py: encode() refuses bytes that are no UTF-8"),
+    ("JWT_ALGORITHM", "HS512", "RFC 7518 3.2: the key is shorter than the hash; PyJWT warns"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        pytest.param("GATEWAY_URLS", ",", id="no gateway at all"),
-        pytest.param("TOKEN_CACHE_SIZE", "9" * 5000, id="a number of 5000 digits"),
-        pytest.param("SECRET_KEY", "\udcff" * 40, id="bytes that are no UTF-8"),
-        pytest.param("JWT_ALGORITHM", "HS512", id="RFC 7518 3.2: 43 characters for HS512"),
-        pytest.param("GATEWAY_URLS", "http://:8081", id="a URL without a host"),
-        pytest.param("GATEWAY_URLS", "http://x:port", id="a URL whose port is no number"),
+        pytest.param(
+            name,
+            value,
+            id=f"{name}-{index}",
+            marks=pytest.mark.xfail(
+                strict=True, raises=(pytest.fail.Exception, ValueError), reason=reason
+            ),
+        )
+        for index, (name, value, reason) in enumerate(NOT_YET_FAULTS)
     ],
 )
-@pytest.mark.xfail(strict=True, raises=(pytest.fail.Exception, ValueError), reason="config.py")
 def test_a_wrong_value_of_these_stops_the_start_as_well(
     environ: Environ, name: str, value: str
 ) -> None:

@@ -36,6 +36,11 @@ def bcrypts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
+def cheap_plain_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "COST", 10)
+
+
+@pytest.fixture
 def read(all_roles: Roles) -> Callable[[str], Credentials]:
     return lambda text: credentials.parse(text, all_roles, SALT, lambda _: None)
 
@@ -63,10 +68,12 @@ def test_comments_blank_lines_spaces_and_crlf_are_read_over(
     assert users.check("USRSalice", SECRET)
 
 
+@pytest.mark.usefixtures("cheap_plain_secrets")
 def test_a_plain_secret_may_hold_an_equals_sign(read: Callable[[str], Credentials]) -> None:
     assert read("USRSalice=a=b==").check("USRSalice", "a=b==")
 
 
+@pytest.mark.usefixtures("cheap_plain_secrets")
 def test_a_plain_secret_is_warned_of_by_its_line_and_never_named(all_roles: Roles) -> None:
     said: list[str] = []
     users = credentials.parse(
@@ -89,8 +96,8 @@ def test_a_plain_secret_is_warned_of_by_its_line_and_never_named(all_roles: Role
         pytest.param("USRSal:ice=secret", "expected USERNAME=SECRET", id="a colon in the name"),
         pytest.param("USRS" + "x" * 61 + "=secret", "expected", id="name too long"),
         pytest.param("\ufeffUSRSalice=secret", "expected", id="byte order mark"),
-        pytest.param("\ufeff# comment", "expected", id="byte order mark before a comment"),
-        pytest.param("no equals sign", "expected USERNAME=SECRET", id="no equals sign"),
+        pytest.param("\ufeff# comment = x", "expected", id="byte order mark before a comment"),
+        pytest.param("=secret", "expected USERNAME=SECRET", id="no name"),
         pytest.param("USRSalice", "empty", id="a name alone"),
         pytest.param("USRSalice=", "empty", id="empty secret"),
         pytest.param("USRSalice=" + "x" * 73, "longer than 72 bytes", id="P1 73 bytes"),
@@ -177,18 +184,11 @@ def test_i8_costs_of_unknown_users_are_spread_as_those_of_real_ones_and_stay(
 ) -> None:
     other = bcrypt.hashpw(b"x", bcrypt.gensalt(11)).decode()
     users = read(f"USRSalice={HASH}\nUSRSbob={other}")
-    names = [f"USRSnobody{number}" for number in range(12)]
+    names = [f"USRSnobody{number}" for number in range(6)]
     for name in names + names:
         users.check(name, "x")
-    assert bcrypts[:12] == bcrypts[12:]
+    assert bcrypts[:6] == bcrypts[6:]
     assert set(bcrypts) == {10, 11}
-
-
-def test_an_empty_file_lets_nobody_in_and_is_no_fault(
-    read: Callable[[str], Credentials], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(credentials, "COST", 10)
-    assert not read("# nobody yet\n").check("USRSalice", SECRET)
 
 
 def test_the_fingerprint_changes_with_the_secret_the_user_and_the_store(
@@ -245,6 +245,13 @@ def test_a_file_of_the_same_size_put_in_its_place_is_noticed(
         pytest.param(lambda path: path.write_bytes(b"\xff\xfe"), id="no UTF-8"),
         pytest.param(lambda path: path.unlink(), id="gone"),
         pytest.param(lambda path: (path.unlink(), path.mkdir()), id="a directory"),
+        pytest.param(
+            lambda path: path.write_text(""),
+            id="empty, as in the midst of being written",
+            marks=pytest.mark.xfail(
+                strict=True, reason="credentials.py:106 takes an empty file for no users at all"
+            ),
+        ),
     ],
 )
 def test_p3_a_faulty_file_leaves_the_former_set_in_force(
@@ -290,7 +297,8 @@ def test_p6_no_more_than_so_many_are_hashed_at_once_and_no_more_than_so_many_wai
 ) -> None:
     users = read(f"USRSalice={HASH}")
     go_on, lock = threading.Event(), threading.Lock()
-    now_hashing, most_hashing, answers = 0, 0, []
+    now_hashing, most_hashing = 0, 0
+    answers: list[bool | None] = []
 
     def held(password: bytes, hashed: bytes) -> bool:
         nonlocal now_hashing, most_hashing

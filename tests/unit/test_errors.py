@@ -43,6 +43,7 @@ def test_faults_are_told_one_a_line() -> None:
         ("insufficient_permissions", 403),
         ("not_found", 404),
         ("request_too_large", 413),
+        ("rate_limit_exceeded", 429),
         ("internal_error", 500),
         ("not_ready", 503),
     ],

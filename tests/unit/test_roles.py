@@ -14,6 +14,8 @@ GOOD: dict[str, Any] = {
     "ttl_seconds": 900,
     "door": "/login",
     "routes": ["inference", "models"],
+    "active_tokens": 10,
+    "stream_policy": "finish",
 }
 
 
@@ -121,6 +123,8 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "ttl_seconds": [0, -1, 86_401, 1.5, "900", True, None, []],
     "door": ["/", "/login/", "login", "", None, 1, []],
     "routes": ["inference", None, [1], {}, 1],
+    "active_tokens": [0, -1, 1_000_001, 1.5, "10", True, None],
+    "stream_policy": ["stop", 0, -1, 1.5, True, None, []],
 }
 
 
@@ -151,6 +155,8 @@ def test_all_faults_are_told_together() -> None:
         "roles.empty.ttl_seconds",
         "roles.empty.door",
         "roles.empty.routes",
+        "roles.empty.active_tokens",
+        "roles.empty.stream_policy",
         "code USRS",
     ]
     assert len(found) == len(named)

@@ -8,6 +8,7 @@ local credential = require("portero.credential")
 local errors = require("portero.errors")
 local metrics = require("portero.metrics")
 local policy = require("portero.policy")
+local upstreams = require("portero.upstreams")
 local verified = require("portero.verified")
 
 local ngx, var = ngx, ngx.var
@@ -97,11 +98,17 @@ end
 
 --- Variables that `proxy_set_header` and `proxy_pass` use.
 local function forward(route, target, claims)
+    if route.answered_by == "llm" and not upstreams.is_known("llm") then
+        return errors.refuse("upstream_unavailable")
+    end
     metrics.count("allowed")
     var.upstream_target = target
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
+    if route.is_watched then
+        var.watched = "yes"
+    end
     if route.answered_by ~= "llm" then
         return ngx.exec(ANSWERED_AT[route.answered_by])
     end

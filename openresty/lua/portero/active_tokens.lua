@@ -11,7 +11,8 @@
 -- Races. Workers write at once, and a dictionary has no compare-and-set. Revoked must win:
 -- `activate` only ever adds a missing key (`safe_add`) or moves a number by `incr`, which leaves a
 -- tombstone far below zero whatever comes between; `revoke` overwrites. Two workers moving one
--- entry at once would move it twice: the one that sees too high a number takes its move back.
+-- entry at once would move it twice: the one that sees too high a number takes its move back, and
+-- looks again.
 
 local tokens = ngx.shared.portero_active_tokens
 local state = ngx.shared.portero_sync
@@ -19,6 +20,9 @@ local state = ngx.shared.portero_sync
 local TOMBSTONE = -2 ^ 50
 --- How many expired entries one refused write clears away; the rest is cleared by the timer.
 local FLUSHED_AT_ONCE = 10000
+local LEAST_TTL_SECONDS = 0.001
+--- `proxy_read_timeout`: a stream silent for longer is ended by nginx.
+local LONGEST_SILENCE_SECONDS = 600
 --- The reconciler is heard every second; after this long it is silent.
 local SILENCE_SECONDS = 3
 
@@ -64,8 +68,14 @@ local function raise(jti, generation)
     local moved, err = tokens:incr(jti, move)
     if moved and moved > generation then
         tokens:incr(jti, -move)
+        return raise(jti, generation)
     end
     return moved ~= nil or err == "not found", err
+end
+
+--- The time an entry has left. Below a millisecond a dictionary would take it for "for ever".
+local function remaining(exp, now)
+    return math.max(exp - now, LEAST_TTL_SECONDS)
 end
 
 --- Make a token active, unless it is revoked already.
@@ -78,14 +88,15 @@ function _M.activate(jti, exp, now)
         return true
     end
     local generation = state:get("newest") or 0
-    local ok, err = with_room(tokens.safe_add, jti, generation, exp - now)
+    local ok, err = with_room(tokens.safe_add, jti, generation, remaining(exp, now))
     if not ok and err == "exists" then
         return raise(jti, generation)
     end
     return ok, err
 end
 
---- Revoke a token, known or not yet: a tombstone stands until its time is over.
+--- Revoke a token, known or not yet. The tombstone stands until no stream that the token opened can
+--- still be silent: such a stream must find it when it moves again.
 ---@param jti string
 ---@param exp integer Unix seconds
 ---@param now number Unix seconds
@@ -94,7 +105,7 @@ function _M.revoke(jti, exp, now)
     if exp <= now then
         return true
     end
-    return with_room(tokens.safe_set, jti, TOMBSTONE, exp - now)
+    return with_room(tokens.safe_set, jti, TOMBSTONE, remaining(exp, now) + LONGEST_SILENCE_SECONDS)
 end
 
 --- Begin a snapshot; what is activated from here on belongs to it.
@@ -116,10 +127,12 @@ function _M.end_snapshot(generation)
     assert(state:safe_set("least", generation))
 end
 
---- Remember which change of the store has been applied last.
+--- Remember which change of which history of the store has been applied last.
+---@param epoch string
 ---@param position integer
-function _M.set_position(position)
-    assert(state:safe_set("position", position))
+function _M.set_position(epoch, position)
+    -- One write, so that no one sees the one without the other.
+    assert(state:safe_set("mark", position .. ":" .. epoch))
 end
 
 --- Remember that the issuer was heard.
@@ -160,12 +173,14 @@ end
 --- How far this gateway has come, for the reconciler and the metrics.
 ---@return table
 function _M.status()
+    local position, epoch = (state:get("mark") or "0:"):match("^(%d+):(.*)$")
     return {
         boot = state:get("boot"),
         ready = _M.is_ready(),
         newest = state:get("newest") or 0,
         least = state:get("least") or 0,
-        position = state:get("position") or 0,
+        epoch = epoch,
+        position = tonumber(position),
         free_bytes = tokens:free_space(),
         capacity_bytes = tokens:capacity(),
     }

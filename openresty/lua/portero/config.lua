@@ -74,37 +74,46 @@ end
 
 local DEFAULT_PORTS = { http = 80, https = 443 }
 
+local HOST_FORMS = { "^(%w[%w._-]*%w)$", "^(%w)$", "^%[(%x*:[%x:.]+)%]$" }
+
+local function host_and_port(authority, scheme)
+    local name, port = authority:match("^(.-):(%d+)$")
+    if not name or authority:find("]$") then
+        name, port = authority, DEFAULT_PORTS[scheme]
+    end
+    for _, form in ipairs(HOST_FORMS) do
+        local host = name:match(form)
+        if host then
+            return host, tonumber(port)
+        end
+    end
+end
+
 --- `http://host:port/path` taken apart; nil when it is no such thing.
 local function base_url(text)
-    local scheme, host, port, path = text:match("^(https?)://([%w._-]+):?(%d*)(/?[%w._~/-]*)$")
-    if not scheme then
-        scheme, host, port, path = text:match("^(https?)://%[([%x:]+)%]:?(%d*)(/?[%w._~/-]*)$")
-    end
-    port = port == "" and DEFAULT_PORTS[scheme] or tonumber(port)
-    if not port or port > 65535 then
+    local scheme, authority, path = text:match("^(https?)://([^/]+)(/?[%w._~/-]*)$")
+    if not scheme or path:find("//", 1, true) or path:find("/%.%.?/") then
         return nil
     end
-    return {
-        scheme = scheme,
-        host = host,
-        port = port,
-        authority = text:match("^https?://([^/]+)"),
-        path = path:gsub("/+$", ""),
-    }
+    local host, port = host_and_port(authority, scheme)
+    if not host or not port or port < 1 or port > 65535 then
+        return nil
+    end
+    return { scheme = scheme, host = host, port = port, path = (path:gsub("/+$", "")) }
 end
 
 local function base_urls(env, name, faults)
-    local found = {}
+    local found, count = {}, 0
     for text in (env(name) or ""):gmatch("[^,%s]+") do
         local url = base_url(text)
-        if url then
-            found[#found + 1] = url
-        else
-            faults[#faults + 1] = name .. ": '" .. text .. "' is not http://HOST:PORT"
+        count = count + 1
+        found[#found + 1] = url
+        if not url then -- it may hold a password, so it is not shown
+            faults[#faults + 1] = name .. ": number " .. count .. " is not http://HOST:PORT"
         end
     end
     local first = found[1]
-    if not first then
+    if count == 0 then
         faults[#faults + 1] = name .. ": names no server"
     end
     for _, url in ipairs(found) do
@@ -115,20 +124,36 @@ local function base_urls(env, name, faults)
     return found
 end
 
+local DOORS = {
+    ["/llm/login"] = true, ["/agi/login"] = true, ["/login"] = true, ["/admin/login"] = true,
+}
+
 local ROLE_FIELDS = {
     code = function(value) return type(value) == "string" and value:find("^%u%u%u%u$") end,
     ttl_seconds = function(value)
         return type(value) == "number" and value % 1 == 0 and value >= 1
             and value <= MOST_TTL_SECONDS
     end,
-    door = function(value) return type(value) == "string" end,
+    door = function(value) return DOORS[value] ~= nil end,
     routes = function(value) return type(value) == "table" end,
+    active_tokens = function(value)
+        return type(value) == "number" and value % 1 == 0 and value >= 1 and value <= 1000000
+    end,
+    stream_policy = function(value)
+        return value == "finish" or value == "cut"
+            or (type(value) == "number" and value % 1 == 0 and value >= 1)
+    end,
 }
 
 local function role_faults(name, role, faults)
     if type(role) ~= "table" then
         faults[#faults + 1] = "roles.json: roles." .. name .. " must be an object"
         return
+    end
+    for field in pairs(role) do
+        if not ROLE_FIELDS[field] then
+            faults[#faults + 1] = "roles.json: roles." .. name .. "." .. field .. " is not known"
+        end
     end
     for field, accepts in pairs(ROLE_FIELDS) do
         if not accepts(role[field]) then
@@ -140,13 +165,18 @@ end
 local function roles_of(directory, ttl_bound, faults)
     local content = read_json(directory .. "/roles.json", faults)
     local roles = content and content.roles
-    if type(roles) ~= "table" then
-        faults[#faults + 1] = "roles.json: must hold an object 'roles'"
+    if type(roles) ~= "table" or not next(roles) then
+        faults[#faults + 1] = "roles.json: must hold an object 'roles' that names one"
         return nil
     end
-    local before = #faults
+    local before, owner = #faults, {}
     for name, role in pairs(roles) do
         role_faults(name, role, faults)
+        local code = type(role) == "table" and role.code or name
+        if owner[code] then
+            faults[#faults + 1] = "roles.json: code " .. tostring(code) .. " is used twice"
+        end
+        owner[code] = true
     end
     if #faults > before then
         return nil
@@ -164,14 +194,11 @@ local function compiled(directory, settings, faults)
         faults[#faults + 1] = "routes.json: must hold an object 'routes'"
         return nil
     end
-    if not settings.roles then
-        return nil
-    end
-    local found = policy.faults(settings.roles, routes)
+    local found = policy.faults(settings.roles or {}, routes)
     for _, fault in ipairs(found) do
         faults[#faults + 1] = fault
     end
-    if #found > 0 then
+    if #found > 0 or not settings.roles then
         return nil
     end
     local page_by = settings.web_ui == "upstream" and "llm" or "issuer"

@@ -80,7 +80,11 @@ function _M.from_another_site()
         return site ~= "same-origin" and site ~= "none"
     end
     local origin = var.http_origin
-    return origin ~= nil and host_of(origin) ~= var.http_host
+    if not origin then
+        return false
+    end
+    local host = host_of(origin)
+    return not host or host ~= var.http_host
 end
 
 return _M

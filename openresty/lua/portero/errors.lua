@@ -1,7 +1,8 @@
 ---------
 -- Every refusal of the gateway, in the caller's dialect, and the only `ngx.exit`.
 -- `/api/*` speaks Ollama's, all else OpenAI's. It must never say more about a bad token than that
--- it is invalid or (when authentic) expired, and never echo what the client sent.
+-- it is invalid or (when authentic) expired, and never echo what the client sent. Only a running
+-- stream is told that its token was revoked.
 
 local cjson = require("cjson.safe")
 local metrics = require("portero.metrics")
@@ -30,6 +31,14 @@ local ERRORS = {
             ["x-should-retry"] = "true",
             ["retry-after-ms"] = "10",
         },
+    },
+    revoked = {
+        401, "invalid_request_error", "The token was revoked.",
+        code = "invalid_api_key",
+    },
+    stream_too_long = {
+        429, "rate_limit_error", "The stream ran for as long as your role allows.",
+        code = "rate_limit_exceeded",
     },
     insufficient_permissions = {
         403, "permission_error", "Your role may not use this route.",
@@ -68,13 +77,18 @@ function _M.is_ollama(path)
     return path:find("^/api/") ~= nil or path:find("^/llm/api/") ~= nil
 end
 
-local function body(code, row, path)
+--- What an error says, in the dialect of the path.
+---@param code string a key of the table above
+---@param path string
+---@return table
+function _M.body(code, path)
+    local row = ERRORS[code]
     if _M.is_ollama(path) then
-        return cjson.encode({ error = row[3] })
+        return { error = row[3] }
     end
-    return cjson.encode({
+    return {
         error = { message = row[3], type = row[2], param = cjson.null, code = row.code or code },
-    })
+    }
 end
 
 --- A body that was announced and not yet asked for is not asked for now (RFC 9110 section 10.1.1).
@@ -97,7 +111,7 @@ function _M.refuse(code)
     for name, value in pairs(row.headers or {}) do
         ngx.header[name] = value
     end
-    ngx.say(body(code, row, ngx.var.request_uri or "/"))
+    ngx.say(cjson.encode(_M.body(code, ngx.var.request_uri or "/")))
     return ngx.exit(row[1])
 end
 

@@ -17,6 +17,9 @@ local BARE_OPENAI = {
 --- Who answers a class of routes; all others are the LLM server's.
 local ANSWERED_BY = { console = "issuer", page = "issuer", metrics = "gateway" }
 
+--- The classes whose answers may be streams, which are watched for revocation.
+local STREAMING = { inference = true, management = true }
+
 local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = true }
 
 --- What a `{name}` in a route may stand for: a path without empty or dot segments.
@@ -71,7 +74,7 @@ local function new_route(class, path, roles, answered_by)
     local allowed = {}
     for role_name, role in pairs(roles) do
         for _, its in ipairs(role.routes) do
-            allowed[role_name] = allowed[role_name] or its == class
+            allowed[role_name] = allowed[role_name] or its == class or nil
         end
     end
     local before, _, behind = split(path)
@@ -81,8 +84,38 @@ local function new_route(class, path, roles, answered_by)
         before = before,
         behind = behind,
         answered_by = answered_by,
+        is_watched = STREAMING[class] or false,
         allowed = allowed,
     }
+end
+
+local function is_list(value)
+    return type(value) == "table" and (next(value) == nil or #value > 0)
+end
+
+local function line_faults(place, line, owner, found)
+    local method, path = tostring(line):match("^(%u+) (/%S*)$")
+    if type(line) ~= "string" or not METHODS[method] then
+        found[#found + 1] = place .. " is not METHOD /path"
+    else
+        local same = line:gsub("{%w+}", "{}")
+        if owner[same] then
+            found[#found + 1] = place .. ": '" .. method .. " " .. path .. "' is listed twice"
+        end
+        owner[same] = true
+    end
+end
+
+local function class_faults(place, classes, routes, found)
+    if not is_list(classes) then
+        found[#found + 1] = place .. " must be a list of classes"
+        return
+    end
+    for index, class in ipairs(classes) do
+        if type(class) ~= "string" or routes[class] == nil then
+            found[#found + 1] = place .. "[" .. index .. "] is no class of routes.json"
+        end
+    end
 end
 
 --- What is wrong with the route table; an empty list when nothing is.
@@ -90,23 +123,19 @@ end
 ---@param routes table class -> list of "METHOD /path"
 ---@return string[] faults
 function _M.faults(roles, routes)
-    local found = {}
+    local found, owner = {}, {}
     for class, lines in pairs(routes) do
-        for _, line in ipairs(lines) do
-            local method, path = line:match("^(%u+) (/%S*)$")
-            if not METHODS[method] or not path then
-                found[#found + 1] = "routes.json: routes." .. class .. ": '" .. line
-                    .. "' is not METHOD /path"
+        local place = "routes.json: routes." .. class
+        if not is_list(lines) then
+            found[#found + 1] = place .. " must be a list of METHOD /path"
+        else
+            for index, line in ipairs(lines) do
+                line_faults(place .. "[" .. index .. "]", line, owner, found)
             end
         end
     end
     for name, role in pairs(roles) do
-        for _, class in ipairs(role.routes) do
-            if not routes[class] then
-                found[#found + 1] = "roles.json: roles." .. name .. ".routes: '" .. class
-                    .. "' is no class of routes.json"
-            end
-        end
+        class_faults("roles.json: roles." .. name .. ".routes", role.routes, routes, found)
     end
     return found
 end
@@ -126,7 +155,9 @@ function _M.compile(roles, routes, page_by)
         for _, line in ipairs(lines) do
             local method, path = line:match("^(%u+) (.+)$")
             local route = new_route(class, path, roles, answered_by)
-            for _, name in ipairs(outside_names(path, answered_by)) do
+            -- What no role may reach does not exist.
+            local names = next(route.allowed) and outside_names(path, answered_by) or {}
+            for _, name in ipairs(names) do
                 add(policy, method, name, route)
             end
         end

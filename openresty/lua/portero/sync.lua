@@ -16,6 +16,7 @@ local WINDOW_SECONDS = 30
 local NANOSECONDS = 1e9
 local BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, FULL = 400, 401, 404, 409, 507
 local YIELD_EVERY = 500
+local MOST_EPOCH_CHARACTERS = 64
 
 local seen = ngx.shared.portero_seen
 
@@ -57,7 +58,7 @@ local function are_entries(list)
     if list == nil then
         return true
     end
-    if type(list) ~= "table" then
+    if type(list) ~= "table" or (next(list) ~= nil and #list == 0) then
         return false
     end
     for _, entry in ipairs(list) do
@@ -91,12 +92,21 @@ local function apply_entries(message)
     return revoked and activated
 end
 
+--- Whether the message says how far it brings this gateway.
+local function has_mark(message)
+    return type(message.position) == "number" and type(message.epoch) == "string"
+        and #message.epoch <= MOST_EPOCH_CHARACTERS
+end
+
 local function apply(message)
+    if message.position ~= nil and not has_mark(message) then
+        return BAD_REQUEST
+    end
     if not apply_entries(message) then
         return FULL
     end
-    if type(message.position) == "number" then
-        active_tokens.set_position(message.position)
+    if has_mark(message) then
+        active_tokens.set_position(message.epoch, message.position)
     end
 end
 
@@ -114,10 +124,10 @@ local SNAPSHOT_STEPS = {
     end,
     ["end"] = function(message)
         if not active_tokens.is_newest(message.generation)
-            or type(message.position) ~= "number" then
+            or not has_mark(message) then
             return CONFLICT
         end
-        active_tokens.set_position(message.position)
+        active_tokens.set_position(message.epoch, message.position)
         active_tokens.end_snapshot(message.generation)
         active_tokens.heard(ngx.now())
     end,
@@ -146,7 +156,7 @@ local function parse(method, body)
         return {}
     end
     local message = cjson.decode(body)
-    local is_good = type(message) == "table" and are_entries(message.activate)
+    local is_good = type(message) == "table" and #message == 0 and are_entries(message.activate)
         and are_entries(message.revoke)
     return is_good and message or nil
 end

@@ -23,7 +23,8 @@ local function rebuild(pool)
     local peers = {}
     for _, server in ipairs(pool.servers) do
         for _, address in ipairs(server.addresses) do
-            peers[#peers + 1] = { address = address, port = server.port }
+            local bracketed = address:find(":", 1, true) and "[" .. address .. "]"
+            peers[#peers + 1] = { address = bracketed or address, port = server.port }
         end
     end
     pool.peers = peers
@@ -80,23 +81,39 @@ function _M.start()
     assert(ngx.timer.every(TICK_SECONDS, tick))
 end
 
---- Choose the next server of an upstream, in turn; the next one after a failure.
+--- Whether any address of an upstream is known. The balancer cannot refuse in good form, so the
+--- access phase asks this before.
+---@param name string
+---@return boolean
+function _M.is_known(name)
+    return pools[name].peers[1] ~= nil
+end
+
+--- The next peer in turn for a new request, and the one behind the last for a retry. Which one was
+--- tried is the request's own: others take their turns meanwhile.
+local function turn(pool)
+    local count = #pool.peers
+    if count == 1 then
+        return pool.peers[1]
+    end
+    local tried = ngx.ctx.tried_peer
+    if not tried then
+        balancer.set_more_tries(count - 1)
+        pool.next = pool.next % count + 1
+    end
+    local index = tried and tried % count + 1 or pool.next
+    ngx.ctx.tried_peer = index
+    return pool.peers[index]
+end
+
+--- Choose the next server of an upstream.
 ---@param name string
 function _M.pick(name)
     local pool = pools[name]
-    local count = #pool.peers
-    if count == 0 then
+    if not pool.peers[1] then
         return errors.exit(BAD_GATEWAY)
     end
-    if count > 1 then
-        if not balancer.get_last_failure() then
-            balancer.set_more_tries(count - 1)
-        end
-        pool.next = pool.next % count + 1
-    else
-        pool.next = 1
-    end
-    local peer = pool.peers[pool.next]
+    local peer = turn(pool)
     local ok, err = balancer.set_current_peer(peer.address, peer.port)
     if not ok then
         ngx.log(ngx.ERR, "upstreams.pick: ", err)

@@ -60,6 +60,9 @@ function _M.claims(token, now)
         end
         cache:set(token, claims)
     end
+    if claims.iat > now then
+        return nil, "not yet issued"
+    end
     if claims.exp <= now then
         return nil, "expired"
     end

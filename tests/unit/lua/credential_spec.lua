@@ -30,15 +30,17 @@ describe("read", function()
         { "a bearer token", { authorization = "Bearer T" }, sent("T") },
         { "the scheme in small letters", { authorization = "bearer T" }, sent("T") },
         { "the scheme in capitals", { authorization = "BEARER T" }, sent("T") },
-        { "two spaces behind the scheme as no token", { authorization = "Bearer  T" }, BAD },
+        -- The verifier refuses these by their characters.
+        { "two spaces behind the scheme as one and a token's", { authorization = "Bearer  T" },
+            sent(" T") },
+        { "two tokens as one", { authorization = "Bearer T U" }, sent("T U") },
+        { "a list of tokens as one", { authorization = "Bearer T,U" }, sent("T,U") },
+        { "a list of schemes as one", { authorization = "Bearer T, Basic x" },
+            sent("T, Basic x") },
+        { "a token and a tab as they are", { authorization = "Bearer T\t" }, sent("T\t") },
         { "a tab behind the scheme as no token", { authorization = "Bearer\tT" }, BAD },
         { "the scheme alone as no token", { authorization = "Bearer" }, BAD },
         { "the scheme and a space as no token", { authorization = "Bearer " }, BAD },
-        { "two tokens as no token", { authorization = "Bearer T U" }, BAD },
-        { "a list of tokens as no token", { authorization = "Bearer T,U" }, BAD },
-        { "a list of schemes as no token", { authorization = "Bearer T, Basic x" }, BAD },
-        { "a token and a tab as no token", { authorization = "Bearer T\t" }, BAD },
-        { "a token and a line feed as no token", { authorization = "Bearer T\n" }, BAD },
         { "another scheme as no token", { authorization = "Token T" }, BAD },
         { "Basic as no token", { authorization = "Basic VDpU" }, BAD },
         { "a longer scheme as no token", { authorization = "Bearers T" }, BAD },
@@ -156,7 +158,7 @@ describe("from_another_site", function()
         end)
     end
 
-    pending("is true for the origin null where the request names no host", function()
+    it("is true for the origin null where the request names no host", function()
         fake.request({ headers = { origin = "null" }, protocol = "HTTP/1.0" })
         assert.is_true(credential.from_another_site())
     end)

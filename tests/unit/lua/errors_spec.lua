@@ -102,6 +102,14 @@ describe("refuse", function()
         end
     end)
 
+    it("asks for no body that was announced, and closes the connection instead", function() -- H21
+        fake.request({ headers = { expect = "100-continue" } })
+        errors.refuse("invalid_api_key")
+        assert.is_nil(fake.request_headers.expect)
+        assert.equal("close", fake.answer.headers.connection)
+        assert.is_nil(refuse("invalid_api_key", "/").headers.connection)
+    end)
+
     it("leaves no header of one refusal on the next", function()
         refuse("expired", "/")
         assert.is_nil(refuse("not_found", "/").headers["x-should-retry"])
@@ -116,6 +124,59 @@ describe("refuse", function()
 
     it("raises a Lua error, which is a 500, for a code that is in no table", function()
         assert.has_error(function() errors.refuse("no such code") end)
+        assert.equal(0, fake.answer.endings)
+    end)
+end)
+
+describe("refuse_for_nginx", function()
+    for code, row in pairs(TABLE) do
+        it(("answers what the end of the internal URI names: %s"):format(code), function()
+            fake.request({ target = "/v1/models" })
+            fake.ngx.var.uri = "/refused/" .. code
+            errors.refuse_for_nginx()
+            assert.equal(row[1], fake.answer.exit)
+            assert.equal(row[2], cjson.decode(fake.answer.body).error.code)
+        end)
+    end
+
+    it("answers in the dialect of what the client asked for, not of the internal URI", function()
+        fake.request({ target = "/api/chat" })
+        fake.ngx.var.uri = "/refused/request_too_large"
+        errors.refuse_for_nginx()
+        assert.is_string(cjson.decode(fake.answer.body).error)
+    end)
+end)
+
+describe("body", function()
+    it("says a code in the dialect of a path, for what is no answer of its own", function()
+        assert.same({
+            error = {
+                message = "token expired", type = REFUSED, param = cjson.null,
+                code = "invalid_api_key",
+            },
+        }, errors.body("expired", "/v1/models"))
+        assert.same({ error = "token expired" }, errors.body("expired", "/api/chat"))
+    end)
+
+    -- What only a stream that runs is told: code -> code of the body, message.
+    local IN_A_STREAM = {
+        revoked = { "invalid_api_key", "The token was revoked." },
+        stream_too_long = {
+            "stream_too_long", "The stream ran for as long as your role allows.",
+        },
+    }
+    for code, row in pairs(IN_A_STREAM) do
+        it(("says %s in both dialects"):format(code), function()
+            assert.same({
+                error = { message = row[2], type = REFUSED, param = cjson.null, code = row[1] },
+            }, errors.body(code, "/v1/chat/completions"))
+            assert.same({ error = row[2] }, errors.body(code, "/llm/api/chat?x"))
+        end)
+    end
+
+    it("sends nothing and ends nothing", function()
+        errors.body("revoked", "/")
+        assert.equal("", fake.answer.body)
         assert.equal(0, fake.answer.endings)
     end)
 end)

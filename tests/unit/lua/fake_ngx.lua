@@ -188,6 +188,8 @@ local function set_request(fake, request)
     fake.body, fake.is_read = request.body, false
     fake.request_headers = {}
     fake.answer = new_answer()
+    fake.began = fake.clock.now
+    fake.ngx.ctx, fake.ngx.arg = {}, {}
     local var = fake.ngx.var
     for name in pairs(var) do
         var[name] = nil
@@ -208,6 +210,8 @@ local function new_req(fake)
     return {
         get_method = function() return fake.method end,
         get_headers = function() return header_table(request_headers) end,
+        clear_header = function(name) fake.request_headers[name:lower()] = nil end,
+        start_time = function() return fake.began end,
         read_body = function() fake.is_read = true end,
         get_body_data = function() return fake.is_read and fake.body or nil end,
     }
@@ -289,8 +293,11 @@ local function new_ngx(fake)
         shared = shared_dicts(fake.clock),
         var = {},
         req = new_req(fake),
+        ctx = {},
+        arg = {},
         encode_base64 = fake_ngx.encode_base64,
         HTTP_OK = 200,
+        ERROR = -1,
         ERR = 4,
         WARN = 5,
     }

@@ -1,0 +1,196 @@
+"""`make run` through containers: builds the images, brings the compose project of this DATA_DIR up,
+waits until a chat comes through, and takes all but the volumes down again.
+
+A container that dies is not started again but told, and is the end of all, as with local processes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from run import handover, upstreams
+from run.data_dir import data_dir_in_use
+from run.edge import guarded
+from run.engine import NotHere, ask, compose_words
+from run.followed import Container
+from run.greeting import DEMO_LOGINS, announce
+from run.images import have_bases
+from run.plan import Plan, clean_environment, read_plan
+from run.ports import port_faults
+from run.project import Project, project_of
+from run.readiness import wait_until_ready
+from run.signals import TICK_SECONDS, stop_signals
+from run.terminal import RunError, say
+from run.watching import check_alive, obituary
+
+#: What is watched once `init` has ended.
+SERVICES = ("gateway", "issuer", "reconciler")
+#: How `init` begins the line above the demo logins.
+LOGINS_HEAD = "demo logins"
+
+
+def main() -> int:
+    """`RUNTIME=containers make run`."""
+    return guarded(lambda: run(clean_environment(os.environ), insists=True))
+
+
+def run(env: Mapping[str, str], insists: bool) -> None:
+    """The whole story. Raises `NotHere`, before anything is started, where containers are not to
+    be had, or for who does not insist, where local processes are the better choice.
+    """
+    plan = read_plan(env, Path.cwd())
+    compose = compose_words(env)
+    if reason := handover.impossible(env) or ("" if insists else out_of_reach(env)):
+        raise NotHere(reason)
+    with data_dir_in_use(plan.data_dir):
+        given = handover.given(plan, env)
+        project = project_of(compose, plan.data_dir, with_upstreams(env))
+        if not insists:
+            have_bases(project.env, project.log)
+        prepare(plan, project, handover.settings_of_parts(given, env))
+        explain(env.get("LLM_UPSTREAM", ""), project.env.get("LLM_UPSTREAM", ""))
+        with stack(plan, project, given) as parts:
+            wait_until_ready(plan, parts)
+            announce(plan)
+            say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
+            watch(parts, users_renewed(handover.users_file(plan, env), project))
+
+
+def out_of_reach(env: Mapping[str, str]) -> str:
+    """Why containers would not find the user's LLM server; empty when they might."""
+    hidden = upstreams.out_of_reach(env.get("LLM_UPSTREAM", ""), env)
+    return f"{hidden} listens on loopback alone, where containers do not come" if hidden else ""
+
+
+def with_upstreams(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment with LLM servers under the names that containers know them by."""
+    return {**env, "LLM_UPSTREAM": upstreams.for_containers(env.get("LLM_UPSTREAM", ""))}
+
+
+def explain(asked: str, known: str) -> None:
+    """Why the gateway asks for another name than the user wrote."""
+    if known != asked:
+        say(
+            f"LLM_UPSTREAM: in a container localhost is the container, so it asks {known}; "
+            "on Linux that server must listen beyond loopback (Ollama: OLLAMA_HOST=0.0.0.0)"
+        )
+
+
+# --- up and down ---------------------------------------------------------------------------------
+
+
+def prepare(plan: Plan, project: Project, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """The images, and nothing in the way of the start."""
+    project.write_changes(plan.own_llm, settings)
+    if project.containers():  # of a run that was killed
+        take_down(project)
+    if faults := port_faults({"GATEWAY_PORT": plan.gateway_port}):
+        raise RunError(*faults)
+    say(f"Building images; the first time takes minutes, its words are in {project.log}")
+    if failure := project.build(plan.own_llm):
+        raise NotHere(failure)
+
+
+@contextmanager
+def stack(plan: Plan, project: Project, given: Mapping[str, str]) -> Iterator[list[Container]]:
+    """All containers, from the first started to the last removed."""
+    say("Starting.")
+    with ExitStack() as at_the_end:
+        parts: list[Container] = []
+        at_the_end.callback(leave, parts)
+        at_the_end.callback(take_down, project)
+        if given:
+            project.hand_over(given)
+        if failure := project.up():
+            follow(project, list(project.containers("status=exited")), parts)
+            raise RunError(death(parts) or failure)
+        follow(project, [*SERVICES, *([] if plan.own_llm else ["llm"])], parts)
+        if "CREDENTIALS_FILE" not in given:
+            keep_demo_logins(plan, project)
+        yield parts
+
+
+def follow(project: Project, services: Sequence[str], parts: list[Container]) -> None:
+    """Add the containers of these services to the parts."""
+    containers = project.containers()
+    with stop_signals.held():  # or one could be followed and not yet among the parts
+        for name in services:
+            log = project.data_dir / "log" / f"{name}.log"
+            parts.append(Container(name, containers.get(name, name), log, project.env))
+
+
+def leave(parts: Sequence[Container]) -> None:
+    """Follow none of them any longer."""
+    with stop_signals.held():
+        for part in parts:
+            part.leave()
+
+
+def take_down(project: Project) -> None:
+    """Whatever the user wants meanwhile: half a stack is in nobody's interest."""
+    with stop_signals.held():
+        if failure := project.down():
+            say(failure)
+
+
+def death(ended: Sequence[Container]) -> str:
+    """The obituary of the first that did not end well; empty when none is to blame."""
+    for part in ended:
+        part.wait_for_log()
+        if status := part.poll():
+            return obituary(part, status)
+    return ""
+
+
+# --- users ---------------------------------------------------------------------------------------
+
+
+def keep_demo_logins(plan: Plan, project: Project) -> None:
+    """What `init` prints goes where local processes would have put it."""
+    container = project.containers().get("init", "init")
+    lines = ask(["docker", "logs", container], project.env)[1].splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith(LOGINS_HEAD)]
+    path = plan.data_dir / DEMO_LOGINS
+    path.touch(mode=0o600)
+    path.write_text("\n".join([*lines[heads[-1] + 1 :], ""]) if heads else "")
+
+
+def users_renewed(path: Path | None, project: Project) -> Callable[[], None]:
+    """To be called again and again: hands the users' file over whenever it has changed."""
+    seen = version(path)
+
+    def look() -> None:
+        nonlocal seen
+        now = version(path)
+        if path is None or now == seen:
+            return
+        seen = now
+        faults: list[str] = []
+        text = handover.text_of("CREDENTIALS_FILE", path, faults)
+        try:
+            if faults:
+                raise RunError(*faults)
+            project.hand_over({"CREDENTIALS_FILE": text})
+        except RunError as error:  # the users in force stay in force
+            say("\n".join(error.lines))
+
+    return look
+
+
+def version(path: Path | None) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    try:
+        state = path.stat() if path else None
+    except OSError:
+        state = None
+    return (state.st_mtime_ns, state.st_size, state.st_ino) if state else (0, 0, 0)
+
+
+def watch(parts: Sequence[Container], look: Callable[[], None]) -> None:
+    """Return never; raise when a part has ended or the user wants an end."""
+    while True:
+        check_alive(parts)
+        look()
+        time.sleep(TICK_SECONDS)

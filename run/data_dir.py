@@ -1,0 +1,90 @@
+"""DATA_DIR: one stack at a time, and nothing of a killed one left in the next one's way.
+
+It owns DATA_DIR/run, and a directory for the time of a run that lies outside.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from run.files import try_lock
+from run.terminal import RunError
+
+
+@contextmanager
+def data_dir_in_use(data_dir: Path) -> Iterator[None]:
+    """One stack for one DATA_DIR. The lock goes with this process, however it ends."""
+    handle = open_lock(data_dir)
+    try:
+        if not try_lock(handle):
+            raise RunError(in_use(data_dir, os.pread(handle, 20, 0)))
+        remove_leftovers(data_dir)
+        with written_pid(handle):
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def written_pid(handle: int) -> Iterator[None]:
+    """Our process id in the lock file, for whoever finds it taken."""
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    try:
+        yield
+    finally:
+        os.ftruncate(handle, 0)
+
+
+def remove_leftovers(data_dir: Path) -> None:
+    """Of a stack whose supervisor was killed: the lock was free, so they are nobody else's."""
+    for path in (data_dir / "run").glob("*.pid"):
+        path.unlink(missing_ok=True)
+    link = runtime_link(data_dir)
+    if link.is_symlink():
+        shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
+
+
+def in_use(data_dir: Path, pid: bytes) -> str:
+    """What to say to whoever comes second."""
+    process = pid.decode(errors="replace").strip() or "unknown"
+    return (
+        f"a stack runs on {data_dir} already (process {process}); "
+        "stop it, or choose another DATA_DIR and other ports"
+    )
+
+
+def open_lock(data_dir: Path) -> int:
+    """The lock file, in a DATA_DIR made for it where there is none."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("run", "log"):
+            (data_dir / name).mkdir(mode=0o700, exist_ok=True)
+        return os.open(data_dir / "run" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RunError(f"DATA_DIR {data_dir} cannot be written: {error.strerror}") from error
+
+
+def runtime_link(data_dir: Path) -> Path:
+    """What names the runtime directory to the next start."""
+    return data_dir / "run" / "runtime"
+
+
+@contextmanager
+def runtime_directory(data_dir: Path) -> Iterator[str]:
+    """Outside DATA_DIR: the gateway's workers are nobody, and must get in. What the other parts
+    make for the time they run goes into its `tmp`, and with it.
+    """
+    path = Path(tempfile.mkdtemp(prefix="portero-"))
+    try:
+        runtime_link(data_dir).symlink_to(path)  # so that the next start finds it if we are killed
+        path.chmod(0o711)
+        (path / "tmp").mkdir(mode=0o700)
+        yield str(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        runtime_link(data_dir).unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""What the user sees when the stack is ready: where it is, and two lines to paste."""
+
+import json
+import shlex
+
+from run.files import read_text
+from run.plan import Plan
+from run.terminal import say
+
+DEMO_MODEL = "smollm2-135m-instruct"
+DEMO_QUESTION = "What is the capital of France?"
+#: Takes the token out of the login's JSON with what every machine has.
+READ_JSON = r"""sed -n 's/.*"token": *"\([^"]*\)".*/\1/p'"""
+DEMO_LOGINS = "demo-logins"
+LOGIN_TO_FILL_IN, MODEL_TO_FILL_IN = "USERNAME:SECRET", "MODEL"
+
+
+def announce(plan: Plan) -> None:
+    """Print the line `ready …` and the two lines to paste."""
+    say("")
+    say(f"ready {plan.url}")
+    say("")
+    model = MODEL_TO_FILL_IN if plan.own_llm else DEMO_MODEL
+    for line in curl_lines(plan.url, demo_login(plan) or LOGIN_TO_FILL_IN, model):
+        say(line)
+    say("")
+    say(f"Logs are in {plan.data_dir / 'log'}. Ctrl-C stops it all.")
+
+
+def curl_lines(url: str, login: str, model: str) -> list[str]:
+    """One login and one streamed chat, for a shell."""
+    body = json.dumps({**question(model), "stream": True})
+    return [
+        f"TOKEN=$(curl -sS -u {shlex.quote(login)} -X POST {url}/llm/login | {READ_JSON})",
+        f'curl -sSN {url}/v1/chat/completions -H "Authorization: Bearer $TOKEN"'
+        f" -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+    ]
+
+
+def question(model: str) -> dict[str, object]:
+    """The body of the demo chat."""
+    return {"model": model, "messages": [{"role": "user", "content": DEMO_QUESTION}]}
+
+
+def demo_login(plan: Plan) -> str | None:
+    """The first demo login as USERNAME:SECRET; None when the credentials are the user's own."""
+    if plan.own_credentials:
+        return None
+    lines = read_text(plan.data_dir / DEMO_LOGINS).splitlines()
+    logins = [line.strip() for line in lines if "=" in line and not line.lstrip().startswith("#")]
+    return logins[0].replace("=", ":", 1) if logins else None

@@ -1,0 +1,76 @@
+"""What the user asks for, read once from the environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from run.packages import search_path
+from run.ports import is_port
+from run.terminal import RunError
+
+HOST = "127.0.0.1"
+DEFAULT_PORTS = {"GATEWAY_PORT": 8080, "INTERNAL_PORT": 8081, "ISSUER_PORT": 9000}
+DEFAULT_DATA_DIR = "var"
+#: Settings that hold a path. The user's are relative to where make ran; the parts run elsewhere.
+PATH_SETTINGS = ("CREDENTIALS_FILE", "SECRET_KEY_FILE", "SYNC_KEY_FILE")
+#: make's own, of no use to the parts.
+MAKE_SETTINGS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for, read once from the environment."""
+
+    gateway_port: int
+    internal_port: int
+    issuer_port: int
+    data_dir: Path
+    own_credentials: bool
+    own_llm: bool
+
+    @property
+    def url(self) -> str:
+        """Where the gateway is, for people on this machine."""
+        return f"http://{HOST}:{self.gateway_port}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """By the settings that choose them."""
+        numbers = (self.gateway_port, self.internal_port, self.issuer_port)
+        return dict(zip(DEFAULT_PORTS, numbers, strict=True))
+
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Empty means not set, as in `make run LLM_UPSTREAM=`; paths become absolute."""
+    kept = {name: value for name, value in env.items() if value and name not in MAKE_SETTINGS}
+    paths = {name: str(Path(kept[name]).absolute()) for name in PATH_SETTINGS if name in kept}
+    path = search_path(env.get("PATH", ""))
+    return {**kept, **paths, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
+    """The plan, or `RunError` with every fault; a relative DATA_DIR is in `folder`."""
+    ports, faults = read_ports(env)
+    if faults:
+        raise RunError(*faults)
+    return Plan(
+        gateway_port=ports["GATEWAY_PORT"],
+        internal_port=ports["INTERNAL_PORT"],
+        issuer_port=ports["ISSUER_PORT"],
+        data_dir=folder / env.get("DATA_DIR", DEFAULT_DATA_DIR),
+        own_credentials="CREDENTIALS_FILE" in env,
+        own_llm="LLM_UPSTREAM" in env,
+    )
+
+
+def read_ports(env: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
+    """The ports, or one line for each fault."""
+    written = {setting: env.get(setting, str(port)) for setting, port in DEFAULT_PORTS.items()}
+    wrong = [f"{name} is '{text}'" for name, text in written.items() if not is_port(text)]
+    if wrong:
+        return {}, [f"{fault}; it must be a port number from 1 to 65535" for fault in wrong]
+    ports = {setting: int(text) for setting, text in written.items()}
+    if len(set(ports.values())) < len(ports):
+        numbers = ", ".join(str(port) for port in ports.values())
+        return {}, [f"{', '.join(ports)} must differ; they are {numbers}"]
+    return ports, []

@@ -1,0 +1,527 @@
+"""What every session store promises (`issuer/sessions/__init__.py`), asked of each there is."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
+from issuer.sessions import Selection, Session, SessionStore
+from issuer.sessions.sqlite import KEPT_SECONDS, SqliteSessions
+
+NOW = 1_800_000_000
+MANY = 1_000_000
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = multiprocessing.get_context("spawn")
+
+#: How to open a store of each kind, here or in another process.
+KINDS: dict[str, Callable[[str], SessionStore]] = {
+    "sqlite": lambda place: SqliteSessions(Path(place)),
+}
+
+
+class Place:
+    """Where one store lives; every `open` is a new client of it."""
+
+    def __init__(self, kind: str, where: str) -> None:
+        self.kind = kind
+        self.where = where
+
+    def open(self) -> SessionStore:
+        return KINDS[self.kind](self.where)
+
+
+@pytest.fixture(params=sorted(KINDS))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(request.param, str(tmp_path / "sessions.db"))
+
+
+@pytest.fixture
+def store(place: Place) -> SessionStore:
+    return place.open()
+
+
+def session(
+    name: object, subject: str = "USRSalice", role: str = "user", ends: int = 900
+) -> Session:
+    return Session(str(name).rjust(22, "A"), subject, role, NOW, NOW + ends, f"print {subject}")
+
+
+def add(store: SessionStore, *names: object) -> None:
+    for name in names:
+        store.add(session(name), MANY, NOW)
+
+
+def names(sessions: object) -> list[str]:
+    assert isinstance(sessions, list)
+    return [one.jti.lstrip("A") for one in sessions]
+
+
+def in_processes(count: int, work: Callable[..., None], *arguments: object) -> list[BaseProcess]:
+    started = [PROCESSES.Process(target=work, args=(number, *arguments)) for number in range(count)]
+    for process in started:
+        process.start()
+    return list(started)
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def add_and_die(_: int, place: Place) -> None:
+    store = place.open()
+    store.add(session("added"), MANY, NOW)
+    store.add(session("revoked"), MANY, NOW)
+    store.revoke(Selection(jti=session("revoked").jti), NOW)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def add_some(number: int, place: Place, each: int) -> None:
+    store = place.open()
+    for index in range(each):
+        store.add(session(f"p{number}-{index}"), MANY, NOW)
+
+
+def try_to_add(number: int, place: Place, threads: int, each: int, most: int) -> None:
+    store = place.open()
+
+    def work(thread: int) -> None:
+        for index in range(each):
+            try:
+                store.add(session(f"p{number}-{thread}-{index}"), most, NOW)
+            except CapacityReached:
+                continue
+
+    in_threads(threads, work)
+
+
+def test_what_was_added_is_found_as_it_was(place: Place, store: SessionStore) -> None:
+    store.add(session("1"), MANY, NOW)
+    expected = Session(**(vars(session("1")) | {"position": 1}))
+    assert store.find(session("1").jti) == expected
+    assert place.open().find(session("1").jti) == expected
+    assert store.find(session("2").jti) is None
+
+
+def test_a_killed_process_has_lost_nothing_it_was_told_is_done(place: Place) -> None:
+    (process,) = in_processes(1, add_and_die, place)
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    store = place.open()
+    added, revoked = store.find(session("added").jti), store.find(session("revoked").jti)
+    assert added is not None
+    assert added.is_active(NOW)
+    assert revoked is not None
+    assert not revoked.is_active(NOW)
+    assert store.position() == 3
+
+
+def test_every_change_raises_the_position_by_one(store: SessionStore) -> None:
+    assert store.position() == 0
+    add(store, 1, 2, 3)
+    assert store.position() == 3
+    store.revoke(Selection(jti=session(1).jti), NOW)
+    assert store.position() == 4
+    store.revoke(Selection(), NOW)
+    assert store.position() == 6
+    assert sorted(one.position for one in store.changes_after(0, 10)) == [4, 5, 6]
+
+
+def test_what_changes_nothing_keeps_the_position(store: SessionStore) -> None:
+    add(store, 1)
+    store.revoke(Selection(), NOW)
+    store.revoke(Selection(), NOW)
+    store.revoke(Selection(subject="USRSnobody"), NOW)
+    store.prune(NOW)
+    with pytest.raises(CapacityReached):
+        store.add(session(2), 0, NOW)
+    assert store.position() == 2
+
+
+def test_positions_of_threads_and_processes_rise_by_one_a_change(
+    place: Place, store: SessionStore
+) -> None:
+    processes = in_processes(2, add_some, place, 20)
+    in_threads(4, lambda number: add(store, *[f"t{number}-{index}" for index in range(10)]))
+    for process in processes:
+        process.join(30)
+    changed = store.changes_after(0, 1000)
+    assert [one.position for one in changed] == list(range(1, 81))
+    assert len({one.jti for one in changed}) == 80
+    assert store.position() == 80
+
+
+def test_whoever_follows_the_positions_while_others_write_misses_nothing(
+    place: Place, store: SessionStore
+) -> None:
+    writers = [
+        threading.Thread(target=add, args=(store, *[f"t{number}-{index}" for index in range(15)]))
+        for number in range(4)
+    ]
+    for thread in writers:
+        thread.start()
+    reader, seen, position = place.open(), [], 0
+    while any(thread.is_alive() for thread in writers) or reader.position() > position:
+        for one in reader.changes_after(position, 7):
+            seen.append(one.jti)
+            position = one.position
+    assert len(seen) == len(set(seen)) == 60
+
+
+def test_revoked_is_final(store: SessionStore) -> None:
+    add(store, 1)
+    (revoked,) = store.revoke(Selection(jti=session(1).jti), NOW + 5)
+    assert revoked.revoked_at == NOW + 5
+    with pytest.raises(StoreUnavailable):
+        add(store, 1)
+    store.revoke(Selection(), NOW + 9)
+    assert store.find(session(1).jti) == revoked
+    assert not revoked.is_active(NOW)
+
+
+def test_a_revocation_answers_all_that_is_selected_and_unexpired(store: SessionStore) -> None:
+    add(store, 1, 2)
+    store.add(session(3, ends=5), MANY, NOW)
+    store.revoke(Selection(jti=session(1).jti), NOW)
+    assert sorted(names(store.revoke(Selection(), NOW + 5))) == ["1", "2"]
+    expired = store.find(session(3).jti)
+    assert expired is not None
+    assert expired.revoked_at is None
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        (Selection(jti=session("b").jti), {"b"}),
+        (Selection(subject="USRSalice"), {"a", "b"}),
+        (Selection(role="admin"), {"d"}),
+        (Selection(role="user"), {"a", "b", "c"}),
+        (Selection(), {"a", "b", "c", "d"}),
+        (Selection(jti=session("b").jti, subject="USRSalice", role="user"), {"b"}),
+        (Selection(jti=session("b").jti, subject="USRSbob"), set()),
+        (Selection(subject="USRSalice", role="admin"), set()),
+        (Selection(jti=""), set()),
+        (Selection(subject=""), set()),
+        (Selection(subject="%"), set()),
+        (Selection(subject="' OR 1=1 --"), set()),
+    ],
+)
+def test_all_that_a_selection_names_must_match(
+    store: SessionStore, selection: Selection, chosen: set[str]
+) -> None:
+    store.add(session("a"), MANY, NOW)
+    store.add(session("b"), MANY, NOW)
+    store.add(session("c", "USRSbob"), MANY, NOW)
+    store.add(session("d", "ADMNroot", "admin"), MANY, NOW)
+    assert set(names(store.revoke(selection, NOW))) == chosen
+    assert set(names(store.active(NOW, 10))) == {"a", "b", "c", "d"} - chosen
+
+
+def test_the_capacity_is_exact_and_room_comes_back(store: SessionStore) -> None:
+    for number in range(3):
+        store.add(session(number, ends=10), 3, NOW)
+    with pytest.raises(CapacityReached):
+        store.add(session("late"), 3, NOW)
+    assert store.find(session("late").jti) is None
+    store.revoke(Selection(jti=session(0).jti), NOW)
+    store.add(session("in a revoked one's place"), 3, NOW)
+    with pytest.raises(CapacityReached):
+        store.add(session("late"), 3, NOW + 9)
+    store.add(session("in an expired one's place"), 3, NOW + 10)
+    assert store.count_active(NOW + 10) == 2
+
+
+def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SessionStore) -> None:
+    processes = in_processes(2, try_to_add, place, 2, 10, 25)
+    try_to_add(9, place, 8, 5, 25)
+    for process in processes:
+        process.join(30)
+    assert store.count_active(NOW) == 25
+    assert store.position() == 25
+
+
+def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SessionStore) -> None:
+    store.add(session("a", ends=5), MANY, NOW, 2)
+    store.add(session("b"), MANY, NOW, 2)
+    with pytest.raises(TooManyTokens):
+        store.add(session("c"), MANY, NOW, 2)
+    assert store.position() == 2
+    store.add(session("d", "USRSbob"), MANY, NOW, 2)
+    store.add(session("e"), MANY, NOW + 5, 2)
+    store.revoke(Selection(jti=session("b").jti), NOW + 5)
+    store.add(session("f"), MANY, NOW + 5, 2)
+    with pytest.raises(TooManyTokens):
+        store.add(session("g"), MANY, NOW + 5, 2)
+
+
+def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
+    place: Place, store: SessionStore
+) -> None:
+    first = store.epoch()
+    add(store, 1, 2)
+    store.add(session(3, ends=5), MANY, NOW)
+    assert place.open().epoch() == first
+    assert store.begin_epoch(NOW + 5) == 2
+    assert place.open().epoch() == store.epoch() != first
+    assert store.count_active(NOW + 5) == 0
+    assert store.position() == 5
+
+
+def test_prune_forgets_only_what_is_over(store: SessionStore) -> None:
+    long_over = NOW + 10 + KEPT_SECONDS
+    for name, ends in (("old", 5), ("old and revoked", 6), ("live", 900), ("revoked", 900)):
+        store.add(session(name, ends=ends), MANY, NOW)
+    store.revoke(Selection(jti=session("revoked").jti), NOW)
+    store.revoke(Selection(jti=session("old and revoked").jti), NOW)
+    assert store.prune(NOW + 4) == 0
+    assert store.prune(long_over) == 2
+    assert store.prune(long_over) == 0
+    assert sorted(names(store.live_after("", long_over, 10))) == ["live", "revoked"]
+    revoked = store.find(session("revoked").jti)
+    assert revoked is not None
+    assert revoked.revoked_at == NOW
+    assert store.position() == 6
+
+
+def test_prune_makes_room_for_no_more_than_it_forgot(store: SessionStore) -> None:
+    for number in range(3):
+        store.add(session(number, ends=5), 3, NOW)
+    later = NOW + 10 + KEPT_SECONDS
+    assert store.prune(later) == 3
+    for number in range(3, 6):
+        store.add(session(number), 3, NOW)
+    with pytest.raises(CapacityReached):
+        store.add(session(6), 3, NOW)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
+def test_pages_of_unexpired_sessions_lose_nothing(store: SessionStore, most: int) -> None:
+    add(store, *range(7))
+    store.add(session("over", ends=5), MANY, NOW)
+    store.revoke(Selection(jti=session(3).jti), NOW)
+    found, last = [], ""
+    while page := store.live_after(last, NOW + 5, most):
+        assert len(page) <= most
+        found += names(page)
+        last = page[-1].jti
+    assert found == [str(number) for number in range(7)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
+def test_pages_of_changes_lose_nothing(store: SessionStore, most: int) -> None:
+    add(store, *range(5))
+    store.revoke(Selection(jti=session(1).jti), NOW)
+    found, position = [], 0
+    while page := store.changes_after(position, most):
+        assert len(page) <= most
+        found += names(page)
+        position = page[-1].position
+    assert found == ["0", "2", "3", "4", "1"]
+    assert position == store.position()
+
+
+def test_the_newest_active_sessions_come_first(store: SessionStore) -> None:
+    add(store, 1, 2, 3, 4)
+    store.revoke(Selection(jti=session(3).jti), NOW)
+    assert names(store.active(NOW, 2)) == ["4", "2"]
+    assert store.count_active(NOW) == 3
+    assert store.count_active(NOW + 900) == 0
+
+
+def test_credentials_in_use_are_those_of_active_sessions(store: SessionStore) -> None:
+    add(store, 1, 2)
+    store.add(session(3, "USRSbob"), MANY, NOW)
+    store.add(session(4, "USRScarol", ends=5), MANY, NOW)
+    store.revoke(Selection(subject="USRSbob"), NOW)
+    assert list(store.credentials_in_use(NOW + 5)) == [("USRSalice", "print USRSalice")]
+
+
+def test_the_salt_is_made_once_and_is_another_stores_never(
+    place: Place, store: SessionStore
+) -> None:
+    other = Place(place.kind, place.where + ".other").open()
+    assert len(store.salt()) >= 16
+    assert place.open().salt() == store.salt() != other.salt()
+
+
+def test_a_failed_change_leaves_nothing_half_done(store: SessionStore) -> None:
+    add(store, 1)
+    with pytest.raises(StoreUnavailable):
+        add(store, 1)
+    assert (store.position(), store.count_active(NOW)) == (1, 1)
+    store.add(session(2), 2, NOW)
+    assert store.position() == 2
+
+
+# What follows is about the one file that SQLite keeps.
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_sqlite_makes_its_files_for_nobody_else(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = SqliteSessions(tmp_path / "sessions.db")
+        add(store, 1)
+    finally:
+        os.umask(before)
+    files = sorted(tmp_path.iterdir())
+    assert "sessions.db-wal" in [path.name for path in files]
+    assert {mode(path) for path in files} == {0o600}
+
+
+def test_sqlite_commits_to_the_disk_before_it_answers(tmp_path: Path) -> None:
+    store = SqliteSessions(tmp_path / "sessions.db")
+    connection: sqlite3.Connection = store._connection()
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_backup_is_private_whole_and_revokes_all_it_holds_when_it_is_opened(
+    tmp_path: Path,
+) -> None:
+    store = SqliteSessions(tmp_path / "sessions.db")
+    now = int(time.time())
+    for name in ("1", "2"):
+        store.add(Session(name, "USRSalice", "user", now, now + 900, "x"), MANY, now)
+    store.backup(tmp_path / "backup.db")
+    assert mode(tmp_path / "backup.db") == 0o600
+    assert store.count_active(now) == 2
+    copy = SqliteSessions(tmp_path / "backup.db")
+    assert copy.count_active(now) == 0
+    assert len(copy.live_after("", now, 10)) == 2
+    assert copy.salt() == store.salt()
+    assert copy.epoch() != store.epoch()
+    again = SqliteSessions(tmp_path / "backup.db")
+    assert again.epoch() == copy.epoch()
+
+
+def test_a_restored_store_begins_an_epoch_with_all_it_holds_revoked(tmp_path: Path) -> None:
+    store = SqliteSessions(tmp_path / "sessions.db")
+    now = int(time.time())
+    store.add(Session("1", "USRSalice", "user", now, now + 900, "x"), MANY, now)
+    store.backup(tmp_path / "backup.db")
+    store.add(Session("2", "USRSalice", "user", now, now + 900, "x"), MANY, now)
+    before = store.epoch()
+    assert store.restore(tmp_path / "backup.db") == 1
+    assert store.count_active(now) == 0
+    assert store.find("2") is None
+    assert SqliteSessions(tmp_path / "sessions.db").epoch() == store.epoch() != before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a database at all " * 100])
+def test_what_is_no_backup_changes_nothing(tmp_path: Path, content: bytes | None) -> None:
+    store = SqliteSessions(tmp_path / "sessions.db")
+    add(store, 1)
+    before = store.epoch()
+    if content is not None:
+        (tmp_path / "backup.db").write_bytes(content)
+    with pytest.raises(StoreUnavailable):
+        store.restore(tmp_path / "backup.db")
+    assert (store.epoch(), store.count_active(NOW)) == (before, 1)
+
+
+def test_a_damaged_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    store = SqliteSessions(path)
+    add(store, *range(200))
+    store.check()
+    store._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable):
+        SqliteSessions(path).check()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda path: path / "missing" / "sessions.db", id="missing directory"),
+        pytest.param(lambda path: path, id="a directory"),
+        pytest.param(lambda path: Path("/proc/sessions.db"), id="a file system of another kind"),
+    ],
+)
+def test_sqlite_in_a_place_that_holds_no_file_is_unavailable(
+    tmp_path: Path, spoil: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(StoreUnavailable):
+        SqliteSessions(spoil(tmp_path))
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    path.write_bytes(b"not a database at all " * 100)
+    with pytest.raises(StoreUnavailable):
+        SqliteSessions(path)
+    assert path.read_bytes().startswith(b"not a database at all")
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from issuer.errors import StoreUnavailable
+from issuer.sessions.sqlite import SqliteSessions
+os.chdir(sys.argv[1])
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    SqliteSessions(Path("sessions.db"))
+except StoreUnavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("file_there", [False, True], ids=["directory", "file"])
+def test_sqlite_where_it_may_not_write_is_unavailable(tmp_path: Path, file_there: bool) -> None:
+    there = tmp_path / "store"
+    there.mkdir()
+    if file_there:
+        add(SqliteSessions(there / "sessions.db"), 1)
+        (there / "sessions.db").chmod(0o444)
+    there.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(there)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there.chmod(0o755)
+    assert done.stdout == "session store: sessions.db: Permission denied\n"
+
+
+def test_a_store_that_breaks_later_is_unavailable_for_every_question(tmp_path: Path) -> None:
+    store = SqliteSessions(tmp_path / "sessions.db")
+    add(store, 1)
+    store._connection().execute("DROP TABLE sessions")
+    questions: list[Callable[[], object]] = [
+        lambda: store.add(session(2), MANY, NOW),
+        lambda: store.revoke(Selection(), NOW),
+        lambda: store.find(session(1).jti),
+        lambda: store.live_after("", NOW, 1),
+        lambda: store.changes_after(0, 1),
+        lambda: store.active(NOW, 1),
+        lambda: store.count_active(NOW),
+        lambda: store.credentials_in_use(NOW),
+        lambda: store.prune(NOW),
+        lambda: store.begin_epoch(NOW),
+    ]
+    for ask in questions:
+        with pytest.raises(StoreUnavailable):
+            ask()

@@ -1,0 +1,78 @@
+"""Session stores filled without logging in: what a test needs thousands of, bcrypt would delay."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from issuer import keys, tokens
+from issuer.config import ROLES_FILE
+from issuer.roles import parse
+from issuer.tokens import Claims
+from tests.deployment import Local
+
+USER, ROLE = "AGIATEST01", "agi"
+
+
+def fill(deployment: Local, count: int, revoked: int = 0) -> Sequence[Claims]:
+    """Sessions of an agi in the deployment's store, as if by login; the last `revoked` revoked.
+
+    Nobody may be writing: positions are given out here.
+    """
+    role = parse(ROLES_FILE.read_text()).named(ROLE)
+    assert role is not None
+    now = int(time.time())
+    claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
+    path = deployment.data / "sessions.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as store:
+        store.execute("BEGIN IMMEDIATE")
+        position = _counter(store, "position")
+        store.executemany(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                _row(one, position + index, index > count - revoked, now, _fingerprint(path, store))
+                for index, one in enumerate(claims, 1)
+            ],
+        )
+        for counter in ("position", "rows"):
+            store.execute("UPDATE counters SET value = value + ? WHERE name = ?", (count, counter))
+        store.execute("COMMIT")
+    return claims
+
+
+def mint(deployment: Local, claims: Claims) -> str:
+    """The token of these claims, as the deployment's issuer would have signed it."""
+    return tokens.mint(claims, keys.hmac_key("HS256", deployment.secret_key.encode()))
+
+
+def _counter(store: sqlite3.Connection, name: str) -> int:
+    row = store.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return int(row[0])
+
+
+_FINGERPRINTS: dict[Path, str] = {}
+
+
+def _fingerprint(path: Path, store: sqlite3.Connection) -> str:
+    """Of the user's secret, as a login would have noted it: taken from one that did."""
+    if path not in _FINGERPRINTS:
+        row = store.execute("SELECT credential FROM sessions WHERE subject = ?", (USER,)).fetchone()
+        assert row, f"{USER} must have logged in once"
+        _FINGERPRINTS[path] = row[0]
+    return _FINGERPRINTS[path]
+
+
+def _row(
+    one: Claims, position: int, is_revoked: bool, now: int, credential: str
+) -> tuple[str, str, str, int, int, str, int | None, int]:
+    return (
+        one.jti,
+        one.subject,
+        one.role,
+        one.issued_at,
+        one.expires_at,
+        credential,
+        now if is_revoked else None,
+        position,
+    )

@@ -1,0 +1,66 @@
+"""Full: nothing live is evicted, newcomers are told, and room is found again (F16)."""
+
+import re
+import time
+
+import requests
+
+from issuer.gateways import Changes, Gateway
+from tests.deployment import Caller, Local, deployed
+from tests.promises.conftest import Figure, size
+from tests.promises.recorder import Recorder
+from tests.upstream import Upstream, wait_for
+
+TTL = 4
+
+
+def test_f16_a_login_over_the_capacity_is_503_and_room_is_found_within_a_second(
+    upstream: Upstream, figure: Figure
+) -> None:
+    most = 8
+    settings = {"TOKEN_CACHE_SIZE": str(most), "TOKEN_TTL_SECONDS": str(TTL)}
+    with deployed(upstream.url, **settings) as deployment:
+        caller, recorder = Caller(deployment), Recorder(deployment)
+        tokens = [recorder.login() for _ in range(most)]
+        assert all(tokens)
+        refused = 0
+        while not recorder.login():
+            answer = caller.login("AGIATEST01")
+            if answer.status_code == 503:
+                refused += 1
+                assert answer.json()["error"]["code"] == "capacity"
+                assert answer.headers["Retry-After"] == "1"
+        ends = min(one.expires_at for one in recorder.history if one.kind == "login")
+        assert refused > 0
+        assert time.time() - ends < 1.0 + 0.5, "the first login after there was room"
+        text = requests.get(f"{deployment.issuer}/metrics", timeout=5).text
+        assert re.search(r'portero_refusals_total\{code="capacity"\} [1-9]', text)
+    figure("F16 logins refused at capacity, first granted after room", f"{refused}, within 1.5 s")
+
+
+def test_f16_a_full_dictionary_refuses_logins_evicts_nothing_and_recovers(
+    upstream: Upstream, figure: Figure
+) -> None:
+    megabytes = size(2, 192)
+    with deployed(upstream.url, ACTIVE_TOKEN_MEMORY=f"{megabytes}m") as deployment:
+        caller = Caller(deployment)
+        kept = caller.token("AGIATEST01")
+        filled = _fill_dictionary(deployment, seconds=TTL if megabytes < 10 else 60)
+        answer = caller.login("AGIATEST01")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "capacity"
+        assert caller.call(kept).status_code == 200, "nothing live was evicted"
+        wait_for(lambda: caller.login("AGIATEST01").status_code == 200, 90, "there is room again")
+        assert caller.call(kept).status_code == 200
+    figure(f"F16 tokens in a dictionary of {megabytes} MB, live ones evicted", f"{filled}, 0")
+
+
+def _fill_dictionary(deployment: Local, seconds: int) -> int:
+    """Activate made-up tokens through the sync until the gateway says it is full."""
+    gateway = Gateway(deployment.internal, deployment.sync_key.encode())
+    end, count = int(time.time()) + seconds, 0
+    while True:
+        entries = [(f"{count + index:022d}", end) for index in range(2_000)]
+        if gateway.apply(Changes(activate=entries)).full:
+            return count
+        count += len(entries)

@@ -1,0 +1,218 @@
+"""The link between issuer and gateway spoiled, recorded and played again (F14, F15, F27)."""
+
+import random
+import re
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from run import processes
+from tests.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
+from tests.history import check
+from tests.promises.conftest import Figure, size
+from tests.promises.link import Link, linked
+from tests.promises.recorder import Recorder
+from tests.upstream import Upstream, wait_for
+
+HEALED_SECONDS = 2.0 + 1.0  # the reconciler may be in the middle of its second
+NUMBER = re.compile(r"^portero_sync_position (\d+)$", re.MULTILINE)
+
+
+@contextmanager
+def behind_a_link(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, Link]]:
+    """A deployment whose issuer reaches its gateway through a link."""
+    deployment = Local(upstream.url, settings)
+    internal = int(deployment.internal.rpartition(":")[2])
+    try:
+        with linked(internal) as link:
+            deployment.env["GATEWAY_URLS"] = link.url
+            for part in ("gateway", "issuer", "reconciler"):
+                deployment.start(part)
+            wait_ready(deployment)
+            yield deployment, link
+    finally:
+        deployment.close()
+
+
+@contextmanager
+def another_gateway(deployment: Local) -> Iterator[tuple[str, int]]:
+    """A second gateway of the same deployment: its address, and its internal port."""
+    public, internal = free_ports(2)
+    with tempfile.TemporaryDirectory(prefix="portero-gw2-") as runtime:
+        Path(runtime).chmod(0o711)
+        env = {
+            **deployment.env,
+            "GATEWAY_LISTEN": f"127.0.0.1:{public}",
+            "INTERNAL_LISTEN": f"127.0.0.1:{internal}",
+            "GATEWAY_RUNTIME_DIR": runtime,
+        }
+        service = processes.Service("gateway-2", ("sh", "openresty/gateway.sh"))
+        child = processes.start(service, deployment.data, env)
+        try:
+            yield f"http://127.0.0.1:{public}", internal
+        finally:
+            child.process.send_signal(signal.SIGTERM)
+            child.process.wait(10)
+            processes.kill_group(child.process)
+
+
+def position(internal: str) -> int:
+    found = NUMBER.search(requests.get(f"{internal}/metrics", timeout=5).text)
+    assert found
+    return int(found[1])
+
+
+MOODS = {
+    "cut": ("cut", 0.0),
+    "30 % lost": ("lossy", 0.0),
+    "2 s late": ("pass", 2.0),
+    "half open": ("hold", 0.0),
+    "a byte a time": ("trickle", 0.0),
+}
+
+
+@pytest.mark.parametrize("name", MOODS)
+def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
+    upstream: Upstream, figure: Figure, name: str
+) -> None:
+    mood, delay = MOODS[name]
+    duration = size(3, 60)
+    with behind_a_link(upstream) as (deployment, link):
+        recorder = Recorder(deployment)
+        kept, doomed = [recorder.login() for _ in range(3)], recorder.login()
+        link.become(mood, delay)
+        until = time.monotonic() + duration
+        granted = [recorder.login()]
+        revoked = recorder.revoke(doomed)
+        while time.monotonic() < until:
+            assert {recorder.use(token) for token in kept} == {200}
+            granted.append(recorder.login())
+        link.become("pass")
+        healed = time.monotonic()
+        wait_for(lambda: recorder.use(doomed) == 401, HEALED_SECONDS, "the revocation arrived")
+        truth = deployment.command("revoke", "--user", "NOBODY")  # touches nothing, proves access
+        assert truth.returncode == 0
+        seconds = time.monotonic() - healed
+        for token in filter(None, granted):
+            assert recorder.use(token) == 200
+    # A revocation that was not acknowledged is bound by the healing, which the test waited for.
+    assert revoked in (202, 204)
+    bound = duration + HEALED_SECONDS
+    assert check(recorder.history, pending_bound_seconds=bound) == []
+    figure(
+        f"F14 {name}, {duration} s: a revocation made meanwhile answered",
+        f"{revoked}, and held {seconds:.2f} s after healing at the latest",
+    )
+
+
+def test_f15_recorded_messages_played_again_change_nothing(
+    upstream: Upstream, figure: Figure
+) -> None:
+    with behind_a_link(upstream) as (deployment, link):
+        recorder = Recorder(deployment)
+        tokens = [recorder.login() for _ in range(size(10, 100))]
+        for token in tokens[::2]:
+            assert recorder.revoke(token) == 204
+        wait_for(lambda: position(deployment.internal) >= len(tokens), 5, "all is applied")
+        messages = _messages(b"".join(link.recorded))
+        deployment.stop("reconciler")
+        before = position(deployment.internal)
+        random.Random(15).shuffle(messages)
+        statuses = [_play(deployment.internal, message) for message in messages]
+        for _ in range(len(messages)):
+            statuses.append(_play(deployment.internal, _spliced(messages)))
+        assert set(statuses) <= {401, 409}
+        assert position(deployment.internal) == before
+        assert [recorder.use(token) for token in tokens] == [401, 200] * (len(tokens) // 2)
+    assert check(recorder.history) == []
+    figure("F15 messages played again or spliced, accepted", f"{len(statuses)}, 0")
+
+
+def _messages(recorded: bytes) -> list[bytes]:
+    """The single requests of a recorded stream."""
+    found = []
+    while recorded:
+        head, separator, rest = recorded.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        size_of_body = int(length[1]) if length else 0
+        found.append(head + separator + rest[:size_of_body])
+        recorded = rest[size_of_body:]
+    return found
+
+
+def _spliced(messages: list[bytes]) -> bytes:
+    """The head of one message over the body of another."""
+    dice = random.Random(len(messages))
+    head = dice.choice(messages).partition(b"\r\n\r\n")[0]
+    body = dice.choice(messages).partition(b"\r\n\r\n")[2]
+    head = re.sub(rb"(?i)content-length: \d+", b"Content-Length: %d" % (len(body) + 1), head)
+    return head + b"\r\n\r\n" + body + b" "
+
+
+def _play(internal: str, message: bytes) -> int:
+    host, _, port = internal.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(message)
+        return int(connection.recv(65536).split(b" ")[1])
+
+
+def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affected(
+    upstream: Upstream, figure: Figure
+) -> None:
+    staleness = 2
+    with (
+        deployed(upstream.url, SYNC_MAX_STALENESS_SECONDS=str(staleness)) as deployment,
+        another_gateway(deployment) as (second, internal),
+        linked(internal) as link,
+    ):
+        deployment.env["GATEWAY_URLS"] += f",{link.url}"
+        for part in ("issuer", "reconciler"):
+            deployment.stop(part)
+            deployment.start(part)
+        wait_ready(deployment)
+        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        first, other = Recorder(deployment), Recorder(deployment, second)
+        token, doomed = first.login(), first.login()
+        assert (first.use(token), other.use(token)) == (200, 200)
+
+        link.become("hold")
+        began = time.monotonic()
+        fresh = first.login()
+        login_seconds = time.monotonic() - began
+        assert first.revoke(doomed) == 202
+        wait_for(lambda: other.use(token) == 503, staleness + 2, "the staleness is obeyed")
+        assert other.use(doomed) == 503
+        assert (first.use(token), first.use(doomed), first.use(fresh)) == (200, 401, 200)
+
+        link.become("pass")
+        wait_for(lambda: other.use(token) == 200, 8, "the partition has healed")
+        assert (other.use(doomed), other.use(fresh)) == (401, 200)
+    assert check(first.history) == []
+    figure("F27 a login while one of two gateways hangs takes", f"{login_seconds:.2f} s")
+    assert login_seconds < 0.25 + 0.5  # and one bcrypt
+
+
+def test_with_one_gateway_down_logins_go_on_and_it_catches_up(upstream: Upstream) -> None:
+    with (
+        deployed(upstream.url) as deployment,
+        another_gateway(deployment) as (second, internal),
+    ):
+        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
+        for part in ("issuer", "reconciler"):
+            deployment.stop(part)
+            deployment.start(part)
+        wait_ready(deployment)
+        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        deployment.stop("gateway")
+        token = Recorder(deployment).login()
+        assert token
+        deployment.start("gateway")
+        wait_ready(deployment)
+        assert Caller(deployment).call(token).status_code == 200

@@ -1,0 +1,680 @@
+---------
+-- The request path, on the real roles and routes: contract sections 5 and 7, threats H2, H10-H13,
+-- I2, I5, J24, S9, S12.
+
+local cjson = require("cjson.safe")
+local fake_ngx = require("fake_ngx")
+local minted = require("minted")
+local policy = require("portero.policy")
+
+local NOW = minted.NOW
+local CHAT = "/v1/chat/completions"
+
+local function table_of(name)
+    local file = assert(io.open("openresty/conf/" .. name .. ".json", "rb"))
+    local text = file:read("*a")
+    file:close()
+    return assert(cjson.decode(text))[name]
+end
+
+local ROLES = table_of("roles")
+local POLICY = policy.compile(ROLES, table_of("routes"), "issuer")
+
+local fake, access, active_tokens, upstreams
+
+local function start(changes)
+    local settings = {
+        roles = ROLES, policy = POLICY, llm = { { path = "" } }, max_staleness_seconds = 0,
+    }
+    for name, value in pairs(changes or {}) do
+        settings[name] = value
+    end
+    fake.load("portero.keys").set("HS256", minted.SECRET)
+    fake.load("portero.verified").start(settings)
+    access.start(settings)
+end
+
+local function become_ready()
+    active_tokens.end_snapshot(active_tokens.begin_snapshot())
+    active_tokens.heard(fake.clock.now)
+end
+
+before_each(function()
+    fake = fake_ngx.install(NOW)
+    active_tokens = fake.load("portero.active_tokens")
+    package.loaded["ngx.balancer"] = {}
+    upstreams = fake.load("portero.upstreams")
+    upstreams.set("llm", { { host = "127.0.0.1", port = 8000 } })
+    access = fake.load("portero.access")
+    start()
+    become_ready()
+end)
+
+--- A token of a role, active unless told otherwise.
+local function token_of(role, changes, is_inactive)
+    local all = {
+        role = '"' .. role .. '"',
+        sub = '"' .. ROLES[role].code .. 'X1"',
+        exp = tostring(NOW + ROLES[role].ttl_seconds),
+    }
+    for name, value in pairs(changes or {}) do
+        all[name] = value
+    end
+    if not is_inactive then
+        active_tokens.activate(minted.JTI, NOW + 3600, NOW)
+    end
+    return minted.token(minted.payload(all))
+end
+
+local function judge(request)
+    fake.request(request)
+    access.judge()
+    assert.is_true(fake.answer.endings <= 1)
+    return fake.answer
+end
+
+local function ask(method, target, token, headers)
+    local all = { authorization = token and "Bearer " .. token }
+    for name, value in pairs(headers or {}) do
+        all[name] = value
+    end
+    return judge({ method = method, target = target, headers = all })
+end
+
+--- Nothing goes on: no target, nobody's name, no jump to another location.
+local function assert_not_forwarded()
+    local var = fake.ngx.var
+    for _, name in ipairs({
+        "upstream_target", "auth_user", "auth_role", "auth_token_id", "watched",
+    }) do
+        assert.is_nil(var[name], name)
+    end
+    assert.is_nil(fake.answer.exec)
+    assert.equal(1, fake.answer.endings)
+end
+
+local function assert_refused(status, code, answer)
+    assert.equal(status, answer.status)
+    assert.equal(status, answer.exit)
+    assert.equal(code, cjson.decode(answer.body).error.code)
+    assert_not_forwarded()
+end
+
+local function assert_forwarded(target, answer)
+    assert.equal(0, answer.endings)
+    assert.is_nil(answer.status)
+    assert.equal("", answer.body)
+    assert.equal(target, fake.ngx.var.upstream_target)
+end
+
+describe("judge forwards", function()
+    it("what its role may use, with the name, role and jti of the token", function()
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+        local var = fake.ngx.var
+        assert.equal("USRSX1", var.auth_user)
+        assert.equal("user", var.auth_role)
+        assert.equal(minted.JTI, var.auth_token_id)
+    end)
+
+    -- How the token may come.
+    local WAYS = {
+        ["Authorization"] = function(t) return { authorization = "Bearer " .. t } end,
+        ["x-api-key"] = function(t) return { ["x-api-key"] = t } end,
+        ["the cookie"] = function(t) return { cookie = "a=b; auth_token=" .. t } end,
+        ["two that are equal"] = function(t)
+            return { authorization = "Bearer " .. t, ["x-api-key"] = t }
+        end,
+    }
+    for way, headers in pairs(WAYS) do
+        it("a token in " .. way, function()
+            local token = token_of("user")
+            assert_forwarded(CHAT, ask("POST", CHAT, nil, headers(token)))
+        end)
+    end
+
+    -- What was asked for, and what is sent: the path judged, the query as it was.
+    local TARGETS = {
+        ["POST /llm/chat/completions"] = "/v1/chat/completions",
+        ["POST /chat/completions?a=b&c=%2F"] = "/v1/chat/completions?a=b&c=%2F",
+        ["POST /llm/api/chat"] = "/api/chat",
+        ["GET /llm/models/a%2Fb?x"] = "/v1/models/a%2Fb?x",
+        ["GET /models/lib/a:1?"] = "/v1/models/lib/a:1?",
+        ["GET /health?/admin/"] = "/health?/admin/",
+    }
+    for line, target in pairs(TARGETS) do
+        it(line .. " as " .. target, function()
+            local method, asked = line:match("^(%S+) (%S+)$")
+            assert_forwarded(target, ask(method, asked, token_of("user")))
+        end)
+    end
+
+    it("behind the path of the LLM server's base URL", function()
+        start({ llm = { { path = "/base" } } })
+        assert_forwarded("/base" .. CHAT .. "?x", ask("POST", CHAT .. "?x", token_of("user")))
+    end)
+
+    it("the pages and the console to the issuer, without the LLM server's path", function()
+        start({ llm = { { path = "/base" } } })
+        assert.equal("@issuer", ask("GET", "/", token_of("user")).exec)
+        assert.equal("/", fake.ngx.var.upstream_target)
+        local answer = ask("DELETE", "/admin/api/users/USRSX1/sessions", token_of("admin"))
+        assert.equal("@issuer", answer.exec)
+        assert.equal("/admin/api/users/USRSX1/sessions", fake.ngx.var.upstream_target)
+        assert.equal("admin", fake.ngx.var.auth_role)
+    end)
+
+    it("the page to the LLM server where that is the setting", function()
+        start({ policy = policy.compile(ROLES, table_of("routes"), "llm") })
+        assert_forwarded("/", ask("GET", "/", token_of("user")))
+    end)
+
+    it("the metrics to the gateway itself", function()
+        assert.equal("@metrics", ask("GET", "/metrics", token_of("monitoring")).exec)
+    end)
+
+    it("each version of HTTP that there is", function()
+        local headers = { authorization = "Bearer " .. token_of("user") }
+        for _, protocol in ipairs({ "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" }) do
+            judge({ method = "POST", target = CHAT, protocol = protocol, headers = headers })
+            assert.equal(CHAT, fake.ngx.var.upstream_target)
+        end
+    end)
+
+    it("the streams of inference, and no other route's, to be watched", function()
+        for line, watched in pairs({
+            ["POST /v1/chat/completions"] = "yes", ["POST /llm/api/chat"] = "yes",
+            ["POST /completion"] = "yes", ["POST /v1/messages"] = "yes",
+            ["GET /v1/models"] = false, ["GET /health"] = false, ["POST /api/pull"] = false,
+            ["GET /"] = false, ["GET /admin/"] = false, ["GET /metrics"] = false,
+        }) do
+            local method, target = line:match("^(%S+) (%S+)$")
+            ask(method, target, token_of("admin"))
+            assert.is_string(fake.ngx.var.upstream_target)
+            assert.equal(watched or nil, fake.ngx.var.watched, line)
+        end
+    end)
+
+    it("and counts what it allowed", function()
+        ask("POST", CHAT, token_of("user"))
+        ask("GET", "/", token_of("user"))
+        fake.load("portero.metrics").flush()
+        assert.equal(2, fake.shared.portero_metrics:get("allowed"))
+    end)
+
+    it("a token minted in this very turn of the event loop", function()
+        fake.clock.now, fake.clock.real = NOW - 1, NOW
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+end)
+
+describe("judge and the roles", function()
+    -- Contract section 2: route -> who may use it.
+    local MAY = {
+        ["POST /v1/chat/completions"] = "agent_reasoning agent_fast agi user admin",
+        ["POST /api/generate"] = "agent_reasoning agent_fast agi user admin",
+        ["GET /v1/models"] = "agent_reasoning agent_fast agi user monitoring admin",
+        ["GET /health"] = "agent_reasoning agent_fast agi user monitoring admin",
+        ["GET /metrics"] = "monitoring admin",
+        ["POST /api/pull"] = "admin",
+        ["DELETE /api/delete"] = "admin",
+        ["GET /"] = "user monitoring admin",
+        ["GET /admin/"] = "admin",
+        ["GET /admin/api/sessions"] = "admin",
+    }
+    for line, who in pairs(MAY) do
+        it(("let %s use %s and no one else"):format(who, line), function()
+            local method, target = line:match("^(%S+) (%S+)$")
+            for role in pairs(ROLES) do
+                local answer = ask(method, target, token_of(role))
+                if who:find("%f[%w_]" .. role .. "%f[^%w_]") then
+                    assert.is_nil(answer.exit, role)
+                    assert.is_string(fake.ngx.var.upstream_target)
+                else
+                    assert.equal(403, answer.exit, role)
+                    assert_not_forwarded()
+                end
+            end
+        end)
+    end
+
+    it("answer 403 insufficient_permissions", function()
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token_of("monitoring")))
+    end)
+end)
+
+describe("judge refuses with 404 and 400", function()
+    for _, line in ipairs({
+        "POST /v1/unknown", "GET /validate", "GET /sync/status", "POST /sync/apply", "GET /slots",
+        "GET /v1/chat/completions", "HEAD /", "OPTIONS /v1/chat/completions", "TRACE /", "FOO /",
+        "get /", "GET /.git/config", "GET /x/llm/health", "GET /v1/models/", "GET /admin",
+    }) do
+        it("what is no route: " .. line, function()
+            local method, target = line:match("^(%S+) (%S+)$")
+            local token = token_of("admin")
+            assert_refused(404, "not_found", ask(method, target, token))
+            assert_refused(404, "not_found", ask(method, target))
+        end)
+    end
+
+    for _, target in ipairs({
+        "/llm/../admin/", "/llm/%2e%2e/admin/", "//llm//login", "/llm%2flogin", "/llm/./x", "/a#b",
+        "/llm/..;/admin/", "/x;x=1", "/a\\b", "/%c0%ae", "/%252e", "/x%0d%0aX-Auth-Role:%20admin",
+        "/v1/models/x%00", "?x", "*",
+    }) do
+        it(("the path that is not canonical: %q"):format(target), function() -- H10, H11
+            assert_refused(400, "invalid_request", ask("GET", target, token_of("admin")))
+        end)
+    end
+
+    for _, protocol in ipairs({ "HTTP/0.9", "HTTP/1.2", "HTTP/3.0", "", "http/1.1" }) do
+        it(("the protocol '%s'"):format(protocol), function() -- H13
+            local headers = { authorization = "Bearer " .. token_of("user") }
+            local request = { method = "POST", target = CHAT, protocol = protocol }
+            request.headers = headers
+            assert_refused(400, "invalid_request", judge(request))
+        end)
+    end
+
+    for _, query in ipairs({
+        "token=x", "access_token=x", "auth_token=x", "a=b&token=x", "api_key=x", "token=",
+        "?token=x", "x-api_key=x",
+    }) do
+        it(("a token in the query, whatever comes beside it: %s"):format(query), function() -- I2
+            local answer = ask("POST", CHAT .. "?" .. query, token_of("user"))
+            assert_refused(400, "invalid_request", answer)
+            assert_refused(400, "invalid_request", ask("POST", CHAT .. "?" .. query))
+            assert.is_nil(answer.body:find(query, 1, true))
+        end)
+    end
+
+    it("two credentials that differ, also where one is good", function() -- H2
+        local token = token_of("user")
+        for _, headers in ipairs({
+            { ["x-api-key"] = "other" },
+            { cookie = "auth_token=other" },
+            { ["x-api-key"] = { token, token } },
+            { authorization = "Basic x", cookie = "auth_token=" .. token },
+            { authorization = "Bearer", ["x-api-key"] = token },
+        }) do
+            assert_refused(400, "invalid_request", ask("POST", CHAT, token, headers))
+        end
+        local answer = ask("POST", CHAT, token, { cookie = "auth_token=other" })
+        assert.matches("more than one credential", answer.body, 1, true)
+    end)
+end)
+
+describe("judge refuses with 401", function()
+    -- Bad tokens of every kind: one answer for all.
+    local BAD = {
+        ["no token"] = function() return nil end,
+        ["an empty token"] = function() return "" end,
+        ["no JWT"] = function() return "abc" end,
+        ["a forged signature"] = function()
+            return minted.token(nil, minted.header(), "HS256", ("x"):rep(32))
+        end,
+        ["alg none"] = function() return minted.token(nil, minted.header("none")) end,
+        ["an unknown kid"] = function() return minted.token(nil, minted.header("HS256", "k")) end,
+        ["another issuer"] = function() return token_of("user", { iss = '"x"' }) end,
+        ["a role that is none"] = function() return token_of("user", { role = '"x"' }) end,
+        ["a name of another role"] = function() return token_of("user", { sub = '"ADMNX"' }) end,
+        ["a lifetime over the TTL"] = function()
+            return token_of("user", { exp = tostring(NOW + 901) })
+        end,
+        ["an iat to come"] = function()
+            return token_of("user", { iat = tostring(NOW + 5), exp = tostring(NOW + 9) })
+        end,
+        ["an expired token with a forged signature"] = function()
+            return minted.token(minted.payload({ iat = "1", exp = "2" }), minted.header(), "HS256",
+                ("x"):rep(32))
+        end,
+        ["a token that was never issued"] = function() return token_of("user", {}, true) end,
+        ["a revoked token"] = function()
+            active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+            return token_of("user")
+        end,
+    }
+    local first
+    for what, token in pairs(BAD) do
+        it("and one answer for all: " .. what, function()
+            local answer = ask("POST", CHAT, token())
+            assert_refused(401, "invalid_api_key", answer)
+            assert.equal('Bearer realm="portero"', answer.headers["www-authenticate"])
+            first = first or { answer.body, answer.headers }
+            assert.same(first, { answer.body, answer.headers })
+        end)
+    end
+
+    -- H3: what surrounds a good token in Authorization.
+    for _, form in ipairs({
+        "Bearer  %s", "Bearer\t%s", "Bearer %s ", "Bearer %s x", "Bearer %s,%s", "Bearer\n%s",
+        "Bearer %s, Basic x", "Token %s", "Basic %s", "%s", "Bearer%s", "Bearer %s\t", "Bearer =%s",
+        "Bearer \"%s\"", "Bearer %s\n", "Bearer Bearer %s",
+    }) do
+        it(("the good token of %q"):format(form), function()
+            local value = form:gsub("%%s", (token_of("user"):gsub("%%", "%%%%")))
+            local answer = ask("POST", CHAT, nil, { authorization = value })
+            assert_refused(401, "invalid_api_key", answer)
+        end)
+    end
+
+    it("and 'token expired' and x-should-retry an authentic token past its time", function()
+        local token = token_of("user")
+        for _, after in ipairs({ 900, 901, 100000 }) do
+            fake.clock.now = NOW + after
+            local answer = ask("POST", CHAT, token)
+            assert_refused(401, "invalid_api_key", answer)
+            assert.equal("true", answer.headers["x-should-retry"])
+            assert.equal('Bearer realm="portero"', answer.headers["www-authenticate"])
+            assert.equal("token expired", cjson.decode(answer.body).error.message)
+        end
+    end)
+
+    it("a token in the second of its exp, known or not", function()
+        local token = token_of("user")
+        fake.clock.now = NOW + 899.999
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        fake.clock.now = NOW + 900
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+    end)
+
+    it("a token from the moment it is revoked, although it was accepted before", function()
+        local token = token_of("user")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+    end)
+
+    it("a token that the next snapshot does not name", function()
+        local token = token_of("user")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        become_ready()
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+    end)
+
+    it("a token of which any character is another, right after the good one", function() -- J24
+        local token = token_of("user")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        for place = 1, #token do
+            local other = token:sub(place, place) == "A" and "B" or "A"
+            local flipped = token:sub(1, place - 1) .. other .. token:sub(place + 1)
+            assert.equal(401, ask("POST", CHAT, flipped).exit)
+            assert_not_forwarded()
+        end
+    end)
+
+    it("in Ollama's dialect under /api/", function()
+        local answer = ask("POST", "/api/chat")
+        assert.equal(401, answer.exit)
+        assert.is_string(cjson.decode(answer.body).error)
+    end)
+end)
+
+describe("judge and other sites", function()
+    local EVIL = { ["sec-fetch-site"] = "cross-site" }
+
+    local function with_cookie(token, headers)
+        local all = { cookie = "auth_token=" .. token, host = "portero" }
+        for name, value in pairs(headers) do
+            all[name] = value
+        end
+        return all
+    end
+
+    it("refuse a cookie that another site's page brought, with 403", function() -- I5
+        for _, headers in ipairs({ EVIL, { origin = "http://evil" }, { origin = "null" } }) do
+            local answer = ask("POST", CHAT, nil, with_cookie(token_of("user"), headers))
+            assert_refused(403, "insufficient_permissions", answer)
+        end
+        local headers = with_cookie(token_of("admin"), EVIL)
+        local answer = ask("DELETE", "/admin/api/users/USRSX/sessions", nil, headers)
+        assert_refused(403, "insufficient_permissions", answer)
+    end)
+
+    it("forward a cookie of our own page", function()
+        local headers = with_cookie(token_of("user"), { origin = "http://portero" })
+        assert_forwarded(CHAT, ask("POST", CHAT, nil, headers))
+    end)
+
+    it("forward a cookie with a GET, which changes nothing", function()
+        local headers = with_cookie(token_of("user"), EVIL)
+        assert_forwarded("/v1/models", ask("GET", "/v1/models", nil, headers))
+    end)
+
+    it("forward a token that no browser brings by itself", function()
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user"), EVIL))
+        local headers = { ["sec-fetch-site"] = "cross-site", ["x-api-key"] = token_of("user") }
+        assert_forwarded(CHAT, ask("POST", CHAT, nil, headers))
+    end)
+end)
+
+describe("judge and readiness", function()
+    local function assert_not_ready(answer)
+        assert_refused(503, "not_ready", answer)
+        assert.equal("1", answer.headers["retry-after"])
+    end
+
+    local function empty()
+        fake.shared.portero_sync.entries = {}
+        fake.shared.portero_active_tokens.entries = {}
+    end
+
+    it("answer 503 and not 401 to a good token before the first snapshot is whole", function()
+        empty()
+        local token = token_of("user")
+        assert_not_ready(ask("POST", CHAT, token))
+        active_tokens.begin_snapshot()
+        assert_not_ready(ask("POST", CHAT, token))
+    end)
+
+    it("answer 503 before the first snapshot although the issuer was heard just now", function()
+        empty()
+        active_tokens.heard(NOW)
+        assert_not_ready(ask("POST", CHAT, token_of("user")))
+    end)
+
+    it("answer 401 to a bad token before the first snapshot too", function()
+        empty()
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, "abc"))
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT))
+    end)
+
+    it("answer 503 to an unknown token that a silent issuer may have minted", function() -- S12
+        fake.clock.now = NOW + 10
+        local exp = tostring(NOW + 100)
+        local new = token_of("user", { iat = tostring(NOW + 5), exp = exp }, true)
+        assert_not_ready(ask("POST", CHAT, new))
+        local old = token_of("user", { iat = tostring(NOW - 5), exp = exp }, true)
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, old))
+    end)
+
+    it("answer 401 to a revoked token of a silent issuer", function()
+        fake.clock.now = NOW + 10
+        local new = token_of("user", { iat = tostring(NOW + 5), exp = tostring(NOW + 90) })
+        active_tokens.revoke(minted.JTI, NOW + 90, NOW + 10)
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, new))
+    end)
+
+    it("forward whatever the staleness where no bound is set", function()
+        fake.clock.now = NOW + 800
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+
+    it("answer 503 once the issuer was not heard for longer than the bound", function()
+        start({ max_staleness_seconds = 30 })
+        local token = token_of("user")
+        fake.clock.now = NOW + 30
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        fake.clock.now = NOW + 30.1
+        assert_not_ready(ask("POST", CHAT, token))
+        active_tokens.heard(fake.clock.now)
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+    end)
+
+    it("answer 503 where a bound is set and the issuer was never heard", function()
+        start({ max_staleness_seconds = 30 })
+        empty()
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        assert_not_ready(ask("POST", CHAT, token_of("user")))
+    end)
+end)
+
+describe("judge and an LLM server of which no address is known", function()
+    before_each(function()
+        upstreams.set("llm", { { host = "no-such-host.invalid", port = 8000 } })
+        upstreams.set("issuer", { { host = "no-such-host.invalid", port = 9000 } })
+    end)
+
+    it("answer 502 before anything is forwarded, and count no allowed request", function()
+        for _, line in ipairs({ "POST " .. CHAT, "GET /v1/models", "GET /health" }) do
+            local method, target = line:match("^(%S+) (%S+)$")
+            assert_refused(502, "upstream_unavailable", ask(method, target, token_of("user")))
+        end
+        fake.load("portero.metrics").flush()
+        assert.equal(3, fake.shared.portero_metrics:get("upstream_unavailable"))
+        assert.is_nil(fake.shared.portero_metrics:get("allowed"))
+    end)
+
+    it("answer 502 in Ollama's dialect under /api/", function()
+        local answer = ask("POST", "/api/chat", token_of("user"))
+        assert.equal(502, answer.exit)
+        assert.is_string(cjson.decode(answer.body).error)
+        assert_not_forwarded()
+    end)
+
+    it("say so to nobody who may not use the route", function()
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT))
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token_of("monitoring")))
+        assert_refused(404, "not_found", ask("POST", "/v1/unknown", token_of("user")))
+    end)
+
+    it("forward what the issuer and the gateway answer", function()
+        assert.equal("@issuer", ask("GET", "/", token_of("user")).exec)
+        assert.equal("@metrics", ask("GET", "/metrics", token_of("monitoring")).exec)
+    end)
+
+    it("answer 502 for the page where the LLM server answers it", function()
+        start({ policy = policy.compile(ROLES, table_of("routes"), "llm") })
+        assert_refused(502, "upstream_unavailable", ask("GET", "/", token_of("user")))
+    end)
+
+    it("forward again once an address is known", function()
+        upstreams.set("llm", { { host = "127.0.0.1", port = 8000 } })
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+end)
+
+describe("judge and browsers", function()
+    local BROWSER = { accept = "text/html,application/xhtml+xml,*/*;q=0.8" }
+    local PAGES = { ["/"] = "/login?next=/", ["/admin/"] = "/admin/login?next=/admin/" }
+
+    for target, page in pairs(PAGES) do
+        it(("send one without a valid session from %s to %s"):format(target, page), function()
+            local expired = token_of("admin", { iat = tostring(NOW - 9), exp = tostring(NOW - 1) })
+            local revoked = token_of("admin", {}, true)
+            for _, cookie in ipairs({ "a=b", "auth_token=x", "auth_token=" .. expired,
+                "auth_token=" .. revoked }) do
+                active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+                local answer = ask("GET", target, nil, { accept = BROWSER.accept, cookie = cookie })
+                assert.equal(page, answer.redirect)
+                assert.equal(302, answer.ended_with)
+                assert.equal("no-store", answer.headers["cache-control"])
+                assert_not_forwarded()
+            end
+        end)
+    end
+
+    it("answer 401 to a program that asks for a page", function()
+        for _, accept in ipairs({ "application/json", "*/*", "" }) do
+            assert_refused(401, "invalid_api_key", ask("GET", "/", nil, { accept = accept }))
+        end
+        assert_refused(401, "invalid_api_key", ask("GET", "/"))
+    end)
+
+    it("answer 401 to a browser that asks for no page", function()
+        assert_refused(401, "invalid_api_key", ask("GET", "/v1/models", nil, BROWSER))
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, nil, BROWSER))
+    end)
+
+    it("answer 403 and 503 to a browser, which no login would help", function()
+        local answer = ask("GET", "/admin/", token_of("user"), BROWSER)
+        assert_refused(403, "insufficient_permissions", answer)
+        fake.shared.portero_sync.entries = {}
+        assert_refused(503, "not_ready", ask("GET", "/", token_of("user"), BROWSER))
+    end)
+end)
+
+describe("judge", function()
+    --- Refusals in the order of the request path, each with all that follow it wrong too.
+    local function request_wrong_from(step)
+        local bad, good = "bad", token_of("monitoring")
+        fake.shared.portero_sync.entries = {}
+        local cookie = { cookie = "auth_token=" .. (step <= 6 and bad or good), host = "h",
+            ["sec-fetch-site"] = step <= 5 and "cross-site" or "same-origin" }
+        if step <= 3 then
+            cookie.authorization = "Bearer other"
+        elseif step == 4 then
+            cookie.cookie = nil
+        end
+        return {
+            method = "POST",
+            target = (step <= 1 and "/no/route" or CHAT) .. (step <= 2 and "?token=x" or ""),
+            protocol = step <= 2 and "HTTP/1.2" or "HTTP/1.1",
+            headers = cookie,
+        }
+    end
+    local ORDER = {
+        { "an unknown route", 404, "not_found" },
+        { "a query or protocol", 400, "invalid_request" },
+        { "two credentials", 400, "invalid_request" },
+        { "a missing credential", 401, "invalid_api_key" },
+        { "another site", 403, "insufficient_permissions" },
+        { "a bad token", 401, "invalid_api_key" },
+        { "an empty gateway", 503, "not_ready" },
+    }
+    for step, case in ipairs(ORDER) do
+        it(("refuses for %s before all that comes later"):format(case[1]), function()
+            assert_refused(case[2], case[3], judge(request_wrong_from(step)))
+        end)
+    end
+
+    it("refuses for staleness before it looks at the role, and for the role at last", function()
+        start({ max_staleness_seconds = 30 })
+        local token = token_of("monitoring")
+        fake.clock.now = NOW + 100
+        assert_refused(503, "not_ready", ask("POST", CHAT, token))
+        active_tokens.heard(fake.clock.now)
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token))
+    end)
+
+    it("refuses an inactive token before it looks at the role", function()
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token_of("monitoring", {}, true)))
+    end)
+
+    it("lets a Lua error out, which nginx answers with 500, and forwards nothing", function()
+        local token = token_of("user")
+        fake.shared.portero_active_tokens.get = function() error("broken") end
+        assert.has_error(function() ask("POST", CHAT, token) end)
+        assert.is_nil(fake.ngx.var.upstream_target)
+        assert.is_nil(fake.answer.exec)
+    end)
+
+    it("keeps the requests of one worker apart", function() -- H25
+        local token = token_of("user")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT))
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+    end)
+
+    it("logs nothing, so no token either", function()
+        ask("POST", CHAT, token_of("user"))
+        ask("POST", CHAT, "bad")
+        assert.same({}, fake.logged)
+    end)
+end)
+
+describe("start", function()
+    it("decides what is judged by", function()
+        start({ policy = {} })
+        assert_refused(404, "not_found", ask("POST", CHAT, token_of("admin")))
+    end)
+end)

@@ -1,0 +1,484 @@
+---------
+-- The projection of the sessions: contract section 8, threats S2, S3, S5, S6, S9.
+
+local fake_ngx = require("fake_ngx")
+
+local NOW = 1700000000
+local EXP = NOW + 100
+
+local fake, tokens, state, active_tokens
+
+before_each(function()
+    fake = fake_ngx.install(NOW)
+    tokens, state = fake.shared.portero_active_tokens, fake.shared.portero_sync
+    active_tokens = fake.load("portero.active_tokens")
+end)
+
+local function activate(jti, exp)
+    return active_tokens.activate(jti, exp or EXP, fake.clock.now)
+end
+
+local function revoke(jti, exp)
+    return active_tokens.revoke(jti, exp or EXP, fake.clock.now)
+end
+
+local function is_active(jti)
+    return (active_tokens.is_active(jti))
+end
+
+local function snapshot(...)
+    local generation = active_tokens.begin_snapshot()
+    for _, jti in ipairs({ ... }) do
+        activate(jti)
+    end
+    active_tokens.end_snapshot(generation)
+    return generation
+end
+
+describe("is_ready", function()
+    it("is false until the first snapshot is whole", function()
+        assert.is_false(active_tokens.is_ready())
+        local generation = active_tokens.begin_snapshot()
+        assert.is_false(active_tokens.is_ready())
+        active_tokens.end_snapshot(generation)
+        assert.is_true(active_tokens.is_ready())
+        active_tokens.begin_snapshot()
+        assert.is_true(active_tokens.is_ready())
+    end)
+end)
+
+describe("is_active", function()
+    it("is nil, neither yes nor no, before the first snapshot is whole", function()
+        activate("a")
+        active_tokens.begin_snapshot()
+        activate("b")
+        assert.same({ nil, false }, { active_tokens.is_active("a") })
+        assert.same({ nil, false }, { active_tokens.is_active("b") })
+    end)
+
+    it("is true for what a snapshot named, and false and unknown for all else", function()
+        snapshot("a")
+        assert.same({ true, true }, { active_tokens.is_active("a") })
+        assert.same({ false, false }, { active_tokens.is_active("b") })
+    end)
+
+    it("is false and known for what was revoked", function()
+        snapshot("a")
+        revoke("a")
+        assert.same({ false, true }, { active_tokens.is_active("a") })
+    end)
+
+    it("is true for what came before the first snapshot and is named in it", function()
+        activate("a")
+        snapshot("a")
+        assert.is_true(is_active("a"))
+    end)
+
+    it("is false and unknown once its time is over", function()
+        snapshot("a")
+        fake.clock.now = EXP + 0.002
+        assert.same({ false, false }, { active_tokens.is_active("a") })
+    end)
+end)
+
+describe("activate and revoke", function()
+    before_each(function() snapshot() end)
+
+    it("makes a token active at once", function()
+        assert.is_true(activate("a"))
+        assert.is_true(is_active("a"))
+    end)
+
+    it("may be repeated", function()
+        for _ = 1, 3 do
+            assert.is_true(activate("a"))
+        end
+        assert.is_true(is_active("a"))
+        for _ = 1, 3 do
+            assert.is_true(revoke("a"))
+        end
+        assert.is_false(is_active("a"))
+    end)
+
+    it("lets revoked win when it comes last", function()
+        activate("a")
+        revoke("a")
+        assert.is_false(is_active("a"))
+    end)
+
+    it("lets revoked win when it comes first", function() -- S2
+        revoke("a")
+        assert.is_true(activate("a"))
+        assert.is_false(is_active("a"))
+    end)
+
+    it("lets revoked win in every order of three messages", function()
+        local a, r = activate, revoke
+        for index, order in ipairs({ { a, a, r }, { a, r, a }, { r, a, a }, { r, r, a } }) do
+            for _, change in ipairs(order) do
+                change("jti" .. index)
+            end
+            assert.is_false(is_active("jti" .. index))
+        end
+    end)
+
+    it("keeps a tombstone through all snapshots that still name the token", function() -- S3
+        revoke("a")
+        for _ = 1, 50 do
+            snapshot("a")
+            assert.same({ false, true }, { active_tokens.is_active("a") })
+        end
+    end)
+
+    it("keeps a tombstone until the token's own end at least, and not for ever", function()
+        revoke("a")
+        fake.clock.now = EXP - 0.001
+        activate("a")
+        assert.is_false(is_active("a"))
+        fake.clock.now = EXP + 3600
+        assert.is_nil(tokens:get("a"))
+    end)
+
+    -- `proxy_read_timeout`: a stream that the token opened may be silent for as long.
+    it("keeps a tombstone for 600 seconds beyond the token's end, whenever it came", function()
+        revoke("a")
+        fake.clock.now = EXP - 0.5
+        activate("b")
+        revoke("b")
+        for _, jti in ipairs({ "a", "b" }) do
+            fake.clock.now = EXP + 599.9
+            assert.same({ false, true }, { active_tokens.is_active(jti) })
+            fake.clock.now = EXP + 600.1
+            assert.same({ false, false }, { active_tokens.is_active(jti) })
+        end
+    end)
+
+    it("writes nothing for a token whose time is over", function()
+        for _, exp in ipairs({ NOW, NOW - 1, 0, -5 }) do
+            assert.is_true(activate("a", exp))
+            assert.is_true(revoke("b", exp))
+        end
+        assert.equal(0, tokens:count())
+    end)
+
+    it("keeps an active entry for no longer than its token", function()
+        fake.clock.now = NOW + 0.5
+        activate("a")
+        assert.is_near(99.5, tokens:ttl("a"), 0.002)
+    end)
+
+    -- nginx cuts a ttl to whole milliseconds, and an entry with ttl 0 never ends.
+    it("keeps no entry for ever that is written in the last millisecond", function()
+        fake.clock.now = EXP - 0.0001
+        activate("a")
+        assert.is_near(0.001, tokens:ttl("a"), 0.0002)
+        revoke("b")
+        fake.clock.now = EXP + 3600
+        assert.is_nil(tokens:get("a"))
+        assert.is_nil(tokens:get("b"))
+    end)
+end)
+
+describe("a snapshot", function()
+    it("counts its generations upwards", function()
+        assert.equal(1, active_tokens.begin_snapshot())
+        assert.equal(2, active_tokens.begin_snapshot())
+        assert.equal(3, active_tokens.begin_snapshot())
+    end)
+
+    it("hides what it does not name", function()
+        snapshot("a", "b")
+        snapshot("b")
+        assert.is_false(is_active("a"))
+        assert.is_true(is_active("b"))
+    end)
+
+    it("hides nothing before its end", function() -- S3
+        snapshot("a")
+        local generation = active_tokens.begin_snapshot()
+        activate("b")
+        assert.is_true(is_active("a"))
+        assert.is_true(is_active("b"))
+        active_tokens.end_snapshot(generation)
+        assert.is_false(is_active("a"))
+        assert.is_true(is_active("b"))
+    end)
+
+    it("that is never ended changes nothing, and the next one is whole by itself", function() -- S4
+        snapshot("a", "b")
+        active_tokens.begin_snapshot()
+        activate("a")
+        assert.is_true(is_active("b"))
+        snapshot("b")
+        assert.is_false(is_active("a"))
+        assert.is_true(is_active("b"))
+    end)
+
+    it("keeps a login that comes while it is being filled", function()
+        snapshot("a")
+        local generation = active_tokens.begin_snapshot()
+        activate("login")
+        activate("a")
+        active_tokens.end_snapshot(generation)
+        assert.is_true(is_active("login"))
+    end)
+
+    it("keeps a revocation that comes while it is being filled", function()
+        snapshot("a")
+        local generation = active_tokens.begin_snapshot()
+        activate("a")
+        revoke("a")
+        active_tokens.end_snapshot(generation)
+        assert.is_false(is_active("a"))
+    end)
+
+    it("can bring back what an earlier one did not name", function()
+        snapshot("a")
+        snapshot()
+        snapshot("a")
+        assert.is_true(is_active("a"))
+    end)
+end)
+
+describe("is_newest", function()
+    it("is true for the generation of the last begun snapshot alone", function()
+        assert.is_false(active_tokens.is_newest(0))
+        local first = active_tokens.begin_snapshot()
+        assert.is_true(active_tokens.is_newest(first))
+        local second = active_tokens.begin_snapshot()
+        assert.is_false(active_tokens.is_newest(first))
+        assert.is_true(active_tokens.is_newest(second))
+    end)
+
+    it("is false for what is no number", function()
+        local generation = active_tokens.begin_snapshot()
+        for _, other in ipairs({ tostring(generation), true, {}, 1.5, 0 / 0 }) do
+            assert.is_false(active_tokens.is_newest(other))
+        end
+        assert.is_false(active_tokens.is_newest(nil))
+    end)
+end)
+
+describe("a full dictionary", function()
+    before_each(function()
+        snapshot()
+        tokens.most_entries = 3
+        for _, jti in ipairs({ "a", "b", "c" }) do
+            assert.is_true(activate(jti))
+        end
+    end)
+
+    it("refuses a new token with 'no memory' and drops no live one", function() -- S5
+        for _ = 1, 10 do
+            assert.same({ false, "no memory" }, { activate("d") })
+        end
+        for _, jti in ipairs({ "a", "b", "c" }) do
+            assert.is_true(is_active(jti))
+        end
+        assert.is_false(is_active("d"))
+    end)
+
+    it("refuses the tombstone of an unknown token rather than drop a live one", function()
+        assert.same({ false, "no memory" }, { revoke("d") })
+        assert.is_true(is_active("a"))
+    end)
+
+    it("still takes the revocation of a token it knows", function()
+        assert.is_true(revoke("b"))
+        assert.is_false(is_active("b"))
+    end)
+
+    it("still takes a token it knows, and moves it to a new generation", function()
+        assert.is_true(activate("b"))
+        snapshot("a", "b", "c")
+        assert.is_true(is_active("b"))
+    end)
+
+    it("makes room from what has expired, in the very call", function() -- S6
+        fake.clock.now = EXP + 1
+        assert.is_true(activate("d", EXP + 50))
+        assert.is_true(revoke("e", EXP + 50))
+        assert.is_true(is_active("d"))
+    end)
+
+    it("makes room from tombstones no sooner than 600 seconds beyond their ends", function()
+        for _, jti in ipairs({ "a", "b", "c" }) do
+            revoke(jti)
+        end
+        fake.clock.now = EXP + 599
+        assert.same({ false, "no memory" }, { activate("d", EXP + 5000) })
+        fake.clock.now = EXP + 601
+        assert.is_true(activate("d", EXP + 5000))
+    end)
+
+    it("is not flushed while it has room", function()
+        tokens.most_entries = 10
+        fake.clock.now = EXP + 1
+        activate("d", EXP + 50)
+        assert.equal(4, tokens:count())
+    end)
+end)
+
+describe("workers that write one entry at once", function()
+    before_each(function()
+        snapshot("a")
+        active_tokens.begin_snapshot()
+    end)
+
+    --- What another worker does between this one's look and its move.
+    local function meanwhile(operation, change)
+        tokens.meanwhile[operation] = change
+    end
+
+    it("take back a move that both made", function()
+        meanwhile("incr", function() activate("a") end)
+        assert.is_true(activate("a"))
+        assert.equal(2, tokens:get("a"))
+        active_tokens.end_snapshot(2)
+        assert.is_true(is_active("a"))
+    end)
+
+    it("take back the moves that three made", function()
+        meanwhile("incr", function()
+            meanwhile("incr", function() activate("a") end)
+            activate("a")
+        end)
+        activate("a")
+        assert.equal(2, tokens:get("a"))
+    end)
+
+    it("let a revocation win that comes between look and move", function()
+        meanwhile("incr", function() revoke("a") end)
+        assert.is_true(activate("a"))
+        active_tokens.end_snapshot(2)
+        assert.same({ false, true }, { active_tokens.is_active("a") })
+    end)
+
+    it("let a revocation win that comes between adding and looking", function()
+        meanwhile("get", function() revoke("a") end)
+        assert.is_true(activate("a"))
+        assert.is_false(is_active("a"))
+    end)
+
+    it("find nothing wrong with an entry that ends between look and move", function()
+        meanwhile("incr", function() fake.clock.now = EXP + 1 end)
+        assert.is_true(activate("a"))
+        assert.is_nil(tokens:get("a"))
+    end)
+
+    -- One that read generation 2 moves between look and move of one that read generation 3: the
+    -- second takes its whole move back, which leaves 2, and looks again.
+    it("lose no token when they move it to two generations at once", function()
+        active_tokens.begin_snapshot()
+        meanwhile("incr", function() tokens:incr("a", 1) end)
+        assert.is_true(activate("a"))
+        active_tokens.end_snapshot(3)
+        assert.is_true(is_active("a"))
+    end)
+end)
+
+describe("set_position", function()
+    it("is what status answers from then on, with the history that it is of", function()
+        active_tokens.set_position("first", 41)
+        active_tokens.set_position("first", 42)
+        assert.equal(42, active_tokens.status().position)
+        active_tokens.set_position("second", 7)
+        assert.equal(7, active_tokens.status().position)
+        assert.equal("second", active_tokens.status().epoch)
+    end)
+end)
+
+describe("heard and staleness", function()
+    it("answers nil before the issuer was ever heard", function()
+        assert.is_nil(active_tokens.staleness(NOW))
+    end)
+
+    it("answers the seconds since the issuer was last heard", function()
+        active_tokens.heard(NOW - 50)
+        active_tokens.heard(NOW)
+        assert.equal(0, active_tokens.staleness(NOW))
+        assert.equal(7.5, active_tokens.staleness(NOW + 7.5))
+    end)
+
+    it("is never negative when a clock steps back", function() -- S11
+        active_tokens.heard(NOW)
+        assert.equal(0, active_tokens.staleness(NOW - 100))
+    end)
+end)
+
+describe("may_be_behind", function()
+    -- heard at NOW: iat, now, whether it may be behind.
+    local CASES = {
+        { "an issuer heard a moment ago", NOW, NOW + 1, false },
+        { "an issuer silent for three seconds", NOW, NOW + 3, false },
+        { "a token of a silent issuer, issued since", NOW + 1, NOW + 4, true },
+        { "a token issued in the second it was last heard", NOW, NOW + 4, true },
+        { "a token issued before it was last heard", NOW - 1, NOW + 4, false },
+        { "an old token of an issuer long silent", NOW - 1, NOW + 1000, false },
+    }
+    for _, case in ipairs(CASES) do
+        it(("is %s for %s"):format(tostring(case[4]), case[1]), function()
+            active_tokens.heard(NOW + 0.4)
+            assert.equal(case[4], active_tokens.may_be_behind(case[2], case[3] + 0.4))
+        end)
+    end
+
+    it("is true for every token when the issuer was never heard", function()
+        assert.is_true(active_tokens.may_be_behind(NOW, NOW))
+    end)
+end)
+
+describe("start", function()
+    it("names the life of the dictionaries once: a reload does not rename it", function() -- S9
+        active_tokens.start("first")
+        active_tokens.start("second")
+        assert.equal("first", active_tokens.status().boot)
+    end)
+end)
+
+describe("tidy", function()
+    it("clears away what has expired and nothing else", function()
+        activate("a", NOW + 10)
+        activate("b", NOW + 10)
+        activate("c", NOW + 20)
+        fake.clock.now = NOW + 11
+        active_tokens.tidy()
+        assert.equal(1, tokens:count())
+        assert.equal(0, tokens:get("c"))
+    end)
+
+    it("clears a bounded part at a time", function()
+        tokens.most_entries = 20000
+        for index = 1, 10001 do
+            tokens.entries[index] = { value = 1, ends = 1 }
+        end
+        active_tokens.tidy()
+        assert.equal(1, tokens:count())
+    end)
+end)
+
+describe("status", function()
+    it("says of an empty gateway that it is not ready and at the very beginning", function()
+        active_tokens.start("boot")
+        assert.same({
+            boot = "boot", ready = false, newest = 0, least = 0, epoch = "", position = 0,
+            free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
+        }, active_tokens.status())
+    end)
+
+    it("tells the generation being filled from the least valid one", function()
+        snapshot("a")
+        active_tokens.begin_snapshot()
+        local status = active_tokens.status()
+        assert.is_true(status.ready)
+        assert.equal(2, status.newest)
+        assert.equal(1, status.least)
+    end)
+
+    it("shows that room is taken", function()
+        local before = active_tokens.status().free_bytes
+        activate("a")
+        assert.is_true(active_tokens.status().free_bytes < before)
+        assert.is_nil(state:get("free_bytes"))
+    end)
+end)

@@ -1,0 +1,398 @@
+---------
+-- The gateway's settings: contract section 4, threats K1.
+
+local cjson = require("cjson.safe")
+local lfs = require("lfs")
+
+local config = require("portero.config")
+
+local CONF = "openresty/conf"
+local SECRET = "SECRET-KEY-OF-A-SPEC-0123456789ab"
+local OTHER = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
+
+local directory, files
+
+before_each(function()
+    directory, files = os.tmpname(), {}
+    os.remove(directory)
+    assert(lfs.mkdir(directory))
+end)
+
+after_each(function()
+    for path in pairs(files) do
+        os.remove(path)
+    end
+    lfs.rmdir(directory)
+end)
+
+local function write(name, text)
+    local path = directory .. "/" .. name
+    files[path] = true
+    local file = assert(io.open(path, "wb"))
+    file:write(text)
+    file:close()
+    return path
+end
+
+local function good_env(changes)
+    local values = {
+        SECRET_KEY = SECRET,
+        SYNC_KEY = OTHER,
+        LLM_UPSTREAM = "http://127.0.0.1:8000",
+        ISSUER_URL = "http://127.0.0.1:9000",
+    }
+    for name, value in pairs(changes or {}) do
+        values[name] = value or nil
+    end
+    return function(name) return values[name] end
+end
+
+local function read(changes, conf)
+    return config.read(good_env(changes), conf or CONF)
+end
+
+--- The faults of one wrong setting, which must be the only one.
+local function fault_of(changes, conf)
+    local settings, faults = read(changes, conf)
+    assert.is_nil(settings)
+    assert.equal(1, #faults, table.concat(faults, "\n"))
+    return faults[1]
+end
+
+--- The repository's roles and routes, changed, in a directory of their own.
+local function conf_with(roles, routes)
+    local function copy(name)
+        local file = assert(io.open(CONF .. "/" .. name, "rb"))
+        local text = file:read("*a")
+        file:close()
+        return text
+    end
+    write("roles.json", roles and cjson.encode({ roles = roles }) or copy("roles.json"))
+    write("routes.json", routes and cjson.encode({ routes = routes }) or copy("routes.json"))
+    return directory
+end
+
+describe("read", function()
+    it("answers all settings, with a default for each that needs none from outside", function()
+        local settings, faults = read()
+        assert.same({}, faults)
+        assert.equal(SECRET, settings.secret_key)
+        assert.equal(OTHER, settings.sync_key)
+        assert.equal("HS256", settings.algorithm)
+        assert.equal("portero", settings.web_ui)
+        assert.equal(0, settings.max_staleness_seconds)
+        assert.equal(900, settings.roles.user.ttl_seconds)
+        assert.is_table(settings.policy.POST.exact["/v1/chat/completions"])
+    end)
+
+    -- Setting, value, field, what it becomes.
+    local VALUES = {
+        { "JWT_ALGORITHM", "HS384", "algorithm", "HS384" },
+        { "JWT_ALGORITHM", "HS512", "algorithm", "HS512" },
+        { "WEB_UI", "upstream", "web_ui", "upstream" },
+        { "SYNC_MAX_STALENESS_SECONDS", "30", "max_staleness_seconds", 30 },
+        { "SECRET_KEY", ("x"):rep(32), "secret_key", ("x"):rep(32) },
+        { "SECRET_KEY", "\0\255" .. ("x"):rep(32), "secret_key", "\0\255" .. ("x"):rep(32) },
+    }
+    for index, case in ipairs(VALUES) do
+        it(("takes %s from the environment (%d)"):format(case[1], index), function()
+            assert.equal(case[4], read({ [case[1]] = case[2] })[case[3]])
+        end)
+    end
+
+    it("lets WEB_UI decide who answers the page", function()
+        assert.equal("issuer", read().policy.GET.exact["/"].answered_by)
+        assert.equal("llm", read({ WEB_UI = "upstream" }).policy.GET.exact["/"].answered_by)
+    end)
+
+    for _, name in ipairs({ "SECRET_KEY", "SYNC_KEY" }) do
+        it(("reads %s from the file that %s_FILE names"):format(name, name), function()
+            local path = write("key", ("k"):rep(40))
+            local settings = read({ [name] = false, [name .. "_FILE"] = path })
+            assert.equal(("k"):rep(40), settings[name:lower()])
+        end)
+    end
+
+    it("bounds every role's TTL by TOKEN_TTL_SECONDS and raises none", function()
+        local roles = read({ TOKEN_TTL_SECONDS = "100" }).roles
+        assert.equal(60, roles.agent_fast.ttl_seconds)
+        assert.equal(100, roles.agent_reasoning.ttl_seconds)
+        assert.equal(100, roles.admin.ttl_seconds)
+        assert.equal(3600, read({ TOKEN_TTL_SECONDS = "86400" }).roles.admin.ttl_seconds)
+    end)
+end)
+
+describe("a server of LLM_UPSTREAM", function()
+    -- What is written, and its scheme, host, port, path.
+    local URLS = {
+        ["http://127.0.0.1:8000"] = { "http", "127.0.0.1", 8000, "" },
+        ["http://llm"] = { "http", "llm", 80, "" },
+        ["http://llm8000"] = { "http", "llm8000", 80, "" },
+        ["https://llm.example"] = { "https", "llm.example", 443, "" },
+        ["http://my_llm-1:65535/"] = { "http", "my_llm-1", 65535, "" },
+        ["https://h:8443/a/b~c/"] = { "https", "h", 8443, "/a/b~c" },
+        ["http://[::1]:8000/v"] = { "http", "::1", 8000, "/v" },
+        ["https://[fe80::1]"] = { "https", "fe80::1", 443, "" },
+    }
+    for text, parts in pairs(URLS) do
+        it("may be " .. text, function()
+            local url = read({ LLM_UPSTREAM = text }).llm[1]
+            assert.same({
+                scheme = parts[1], host = parts[2], port = parts[3], path = parts[4],
+            }, url)
+        end)
+    end
+
+    it("may be one of a list, with commas or spaces between", function()
+        for _, text in ipairs({ "http://a:1,http://b:2", " http://a:1 ,, http://b:2, " }) do
+            local llm = read({ LLM_UPSTREAM = text }).llm
+            assert.equal(2, #llm)
+            assert.equal("b", llm[2].host)
+        end
+    end)
+
+    for _, text in ipairs({
+        "127.0.0.1:8000", "llm", "ftp://llm", "HTTP://llm", "http://", "http://:80", "http:/llm",
+        "http://llm:65536", "http://llm:99999999", "http://u@llm", "http://llm/?x", "http://llm/#x",
+        "http://llm:8000/%2e", "http://[::1", "http://::1", "http://[x]",
+        "unix:/run/llm", "http://ll\\m", "http://llm;x", "http://llm/a\"b", "http://llm/$x",
+        "http://llm:8000x", "http://llm~x", "http://llm:8000v1/", "http://llm:x", "http://llm:0",
+        "http://llm:", "http://llm:1:2", "http://llm-", "http://[::1]:", "http://[::1]:0",
+        "http://[::1]:65536", "http://[::1]x", "http://[]:1", "http://[::1]]:1",
+    }) do
+        it("may not be " .. text, function()
+            local settings, faults = read({ LLM_UPSTREAM = text })
+            assert.is_nil(settings)
+            assert.equal("LLM_UPSTREAM: number 1 is not http://HOST:PORT", faults[1])
+        end)
+    end
+
+    it("is named by its place in the list where it is wrong, as are all others", function()
+        local settings, faults = read({ LLM_UPSTREAM = "http://a, nothing, http://b ,llm:1" })
+        assert.is_nil(settings)
+        assert.same({
+            "LLM_UPSTREAM: number 2 is not http://HOST:PORT",
+            "LLM_UPSTREAM: number 4 is not http://HOST:PORT",
+        }, faults)
+    end)
+
+    it("must share scheme and path with all others", function()
+        for _, text in ipairs({
+            "http://a,https://b", "http://a/x,http://b/y", "http://a,http://b/x",
+        }) do
+            assert.equal("LLM_UPSTREAM: all servers must share one scheme and one path",
+                fault_of({ LLM_UPSTREAM = text }))
+        end
+    end)
+
+    it("must be there, as must the issuer", function()
+        assert.equal("LLM_UPSTREAM: names no server", fault_of({ LLM_UPSTREAM = false }))
+        assert.equal("LLM_UPSTREAM: names no server", fault_of({ LLM_UPSTREAM = " , " }))
+        assert.equal("ISSUER_URL: names no server", fault_of({ ISSUER_URL = false }))
+    end)
+end)
+
+describe("a wrong setting", function()
+    local SHORT = "must be at least 32 bytes, without a newline at its end"
+    local TTL = "must be a whole number from 1 to 86400"
+    -- Settings, and the one fault they are.
+    local CASES = {
+        { "a missing SECRET_KEY", { SECRET_KEY = false }, "SECRET_KEY: " .. SHORT },
+        { "a missing SYNC_KEY", { SYNC_KEY = false }, "SYNC_KEY: " .. SHORT },
+        { "a SECRET_KEY of 31 bytes", { SECRET_KEY = ("x"):rep(31) }, "SECRET_KEY: " .. SHORT },
+        { "a newline at a secret's end", { SECRET_KEY = SECRET .. "\n" }, "SECRET_KEY: " .. SHORT },
+        { "a CR at a secret's end", { SYNC_KEY = OTHER .. "\r" }, "SYNC_KEY: " .. SHORT },
+        { "two equal secrets", { SYNC_KEY = SECRET },
+            "SYNC_KEY: must not be the same as SECRET_KEY" },
+        { "an algorithm of another family", { JWT_ALGORITHM = "none" },
+            "JWT_ALGORITHM: must be one of HS256, HS384, HS512" },
+        { "an algorithm in small letters", { JWT_ALGORITHM = "hs256" },
+            "JWT_ALGORITHM: must be one of HS256, HS384, HS512" },
+        { "another web UI", { WEB_UI = "none" }, "WEB_UI: must be one of portero, upstream" },
+        { "a TTL of nothing", { TOKEN_TTL_SECONDS = "0" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a TTL over a day", { TOKEN_TTL_SECONDS = "86401" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a negative TTL", { TOKEN_TTL_SECONDS = "-1" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a fraction of a TTL", { TOKEN_TTL_SECONDS = "1.5" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a TTL in words", { TOKEN_TTL_SECONDS = "1m" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a TTL in hexadecimal", { TOKEN_TTL_SECONDS = "0x10" }, "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a TTL of 400 digits", { TOKEN_TTL_SECONDS = ("9"):rep(400) },
+            "TOKEN_TTL_SECONDS: " .. TTL },
+        { "a negative staleness", { SYNC_MAX_STALENESS_SECONDS = "-1" },
+            "SYNC_MAX_STALENESS_SECONDS: must be a whole number from 0 to 86400" },
+    }
+    for _, case in ipairs(CASES) do
+        it("is named: " .. case[1], function()
+            assert.equal(case[3], fault_of(case[2]))
+        end)
+    end
+
+    it("is named: a secret given twice", function()
+        local path = write("key", SECRET)
+        local fault = fault_of({ SECRET_KEY_FILE = path })
+        assert.equal("SECRET_KEY: set SECRET_KEY or SECRET_KEY_FILE, not both", fault)
+    end)
+
+    it("is named: a secret's file that cannot be read", function()
+        local _, faults = read({ SYNC_KEY = false, SYNC_KEY_FILE = directory .. "/none" })
+        assert.matches("SYNC_KEY_FILE: .*/none: No such file", table.concat(faults, "\n"))
+    end)
+
+    it("is named: a newline at the end of a secret's file", function()
+        local path = write("key", SECRET .. "\n")
+        assert.equal("SECRET_KEY: " .. SHORT,
+            fault_of({ SECRET_KEY = false, SECRET_KEY_FILE = path }))
+    end)
+
+    it("stops the start together with all others, and none of them shows a secret", function()
+        local settings, faults = config.read(good_env({
+            SECRET_KEY = "short SEEN",
+            SYNC_KEY = "SEEN" .. ("x"):rep(40) .. "\n",
+            JWT_ALGORITHM = "none",
+            WEB_UI = "x",
+            TOKEN_TTL_SECONDS = "x",
+            SYNC_MAX_STALENESS_SECONDS = "x",
+            LLM_UPSTREAM = "llm",
+            ISSUER_URL = false,
+        }), directory)
+        assert.is_nil(settings)
+        local all = table.concat(faults, "\n")
+        for _, name in ipairs({
+            "SECRET_KEY", "SYNC_KEY", "JWT_ALGORITHM", "WEB_UI", "TOKEN_TTL_SECONDS",
+            "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM", "ISSUER_URL", "roles.json", "routes.json",
+        }) do
+            assert.matches(name .. ": ", all, 1, true)
+        end
+        assert.is_nil(all:find("SEEN", 1, true))
+    end)
+
+    for _, case in ipairs(CASES) do
+        it("never shows a secret: " .. case[1], function()
+            local text = fault_of(case[2])
+            assert.is_nil(text:find("SPEC", 1, true))
+            assert.is_nil(text:find("xxxx", 1, true))
+        end)
+    end
+
+    it("never shows the password of a server's URL", function()
+        for _, name in ipairs({ "LLM_UPSTREAM", "ISSUER_URL" }) do
+            local fault = fault_of({ [name] = "http://good,http://user:SEEN@llm:8000" })
+            assert.equal(name .. ": number 2 is not http://HOST:PORT", fault)
+        end
+    end)
+
+    it("never shows the value of a setting, which may be a secret in the wrong place", function()
+        for _, name in ipairs({
+            "JWT_ALGORITHM", "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS",
+            "LLM_UPSTREAM", "ISSUER_URL", "SECRET_KEY", "SYNC_KEY",
+        }) do
+            local settings, faults = read({ [name] = "SEEN" })
+            assert.is_nil(settings)
+            assert.is_nil(table.concat(faults, "\n"):find("SEEN", 1, true), name)
+        end
+    end)
+end)
+
+describe("roles.json and routes.json", function()
+    local ROLE = {
+        code = "USRS", ttl_seconds = 900, door = "/login", routes = { "models" },
+        active_tokens = 100, stream_policy = "finish",
+    }
+
+    local function role(changes)
+        local this = {}
+        for name, value in pairs(ROLE) do
+            this[name] = value
+        end
+        for name, value in pairs(changes) do
+            this[name] = value
+        end
+        return { user = this }
+    end
+
+    it("may be others than the repository's", function()
+        local settings = read({}, conf_with(role({}), { models = { "GET /v1/models" } }))
+        assert.is_true(settings.policy.GET.exact["/v1/models"].allowed.user)
+    end)
+
+    -- The field of a role, and values it cannot have.
+    local WRONG = {
+        code = { "usrs", "USR", "USRSX", "US1S", "", 1, true, cjson.null },
+        ttl_seconds = { 0, -1, 1.5, 86401, "900", true, cjson.null },
+        door = { 1, true, cjson.null },
+        routes = { "models", 1, true, cjson.null },
+        active_tokens = { 0, -1, 1.5, 1000001, "1", true, cjson.null },
+        stream_policy = { "", "end", "Cut", "10", 0, -1, 1.5, true, cjson.null },
+    }
+    for field, values in pairs(WRONG) do
+        for _, value in ipairs(values) do
+            it(("may not have a role with %s %s"):format(field, cjson.encode(value)), function()
+                local conf = conf_with(role({ [field] = value }))
+                assert.equal(("roles.json: roles.user.%s is not valid"):format(field),
+                    fault_of({}, conf))
+            end)
+        end
+    end
+
+    for _, value in ipairs({ "finish", "cut", 1, 86400 }) do
+        it("may have a role with stream_policy " .. cjson.encode(value), function()
+            local settings = read({}, conf_with(role({ stream_policy = value })))
+            assert.equal(value, settings.roles.user.stream_policy)
+        end)
+    end
+
+    it("may not have a role that is no object, nor one without its fields", function()
+        assert.equal("roles.json: roles.user must be an object",
+            fault_of({}, conf_with({ user = "x" })))
+        local _, faults = read({}, conf_with({ user = {} }))
+        table.sort(faults)
+        for index, field in ipairs({
+            "active_tokens", "code", "door", "routes", "stream_policy", "ttl_seconds",
+        }) do
+            assert.equal("roles.json: roles.user." .. field .. " is not valid", faults[index])
+        end
+        assert.equal(6, #faults)
+    end)
+
+    it("may not have a role with a field that nobody knows", function()
+        assert.equal("roles.json: roles.user.ttl is not known",
+            fault_of({}, conf_with(role({ ttl = 1 }))))
+    end)
+
+    it("may not have two roles of one code", function()
+        local roles = role({})
+        roles.other = roles.user
+        assert.equal("roles.json: code USRS is used twice", fault_of({}, conf_with(roles)))
+    end)
+
+    it("have the faults of both listed together", function()
+        local conf = conf_with(role({ routes = { "nothing" } }), { models = { "GET", "FOO /x" } })
+        local _, faults = read({}, conf)
+        table.sort(faults)
+        assert.same({
+            "roles.json: roles.user.routes[1] is no class of routes.json",
+            "routes.json: routes.models[1] is not METHOD /path",
+            "routes.json: routes.models[2] is not METHOD /path",
+        }, faults)
+    end)
+
+    for _, text in ipairs({ "", "{", "[1", "1", '"x"', "null", '{"roles":1}', '{"routes":"x"}' }) do
+        it(("may not be %q"):format(text), function()
+            conf_with()
+            write("roles.json", text)
+            write("routes.json", text)
+            local settings, faults = read({}, directory)
+            assert.is_nil(settings)
+            local all = table.concat(faults, "\n")
+            assert.matches("roles.json: must hold an object 'roles'", all, 1, true)
+            assert.matches("routes.json: must hold an object 'routes'", all, 1, true)
+        end)
+    end
+
+    it("must be there", function()
+        local settings, faults = read({}, directory)
+        assert.is_nil(settings)
+        local all = table.concat(faults, "\n")
+        assert.matches("/roles.json: .*No such file", all)
+        assert.matches("/routes.json: .*No such file", all)
+    end)
+end)

@@ -1,0 +1,150 @@
+---------
+-- The start of the gateway: settings, then each module, and the tick of each worker.
+
+local fake_ngx = require("fake_ngx")
+local minted = require("minted")
+
+local fake, init, env, getenv
+
+local function balancer_that_records()
+    local this = {}
+    function this.get_last_failure() end
+    function this.set_more_tries() end
+    function this.set_current_peer(address, port)
+        this.peer = address .. ":" .. port
+        return true
+    end
+    return this
+end
+
+before_each(function()
+    fake = fake_ngx.install(minted.NOW)
+    package.loaded["ngx.balancer"] = balancer_that_records()
+    package.loaded["portero.resolver"] = { now = function() return {} end }
+    env = {
+        SECRET_KEY = minted.SECRET,
+        SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd",
+        LLM_UPSTREAM = "http://127.0.0.1:8000",
+        ISSUER_URL = "http://127.0.0.2:9000",
+    }
+    getenv = os.getenv
+    rawset(os, "getenv", function(name) return env[name] end)
+    init = fake.load("portero.init")
+end)
+
+after_each(function()
+    rawset(os, "getenv", getenv)
+    package.loaded["ngx.balancer"] = nil
+end)
+
+local function start()
+    init.master("openresty/conf")
+    init.worker()
+end
+
+describe("master", function()
+    it("puts the key in force and names both upstreams", function()
+        init.master("openresty/conf")
+        local key = fake.load("portero.keys").find(minted.kid(minted.SECRET))
+        assert.equal("HS256", key.algorithm)
+        local balancer = package.loaded["ngx.balancer"]
+        for name, peer in pairs({ llm = "127.0.0.1:8000", issuer = "127.0.0.2:9000" }) do
+            fake.load("portero.upstreams").pick(name)
+            assert.equal(peer, balancer.peer)
+        end
+    end)
+
+    it("names this life of the dictionaries by 8 random bytes, once", function()
+        init.master("openresty/conf")
+        local active_tokens = fake.load("portero.active_tokens")
+        local boot = active_tokens.status().boot
+        assert.matches("^" .. ("%x"):rep(16) .. "$", boot)
+        init.master("openresty/conf")
+        assert.equal(boot, active_tokens.status().boot)
+        fake.shared.portero_sync.entries = {}
+        init.master("openresty/conf")
+        assert.not_equal(boot, active_tokens.status().boot)
+    end)
+
+    it("stops the start with all faults in one message and no secret in it", function()
+        env.SECRET_KEY, env.LLM_UPSTREAM, env.WEB_UI = "SEEN", "", "x"
+        local ok, err = pcall(init.master, "openresty/conf")
+        assert.is_false(ok)
+        assert.matches("^the gateway cannot start:\n  SECRET_KEY: ", err)
+        assert.matches("\n  LLM_UPSTREAM: names no server\n", err, 1, true)
+        assert.matches("\n  WEB_UI: ", err, 1, true)
+        assert.is_nil(err:find("SEEN", 1, true))
+    end)
+
+    it("takes an empty setting for none", function()
+        env.JWT_ALGORITHM, env.SECRET_KEY_FILE = "", ""
+        assert.has_no_error(function() init.master("openresty/conf") end)
+    end)
+end)
+
+describe("worker", function()
+    it("begins every module, so that a token is judged", function()
+        start()
+        local active_tokens = fake.load("portero.active_tokens")
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        active_tokens.activate(minted.JTI, minted.NOW + 900, minted.NOW)
+        fake.request({
+            method = "POST",
+            target = "/llm/chat/completions",
+            headers = { authorization = "Bearer " .. minted.token() },
+        })
+        fake.load("portero.access").judge()
+        assert.equal("/v1/chat/completions", fake.ngx.var.upstream_target)
+    end)
+
+    it("begins the sync with its own key", function()
+        start()
+        fake.request({ target = "/sync/status" })
+        fake.load("portero.sync").handle()
+        assert.equal(401, fake.answer.exit)
+    end)
+
+    it("begins the watch over streams with the roles", function()
+        start()
+        fake.request({ method = "POST", target = "/api/chat" })
+        local var = fake.ngx.var
+        var.watched, var.auth_role, var.auth_token_id = "yes", "user", minted.JTI
+        fake.ngx.header["Content-Type"] = "application/x-ndjson"
+        local active_tokens = fake.load("portero.active_tokens")
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        fake.clock.now = minted.NOW + 5
+        fake.ngx.arg[1] = "{}\n"
+        fake.load("portero.stream").filter()
+        assert.equal("{}\n", fake.ngx.arg[1])
+    end)
+
+    it("sets a tick each second, and the look-up of names", function()
+        start()
+        local seconds = {}
+        for index, timer in ipairs(fake.timers) do
+            seconds[index] = timer.seconds
+        end
+        table.sort(seconds)
+        assert.same({ 1, 2 }, seconds)
+    end)
+
+    it("adds its counts to the shared ones at each tick", function()
+        start()
+        fake.load("portero.metrics").count("allowed")
+        fake.tick()
+        assert.equal(1, fake.shared.portero_metrics:get("allowed"))
+    end)
+
+    it("clears what has expired away at each tick of the first worker alone", function()
+        start()
+        local tokens = fake.shared.portero_active_tokens
+        fake.load("portero.active_tokens").activate("a", minted.NOW + 1, minted.NOW)
+        fake.clock.now = minted.NOW + 2
+        fake.worker_id = 1
+        fake.tick()
+        assert.equal(1, tokens:count())
+        fake.worker_id = 0
+        fake.tick()
+        assert.equal(0, tokens:count())
+    end)
+end)

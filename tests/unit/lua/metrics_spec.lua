@@ -1,0 +1,103 @@
+---------
+-- Counts of decisions and the text of /metrics.
+
+local fake_ngx = require("fake_ngx")
+
+local fake, metrics, dict
+
+before_each(function()
+    fake = fake_ngx.install()
+    dict = fake.shared.portero_metrics
+    metrics = fake.load("portero.metrics")
+end)
+
+local STATUS = {
+    ready = true, least = 3, position = 42, free_bytes = 4096, capacity_bytes = 201326592,
+}
+
+local function exposition(changes, staleness)
+    local status = {}
+    for name, value in pairs(STATUS) do
+        status[name] = value
+    end
+    for name, value in pairs(changes or {}) do
+        status[name] = value
+    end
+    return metrics.exposition(status, staleness)
+end
+
+describe("count and flush", function()
+    it("keeps counts in the worker until they are flushed", function()
+        metrics.count("allowed")
+        assert.is_nil(dict:get("allowed"))
+        metrics.flush()
+        assert.equal(1, dict:get("allowed"))
+    end)
+
+    it("adds to what other workers have counted, and adds nothing twice", function()
+        dict:incr("allowed", 5, 0)
+        for _ = 1, 3 do
+            metrics.count("allowed")
+        end
+        metrics.count("expired")
+        metrics.flush()
+        metrics.flush()
+        assert.equal(8, dict:get("allowed"))
+        assert.equal(1, dict:get("expired"))
+    end)
+end)
+
+describe("exposition", function()
+    it("shows the counts of this very moment, sorted by decision", function()
+        metrics.count("not_found")
+        metrics.count("allowed")
+        metrics.count("allowed")
+        assert.matches('\nportero_decisions_total{decision="allowed"} 2\n'
+            .. 'portero_decisions_total{decision="not_found"} 1\n', exposition(), 1, true)
+    end)
+
+    -- A gauge, what the status says, and its line.
+    local GAUGES = {
+        { "portero_ready", { ready = true }, "1" },
+        { "portero_ready", { ready = false }, "0" },
+        { "portero_snapshot_generation", { least = 7 }, "7" },
+        { "portero_sync_position", { position = 123456789 }, "123456789" },
+        { "portero_active_tokens_free_bytes", { free_bytes = 0 }, "0" },
+        { "portero_active_tokens_capacity_bytes", {}, "201326592" },
+    }
+    for _, case in ipairs(GAUGES) do
+        it(("shows %s %s"):format(case[1], case[3]), function()
+            local line = ("\n%s %s\n"):format(case[1], case[3])
+            assert.matches(line, exposition(case[2]), 1, true)
+        end)
+    end
+
+    it("shows the staleness where the issuer was ever heard, and else no such series", function()
+        assert.matches("\nportero_sync_staleness_seconds 2.5\n", exposition({}, 2.5), 1, true)
+        assert.matches("\nportero_sync_staleness_seconds 0\n", exposition({}, 0), 1, true)
+        assert.is_nil(exposition():find("staleness", 1, true))
+    end)
+
+    it("is text in the form of Prometheus, each series under its own help and type", function()
+        metrics.count("allowed")
+        local typed = {}
+        local text = exposition({}, 1)
+        assert.equal("\n", text:sub(-1))
+        for line in text:gmatch("([^\n]*)\n") do
+            local name, kind = line:match("^# TYPE ([%w_]+) (%a+)$")
+            if name then
+                assert.is_nil(typed[name])
+                typed[name] = kind
+            elseif not line:find("^# HELP [%w_]+ %S.*$") then
+                assert.is_string(typed[line:match("^([%w_]+)[{ ]")], line)
+                assert.matches("^[%w_]+%S* [%d.]+$", line)
+            end
+        end
+        assert.equal("counter", typed.portero_decisions_total)
+        assert.equal("gauge", typed.portero_ready)
+    end)
+
+    it("has no decision to show where nothing was asked yet", function()
+        assert.is_nil(exposition():find("decision=", 1, true))
+    end)
+end)

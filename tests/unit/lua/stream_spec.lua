@@ -1,0 +1,428 @@
+---------
+-- Running streams: contract section 5, threats B15. A stream is never held back.
+-- What nginx makes of `ngx.ERROR` (no last chunk, the LLM server is stopped), and that it calls the
+-- filter with an empty chunk behind the head and at a failure, is seen in a real one alone:
+-- tests/stack/test_streams.py.
+
+local cjson = require("cjson.safe")
+local fake_ngx = require("fake_ngx")
+local minted = require("minted")
+
+local NOW = minted.NOW
+local JTI = minted.JTI
+local EXP = NOW + 20
+local SSE = "text/event-stream; charset=utf-8"
+local NDJSON = "application/x-ndjson"
+local ROLES = {
+    finishes = { stream_policy = "finish" },
+    is_cut = { stream_policy = "cut" },
+    has_ten = { stream_policy = 10 },
+    has_sixty = { stream_policy = 60 },
+}
+
+local fake, stream, active_tokens
+
+local function snapshot()
+    active_tokens.end_snapshot(active_tokens.begin_snapshot())
+end
+
+before_each(function()
+    fake = fake_ngx.install(NOW)
+    active_tokens = fake.load("portero.active_tokens")
+    stream = fake.load("portero.stream")
+    stream.start({ roles = ROLES })
+    snapshot()
+    active_tokens.activate(JTI, EXP, NOW)
+end)
+
+local function begin(changes)
+    local what = { role = "finishes", type = SSE, target = "/v1/chat/completions", watched = "yes" }
+    for name, value in pairs(changes or {}) do
+        what[name] = value
+    end
+    fake.clock.now = NOW
+    fake.request({ method = "POST", target = what.target })
+    local var = fake.ngx.var
+    var.auth_role, var.auth_token_id, var.watched = what.role, JTI, what.watched
+    fake.ngx.header["Content-Type"] = what.type or nil
+end
+
+--- The two dialects: a request, an event, and the error at the end of what the client gets.
+local DIALECTS = {
+    SSE = {
+        request = {},
+        event = function(text) return ('data: {"text":"%s"}\n\n'):format(text) end,
+        -- All events of the text are whole, as a client reads them.
+        error_in = function(text)
+            for event in text:gmatch("(.-)\n\n") do
+                assert.is_table(cjson.decode(event:match("^data: (.*)$")), event)
+            end
+            return cjson.decode(text:match("data: ([^\n]*)\n\n$")).error.message
+        end,
+    },
+    NDJSON = {
+        request = { type = NDJSON, target = "/api/chat" },
+        event = function(text) return ('{"text":"%s"}\n'):format(text) end,
+        error_in = function(text)
+            for line in text:gmatch("([^\n]*)\n") do
+                assert.is_table(cjson.decode(line), line)
+            end
+            return cjson.decode(text:match("([^\n]*)\n$")).error
+        end,
+    },
+}
+local event = DIALECTS.SSE.event
+
+--- One chunk at a second of the stream; what the client gets, and what the filter answers.
+local function pass(second, chunk, is_last)
+    fake.clock.now = NOW + second
+    fake.ngx.arg[1], fake.ngx.arg[2] = chunk, is_last or false
+    local answer = stream.filter()
+    return fake.ngx.arg[1], answer
+end
+
+local function assert_passes(second, chunk, is_last)
+    assert.same({ chunk, nil }, { pass(second, chunk, is_last) })
+end
+
+--- The chunk is not sent, the error is; and the next call ends the connection.
+local function assert_cut(code, message, second, chunk)
+    local text, answer = pass(second, chunk)
+    assert.is_nil(answer)
+    assert.equal(1, select(2, text:gsub("data: ", "")))
+    local content = cjson.decode(text:match("^data: ([^\n]*)\n\n$")).error
+    assert.same({ code, message }, { content.code, content.message })
+    assert.equal(fake.ngx.ERROR, select(2, pass(second, "", true)))
+end
+
+local function revoke()
+    active_tokens.revoke(JTI, EXP, fake.clock.now)
+end
+
+local REVOKED = "The token was revoked."
+local TOO_LONG = "The stream ran for as long as your role allows."
+local FAILED = "The LLM server cannot be reached."
+
+describe("filter passes on", function()
+    it("every chunk of an active token's stream as it is", function()
+        begin()
+        for second = 0, 19 do
+            assert_passes(second, event(second))
+        end
+        assert_passes(19, "", true)
+    end)
+
+    it("each chunk in its own call, and writes nothing: nothing is held back", function()
+        begin()
+        for index, chunk in ipairs({
+            "", "d", 'ata: {"a', '":1}', "\n", "\n", ": ping\n\n", "data: [DONE]\n\n", "x\0\255",
+        }) do
+            fake.clock.now = NOW + index
+            fake.ngx.arg = setmetatable({}, {
+                __index = { chunk, false },
+                __newindex = function() error("the chunk was changed") end,
+            })
+            assert.is_nil(stream.filter())
+        end
+    end)
+
+    it("an event and the end of the stream in one call", function()
+        begin()
+        assert_passes(3, event("last"), true)
+    end)
+
+    it("all of a stream while nothing is known, as after a restart", function()
+        begin({ role = "is_cut" })
+        fake.shared.portero_sync.entries = {}
+        assert_passes(5, event(1))
+        assert_passes(25, event(2))
+    end)
+
+    -- Content that is no stream, and requests that are not watched; the token is revoked.
+    for _, changes in ipairs({
+        { type = "application/json" }, { type = "text/html" }, { type = "text/plain" },
+        { type = "x-text/event-stream" }, { type = "" }, { type = false }, { watched = "" },
+        { watched = false }, { watched = "no", type = NDJSON },
+    }) do
+        it(("what is no stream or not watched: %s"):format(cjson.encode(changes)), function()
+            begin(changes)
+            revoke()
+            assert_passes(0, "")
+            assert_passes(5, '{"a":')
+            assert_passes(6, "")
+            assert_passes(30, "1}")
+            assert_passes(31, "", true)
+        end)
+    end
+
+    it("the answer to one request although another's stream was cut", function()
+        begin()
+        revoke()
+        assert_cut("invalid_api_key", REVOKED, 2, event(1))
+        begin({ type = "application/json" })
+        assert_passes(3, "{}", true)
+    end)
+end)
+
+describe("filter and a token that is revoked", function()
+    for name, dialect in pairs(DIALECTS) do
+        it(("cut its stream with an error in the dialect, %s, then the connection"):format(name),
+            function()
+                begin(dialect.request)
+                assert_passes(0, dialect.event(1))
+                revoke()
+                local text, answer = pass(2, dialect.event(2))
+                assert.is_nil(answer)
+                assert.equal(REVOKED, dialect.error_in(text))
+                assert.is_nil(text:find("text", 1, true))
+                for _ = 1, 3 do
+                    assert.equal(fake.ngx.ERROR, select(2, pass(2, dialect.event(3))))
+                end
+                assert.equal(fake.ngx.ERROR, select(2, pass(2, "", true)))
+            end)
+
+        it(("pass the rest of an event first that an earlier chunk began: %s"):format(name),
+            function()
+                begin(dialect.request)
+                local first, second = dialect.event("a-b"):match("^(.*%-)(.*)$")
+                assert_passes(0, first)
+                revoke()
+                local text = pass(2, second .. dialect.event("next"))
+                assert.equal(second, text:sub(1, #second))
+                assert.is_nil(text:find("next", 1, true))
+                assert.equal(REVOKED, dialect.error_in(first .. text))
+            end)
+    end
+
+    it("end an event that has no end in the chunk: the error is an event of its own", function()
+        begin()
+        assert_passes(0, 'data: {"a":')
+        revoke()
+        local text = pass(2, '"b"')
+        assert.equal('"b"\n\ndata: ', text:sub(1, 11))
+        begin(DIALECTS.NDJSON.request)
+        assert_passes(0, '{"a":')
+        assert.equal('"b"\n{"error":', pass(2, '"b"'):sub(1, 13))
+    end)
+
+    it("use the code that every bad token has", function()
+        begin()
+        revoke()
+        assert_cut("invalid_api_key", REVOKED, 2, event(1))
+    end)
+
+    it("cut whatever the role's policy is", function()
+        for role in pairs(ROLES) do
+            begin({ role = role })
+            revoke()
+            assert_cut("invalid_api_key", REVOKED, 2, event(1))
+        end
+    end)
+
+    it("cut a stream that was silent until after the token's end", function()
+        begin()
+        assert_passes(0, event(1))
+        fake.clock.now = EXP - 1
+        revoke()
+        assert_cut("invalid_api_key", REVOKED, 20 + 598, event(2))
+    end)
+
+    it("cut the stream of a token that the next snapshot does not name", function()
+        begin()
+        assert_passes(2, event(1))
+        snapshot()
+        assert_cut("invalid_api_key", REVOKED, 4, event(2))
+    end)
+
+    it("cut nothing for a snapshot that has begun and not ended", function()
+        begin()
+        active_tokens.begin_snapshot()
+        assert_passes(2, event(1))
+    end)
+
+    it("count the cut, once", function()
+        begin()
+        revoke()
+        for second = 2, 5 do
+            pass(second, event(second))
+        end
+        fake.load("portero.metrics").flush()
+        assert.equal(1, fake.shared.portero_metrics:get("stream_revoked"))
+    end)
+end)
+
+describe("filter looks at the token", function()
+    local looks
+
+    before_each(function()
+        looks = 0
+        local is_active = active_tokens.is_active
+        active_tokens.is_active = function(jti)
+            looks = looks + 1
+            return is_active(jti)
+        end
+    end)
+
+    it("once a second at most", function()
+        begin()
+        for index = 0, 1000 do
+            pass(index / 100, event(index))
+        end
+        assert.is_true(looks >= 9 and looks <= 10, looks .. " looks")
+    end)
+
+    it("not within the first second, which the request itself was judged in", function()
+        begin()
+        revoke()
+        assert_passes(0, event(1))
+        assert_passes(0.99, event(2))
+        assert.equal(0, looks)
+        assert_cut("invalid_api_key", REVOKED, 1, event(3))
+    end)
+
+    it("not again for a second after it found it active", function()
+        begin()
+        assert_passes(1.5, event(1))
+        revoke()
+        assert_passes(2.4, event(2))
+        assert_cut("invalid_api_key", REVOKED, 2.5, event(3))
+    end)
+
+    it("at the first event of a stream that began late", function()
+        begin()
+        revoke()
+        assert_cut("invalid_api_key", REVOKED, 15, event(1))
+    end)
+
+    it("of each stream by itself", function()
+        begin()
+        pass(1, event(1))
+        begin()
+        pass(1, event(1))
+        assert.equal(2, looks)
+    end)
+
+    it("of no answer that is no stream", function()
+        begin({ type = "application/json" })
+        pass(5, "{}")
+        assert.equal(0, looks)
+    end)
+end)
+
+describe("filter and a token past its end", function()
+    it("let the stream run on to its end by the policy 'finish'", function()
+        begin({ role = "finishes" })
+        for _, second in ipairs({ 1, 20, 21, 600, 86400 }) do
+            assert_passes(second, event(second))
+        end
+    end)
+
+    it("cut the stream by the policy 'cut', and not before", function()
+        begin({ role = "is_cut" })
+        assert_passes(19.9, event(1))
+        assert_cut("invalid_api_key", "token expired", 21, event(2))
+        fake.load("portero.metrics").flush()
+        assert.equal(1, fake.shared.portero_metrics:get("stream_expired"))
+    end)
+
+    it("let the stream run to the seconds that the policy is", function()
+        begin({ role = "has_sixty" })
+        for _, second in ipairs({ 19, 21, 59, 60 }) do
+            assert_passes(second, event(second))
+        end
+        assert_cut("invalid_api_key", "token expired", 61, event(5))
+    end)
+
+    for name, dialect in pairs(DIALECTS) do
+        it("say so in the dialect: " .. name, function()
+            local request = { role = "is_cut" }
+            for key, value in pairs(dialect.request) do
+                request[key] = value
+            end
+            begin(request)
+            assert.equal("token expired", dialect.error_in((pass(21, dialect.event(1)))))
+        end)
+    end
+end)
+
+describe("filter and a stream that is too long", function()
+    it("cut it at the seconds its role allows, though the token is active", function()
+        begin({ role = "has_ten" })
+        assert_passes(10, event(1))
+        assert_cut("stream_too_long", TOO_LONG, 11, event(2))
+    end)
+
+    it("count its seconds from the request, not from its first event", function()
+        begin({ role = "has_ten" })
+        assert_cut("stream_too_long", TOO_LONG, 10.1, event(1))
+    end)
+
+    it("cut it while nothing is known of the token, too", function()
+        begin({ role = "has_ten" })
+        fake.shared.portero_sync.entries = {}
+        assert_passes(9, event(1))
+        assert_cut("stream_too_long", TOO_LONG, 12, event(2))
+    end)
+
+    it("say so in Ollama's dialect under /api/", function()
+        begin({ role = "has_ten", type = NDJSON, target = "/api/generate" })
+        assert.equal(TOO_LONG, DIALECTS.NDJSON.error_in((pass(12, '{"a":1}\n'))))
+    end)
+end)
+
+-- nginx flushes an empty chunk behind the head, and one more when the LLM server failed.
+describe("filter and an LLM server that fails in a stream", function()
+    for name, dialect in pairs(DIALECTS) do
+        it("end it with the dialect's error, then the connection: " .. name, function()
+            begin(dialect.request)
+            assert_passes(0, dialect.event(1))
+            assert_passes(0.1, dialect.event(2))
+            local text, answer = pass(0.2, "")
+            assert.is_nil(answer)
+            assert.equal(FAILED, dialect.error_in(text))
+            assert.is_nil(text:find("[DONE]", 1, true))
+            assert.equal(fake.ngx.ERROR, select(2, pass(0.2, "", true)))
+        end)
+    end
+
+    it("take the empty chunk behind the head for no failure", function()
+        begin()
+        assert_passes(0, "")
+        assert_passes(0.1, event(1))
+        assert_cut("upstream_unavailable", FAILED, 0.2, "")
+    end)
+
+    it("see the failure before any event", function()
+        begin()
+        assert_passes(0, "")
+        assert_cut("upstream_unavailable", FAILED, 0.2, "")
+    end)
+
+    it("take the end of a stream for no failure", function()
+        begin()
+        assert_passes(0, "")
+        assert_passes(0.1, "data: [DONE]\n\n")
+        assert_passes(0.1, "", true)
+    end)
+
+    it("take the end of a stream without an event for no failure", function()
+        begin()
+        assert_passes(0, "", true)
+    end)
+
+    it("count it", function()
+        begin()
+        pass(0, event(1))
+        pass(0, "")
+        fake.load("portero.metrics").flush()
+        assert.equal(1, fake.shared.portero_metrics:get("stream_upstream_unavailable"))
+    end)
+end)
+
+describe("start", function()
+    it("sets the roles by whose policy a stream is judged", function()
+        stream.start({ roles = { finishes = { stream_policy = "cut" } } })
+        begin()
+        assert_cut("invalid_api_key", "token expired", 21, event(1))
+    end)
+end)

@@ -1,0 +1,283 @@
+---------
+-- Verification and its cache: contract section 7, threats J1-J6, J9, J13-J15, J24, J31.
+
+local fake_ngx = require("fake_ngx")
+local minted = require("minted")
+
+local NOW = minted.NOW
+local ROLES = { user = { code = "USRS", ttl_seconds = 900 } }
+
+local fake, keys, verified, lrucache, made, macs
+
+local real_new
+
+before_each(function()
+    fake = fake_ngx.install(NOW)
+    lrucache = fake.load("resty.lrucache")
+    real_new, made = lrucache.new, nil
+    lrucache.new = function(most)
+        made = most
+        return real_new(2)
+    end
+    keys, verified = fake.load("portero.keys"), fake.load("portero.verified")
+    keys.set("HS256", minted.SECRET)
+    verified.start({ roles = ROLES })
+    local crypto = fake.load("portero.crypto")
+    local hmac = crypto.hmac
+    macs = 0
+    crypto.hmac = function(...)
+        macs = macs + 1
+        return hmac(...)
+    end
+end)
+
+after_each(function()
+    lrucache.new = real_new
+end)
+
+local function claims_of(token, now)
+    return verified.claims(token, now or NOW)
+end
+
+local function assert_refused(reason, token, now)
+    assert.same({ nil, reason }, { claims_of(token, now) })
+end
+
+local function token_of(jti)
+    return minted.token(minted.payload({ jti = '"' .. jti:rep(22) .. '"' }))
+end
+
+describe("claims", function()
+    it("answers the claims of an authentic token in its time", function()
+        local claims, reason = claims_of(minted.token())
+        assert.is_nil(reason)
+        assert.equal("USRSABC123", claims.sub)
+        assert.equal("user", claims.role)
+        assert.equal(minted.JTI, claims.jti)
+        assert.equal(NOW + 900, claims.exp)
+    end)
+
+    for _, algorithm in ipairs({ "HS256", "HS384", "HS512" }) do
+        it("verifies a token by the algorithm of its key, " .. algorithm, function()
+            keys.set(algorithm, minted.SECRET)
+            local token = minted.token(nil, minted.header(algorithm), algorithm)
+            assert.is_table(claims_of(token))
+        end)
+    end
+
+    -- J1, J3: the token's algorithm is not the key's, whatever it is signed with.
+    for _, alg in ipairs({
+        "none", "None", "NONE", "nOnE", "", "HS384", "HS512", "hs256", "HS256 ", "RS256", "PS256",
+        "ES256", "ES256K", "EdDSA", "A128KW",
+    }) do
+        it(("refuses alg '%s' with a signature of the right key"):format(alg), function()
+            for _, signer in ipairs({ "HS256", "HS384", "HS512" }) do
+                assert_refused("key", minted.token(nil, minted.header(alg), signer))
+            end
+        end)
+
+        it(("refuses alg '%s' with no signature"):format(alg), function()
+            local token = minted.token(nil, minted.header(alg)):match("^(.*%.)[^.]*$")
+            assert_refused("key", token)
+        end)
+    end
+
+    it("refuses an HS256 token once the key is one of HS512", function() -- J3
+        keys.set("HS512", minted.SECRET)
+        assert_refused("key", minted.token())
+    end)
+
+    it("refuses every kid but the one in force", function() -- J5
+        for _, kid in ipairs({
+            "", "../../dev/null", "/dev/null", "' OR '1'='1", "; id", "kid", ("k"):rep(1000),
+            minted.kid("another secret, thirty-two bytes."), minted.kid(minted.SECRET) .. " ",
+        }) do
+            assert_refused("key", minted.token(nil, minted.header("HS256", kid)))
+        end
+    end)
+
+    it("refuses a token of another key under the kid in force", function()
+        assert_refused("signature", minted.token(nil, minted.header(), "HS256", ("x"):rep(32)))
+    end)
+
+    it("refuses a token signed with an empty secret", function()
+        assert_refused("signature", minted.token(nil, minted.header(), "HS256", ""))
+    end)
+
+    -- J9
+    for _, form in ipairs({ "", ".", "..", "a", "a.b", "a.b.c.d", "a.b.c.d.e", ("a"):rep(5000) }) do
+        it(("refuses what has not the form of a token: '%s'"):format(form:sub(1, 10)), function()
+            assert.is_nil((claims_of(form)))
+        end)
+    end
+
+    it("reads nothing of a payload whose signature does not hold", function()
+        local jwt = fake.load("portero.jwt")
+        local real = jwt.claims
+        jwt.claims = function() error("the payload was read") end
+        local token = minted.token()
+        assert_refused("signature", token:sub(1, -3) .. "AA")
+        assert_refused("signature", token .. "AAAA")
+        jwt.claims = real
+    end)
+
+    -- J13-J15: made of a good token, by a change to its text.
+    local CHANGES = {
+        ["padding behind it"] = function(t) return t .. "=" end,
+        ["a line feed behind it"] = function(t) return t .. "\n" end,
+        ["a space before it"] = function(t) return " " .. t end,
+        ["a NUL behind it"] = function(t) return t .. "\0" end,
+        ["its signature twice"] = function(t) return t .. t:match("[^.]*$") end,
+        ["its signature cut by one character"] = function(t) return t:sub(1, -2) end,
+        ["its signature cut by four characters"] = function(t) return t:sub(1, -5) end,
+        ["an empty signature"] = function(t) return t:match("^(.*%.)") end,
+        ["an empty payload"] = function(t) return (t:gsub("%..*%.", "..")) end,
+        ["a padded header"] = function(t) return (t:gsub("%.", "=.", 1)) end,
+        ["trailing bits in its signature"] = function(t)
+            local last = t:sub(-1)
+            local index = ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"):find(last)
+            return t:sub(1, -2) .. (index and string.char(last:byte() + 1) or "-")
+        end,
+    }
+    for what, change in pairs(CHANGES) do
+        it("refuses a good token with " .. what .. ", also after it was accepted", function()
+            local token = minted.token()
+            assert.is_nil((claims_of(change(token))))
+            assert.is_table(claims_of(token))
+            assert.is_nil((claims_of(change(token))))
+        end)
+    end
+
+    it("refuses what is well signed and says the wrong", function()
+        assert_refused("claims", minted.token(minted.payload({ iss = '"other"' })))
+        assert_refused("claims", minted.token("{}"))
+        assert_refused("claims", minted.token("null"))
+        assert_refused("role", minted.token(minted.payload({ role = '"admin"' })))
+        assert_refused("lifetime", minted.token(minted.payload({ exp = tostring(NOW + 901) })))
+        assert_refused("not yet issued", minted.token(), NOW - 1)
+    end)
+
+    it("says 'expired' to an authentic token alone", function()
+        assert_refused("expired", minted.token(), NOW + 900)
+        assert_refused("signature", minted.token():sub(1, -3) .. "AA", NOW + 900)
+    end)
+
+    it("passes on that libcrypto refused, and accepts nothing then", function()
+        local token = minted.token()
+        fake.load("portero.crypto").hmac = function() return nil, "crypto.hmac: refused" end
+        assert_refused("crypto.hmac: refused", token)
+    end)
+end)
+
+describe("the cache", function()
+    it("is bounded", function()
+        assert.equal(20000, made)
+    end)
+
+    it("verifies a token once", function()
+        local token = minted.token()
+        local first = claims_of(token)
+        for _ = 1, 10 do
+            assert.equal(first, claims_of(token))
+        end
+        assert.equal(1, macs)
+    end)
+
+    it("gives the least used token up where it is full, and verifies it again", function()
+        local a, b, c = token_of("a"), token_of("b"), token_of("c")
+        for _, token in ipairs({ a, b, a, c }) do
+            assert.is_table(claims_of(token))
+        end
+        assert.equal(3, macs)
+        claims_of(a)
+        assert.equal(3, macs)
+        assert.is_table(claims_of(b))
+        assert.equal(4, macs)
+    end)
+
+    it("does not serve a token of which one character is another", function() -- J24, J31
+        local token = minted.token()
+        assert.is_table(claims_of(token))
+        assert.is_table(claims_of(token))
+        for place = 1, #token do
+            local c = token:sub(place, place)
+            local flipped = token:sub(1, place - 1) .. (c == "A" and "B" or "A")
+                .. token:sub(place + 1)
+            assert.is_nil((claims_of(flipped)), "at " .. place)
+        end
+        assert.is_table(claims_of(token))
+    end)
+
+    it("does not serve a token of which one byte has another bit", function() -- J24
+        local token = minted.token()
+        assert.is_table(claims_of(token))
+        for place = 1, #token do
+            for bit = 0, 7 do
+                local byte = token:byte(place)
+                local has = math.floor(byte / 2 ^ bit) % 2 == 1
+                local other = string.char(has and byte - 2 ^ bit or byte + 2 ^ bit)
+                local flipped = token:sub(1, place - 1) .. other .. token:sub(place + 1)
+                assert.is_nil((claims_of(flipped)))
+            end
+        end
+    end)
+
+    it("does not serve the same claims under another signature", function()
+        local token = minted.token()
+        claims_of(token)
+        local forged = token:match("^(.*%.)") .. minted.encode(("\0"):rep(32))
+        assert_refused("signature", forged)
+    end)
+
+    it("says of a token it knows that it is expired from its exp on", function()
+        local token = minted.token()
+        assert.is_table(claims_of(token, NOW + 899))
+        assert_refused("expired", token, NOW + 900)
+        assert_refused("expired", token, NOW + 100000)
+        assert.is_table(claims_of(token, NOW + 899))
+    end)
+
+    it("keeps no token that was refused", function()
+        local good = token_of("a")
+        claims_of(good)
+        for _ = 1, 100 do
+            claims_of(minted.token(nil, minted.header(), "HS256", ("x"):rep(32)))
+            claims_of(minted.token(minted.payload({ exp = "1" })))
+        end
+        local before = macs
+        claims_of(good)
+        assert.equal(before, macs)
+    end)
+
+    it("does not keep a refusal: what was not yet issued is accepted in its time", function()
+        local token = minted.token()
+        assert_refused("not yet issued", token, NOW - 1)
+        assert.is_table(claims_of(token, NOW))
+    end)
+
+    -- Contract section 7: valid when `iat <= now`; a clock may step back.
+    it("does not serve a token before its iat", function()
+        local token = minted.token()
+        assert.is_table(claims_of(token, NOW))
+        assert_refused("not yet issued", token, NOW - 1)
+        assert_refused("not yet issued", token, NOW - 0.5)
+        assert.is_table(claims_of(token, NOW))
+        assert.equal(1, macs)
+    end)
+
+    it("is empty after another start", function()
+        local token = minted.token()
+        claims_of(token)
+        verified.start({ roles = {} })
+        assert_refused("role", token)
+    end)
+end)
+
+describe("logs", function()
+    it("hold nothing, whatever is verified", function()
+        claims_of(minted.token())
+        claims_of(minted.token():sub(1, -3) .. "AA")
+        claims_of("x")
+        assert.same({}, fake.logged)
+    end)
+end)

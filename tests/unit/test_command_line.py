@@ -1,0 +1,448 @@
+"""The commands: `python -m issuer …` and `python -m issuer.credentials`."""
+
+import io
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from issuer import __main__ as issuer_main
+from issuer import config, credentials
+from issuer.roles import Roles
+from issuer.sessions import Session
+from issuer.sessions.sqlite import SqliteSessions
+from tests.conftest import TOMBSTONE, GatewayModel, listening
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = int(time.time())
+Files = dict[str, tuple[int, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "COST", 10)
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> dict[str, str]:
+    """Good settings in the environment, and nothing beside them."""
+    for name in (*environ, "SECRET_KEY_FILE", "SYNC_KEY_FILE", "TOKEN_CACHE_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return environ
+
+
+def files_in(directory: Path) -> Files:
+    return {
+        str(path.relative_to(directory)): (stat.S_IMODE(path.stat().st_mode), path.read_bytes())
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_FILE", raising=False)
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_makes_private_files_that_are_good_settings(tmp_path: Path, all_roles: Roles) -> None:
+    data = tmp_path / "deep" / "var"
+    before = os.umask(0)
+    try:
+        assert issuer_main.main(["init", "--data-dir", str(data)]) == 0
+    finally:
+        os.umask(before)
+    made = files_in(data)
+    assert set(made) == {
+        "secrets/secret_key",
+        "secrets/sync_key",
+        "credentials.env",
+        "demo-logins",
+    }
+    assert {mode for mode, _ in made.values()} == {0o600}
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    assert stat.S_IMODE((data / "secrets").stat().st_mode) == 0o700
+    config.read(
+        {
+            "SECRET_KEY_FILE": str(data / "secrets" / "secret_key"),
+            "SYNC_KEY_FILE": str(data / "secrets" / "sync_key"),
+            "CREDENTIALS_FILE": str(data / "credentials.env"),
+        }
+    )
+    users = credentials.parse((data / "credentials.env").read_text(), all_roles, b"salt")
+    logins = dict(line.split("=", 1) for line in (data / "demo-logins").read_text().splitlines())
+    assert {name[:4] for name in logins} == {role.code for role in all_roles}
+    assert all(users.check(name, secret) for name, secret in logins.items())
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_again_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    issuer_main.main(["init", "--data-dir", str(tmp_path)])
+    capsys.readouterr()
+    made = files_in(tmp_path)
+    assert issuer_main.main(["init", "--data-dir", str(tmp_path)]) == 0
+    assert files_in(tmp_path) == made
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_makes_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
+    issuer_main.main(["init", "--data-dir", str(tmp_path)])
+    made = files_in(tmp_path)
+    (tmp_path / "secrets" / "sync_key").unlink()
+    assert issuer_main.main(["init", "--data-dir", str(tmp_path)]) == 0
+    now = files_in(tmp_path)
+    changed = {name for name in now if now[name] != made[name]}
+    assert changed == {"secrets/sync_key"}
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_makes_other_secrets_elsewhere(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        issuer_main.main(["init", "--data-dir", str(tmp_path / name)])
+    every = [
+        (tmp_path / name / "secrets" / key).read_text()
+        for name in ("one", "two")
+        for key in ("secret_key", "sync_key")
+    ]
+    assert len(set(every)) == 4
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_puts_secrets_where_it_is_told(tmp_path: Path) -> None:
+    issuer_main.main(
+        ["init", "--data-dir", str(tmp_path / "var"), "--secrets-dir", str(tmp_path / "safe")]
+    )
+    assert set(files_in(tmp_path / "safe")) == {"secret_key", "sync_key"}
+
+
+def test_init_makes_no_users_where_there_is_a_credentials_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_FILE", "/elsewhere")
+    issuer_main.main(["init", "--data-dir", str(tmp_path)])
+    assert set(files_in(tmp_path)) == {"secrets/secret_key", "secrets/sync_key"}
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_prints_logins_only_when_it_is_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issuer_main.main(["init", "--data-dir", str(tmp_path)])
+    said = capsys.readouterr()
+    made = files_in(tmp_path)
+    every = [made["secrets/secret_key"][1].decode(), made["secrets/sync_key"][1].decode()]
+    logins = made["demo-logins"][1].decode()
+    every += [line.split("=", 1)[1] for line in logins.splitlines()]
+    assert not any(secret in said.out + said.err for secret in every)
+    issuer_main.main(["init", "--data-dir", str(tmp_path), "--print-logins"])
+    assert logins in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_where_it_may_not_write_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert issuer_main.main(["init", "--data-dir", str(tmp_path / "file")]) == 1
+    assert "issuer: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("settings")
+def test_check_counts_the_users_of_good_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert issuer_main.main(["check"]) == 0
+    assert capsys.readouterr().out == "settings are good: 6 users\n"
+
+
+@pytest.mark.usefixtures("settings")
+def test_check_lists_every_fault_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"SECRET_KEY": "short", "TOKEN_CACHE_SIZE": "many", "WEB_UI": "x", "GATEWAY_URLS": "x"}
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    assert issuer_main.main(["check"]) == 1
+    said = capsys.readouterr()
+    assert all(f"{name}: " in said.err for name in wrong)
+    assert said.out == ""
+
+
+def test_check_lists_every_fault_of_the_credentials(
+    settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(settings["CREDENTIALS_FILE"]).write_text("ROOTa=x\n\nUSRSa=\n")
+    assert issuer_main.main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert "credentials line 1: " in err
+    assert "credentials line 3: " in err
+
+
+@pytest.mark.xfail(
+    strict=True, reason="__init__.py:45: the credentials are read after the settings"
+)
+def test_check_lists_faults_of_settings_and_credentials_together(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(settings["CREDENTIALS_FILE"]).write_text("ROOTa=x\n")
+    monkeypatch.setenv("WEB_UI", "x")
+    assert issuer_main.main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert "WEB_UI" in err
+    assert "credentials line 1: " in err
+
+
+def test_check_says_when_the_store_cannot_be_opened(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:////no/such/directory/sessions.db")
+    assert issuer_main.main(["check"]) == 1
+    assert "session store" in capsys.readouterr().err
+
+
+def test_the_real_command_prints_faults_and_no_traceback(settings: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "issuer", "check"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert all(name in done.stderr for name in ("SYNC_KEY", "SECRET_KEY", "CREDENTIALS_FILE"))
+
+
+@pytest.fixture
+def store(settings: dict[str, str]) -> SqliteSessions:
+    opened = SqliteSessions(Path(settings["DATABASE_URL"].removeprefix("sqlite:///")))
+    for name, subject, role in (
+        ("1", "USRSalice", "user"),
+        ("2", "USRSalice", "user"),
+        ("3", "USRSbob", "user"),
+        ("4", "ADMNroot", "admin"),
+    ):
+        session = Session(name.rjust(22, "A"), subject, role, NOW, NOW + 900, "x")
+        opened.add(session, 100, NOW)
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["--jti", "1".rjust(22, "A")], {"2", "3", "4"}),
+        (["--user", "USRSalice"], {"3", "4"}),
+        (["--role", "user"], {"4"}),
+        (["--all"], set()),
+        (["--jti", "Z" * 22], {"1", "2", "3", "4"}),
+        (["--user", "USRSnobody"], {"1", "2", "3", "4"}),
+        (["--user", ""], {"1", "2", "3", "4"}),
+    ],
+)
+def test_revoke_revokes_what_it_is_told_in_the_store_and_at_the_gateway(
+    store: SqliteSessions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    left: set[str],
+) -> None:
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        monkeypatch.setenv("GATEWAY_URLS", listener.url)
+        assert issuer_main.main(["revoke", *arguments]) == 0
+    assert {session.jti.lstrip("A") for session in store.active(NOW, 10)} == left
+    assert len([number for number in model.numbers.values() if number == TOMBSTONE]) == 4 - len(
+        left
+    )
+    assert re.findall(r"\d+", capsys.readouterr().out) == [str(4 - len(left))]
+
+
+def test_revoke_says_2_when_a_gateway_has_not_acknowledged_it(
+    store: SqliteSessions, settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["revoke", "--all"]) == 2
+    assert store.count_active(NOW) == 0
+    assert settings["GATEWAY_URLS"] in capsys.readouterr().err
+
+
+def test_revoke_of_no_role_is_a_fault_and_revokes_nothing(
+    store: SqliteSessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["revoke", "--role", "root"]) == 1
+    assert "root is no role" in capsys.readouterr().err
+    assert store.count_active(NOW) == 4
+
+
+def test_a_backup_can_be_restored_and_replaces_no_file(
+    store: SqliteSessions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = str(tmp_path / "backup.db")
+    assert issuer_main.main(["backup", backup]) == 0
+    assert issuer_main.main(["backup", backup]) == 1
+    assert store.count_active(NOW) == 4
+    capsys.readouterr()
+    assert issuer_main.main(["restore", backup]) == 0
+    assert "4 tokens" in capsys.readouterr().out
+    assert store.count_active(NOW) == 0
+    assert issuer_main.main(["restore", str(tmp_path / "missing.db")]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["revoke"],
+        ["revoke", "--all", "--user", "x"],
+        ["revoke", "x"],
+        ["init"],
+        ["no-such-command"],
+    ],
+)
+def test_a_command_that_is_not_whole_does_nothing(
+    store: SqliteSessions, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        issuer_main.main(arguments)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+    assert store.count_active(NOW) == 4
+
+
+def generate(*arguments: str) -> int:
+    return credentials.main(["--generate", "1", *arguments])
+
+
+def printed_logins(out: str) -> dict[str, str]:
+    lines = [line for line in out.splitlines() if not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_generator_writes_hashes_only_and_prints_each_secret_once(
+    tmp_path: Path, all_roles: Roles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "credentials.env"
+    before = os.umask(0)
+    try:
+        assert generate("--output", str(path)) == 0
+    finally:
+        os.umask(before)
+    out = capsys.readouterr().out
+    logins, text = printed_logins(out), path.read_text()
+    assert len(logins) == 6
+    assert sorted(name[:4] for name in logins) == sorted(role.code for role in all_roles)
+    assert all(out.count(secret) == 1 for secret in logins.values())
+    assert not any(secret in text for secret in logins.values())
+    assert len(set(logins.values())) == 6
+    assert min(len(secret) for secret in logins.values()) >= 24
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    warned: list[str] = []
+    users = credentials.parse(text, all_roles, b"salt", warned.append)
+    assert not warned
+    assert all(users.check(name, secret) for name, secret in logins.items())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_generator_hashes_at_the_cost_the_issuer_accepts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    assert credentials.COST in credentials.COSTS
+    line = credentials.hashed_lines([("USRSa", "secret")]).splitlines()[1]
+    assert re.fullmatch(rf"USRSa=\$2b\${credentials.COST}\$[./A-Za-z0-9]{{53}}", line)
+
+
+def test_the_generator_never_overwrites_unless_it_is_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "credentials.env"
+    path.write_text("mine\n")
+    path.chmod(0o644)
+    assert generate("--output", str(path)) == 1
+    said = capsys.readouterr()
+    assert "--force" in said.err
+    assert said.out == ""
+    assert path.read_text() == "mine\n"
+    assert generate("--output", str(path), "--force") == 0
+    assert "mine" not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: path / "missing" / "file", id="missing directory"),
+        pytest.param(lambda path: path, id="a directory"),
+    ],
+)
+def test_the_generator_prints_no_secret_that_it_could_not_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path]
+) -> None:
+    assert generate("--output", str(make(tmp_path))) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("credentials: ")
+
+
+def test_the_generator_makes_as_many_users_a_role_as_it_is_told(all_roles: Roles) -> None:
+    names = [name for name, _ in credentials.generate([role.code for role in all_roles], 5)]
+    assert len(names) == 30
+    assert all(re.fullmatch(r"[A-Z]{4}[A-Z0-9]+", name) for name in names)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1001", "many"])
+def test_the_generator_refuses_odd_numbers(count: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        credentials.main(["--generate", count, "--output", str(tmp_path / "x")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(
+    strict=True, reason="credentials.py:233 may draw one name twice: 3 % a role at --generate 1000"
+)
+def test_the_generator_never_makes_one_user_twice() -> None:
+    for _ in range(300):
+        names = [name for name, _ in credentials.generate(["USRS"], 1000)]
+        assert len(set(names)) == len(names)
+
+
+def give(monkeypatch: pytest.MonkeyPatch, data: Path, text: str) -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    return issuer_main.main(["init", "--data-dir", str(data), "--given"])
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_keeps_given_keys_and_users_beside_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"SECRET_KEY": "k" * 40, "SYNC_KEY": "s" * 40, "CREDENTIALS_FILE": "AGNR1=é\r\n"}
+    assert give(monkeypatch, tmp_path, json.dumps(given)) == 0
+    before = files_in(tmp_path)
+    assert before["secrets/given/secret_key"] == (0o600, b"k" * 40)
+    assert before["given/credentials.env"] == (0o600, "AGNR1=é\r\n".encode())
+    assert before["secrets/secret_key"][1] != b"k" * 40
+    assert "kkk" not in capsys.readouterr().out
+    assert give(monkeypatch, tmp_path, '{"SYNC_KEY": "other"}') == 0
+    assert files_in(tmp_path) == {**before, "secrets/given/sync_key": (0o600, b"other")}
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("text", ["", "[]", '{"DATABASE_URL": "x"}', '{"SECRET_KEY'])
+def test_init_refuses_what_it_cannot_keep(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+) -> None:
+    assert give(monkeypatch, tmp_path, text) == 1
+    assert "standard input" in capsys.readouterr().err
+    assert not (tmp_path / "given").exists()

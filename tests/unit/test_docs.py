@@ -1,0 +1,69 @@
+"""The docs name everything a user can set, call or watch."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from issuer.errors import WIRE_ERRORS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+LUA = ROOT / "openresty" / "lua" / "portero"
+
+
+def settings() -> set[str]:
+    """Every name that config.py, config.lua, gateway.sh and gunicorn read from the environment."""
+    issuer = (ROOT / "issuer" / "config.py").read_text()
+    found = set(re.findall(r'reader\.\w+\(\s*"([A-Z_]+)"', issuer))
+    gateway = (LUA / "config.lua").read_text()
+    found |= set(re.findall(r'\(env, "([A-Z_]+)"', gateway))
+    script = (ROOT / "openresty" / "gateway.sh").read_text()
+    found |= set(re.findall(r"\$\{([A-Z_]+):-", script))
+    gunicorn = (ROOT / "issuer" / "gunicorn.conf.py").read_text()
+    found |= set(re.findall(r'environ\.get\("([A-Z_]+)"', gunicorn))
+    return found
+
+
+def test_settings_are_found_at_all() -> None:
+    assert {"SECRET_KEY", "LLM_UPSTREAM", "GATEWAY_LISTEN", "ISSUER_LISTEN"} <= settings()
+
+
+@pytest.mark.parametrize("name", sorted(settings()))
+def test_every_setting_is_in_the_configuration_page(name: str) -> None:
+    assert re.search(rf"^## {name}$|^\| `{name}`", CONFIGURATION, re.MULTILINE)
+
+
+def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync.lua").read_text())
+    assert len(messages) == 3
+    for message in messages:
+        assert f"`{message}`" in text
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    text = (ROOT / "docs" / "promises.md").read_text()
+    named = set(re.findall(r"`(\w+(?:\.py|\.lua))`", text))
+    assert len(named) > 5
+    there = {path.name for path in (ROOT / "tests").rglob("*") if path.is_file()}
+    assert named <= there
+
+
+def test_every_dependency_is_told_why() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    direct = (ROOT / "requirements.txt").read_text().partition("# Brought by")[0]
+    direct += (ROOT / "requirements-dev.txt").read_text()
+    direct += (ROOT / "demo" / "requirements.txt").read_text()
+    names = re.findall(r"^([a-z0-9-]+)==", direct, re.MULTILINE)
+    assert len(names) > 10
+    for name in names:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_both_sides_word_their_errors_by_the_same_codes() -> None:
+    gateway = (LUA / "errors.lua").read_text()
+    for code, row in WIRE_ERRORS.items():
+        match = re.search(rf"    {code} = {{\s*(\d+), \"(\w+)\"", gateway)
+        if match:
+            assert (int(match[1]), match[2]) == (row.status, row.type), code

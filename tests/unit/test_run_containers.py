@@ -1,0 +1,324 @@
+"""`make run` through containers, before and around them. No engine is asked."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from run import choice, containers, engine, handover, images, local, upstreams
+from run.followed import as_of_a_process
+from run.plan import Plan, read_plan
+from run.project import Project, project_of
+from run.terminal import RunError
+
+KEY = "a-key-of-the-users-own-that-is-long-enough"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return read_plan({"DATA_DIR": str(tmp_path)}, tmp_path)
+
+
+def private(path: Path, text: str) -> str:
+    path.touch(0o600)
+    path.write_text(text)
+    return str(path)
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+# --- keys and users ---
+
+
+def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
+    assert handover.given(plan, {}) == {}
+    assert handover.settings_of_parts({}, {}) == {"issuer": {}, "reconciler": {}, "gateway": {}}
+
+
+def test_keys_and_users_are_read_by_value_and_by_file(plan: Plan, tmp_path: Path) -> None:
+    env = {
+        "SECRET_KEY": KEY,
+        "SYNC_KEY_FILE": private(tmp_path / "sync", KEY[::-1]),
+        "CREDENTIALS_FILE": private(tmp_path / "users", "AGNR1=é\r\n"),
+    }
+    assert handover.given(plan, env) == {
+        "SECRET_KEY": KEY,
+        "SYNC_KEY": KEY[::-1],
+        "CREDENTIALS_FILE": "AGNR1=é\r\n",
+    }
+
+
+def test_users_of_a_run_as_local_processes_are_handed_over(plan: Plan) -> None:
+    private(plan.data_dir / "credentials.env", "AGNR1=x\n")
+    assert handover.given(plan, {}) == {"CREDENTIALS_FILE": "AGNR1=x\n"}
+
+
+def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path) -> None:
+    path = Path(private(tmp_path / "sync", KEY))
+    path.chmod(0o644)
+    (tmp_path / "users").write_bytes(b"\xff")
+    env = {
+        "SECRET_KEY": KEY,
+        "SECRET_KEY_FILE": "/nowhere",
+        "SYNC_KEY_FILE": str(path),
+        "CREDENTIALS_FILE": str(tmp_path / "users"),
+    }
+    with pytest.raises(RunError) as caught:
+        handover.given(plan, env)
+    assert [line.partition(":")[0] for line in caught.value.lines] == [
+        "SECRET_KEY",
+        "SECRET_KEY_FILE",
+        "SYNC_KEY_FILE",
+        "CREDENTIALS_FILE",
+    ]
+    assert KEY not in str(caught.value)
+
+
+def test_the_parts_are_told_places_and_never_contents() -> None:
+    given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
+    told = handover.settings_of_parts(given, {})
+    assert set(told["gateway"]) == {"SECRET_KEY_FILE", "SYNC_KEY_FILE"}
+    assert set(told["issuer"]) == {"SECRET_KEY_FILE", "SYNC_KEY_FILE", "CREDENTIALS_FILE"}
+    assert told["issuer"] == told["reconciler"]
+    assert all(place.startswith(("/secrets/", "/data/")) for place in told["issuer"].values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("GATEWAY_URLS", "http://10.0.0.1:8081"),
+        ("DATABASE_URL", "sqlite:////srv/sessions.db"),
+        ("DATABASE_URL", "redis://10.0.0.1"),
+        ("DATABASE_URL_FILE", "/run/secrets/url"),
+    ],
+)
+def test_what_containers_cannot_honour_is_named(setting: str, value: str) -> None:
+    assert setting.removesuffix("_FILE") in handover.impossible({setting: value})
+
+
+def test_a_store_on_the_volume_can_be_honoured() -> None:
+    url = {"DATABASE_URL": "sqlite:////data/other.db"}
+    assert handover.impossible(url) == ""
+    assert handover.settings_of_parts({}, url)["reconciler"] == url
+
+
+# --- the project ---
+
+
+def test_each_data_dir_has_a_project_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    one, same = (project_of(("c",), tmp_path / name, {}) for name in (".", "link"))
+    other = project_of(("c",), tmp_path / "other", {})
+    assert one.name == same.name != other.name
+    assert one.name.startswith("portero-")
+
+
+def test_compose_is_told_no_secret() -> None:
+    env = {"SECRET_KEY": KEY, "SYNC_KEY": KEY, "WEB_UI": "upstream"}
+    assert project_of(("docker-compose",), Path("/data"), env).env == {"WEB_UI": "upstream"}
+
+
+def changes(tmp_path: Path, own_llm: bool) -> dict[str, dict[str, object]]:
+    (tmp_path / "run").mkdir()
+    project = Project(("c",), tmp_path, {})
+    project.write_changes(own_llm, {"gateway": {"SECRET_KEY_FILE": "/secrets/given/secret_key"}})
+    written: dict[str, dict[str, object]] = json.loads(project.changes.read_text())["services"]
+    return written
+
+
+def test_a_death_is_not_mended(tmp_path: Path) -> None:
+    services = changes(tmp_path, own_llm=False)
+    assert {service["restart"] for service in services.values()} == {"no"}
+    assert services["gateway"]["environment"] == {"SECRET_KEY_FILE": "/secrets/given/secret_key"}
+    assert services["llm"]["image"] == images.image_names()["llm"]
+
+
+def test_an_llm_that_idles_needs_no_image_of_its_own(tmp_path: Path) -> None:
+    services = changes(tmp_path, own_llm=True)
+    assert services["llm"]["image"] == services["issuer"]["image"]
+
+
+def test_the_bases_are_the_dockerfiles_or_the_users() -> None:
+    openresty, python = images.base_images({})
+    assert openresty.startswith("openresty/openresty:")
+    assert python.startswith("python:3.13")
+    assert images.base_images({"PYTHON_IMAGE": "mine"}) == [openresty, "mine"]
+
+
+def test_an_end_in_a_container_reads_as_that_of_a_process() -> None:
+    assert [as_of_a_process(code) for code in (0, 3, 137, 143, 255)] == [0, 3, -9, -15, 255]
+
+
+# --- LLM servers on this machine ---
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("http://127.0.0.1:11434", "http://host.docker.internal:11434"),
+        ("http://localhost/v1", "http://host.docker.internal/v1"),
+        ("https://[::1]:8443", "https://host.docker.internal:8443"),
+        (
+            "http://10.0.0.1:1, http://127.0.1.1:2",
+            "http://10.0.0.1:1,http://host.docker.internal:2",
+        ),
+        ("http://ollama:11434", "http://ollama:11434"),
+        ("", ""),
+    ],
+)
+def test_this_machine_has_another_name_in_containers(written: str, known: str) -> None:
+    assert upstreams.for_containers(written) == known
+
+
+def out_of_reach(monkeypatch: pytest.MonkeyPatch, bridge: str, listen: str) -> bool:
+    monkeypatch.setattr(upstreams, "ask", lambda *_: (0, f"{bridge} \n"))
+    with socket.create_server((listen, 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        found = upstreams.out_of_reach(f"http://10.0.0.1:1,{url}", {})
+    assert found in ("", url)
+    return bool(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bridge is Linux's")
+def test_a_server_on_loopback_alone_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert out_of_reach(monkeypatch, bridge="127.0.0.2", listen="127.0.0.1")
+    assert not out_of_reach(monkeypatch, bridge="127.0.0.2", listen="0.0.0.0")
+    assert not out_of_reach(monkeypatch, bridge="", listen="127.0.0.1")
+
+
+def test_a_server_that_does_not_run_yet_may_be_within_reach(
+    monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    monkeypatch.setattr(upstreams, "ask", lambda *_: (0, "127.0.0.2\n"))
+    assert upstreams.out_of_reach(f"http://127.0.0.1:{free_port}", {}) == ""
+
+
+# --- the engine ---
+
+
+def test_without_docker_there_are_no_containers(tmp_path: Path) -> None:
+    with pytest.raises(engine.NotHere, match="no `docker`"):
+        engine.compose_words({"PATH": str(tmp_path)})
+
+
+def test_an_engine_that_does_not_answer_is_told_in_its_words(tmp_path: Path) -> None:
+    command(tmp_path, "docker", "echo Client; echo Cannot connect. >&2; exit 1")
+    with pytest.raises(engine.NotHere) as caught:
+        engine.compose_words({"PATH": f"{tmp_path}:/bin"})
+    assert caught.value.reason == "no Docker engine answers (Cannot connect)"
+
+
+def test_an_engine_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.2)
+    command(tmp_path, "docker", "exec sleep 60")
+    with pytest.raises(engine.NotHere, match="no answer in"):
+        engine.compose_words({"PATH": f"{tmp_path}:/bin"})
+
+
+def test_either_spelling_of_compose_serves(tmp_path: Path) -> None:
+    env = {"PATH": f"{tmp_path}:/bin"}
+    command(tmp_path, "docker", '[ "$1" = version ]')
+    with pytest.raises(engine.NotHere, match="without its compose"):
+        engine.compose_words({"PATH": str(tmp_path)})
+    command(tmp_path, "docker-compose", "exit 0")
+    assert engine.compose_words(env) == ("docker-compose",)
+    command(tmp_path, "docker", "exit 0")
+    assert engine.compose_words(env) == ("docker", "compose")
+
+
+def test_what_takes_its_time_has_a_log_and_a_deadline(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"]}
+    log = tmp_path / "log"
+    assert engine.tell(["sh", "-c", "echo out; echo err >&2; exit 3"], env, log) == 3
+    assert log.read_text() == "out\nerr\n"
+    assert engine.tell(["sleep", "60"], env, log, seconds=0.1) == -signal.SIGKILL
+
+
+# --- the choice ---
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ran, in order; containers are not to be had."""
+    done: list[str] = []
+
+    def no_containers(env: object, insists: bool) -> None:
+        done.append(f"containers, insists={insists}")
+        raise engine.NotHere("the build failed\n  | its last words")
+
+    monkeypatch.setattr(containers, "run", no_containers)
+    monkeypatch.setattr(local, "run", lambda env: done.append("local"))
+    return done
+
+
+def test_where_no_containers_are_to_be_had_one_line_says_so(
+    started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice.run({})
+    assert started == ["containers, insists=False", "local"]
+    said = capsys.readouterr().out
+    assert said == "Local processes instead of containers: the build failed.\n"
+
+
+def test_any_other_fault_of_containers_is_a_fault(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(env: object, insists: bool) -> None:
+        raise RunError("port 8080 is taken")
+
+    monkeypatch.setattr(containers, "run", fail)
+    with pytest.raises(RunError, match="taken"):
+        choice.run({})
+    assert started == []
+
+
+# --- while they run ---
+
+
+class Recorder(Project):
+    """A project that notes what it is handed."""
+
+    handed: list[str] = []
+
+    def hand_over(self, given: object) -> None:
+        self.handed.append(json.dumps(given))
+
+
+def test_users_are_handed_over_whenever_their_file_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Recorder.handed.clear()
+    path = Path(private(tmp_path / "users", "AGNR1=a"))
+    look = containers.users_renewed(path, Recorder((), tmp_path, {}))
+    look()
+    path.write_text("AGNR1=bb")
+    look()
+    look()
+    path.unlink()
+    look()
+    look()
+    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}']
+    assert capsys.readouterr().out.count("cannot read") == 1
+
+
+def test_without_users_of_ones_own_nothing_is_looked_at(tmp_path: Path) -> None:
+    containers.users_renewed(None, Recorder((), tmp_path, {}))()
+
+
+def test_the_demo_logins_that_init_prints_are_kept(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "made /data/x\ndemo logins, for this deployment alone:\nAGNR1=a=b\nADMN1=c\n"
+    monkeypatch.setattr(Project, "containers", lambda *_: {"init": "id"})
+    monkeypatch.setattr(containers, "ask", lambda *_: (0, said))
+    containers.keep_demo_logins(plan, Project((), plan.data_dir, {}))
+    kept = plan.data_dir / "demo-logins"
+    assert kept.read_text() == "AGNR1=a=b\nADMN1=c\n"
+    assert kept.stat().st_mode & 0o777 == 0o600

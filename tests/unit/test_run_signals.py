@@ -1,0 +1,75 @@
+"""How a command of `run` is stopped, and what its shell gets."""
+
+import signal
+import sys
+
+import pytest
+
+from run import edge
+from run.commands import call
+from run.signals import Stop, StopSignals, caught_signals, stop_signals
+from run.terminal import RunError
+
+
+def raise_twice(signals: StopSignals, number: int) -> None:
+    signals._on_signal(number, None)
+    signals._on_signal(number, None)
+
+
+def test_a_held_stop_comes_at_the_end_of_the_hold() -> None:
+    signals, steps = StopSignals(), []
+
+    def hold() -> None:
+        with signals.held():
+            signals._on_signal(signal.SIGTERM, None)
+            steps.append("after the signal")
+
+    with pytest.raises(Stop):
+        hold()
+    assert steps == ["after the signal"]
+
+
+def test_a_stop_comes_once_only() -> None:
+    signals = StopSignals()
+    with pytest.raises(Stop):
+        signals._on_signal(signal.SIGTERM, None)
+    signals._on_signal(signal.SIGTERM, None)
+    with signals.held():
+        pass
+    assert signals.caught == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "insists"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_only_a_second_ctrl_c_insists(number: int, insists: bool) -> None:
+    signals = StopSignals()
+    with pytest.raises(Stop), signals.held():
+        raise_twice(signals, number)
+    assert signals.insisted is insists
+
+
+def test_the_mask_of_handled_signals_is_read_from_proc() -> None:
+    status = "Name:\tmake\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000003\n"
+    assert caught_signals(status) == 3
+    assert caught_signals("") == 0
+
+
+def test_the_exit_status_of_a_stop_is_the_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    signals = StopSignals()
+    monkeypatch.setattr(edge, "stop_signals", signals)
+    monkeypatch.setattr(signals, "install", lambda: None)
+    assert edge.guarded(lambda: signals._on_signal(signal.SIGTERM, None)) == 143
+
+
+def test_every_line_of_a_fault_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RunError("one", "two")
+
+    monkeypatch.setattr(stop_signals, "install", lambda: None)
+    assert edge.guarded(fail) == 1
+    assert capsys.readouterr().err == "portero: one\nportero: two\n"
+
+
+def test_a_command_runs_with_its_own_status() -> None:
+    assert call([sys.executable, "-c", "raise SystemExit(7)"]) == 7
