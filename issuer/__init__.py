@@ -5,6 +5,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from issuer.config import Settings
 from issuer.credentials import CredentialsFile, Doorkeeper
 from issuer.errors import TooManyTokens, Unavailable
 from issuer.gateways import Gateways
+from issuer.key_file import KeyFile
 from issuer.sessions.sqlite import SqliteSessions
 
 log = logging.getLogger("portero")
@@ -35,6 +37,7 @@ class Parts:
     """What one process of the issuer is made of."""
 
     settings: Settings
+    keys: KeyFile
     credentials: CredentialsFile
     gateways: Gateways
     active: ActiveTokens
@@ -44,8 +47,16 @@ def assemble(settings: Settings) -> Parts:
     """Build the parts. Raises `Faults` for bad credentials, `StoreUnavailable` for the store."""
     store = SqliteSessions(settings.database_path)
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    keys = KeyFile(
+        settings.key_file,
+        settings.algorithm,
+        settings.secret_key,
+        settings.roles.longest_ttl_seconds(),
+    )
+    keys.prepare(int(time.time()))
     return Parts(
         settings=settings,
+        keys=keys,
         credentials=CredentialsFile(settings.credentials_file, settings.roles, store.salt()),
         gateways=gateways,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
@@ -57,8 +68,11 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     parts = assemble(config.read(environ))
     settings = parts.settings
     authority = Authority(
-        settings.roles, settings.keyring, parts.credentials, _doorkeeper(), parts.active
+        settings.roles, parts.keys, parts.credentials, _doorkeeper(), parts.active
     )
+    # A key that was changed by hand signs from now on: the gateways that can be told are told now,
+    # all others by the reconciler before they get any token.
+    parts.gateways.put_keys(parts.keys.read())
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.register_blueprint(login.blueprint(authority, settings.cookie_secure))

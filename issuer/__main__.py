@@ -1,4 +1,4 @@
-"""The command line: `python -m issuer init | check | reconcile | revoke | backup | restore`.
+"""The command line: `python -m issuer init | check | reconcile | revoke | keys | backup | restore`.
 
 Every command reads the same settings as the server. None prints a secret unless it is asked to.
 """
@@ -11,17 +11,22 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from issuer import assemble, config, credentials, roles
 from issuer.errors import Faults, PorteroError
+from issuer.key_file import SIGNING, VERIFYING
+from issuer.keys import ALGORITHMS
 from issuer.reconciler import Reconciler
 from issuer.sessions import Selection
 from issuer.sessions.sqlite import SqliteSessions
 
 SECRET_BYTES = 32
 PENDING_STATUS = 2
+#: The reconciler looks every second.
+PROMOTED_SECONDS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     reconcile = commands.add_parser("reconcile", help="keep the gateways equal to the store")
     reconcile.set_defaults(command=_reconcile)
 
+    _add_key_commands(commands.add_parser("keys", help="list, add and retire signing keys"))
+
     backup = commands.add_parser("backup", help="copy the session store while it is in use")
     backup.add_argument("file", type=Path)
     backup.set_defaults(command=_backup)
@@ -71,6 +78,21 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--all", action="store_true", help="every token there is")
     revoke.set_defaults(command=_revoke)
     return parser
+
+
+def _add_key_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="list | add | retire")
+    listing = commands.add_parser("list", help="the keys, oldest to newest")
+    listing.set_defaults(command=_list_keys)
+
+    add = commands.add_parser("add", help="a new key, which signs once every gateway has it")
+    add.add_argument("--algorithm", choices=tuple(ALGORITHMS), help="default: JWT_ALGORITHM")
+    add.set_defaults(command=_add_key)
+
+    retire = commands.add_parser("retire", help="end a key when its last token has ended")
+    retire.add_argument("kid")
+    retire.add_argument("--now", action="store_true", help="at once, with all its tokens: a leak")
+    retire.set_defaults(command=_retire_key)
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -148,8 +170,49 @@ def _reconcile(_: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Reconciler(parts.active, parts.gateways, parts.credentials).run(stop)
+    Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys).run(stop)
     return 0
+
+
+def _list_keys(_: argparse.Namespace) -> int:
+    for entry in assemble(config.read(os.environ)).keys.read().entries:
+        until = f" until {_moment(entry.until)}" if entry.state == VERIFYING else ""
+        print(f"{entry.kid}  {entry.algorithm}  {_moment(entry.added_at)}  {entry.state}{until}")
+    return 0
+
+
+def _moment(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _add_key(options: argparse.Namespace) -> int:
+    """Wait for the reconciler to bring it to every gateway; it signs from then on."""
+    parts = assemble(config.read(os.environ))
+    kid = parts.keys.add(options.algorithm, int(time.time())).kid
+    print(f"added {kid}; it signs once every gateway has acknowledged it", flush=True)
+    deadline = time.monotonic() + PROMOTED_SECONDS
+    while time.monotonic() < deadline:
+        entry = parts.keys.read().find(kid)
+        if entry is not None and entry.state == SIGNING:
+            print(f"{kid} signs from now on; the key before verifies until its tokens have ended")
+            return 0
+        time.sleep(0.1)
+    print("some gateway has not acknowledged it yet; it goes on waiting", file=sys.stderr)
+    return PENDING_STATUS
+
+
+def _retire_key(options: argparse.Namespace) -> int:
+    parts = assemble(config.read(os.environ))
+    parts.keys.retire(options.kid, options.now, int(time.time()))
+    pending = [ack.url for ack in parts.gateways.put_keys(parts.keys.read()) if not ack.ok]
+    print(f"retired {options.kid}" + ("" if options.now else ", when its last token has ended"))
+    return _tell_pending(pending)
+
+
+def _tell_pending(pending: Sequence[str]) -> int:
+    for url in pending:
+        print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
+    return PENDING_STATUS if pending else 0
 
 
 def _backup(options: argparse.Namespace) -> int:
@@ -172,9 +235,7 @@ def _revoke(options: argparse.Namespace) -> int:
     parts = assemble(config.read(os.environ))
     done = parts.active.revoke(Selection(jti=options.jti, subject=options.user, role=options.role))
     print(f"{len(done.sessions)} unexpired tokens are revoked")
-    for url in done.pending:
-        print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
-    return PENDING_STATUS if done.pending else 0
+    return _tell_pending(done.pending)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from issuer import tokens
 from issuer.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.credentials import CredentialsFile, Doorkeeper
 from issuer.errors import TokenRefused
-from issuer.keys import Keyring
+from issuer.key_file import KeyFile
 from issuer.roles import Roles
 from issuer.sessions import Selection, Session
 from issuer.tokens import Claims
@@ -47,7 +47,7 @@ class Authority:
     def __init__(
         self,
         roles: Roles,
-        keyring: Keyring,
+        keys: KeyFile,
         credentials: CredentialsFile,
         doorkeeper: Doorkeeper,
         active: ActiveTokens,
@@ -55,7 +55,7 @@ class Authority:
     ) -> None:
         self.roles = roles
         self.active = active
-        self._keyring = keyring
+        self.keys = keys
         self._credentials = credentials
         self._doorkeeper = doorkeeper
         self._clock = clock
@@ -71,7 +71,7 @@ class Authority:
             log.info("%s came to %s, its door is %s", username, door, role.door)
             return Refusal.WRONG_DOOR
         claims = tokens.new_claims(username, role, self.now())
-        token = tokens.mint(claims, self._keyring.signing())
+        token = tokens.mint(claims, self.keys.keyring().signing())
         session = _session(claims, credentials.fingerprint(username) or "")
         self.active.activate(session, role.active_tokens)
         log.info("%s logged in, jti %s", username, claims.jti)
@@ -79,7 +79,7 @@ class Authority:
 
     def validate(self, token: str) -> Claims:
         """The claims of a valid token: authentic, in its time, and active. Else `TokenRefused`."""
-        claims = tokens.verify(token, self.now(), self._keyring, self.roles)
+        claims = tokens.verify(token, self.now(), self.keys.keyring(), self.roles)
         if not self.active.is_active(claims.jti):
             raise TokenRefused("not active")
         return claims

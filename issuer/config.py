@@ -6,26 +6,26 @@ message, and it has no default for a secret.
 
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from issuer import keys, roles
 from issuer.errors import Faults
-from issuer.keys import Keyring
 from issuer.roles import Roles
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
-LEAST_SECRET_BYTES = 32
 SQLITE_PREFIX = "sqlite:///"
+KEY_FILE = "signing-keys.json"
 
 
 @dataclass(frozen=True)
 class Settings:
     """What `docs/configuration.md` describes, in the form the code uses it."""
 
-    keyring: Keyring
-    sync_key: bytes
+    algorithm: str
+    secret_key: bytes = field(repr=False)
+    sync_key: bytes = field(repr=False)
     roles: Roles
     credentials_file: Path
     database_path: Path
@@ -33,6 +33,11 @@ class Settings:
     most_active_tokens: int
     cookie_secure: bool
     web_ui: str
+
+    @property
+    def key_file(self) -> Path:
+        """The list of signing keys: beside the session store, and never in a backup of it."""
+        return self.database_path.with_name(KEY_FILE)
 
 
 class _Reader:
@@ -67,7 +72,8 @@ class _Reader:
         if given and path:
             self.fault(f"{name}: set {name} or {name}_FILE, not both")
         value = given.encode() if given else self._secret_file(name, path)
-        self.faults += [f"{name}: {reason}" for reason in weaknesses(value, name)]
+        if not value:
+            self.fault(f"{name}: is not set (nor {name}_FILE); 'python -m issuer init' makes one")
         return value
 
     def _secret_file(self, name: str, path: str) -> bytes:
@@ -82,27 +88,11 @@ class _Reader:
             return b""
 
 
-def weaknesses(secret: bytes, name: str) -> list[str]:
-    """Why these bytes are no secret; an empty list when they are good enough."""
-    if not secret:
-        return [f"is not set (nor {name}_FILE); 'python -m issuer init' makes one"]
-    found = []
-    if secret[-1:] in b"\r\n":
-        found.append("ends in a newline; write it without one (printf, not echo)")
-    if len(secret) < LEAST_SECRET_BYTES:
-        found.append(f"is shorter than {LEAST_SECRET_BYTES} bytes")
-    if len(set(secret)) < 8 or b"changeme" in secret.lower():
-        found.append("is too easy to guess; 'python -m issuer init' makes a good one")
-    return found
-
-
 def read(environ: Mapping[str, str]) -> Settings:
     """All settings, or `Faults` with every fault there is."""
     reader = _Reader(environ)
-    sync_key = reader.secret("SYNC_KEY")
     settings: dict[str, Any] = {
-        "sync_key": sync_key,
-        "keyring": _keyring(reader, sync_key),
+        **_keys(reader),
         "roles": _roles(reader),
         "credentials_file": _credentials_file(reader),
         "database_path": _database_path(reader),
@@ -116,12 +106,26 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(**settings)
 
 
-def _keyring(reader: _Reader, sync_key: bytes) -> Keyring | None:
+def _keys(reader: _Reader) -> dict[str, Any]:
     algorithm = reader.choice("JWT_ALGORITHM", "HS256", tuple(keys.ALGORITHMS))
-    secret = reader.secret("SECRET_KEY")
+    secret, sync_key = reader.secret("SECRET_KEY"), reader.secret("SYNC_KEY")
     if secret and secret == sync_key:
         reader.fault("SYNC_KEY: must not be the same as SECRET_KEY")
-    return None if reader.faults else Keyring([keys.hmac_key(algorithm, secret)])
+    for name, value in (("SECRET_KEY", secret), ("SYNC_KEY", sync_key)):
+        is_pem = name == "SECRET_KEY" and value.startswith(keys.PEM)
+        reasons = _pem_faults(algorithm, value) if is_pem else keys.weaknesses(value)
+        reader.faults += [f"{name}: {reason}" for reason in reasons if value]
+    return {"algorithm": algorithm, "secret_key": secret, "sync_key": sync_key}
+
+
+def _pem_faults(algorithm: str, text: bytes) -> tuple[str, ...]:
+    if algorithm.startswith("HS"):
+        return (f"is a private key, and JWT_ALGORITHM is {algorithm}",)
+    try:
+        keys.read_key(algorithm, text)
+    except Faults as found:
+        return found.faults
+    return ()
 
 
 def _roles(reader: _Reader) -> Roles | None:

@@ -4,21 +4,27 @@ It owns the wire form of the sync (contract section 8). Every message is idempot
 one may simply be sent again. It must never decide what is active; it only carries.
 """
 
+import base64
 import hashlib
 import hmac
 import json
+import os
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import requests
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from issuer.key_file import KeyList
 
 APPLY = "/sync/apply"
 SNAPSHOT = "/sync/snapshot"
+KEYS = "/sync/keys"
 STATUS = "/sync/status"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
@@ -62,6 +68,15 @@ class Gateway:
         """Send changes; `progress` may carry the position they bring the gateway to."""
         body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
         return self._send("POST", APPLY, body, timeout)
+
+    def put_keys(self, known: KeyList, timeout: float = FIRST_ANSWER_SECONDS) -> Ack:
+        """Send the keys in force; secret ones are sealed, as they would else cross the wire."""
+        body = {
+            "history": known.history,
+            "serial": known.serial,
+            "sealed": seal(self.key, _verifying(known)),
+        }
+        return self._send("POST", KEYS, body, timeout)
 
     def snapshot(self, step: str, **content: Any) -> Ack:
         """Send one step of a snapshot: `begin`, `part` or `end`."""
@@ -110,6 +125,35 @@ class Gateway:
         return session
 
 
+SEAL_LABEL = b"portero-keys-1"
+NONCE_BYTES = 12
+
+
+def seal(key: bytes, text: bytes) -> str:
+    """AES-256-GCM under a key of its own that comes from the sync key; nonce first, in base64."""
+    sealing = hmac.new(key, SEAL_LABEL, hashlib.sha256).digest()
+    nonce = os.urandom(NONCE_BYTES)
+    return base64.b64encode(nonce + AESGCM(sealing).encrypt(nonce, text, SEAL_LABEL)).decode()
+
+
+def _verifying(known: KeyList) -> bytes:
+    """What a gateway needs of each key in force: nothing to sign with, where that is possible."""
+    listed = [
+        {
+            "kid": key.kid,
+            "alg": key.algorithm,
+            "key": base64.b64encode(key.verifying).decode(),
+        }
+        for key in known.keyring()
+    ]
+    return json.dumps({"keys": listed}).encode()
+
+
+def mark_of(known: KeyList) -> str:
+    """How a gateway names the list it has."""
+    return f"{known.history}:{known.serial}"
+
+
 def signature(key: bytes, method: str, path: str, body: bytes) -> dict[str, str]:
     """The headers that authenticate a message: its time in nanoseconds and its MAC."""
     sent_at = str(time.time_ns())
@@ -131,9 +175,16 @@ class Gateways:
 
     def apply(self, changes: Changes) -> list[Ack]:
         """Push to all at once; one that does not answer in time is a failed `Ack`."""
+        return self._push(lambda gateway: gateway.apply(changes))
+
+    def put_keys(self, known: KeyList) -> list[Ack]:
+        """Tell all the keys in force."""
+        return self._push(lambda gateway: gateway.put_keys(known))
+
+    def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
         if len(self.each) == 1:
-            return [self.each[0].apply(changes)]
-        pushes = {self._pool.submit(gateway.apply, changes): gateway for gateway in self.each}
+            return [send(self.each[0])]
+        pushes = {self._pool.submit(send, gateway): gateway for gateway in self.each}
         done = _await(pushes)
         return [
             push.result() if push in done else Ack(gateway.url, ok=False)

@@ -1,9 +1,10 @@
-"""Liveness, readiness and metrics of the issuer. They tell no detail to whoever may ask."""
+"""Liveness, readiness, metrics and public keys. They tell no detail to whoever may ask."""
 
 from flask import Blueprint, Response, jsonify, make_response
 
 from issuer import metrics
 from issuer.authority import Authority
+from issuer.keys import public_jwk
 
 
 def blueprint(authority: Authority) -> Blueprint:
@@ -18,6 +19,12 @@ def blueprint(authority: Authority) -> Blueprint:
     def readyz() -> Response:
         authority.active.store.position()
         return make_response(jsonify(status="ready"))
+
+    @routes.get("/.well-known/jwks.json")
+    def jwks() -> Response:
+        """The public keys in force (RFC 7517 §5); a shared secret is none."""
+        public = [key for key in authority.keys.keyring() if key.is_public]
+        return make_response(jsonify(keys=[public_jwk(key) for key in public]))
 
     @routes.get("/metrics")
     def exposition() -> Response:

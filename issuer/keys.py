@@ -1,48 +1,213 @@
-"""The keys that sign and verify tokens: a list, oldest to newest; the newest signs.
+"""The keys that sign and verify tokens: what a key is, how one is made, and which are too weak.
 
-A key decides its algorithm, the token never does (RFC 8725 §3.1). A key's text or bytes must
-never reach a log, an error or a `repr`.
+A key decides its algorithm, the token never does (RFC 8725 §3.1). Pure: no files, no clock. A
+key's secret must never reach a log, an error or a `repr`.
 """
 
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+import json
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-#: JWS algorithm (RFC 7518 §3.1) by its digest.
-ALGORITHMS = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from issuer.errors import Faults
+
+LEAST_SECRET_BYTES = 32
+LEAST_RSA_BITS = 2048
+NEW_RSA_BITS = 3072
+LEAST_RSA_EXPONENT = 3
+#: A secret of fewer different bytes is a pattern.
+LEAST_DIFFERENT_BYTES = 8
+PEM = b"-----BEGIN "
 
 _FINGERPRINT_LABEL = b"portero key id"
 _FINGERPRINT_BYTES = 12
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
 
 @dataclass(frozen=True)
 class Key:
-    """One key in force. `kid` is safe to print; `secret` is not and never is."""
+    """One key. `kid` is safe to print; the rest is not, and never is.
+
+    `signing` is what PyJWT signs with: bytes for HMAC, else a private key. `verifying` is what a
+    gateway gets: the secret for HMAC, else the public key as SubjectPublicKeyInfo in DER.
+    """
 
     kid: str
     algorithm: str
-    secret: bytes = field(repr=False)
+    signing: Any = field(repr=False)
+    verifying: bytes = field(repr=False)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether whoever holds `verifying` cannot mint with it."""
+        return not self.algorithm.startswith("HS")
+
+    def checker(self) -> Any:
+        """What PyJWT verifies with."""
+        return self.signing.public_key() if self.is_public else self.signing
+
+
+def _new_secret() -> bytes:
+    return secrets.token_urlsafe(LEAST_SECRET_BYTES).encode()
+
+
+def _new_rsa() -> PrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=NEW_RSA_BITS)
+
+
+def _new_p256() -> PrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+#: JWS algorithm (RFC 7518 §3.1, RFC 8037 §3.1) -> how a new key is made.
+ALGORITHMS: dict[str, Callable[[], bytes | PrivateKey]] = {
+    "HS256": _new_secret,
+    "HS384": _new_secret,
+    "HS512": _new_secret,
+    "RS256": _new_rsa,
+    "ES256": _new_p256,
+    "EdDSA": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+def new_key(algorithm: str) -> Key:
+    """A fresh key for an algorithm."""
+    made = ALGORITHMS[algorithm]()
+    return hmac_key(algorithm, made) if isinstance(made, bytes) else _private_key(algorithm, made)
+
+
+def read_key(algorithm: str, text: bytes) -> Key:
+    """A key from its stored or given form: a secret for HMAC, else a private key in PEM.
+
+    Raises `Faults` for one that cannot be read or is too weak.
+    """
+    if algorithm.startswith("HS"):
+        if reasons := weaknesses(text):
+            raise Faults(reasons)
+        return hmac_key(algorithm, text)
+    try:
+        private = serialization.load_pem_private_key(text, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise Faults(["is not a private key in PEM without a password"]) from None
+    if reason := _unfit(algorithm, private):
+        raise Faults([reason])
+    assert isinstance(private, PrivateKey)
+    return _private_key(algorithm, private)
+
+
+def stored_form(key: Key) -> bytes:
+    """What `read_key` reads again. Secret."""
+    if not key.is_public:
+        return bytes(key.signing)
+    return bytes(
+        key.signing.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 def hmac_key(algorithm: str, secret: bytes) -> Key:
     """An HMAC key. Its `kid` is a MAC under the key itself, so it tells nothing about it."""
     mac = hmac.new(secret, _FINGERPRINT_LABEL, hashlib.sha256).digest()
-    kid = base64.urlsafe_b64encode(mac[:_FINGERPRINT_BYTES]).decode()
-    return Key(kid=kid, algorithm=algorithm, secret=secret)
+    return Key(_text(mac[:_FINGERPRINT_BYTES]), algorithm, signing=secret, verifying=secret)
+
+
+def _private_key(algorithm: str, private: PrivateKey) -> Key:
+    public = private.public_key()
+    der = public.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return Key(thumbprint(_jwk(public)), algorithm, signing=private, verifying=der)
+
+
+def weaknesses(secret: bytes) -> list[str]:
+    """Why these bytes are no secret; an empty list when they are good enough."""
+    found = []
+    if secret[-1:] in (b"\r", b"\n"):
+        found.append("ends in a newline; write it without one (printf, not echo)")
+    if len(secret) < LEAST_SECRET_BYTES:
+        found.append(f"is shorter than {LEAST_SECRET_BYTES} bytes")
+    if len(set(secret)) < LEAST_DIFFERENT_BYTES or b"changeme" in secret.lower():
+        found.append("is too easy to guess; 'python -m issuer init' makes a good one")
+    return found
+
+
+def _unfit(algorithm: str, private: object) -> str:
+    """Why a private key is not one for this algorithm; empty when it is."""
+    if algorithm == "RS256":
+        if not isinstance(private, rsa.RSAPrivateKey):
+            return "is not an RSA key"
+        weak = private.key_size < LEAST_RSA_BITS
+        small = private.public_key().public_numbers().e < LEAST_RSA_EXPONENT
+        return f"is an RSA key under {LEAST_RSA_BITS} bits, or with exponent 1" * (weak or small)
+    if algorithm == "ES256":
+        fits = isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(
+            private.curve, ec.SECP256R1
+        )
+        return "" if fits else "is not a key on the curve P-256"
+    return "" if isinstance(private, ed25519.Ed25519PrivateKey) else "is not an Ed25519 key"
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _number(value: int, length: int | None = None) -> str:
+    return _text(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
+
+
+def _jwk(public: Any) -> dict[str, str]:
+    """The required members of a public key's JWK (RFC 7518 §6, RFC 8037 §2)."""
+    if isinstance(public, rsa.RSAPublicKey):
+        numbers = public.public_numbers()
+        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        point = public.public_numbers()
+        return {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
+    raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return {"kty": "OKP", "crv": "Ed25519", "x": _text(raw)}
+
+
+def thumbprint(jwk: dict[str, str]) -> str:
+    """The JWK thumbprint (RFC 7638 §3): SHA-256 over the required members, in order."""
+    text = json.dumps(jwk, sort_keys=True, separators=(",", ":"))
+    return _text(hashlib.sha256(text.encode()).digest())
+
+
+def public_jwk(key: Key) -> dict[str, str]:
+    """A public key for a JWK set (RFC 7517 §4)."""
+    return {
+        **_jwk(key.signing.public_key()),
+        "kid": key.kid,
+        "alg": key.algorithm,
+        "use": "sig",
+    }
 
 
 class Keyring:
-    """The keys in force."""
+    """The keys in force, oldest to newest, and which of them signs."""
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        self._keys = tuple(keys)
+    def __init__(self, keys: Sequence[Key], signing_kid: str = "") -> None:
         self._by_kid = {key.kid: key for key in keys}
+        self._signing = self._by_kid.get(signing_kid, keys[-1])
+
+    def __iter__(self) -> Any:
+        return iter(self._by_kid.values())
 
     def signing(self) -> Key:
-        """The newest key."""
-        return self._keys[-1]
+        """The key that signs new tokens."""
+        return self._signing
 
     def find(self, kid: object) -> Key | None:
         """The key of this `kid`, or None; a `kid` is only ever looked up in this table."""

@@ -16,7 +16,8 @@ from typing import Any
 from issuer.active_tokens import ActiveTokens
 from issuer.credentials import CredentialsFile
 from issuer.errors import PorteroError
-from issuer.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways
+from issuer.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways, mark_of
+from issuer.key_file import VERIFYING, WAITING, KeyFile
 from issuer.sessions import Selection, Session, SessionStore
 
 log = logging.getLogger("portero.reconciler")
@@ -30,19 +31,24 @@ class Reconciler:
     """The loop. `run` returns when `stop` is set."""
 
     def __init__(
-        self, tokens: ActiveTokens, gateways: Gateways, credentials: CredentialsFile
+        self,
+        tokens: ActiveTokens,
+        gateways: Gateways,
+        credentials: CredentialsFile,
+        keys: KeyFile,
     ) -> None:
         self._tokens = tokens
         self._store = tokens.store
-        self._gateways = gateways.each
         self._credentials = credentials
+        self._keys = keys
+        self._projections = [_Projection(one, tokens.store, keys) for one in gateways.each]
         self._pruned_at = 0
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
-        with ThreadPoolExecutor(len(self._gateways) + 1) as pool:
-            for gateway in self._gateways:
-                pool.submit(self._repeat, stop, _Projection(gateway, self._store).refresh)
+        with ThreadPoolExecutor(len(self._projections) + 1) as pool:
+            for projection in self._projections:
+                pool.submit(self._repeat, stop, projection.refresh)
             pool.submit(self._repeat, stop, self._tidy)
             stop.wait()
 
@@ -59,6 +65,7 @@ class Reconciler:
     def _tidy(self) -> None:
         now = int(time.time())
         self._revoke_changed_credentials(now)
+        self._turn_keys(now)
         if now - self._pruned_at >= PRUNE_SECONDS:
             self._store.prune(now)
             self._pruned_at = now
@@ -71,20 +78,33 @@ class Reconciler:
                 log.warning("revoking the tokens of %s: its credentials changed", subject)
                 self._tokens.revoke(Selection(subject=subject))
 
+    def _turn_keys(self, now: int) -> None:
+        """A waiting key signs once every gateway has it; one whose tokens have ended goes."""
+        known = self._keys.read()
+        waiting = [entry.kid for entry in known.entries if entry.state == WAITING]
+        if waiting and all(one.keys == mark_of(known) for one in self._projections):
+            self._keys.promote(waiting[0], now)
+            log.warning("key %s signs from now on", waiting[0])
+        if any(entry.state == VERIFYING and entry.until <= now for entry in known.entries):
+            self._keys.expire(now)
+
 
 class _Projection:
     """One gateway's copy of the store's active tokens."""
 
-    def __init__(self, gateway: Gateway, store: SessionStore) -> None:
+    def __init__(self, gateway: Gateway, store: SessionStore, keys: KeyFile) -> None:
+        #: The mark of the key list that the gateway has acknowledged.
+        self.keys = ""
         self._gateway = gateway
         self._store = store
+        self._key_file = keys
         self._reachable: bool | None = None
 
     def refresh(self) -> None:
         """Bring the gateway up to the store, by changes where possible, else by a snapshot."""
         ack = self._gateway.state()
         self._tell(ack.ok)
-        if not ack.ok:
+        if not ack.ok or not self._has_keys(str(ack.status.get("keys"))):
             return
         if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
             self._send_snapshot()
@@ -94,6 +114,16 @@ class _Projection:
             self._distrust_store(position)
             return
         self._send_changes(position)
+
+    def _has_keys(self, mark: str) -> bool:
+        """Keys come before tokens: no gateway shall know a token whose key it lacks."""
+        known = self._key_file.read()
+        if mark != mark_of(known) and not self._went_well(
+            self._gateway.put_keys(known, BULK_SECONDS), "keys"
+        ):
+            return False
+        self.keys = mark_of(known)
+        return True
 
     def _distrust_store(self, position: int) -> None:
         """The store has gone back in time: someone put an older file in its place. What happened

@@ -98,7 +98,7 @@ def mint(claims: Claims, key: Key) -> str:
         "exp": claims.expires_at,
         "jti": claims.jti,
     }
-    return jwt.encode(payload, key.secret, algorithm=key.algorithm, headers={"kid": key.kid})
+    return jwt.encode(payload, key.signing, algorithm=key.algorithm, headers={"kid": key.kid})
 
 
 def verify(token: str, now: int, keyring: Keyring, roles: Roles) -> Claims:
@@ -157,7 +157,7 @@ def _key(header: Mapping[str, str | int], keyring: Keyring) -> Key:
 
 def _signed_payload(token: str, key: Key) -> bytes:
     try:
-        payload = jwt.PyJWS([key.algorithm]).decode(token, key.secret, [key.algorithm])
+        payload = jwt.PyJWS([key.algorithm]).decode(token, key.checker(), [key.algorithm])
     except jwt.PyJWTError:
         raise TokenRefused("signature") from None
     return bytes(payload)

@@ -64,7 +64,6 @@ settings() {
     check_word GATEWAY_LISTEN "$GATEWAY_LISTEN"
     check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
     check_word LLM_UPSTREAM "$llm_authority"
-    check_secret_file SECRET_KEY_FILE
     check_secret_file SYNC_KEY_FILE
     if [ -n "$faults" ]; then
         echo "gateway: cannot start:$faults" >&2

@@ -8,6 +8,7 @@ local credential = require("portero.credential")
 local errors = require("portero.errors")
 local metrics = require("portero.metrics")
 local policy = require("portero.policy")
+local state = require("portero.state")
 local upstreams = require("portero.upstreams")
 local verified = require("portero.verified")
 
@@ -116,6 +117,7 @@ end
 
 --- Judge one request: forward it or refuse it.
 function _M.judge()
+    state.look()
     local method = get_method()
     local path, query = read_target()
     local route, value = policy.find(table_of_routes, method, path)
@@ -136,6 +138,9 @@ function _M.judge()
         return errors.refuse("other_site")
     end
     local claims, reason = claims_of(token)
+    if reason == "no keys" then
+        return errors.refuse("not_ready")
+    end
     if not claims then
         return refuse_token(route, reason == "expired" and "expired" or "invalid_api_key")
     end

@@ -1,7 +1,7 @@
 ---------
 -- The active-token set: the gateway's projection of the issuer's sessions, shared by all workers.
--- It owns two dictionaries: `portero_active_tokens` (jti -> number) and `portero_sync` (how far the
--- projection has come). Nothing live is ever evicted: `set` is never used on the first.
+-- It owns the dictionary `portero_active_tokens` (jti -> number). Nothing live is ever evicted: `set`
+-- is never used on it.
 --
 -- The number of a jti is the generation it was written in, or a tombstone far below zero. An entry
 -- is active when its number is at least the least valid generation; there is none before the first
@@ -14,8 +14,9 @@
 -- entry at once would move it twice: the one that sees too high a number takes its move back, and
 -- looks again.
 
+local state = require("portero.state")
+
 local tokens = ngx.shared.portero_active_tokens
-local state = ngx.shared.portero_sync
 
 local TOMBSTONE = -2 ^ 50
 --- How many expired entries one refused write clears away; the rest is cleared by the timer.
@@ -28,13 +29,13 @@ local SILENCE_SECONDS = 3
 
 local _M = {}
 
---- Whether a token may be used.
+--- Whether a token may be used, as of the request's look at the state.
 ---@param jti string
 ---@return boolean|nil active nil before the first snapshot is whole
 ---@return boolean known whether anything is known of it (a tombstone is)
 function _M.is_active(jti)
-    local least = state:get("least")
-    if not least then
+    local least = state.least()
+    if least == 0 then
         return nil, false
     end
     local number = tokens:get(jti)
@@ -42,12 +43,6 @@ function _M.is_active(jti)
         return false, false
     end
     return number >= least, true
-end
-
---- Whether the first snapshot is whole.
----@return boolean
-function _M.is_ready()
-    return state:get("least") ~= nil
 end
 
 --- One write that may find the dictionary full of expired entries: they are cleared, once.
@@ -87,7 +82,7 @@ function _M.activate(jti, exp, now)
     if exp <= now then
         return true
     end
-    local generation = state:get("newest") or 0
+    local generation = state.get("newest") or 0
     local ok, err = with_room(tokens.safe_add, jti, generation, remaining(exp, now))
     if not ok and err == "exists" then
         return raise(jti, generation)
@@ -111,20 +106,20 @@ end
 --- Begin a snapshot; what is activated from here on belongs to it.
 ---@return integer generation
 function _M.begin_snapshot()
-    return assert(state:incr("newest", 1, 0))
+    return state.count("newest")
 end
 
 --- Whether this generation is the one being filled.
 ---@param generation any
 ---@return boolean
 function _M.is_newest(generation)
-    return type(generation) == "number" and state:get("newest") == generation
+    return type(generation) == "number" and state.get("newest") == generation
 end
 
 --- End a snapshot: its generation becomes the least valid one. What it did not name is gone.
 ---@param generation integer
 function _M.end_snapshot(generation)
-    assert(state:safe_set("least", generation))
+    state.raise_least(generation)
 end
 
 --- Remember which change of which history of the store has been applied last.
@@ -132,20 +127,20 @@ end
 ---@param position integer
 function _M.set_position(epoch, position)
     -- One write, so that no one sees the one without the other.
-    assert(state:safe_set("mark", position .. ":" .. epoch))
+    state.set("mark", position .. ":" .. epoch)
 end
 
 --- Remember that the issuer was heard.
 ---@param now number Unix seconds
 function _M.heard(now)
-    assert(state:safe_set("heard_at", now))
+    state.set("heard_at", now)
 end
 
 --- Seconds since the issuer was heard, or nil if it never was.
 ---@param now number Unix seconds
 ---@return number|nil
 function _M.staleness(now)
-    local heard_at = state:get("heard_at")
+    local heard_at = state.get("heard_at")
     return heard_at and math.max(0, now - heard_at)
 end
 
@@ -155,14 +150,14 @@ end
 ---@param now number Unix seconds
 ---@return boolean
 function _M.may_be_behind(iat, now)
-    local heard_at = state:get("heard_at") or 0
+    local heard_at = state.get("heard_at") or 0
     return now - heard_at > SILENCE_SECONDS and iat >= math.floor(heard_at)
 end
 
 --- Name this life of the dictionaries: they survive a reload, and are empty after a restart.
 ---@param boot string
 function _M.start(boot)
-    state:safe_add("boot", boot)
+    state.add("boot", boot)
 end
 
 --- Clear away what has expired, a bounded part at a time.
@@ -173,12 +168,12 @@ end
 --- How far this gateway has come, for the reconciler and the metrics.
 ---@return table
 function _M.status()
-    local position, epoch = (state:get("mark") or "0:"):match("^(%d+):(.*)$")
+    local position, epoch = (state.get("mark") or "0:"):match("^(%d+):(.*)$")
     return {
-        boot = state:get("boot"),
-        ready = _M.is_ready(),
-        newest = state:get("newest") or 0,
-        least = state:get("least") or 0,
+        ready = state.is_ready(),
+        boot = state.get("boot"),
+        newest = state.get("newest") or 0,
+        least = state.least(),
         epoch = epoch,
         position = tonumber(position),
         free_bytes = tokens:free_space(),

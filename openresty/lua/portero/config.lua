@@ -4,7 +4,6 @@
 -- message holds a secret.
 
 local cjson = require("cjson.safe")
-local crypto = require("portero.crypto")
 local policy = require("portero.policy")
 
 local LEAST_SECRET_BYTES = 32
@@ -212,9 +211,7 @@ end
 function _M.read(env, directory)
     local faults = {}
     local settings = {
-        secret_key = secret(env, "SECRET_KEY", faults),
         sync_key = secret(env, "SYNC_KEY", faults),
-        algorithm = choice(env, "JWT_ALGORITHM", { "HS256", "HS384", "HS512" }, faults),
         llm = base_urls(env, "LLM_UPSTREAM", faults),
         issuer = base_urls(env, "ISSUER_URL", faults),
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
@@ -224,10 +221,6 @@ function _M.read(env, directory)
         whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MOST_TTL_SECONDS, faults)
     settings.roles = roles_of(directory, ttl, faults)
     settings.policy = compiled(directory, settings, faults)
-    if settings.secret_key and settings.sync_key
-        and crypto.equal(settings.secret_key, settings.sync_key) then
-        faults[#faults + 1] = "SYNC_KEY: must not be the same as SECRET_KEY"
-    end
     if #faults > 0 then
         return nil, faults
     end

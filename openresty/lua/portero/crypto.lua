@@ -1,12 +1,21 @@
 ---------
--- libcrypto by FFI: MACs, constant-time comparison, random bytes.
+-- libcrypto by FFI: MACs, signatures, constant-time comparison, unsealing, random bytes.
 -- The only file with an `ffi.cdef` of libcrypto. Inside nginx the symbols are those nginx itself
--- is linked to; a test's LuaJIT loads the library. It must never compare a secret with `==`.
+-- is linked to; a test's LuaJIT loads the library. Results are compared with the documented value
+-- of success, and the error queue is left empty: nginx would report what we leave in it. It must
+-- never compare a secret with `==`.
 
 local ffi = require("ffi")
 
 ffi.cdef([[
 typedef struct evp_md_st EVP_MD;
+typedef struct evp_md_ctx_st EVP_MD_CTX;
+typedef struct evp_pkey_st EVP_PKEY;
+typedef struct evp_pkey_ctx_st EVP_PKEY_CTX;
+typedef struct evp_cipher_st EVP_CIPHER;
+typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
+typedef struct engine_st ENGINE;
+
 const EVP_MD *EVP_sha256(void);
 const EVP_MD *EVP_sha384(void);
 const EVP_MD *EVP_sha512(void);
@@ -15,6 +24,29 @@ unsigned char *HMAC(const EVP_MD *md, const void *key, int key_length,
                     unsigned char *mac, unsigned int *mac_length);
 int CRYPTO_memcmp(const void *a, const void *b, size_t length);
 int RAND_bytes(unsigned char *buffer, int length);
+void ERR_clear_error(void);
+
+EVP_PKEY *d2i_PUBKEY(EVP_PKEY **key, const unsigned char **der, long length);
+void EVP_PKEY_free(EVP_PKEY *key);
+int EVP_PKEY_get_base_id(const EVP_PKEY *key);
+int EVP_PKEY_get_bits(const EVP_PKEY *key);
+EVP_MD_CTX *EVP_MD_CTX_new(void);
+void EVP_MD_CTX_free(EVP_MD_CTX *ctx);
+int EVP_MD_CTX_reset(EVP_MD_CTX *ctx);
+int EVP_DigestVerifyInit(EVP_MD_CTX *ctx, EVP_PKEY_CTX **pctx, const EVP_MD *md,
+                         ENGINE *engine, EVP_PKEY *key);
+int EVP_DigestVerify(EVP_MD_CTX *ctx, const unsigned char *signature, size_t signature_length,
+                     const unsigned char *data, size_t length);
+
+const EVP_CIPHER *EVP_aes_256_gcm(void);
+EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void);
+void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx);
+int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *ctx, int type, int argument, void *pointer);
+int EVP_DecryptInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *engine,
+                       const unsigned char *key, const unsigned char *iv);
+int EVP_DecryptUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_length,
+                      const unsigned char *in, int in_length);
+int EVP_DecryptFinal_ex(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_length);
 ]])
 
 local function is_loaded()
@@ -23,7 +55,14 @@ end
 
 local C = is_loaded() and ffi.C or ffi.load("libcrypto.so.3")
 
+local SUCCESS = 1
 local MOST_MAC_BYTES = 64
+local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
+local LEAST_RSA_BITS, P256_BITS, ED25519_BITS = 2048, 256, 253
+local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
+local SEALING_KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
+local SET_TAG = 0x11 -- EVP_CTRL_AEAD_SET_TAG
+
 local mac_buffer = ffi.new("unsigned char[?]", MOST_MAC_BYTES)
 local mac_length = ffi.new("unsigned int[1]")
 
@@ -35,13 +74,6 @@ local DIGESTS = {
 }
 
 local _M = {}
-
---- Whether this is an HMAC algorithm that can be computed here.
----@param algorithm string
----@return boolean
-function _M.is_hmac(algorithm)
-    return DIGESTS[algorithm] ~= nil
-end
 
 --- The raw MAC of a text. https://docs.openssl.org/3.0/man3/HMAC/
 ---@param algorithm string a JWS name: HS256, HS384 or HS512
@@ -68,10 +100,157 @@ end
 ---@param length integer at most 64
 ---@return string|nil bytes, string|nil err
 function _M.random(length)
-    if C.RAND_bytes(mac_buffer, length) ~= 1 then
+    if C.RAND_bytes(mac_buffer, length) ~= SUCCESS then
         return nil, "crypto.random: libcrypto has no randomness"
     end
     return ffi.string(mac_buffer, length)
+end
+
+local function hmac_verifier(algorithm)
+    return function(key)
+        if #key < 32 then
+            return nil, "crypto.verifier: the secret is too short"
+        end
+        return function(text, signature)
+            local mac = _M.hmac(algorithm, key, text)
+            return mac ~= nil and _M.equal(mac, signature)
+        end
+    end
+end
+
+--- A DER integer (X.690 section 8.3): no needless leading zeros, one where it would seem negative.
+local function der_integer(raw)
+    local first = 1
+    while first < #raw and raw:byte(first) == 0 do
+        first = first + 1
+    end
+    local digits = raw:sub(first)
+    if digits:byte(1) >= 0x80 then
+        digits = "\0" .. digits
+    end
+    return "\2" .. string.char(#digits) .. digits
+end
+
+--- `r || s` (RFC 7518 section 3.4) as libcrypto wants it; nil when its length is not exactly right.
+local function ecdsa_der(signature)
+    if #signature ~= 2 * P256_HALF_BYTES then
+        return nil
+    end
+    local content = der_integer(signature:sub(1, P256_HALF_BYTES))
+        .. der_integer(signature:sub(P256_HALF_BYTES + 1))
+    return "\48" .. string.char(#content) .. content
+end
+
+local function exactly_64_bytes(signature)
+    return #signature == ED25519_SIGNATURE_BYTES and signature or nil
+end
+
+local function is_rsa(key)
+    return C.EVP_PKEY_get_base_id(key) == RSA and C.EVP_PKEY_get_bits(key) >= LEAST_RSA_BITS
+end
+
+local function is_p256(key)
+    return C.EVP_PKEY_get_base_id(key) == EC and C.EVP_PKEY_get_bits(key) == P256_BITS
+end
+
+local function is_ed25519(key)
+    return C.EVP_PKEY_get_base_id(key) == ED25519 and C.EVP_PKEY_get_bits(key) == ED25519_BITS
+end
+
+local function as_it_is(signature)
+    return signature
+end
+
+local function read_public(der, fits)
+    local from = ffi.new("const unsigned char *[1]", { ffi.cast("const unsigned char *", der) })
+    local key = C.d2i_PUBKEY(nil, from, #der)
+    if key == nil then
+        C.ERR_clear_error()
+        return nil
+    end
+    key = ffi.gc(key, C.EVP_PKEY_free)
+    return fits(key) and key or nil
+end
+
+--- Signatures by a public key. https://docs.openssl.org/3.0/man3/EVP_DigestVerifyInit/
+local function public_verifier(digest, fits, form)
+    return function(der)
+        local key = read_public(der, fits)
+        if not key then
+            return nil, "crypto.verifier: no fit public key"
+        end
+        local ctx = ffi.gc(C.EVP_MD_CTX_new(), C.EVP_MD_CTX_free)
+        return function(text, signature)
+            local formed = form(signature)
+            if not formed or C.EVP_MD_CTX_reset(ctx) ~= SUCCESS
+                or C.EVP_DigestVerifyInit(ctx, nil, digest, nil, key) ~= SUCCESS then
+                return false
+            end
+            if C.EVP_DigestVerify(ctx, formed, #formed, text, #text) == SUCCESS then
+                return true
+            end
+            C.ERR_clear_error()
+            return false
+        end
+    end
+end
+
+--- Algorithm (RFC 7518 section 3.1, RFC 8037 section 3.1) -> from key to verifier.
+local VERIFIERS = {
+    HS256 = hmac_verifier("HS256"),
+    HS384 = hmac_verifier("HS384"),
+    HS512 = hmac_verifier("HS512"),
+    RS256 = public_verifier(C.EVP_sha256(), is_rsa, as_it_is),
+    ES256 = public_verifier(C.EVP_sha256(), is_p256, ecdsa_der),
+    EdDSA = public_verifier(nil, is_ed25519, exactly_64_bytes),
+}
+
+--- Whether tokens of this algorithm can be verified here.
+---@param algorithm any
+---@return boolean
+function _M.is_algorithm(algorithm)
+    return VERIFIERS[algorithm] ~= nil
+end
+
+--- A function that tells whether a signature over a text is by this key.
+---@param algorithm string
+---@param key string a secret for HMAC, else SubjectPublicKeyInfo in DER
+---@return (fun(text: string, signature: string): boolean)|nil verify, string|nil err
+function _M.verifier(algorithm, key)
+    return VERIFIERS[algorithm](key)
+end
+
+local function decrypt(ctx, key, label, nonce, text, tag)
+    local out, length = ffi.new("unsigned char[?]", #text + 1), ffi.new("int[1]")
+    local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES, tag)
+    if C.EVP_DecryptInit_ex(ctx, C.EVP_aes_256_gcm(), nil, key, nonce) ~= SUCCESS
+        or C.EVP_DecryptUpdate(ctx, nil, length, label, #label) ~= SUCCESS
+        or C.EVP_DecryptUpdate(ctx, out, length, text, #text) ~= SUCCESS then
+        return nil
+    end
+    local written = length[0]
+    if C.EVP_CIPHER_CTX_ctrl(ctx, SET_TAG, TAG_BYTES, tag_buffer) ~= SUCCESS
+        or C.EVP_DecryptFinal_ex(ctx, out + written, length) ~= SUCCESS then
+        return nil
+    end
+    return ffi.string(out, written + length[0])
+end
+
+--- Open what was sealed by AES-256-GCM: nonce, text, tag. nil when it was not sealed by this key.
+---@param key string 32 bytes
+---@param label string what it was sealed for
+---@param sealed string
+---@return string|nil text
+function _M.unseal(key, label, sealed)
+    if #key ~= SEALING_KEY_BYTES or #sealed <= NONCE_BYTES + TAG_BYTES then
+        return nil
+    end
+    local ctx = ffi.gc(C.EVP_CIPHER_CTX_new(), C.EVP_CIPHER_CTX_free)
+    local nonce = sealed:sub(1, NONCE_BYTES)
+    local text, tag = sealed:sub(NONCE_BYTES + 1, -TAG_BYTES - 1), sealed:sub(-TAG_BYTES)
+    local opened = decrypt(ctx, key, label, nonce, text, tag)
+    C.ERR_clear_error()
+    return opened
 end
 
 return _M

@@ -1,14 +1,14 @@
 ---------
 -- Readiness for probes: open to all, and silent about everything but yes or no.
 
-local active_tokens = require("portero.active_tokens")
 local errors = require("portero.errors")
+local state = require("portero.state")
 
 local _M = {}
 
---- Ready means: the first snapshot is whole.
+--- Ready means: the keys are there, and the first snapshot is whole.
 function _M.readyz()
-    if not active_tokens.is_ready() then
+    if not state.is_ready() then
         return errors.refuse("not_ready")
     end
     ngx.say('{"status":"ready"}')

@@ -39,7 +39,6 @@ function _M.master(directory)
     if not settings then
         error("the gateway cannot start:\n  " .. table.concat(faults, "\n  ") .. "\n", 0)
     end
-    keys.set(settings.algorithm, settings.secret_key)
     upstreams.set("llm", settings.llm)
     upstreams.set("issuer", settings.issuer)
     active_tokens.start(hexadecimal(assert(crypto.random(BOOT_BYTES))))
@@ -54,6 +53,7 @@ end
 
 --- In each worker (`init_worker_by_lua`).
 function _M.worker()
+    keys.start(settings)
     verified.start(settings)
     access.start(settings)
     sync.start(settings)

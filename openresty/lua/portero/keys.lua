@@ -1,34 +1,99 @@
 ---------
--- The keys in force, by `kid`. The key decides its algorithm, the token never does (RFC 8725
--- section 3.1). A `kid` is only ever looked up in this table.
+-- The keys in force, by `kid`: pushed by the issuer, kept in the dictionary `portero_keys`, and read
+-- by each worker when their version has risen. With a public-key algorithm only public keys come
+-- here, so this gateway cannot mint.
+-- The key decides its algorithm, the token never does (RFC 8725 section 3.1); a `kid` is only ever
+-- looked up in this table. It must never log a key.
 
+local cjson = require("cjson.safe")
 local crypto = require("portero.crypto")
+local state = require("portero.state")
 
-local FINGERPRINT_LABEL = "portero key id"
-local FINGERPRINT_BYTES = 12
+local SEAL_LABEL = "portero-keys-1"
 
+local dict = ngx.shared.portero_keys
+
+local sealing_key
 local in_force = {}
 
 local _M = {}
 
-local function fingerprint(secret)
-    local mac = assert(crypto.hmac("HS256", secret, FINGERPRINT_LABEL))
-    local text = ngx.encode_base64(mac:sub(1, FINGERPRINT_BYTES))
-    return (text:gsub("+", "-"):gsub("/", "_"))
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    sealing_key = assert(crypto.hmac("HS256", settings.sync_key, SEAL_LABEL))
 end
 
---- Put one HMAC key in force, in place of all others.
----@param algorithm string
----@param secret string
-function _M.set(algorithm, secret)
-    in_force = { [fingerprint(secret)] = { algorithm = algorithm, secret = secret } }
-end
-
---- The key of a `kid`, or nil.
+--- The key of a `kid`, or nil: its `algorithm`, and `verify(signed, signature)`.
 ---@param kid string
 ---@return table|nil key
 function _M.find(kid)
     return in_force[kid]
+end
+
+local function is_listed(entry)
+    return type(entry) == "table" and type(entry.kid) == "string" and type(entry.key) == "string"
+        and crypto.is_algorithm(entry.alg)
+end
+
+--- The keys of a list, or nil and the step that failed: one bad key refuses them all.
+local function parse(text)
+    local content = text and cjson.decode(text)
+    local listed = type(content) == "table" and content.keys
+    if type(listed) ~= "table" or #listed == 0 then
+        return nil, "list"
+    end
+    local found = {}
+    for _, entry in ipairs(listed) do
+        if not is_listed(entry) then
+            return nil, "entry"
+        end
+        local verify, err = crypto.verifier(entry.alg, ngx.decode_base64(entry.key) or "")
+        if not verify then
+            return nil, err
+        end
+        found[entry.kid] = { algorithm = entry.alg, verify = verify }
+    end
+    return found
+end
+
+--- How the list that is kept here is named, for the issuer.
+---@return string
+function _M.mark()
+    return dict:get("mark") or ""
+end
+
+local function is_older(history, serial)
+    local known_history, known_serial = _M.mark():match("^(.*):(%d+)$")
+    return known_history == history and tonumber(known_serial) > serial
+end
+
+--- Take a list of keys in place of all others.
+---@param history any names the issuer's key file
+---@param serial any which state of that file it is; an older one is refused
+---@param sealed any the list, sealed with a key that comes from SYNC_KEY
+---@return boolean|nil ok, string|nil err "older", or the step that failed
+function _M.put(history, serial, sealed)
+    if type(history) ~= "string" or type(serial) ~= "number" or type(sealed) ~= "string" then
+        return nil, "form"
+    end
+    if is_older(history, serial) then
+        return nil, "older"
+    end
+    local text = crypto.unseal(sealing_key, SEAL_LABEL, ngx.decode_base64(sealed) or "")
+    local found, err = parse(text)
+    if not found then
+        return nil, err
+    end
+    assert(dict:safe_set("list", text))
+    assert(dict:safe_set("mark", ("%s:%d"):format(history, serial)))
+    state.raise_version()
+    return true
+end
+
+--- Read the list that is kept here, in this worker.
+function _M.load()
+    in_force = parse(dict:get("list")) or {}
 end
 
 return _M

@@ -9,6 +9,7 @@ local cjson = require("cjson.safe")
 local active_tokens = require("portero.active_tokens")
 local errors = require("portero.errors")
 local metrics = require("portero.metrics")
+local state = require("portero.state")
 
 local var = ngx.var
 local find, sub = string.find, string.sub
@@ -89,6 +90,7 @@ end
 
 --- Why a stream must end now, or nil.
 local function verdict(elapsed_seconds)
+    state.look()
     local active, known = active_tokens.is_active(var.auth_token_id)
     if active == false and known then
         return "revoked"

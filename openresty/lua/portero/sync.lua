@@ -9,6 +9,7 @@ local active_tokens = require("portero.active_tokens")
 local crypto = require("portero.crypto")
 local errors = require("portero.errors")
 local jwt = require("portero.jwt")
+local keys = require("portero.keys")
 local metrics = require("portero.metrics")
 
 local LABEL = "portero-sync-1"
@@ -145,7 +146,17 @@ local function status()
     active_tokens.heard(ngx.now())
 end
 
+local function put_keys(message)
+    local accepted, reason = keys.put(message.history, message.serial, message.sealed)
+    if accepted then
+        return
+    end
+    ngx.log(ngx.ERR, "sync: keys not accepted: ", reason)
+    return reason == "older" and CONFLICT or BAD_REQUEST
+end
+
 local MESSAGES = {
+    ["POST /sync/keys"] = put_keys,
     ["POST /sync/apply"] = apply,
     ["POST /sync/snapshot"] = snapshot,
     ["GET /sync/status"] = status,
@@ -182,7 +193,9 @@ function _M.handle()
     end
     ngx.status = act(message) or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
-    ngx.say(cjson.encode(active_tokens.status()))
+    local answer = active_tokens.status()
+    answer.keys = keys.mark()
+    ngx.say(cjson.encode(answer))
 end
 
 --- Answer `/metrics`.

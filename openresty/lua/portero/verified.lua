@@ -5,14 +5,16 @@
 
 local lrucache = require("resty.lrucache")
 
-local crypto = require("portero.crypto")
 local jwt = require("portero.jwt")
 local keys = require("portero.keys")
+local state = require("portero.state")
 
 local MOST_TOKENS = 20000
 
 local roles
 local cache
+--- Which version of the keys the cache and the keys of this worker are of.
+local version
 
 local _M = {}
 
@@ -36,21 +38,32 @@ local function verify(token, now)
     end
     local signature = jwt.decode(signature_text)
     local signed = token:sub(1, #header_text + 1 + #payload_text)
-    local mac, err = crypto.hmac(key.algorithm, key.secret, signed)
-    if not mac then
-        return nil, err
-    end
-    if not signature or not crypto.equal(mac, signature) then
+    if not signature or not key.verify(signed, signature) then
         return nil, "signature"
     end
     return jwt.claims(payload_text, roles, now)
 end
 
+--- Other keys: what was verified by the former ones is forgotten, in every worker before its next
+--- request.
+local function follow_keys()
+    if version == state.version() then
+        return
+    end
+    version = state.version()
+    keys.load()
+    cache:flush_all()
+end
+
 --- The claims of a token that is authentic and in its time.
 ---@param token string
 ---@param now integer Unix seconds
----@return table|nil claims, string|nil reason "expired", or why it is not authentic
+---@return table|nil claims, string|nil reason "expired", "no keys", or why it is not authentic
 function _M.claims(token, now)
+    follow_keys()
+    if version == 0 then
+        return nil, "no keys"
+    end
     local claims = cache:get(token)
     if not claims then
         local reason
