@@ -131,8 +131,6 @@ class Gateways:
 
     def apply(self, changes: Changes) -> list[Ack]:
         """Push to all at once; one that does not answer in time is a failed `Ack`."""
-        if len(self.each) == 1:
-            return [self.each[0].apply(changes)]
         pushes = {self._pool.submit(gateway.apply, changes): gateway for gateway in self.each}
         done = _await(pushes)
         return [

@@ -37,6 +37,7 @@ class Reconciler:
         self._gateways = gateways.each
         self._credentials = credentials
         self._pruned_at = 0
+        self._changed_before: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
@@ -66,10 +67,16 @@ class Reconciler:
     def _revoke_changed_credentials(self, now: int) -> None:
         """A user removed, or whose secret changed, loses the live tokens of the old one."""
         in_force = self._credentials.in_force()
-        for subject, fingerprint in self._store.credentials_in_use(now):
-            if in_force.fingerprint(subject) != fingerprint:
-                log.warning("revoking the tokens of %s: its credentials changed", subject)
-                self._tokens.revoke(Selection(subject=subject))
+        changed = {
+            (subject, fingerprint)
+            for subject, fingerprint in self._store.credentials_in_use(now)
+            if in_force.fingerprint(subject) != fingerprint
+        }
+        # Twice in a row: a file may be read while it is being written.
+        for subject, fingerprint in changed & self._changed_before:
+            log.warning("revoking the tokens of %s: its credentials changed", subject)
+            self._tokens.revoke(Selection(subject=subject, credential=fingerprint))
+        self._changed_before = changed
 
 
 class _Projection:
@@ -89,7 +96,7 @@ class _Projection:
         if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
             self._send_snapshot()
             return
-        position = int(ack.status.get("position", 0))
+        position = int(ack.status.get("position") or 0)
         if position > self._store.position():
             self._distrust_store(position)
             return
