@@ -15,7 +15,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 ##@ Running
 .PHONY: run
-run: ## the whole stack in the foreground; Ctrl-C stops it all (GATEWAY_PORT=8080 DATA_DIR=var LLM_UPSTREAM=)
+run: ## the whole stack in the foreground; Ctrl-C stops it all (RUNTIME= GATEWAY_PORT=8080 DATA_DIR=var LLM_UPSTREAM=)
 	@exec $(PYTHON) -m run
 
 ##@ Testing
@@ -29,10 +29,11 @@ unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and
 stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows)
 	@exec $(BIN)/python -m pytest $(or $(T),tests/stack)
 
-lint: setup-tests ## ruff, luacheck, and the layers that import-linter holds
+lint: setup-tests ## ruff, luacheck, hadolint, and the layers that import-linter holds
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@luacheck openresty/lua $(LUA_SPECS)
+	@$(BIN)/hadolint $(wildcard */Dockerfile)
 	@$(BIN)/lint-imports
 
 typecheck: setup-tests ## mypy, strict

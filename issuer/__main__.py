@@ -23,7 +23,8 @@ from issuer.reconciler import Reconciler
 from issuer.sessions import Selection
 from issuer.sessions.sqlite import SqliteSessions
 
-SECRET_BYTES = 32
+#: As many as HS512 wants (RFC 7518 §3.2).
+SECRET_BYTES = 48
 PENDING_STATUS = 2
 #: The reconciler looks every second.
 PROMOTED_SECONDS = 10
@@ -155,11 +156,32 @@ def _make(path: Path, content: Callable[[], str]) -> None:
 
 
 def _check(_: argparse.Namespace) -> int:
+    if faults := [*_faults_of(_settings), *_faults_of(_users)]:
+        raise Faults(faults)
     settings = config.read(os.environ)
     SqliteSessions(settings.database_path).check()
     parts = assemble(settings)
     print(f"settings are good: {len(parts.credentials.in_force())} users")
     return 0
+
+
+def _settings() -> None:
+    config.read(os.environ)
+
+
+def _users() -> None:
+    """The credentials file alone: its faults are told with those of the settings."""
+    path = os.environ.get("CREDENTIALS_FILE", "")
+    if path:
+        credentials.CredentialsFile(Path(path), _roles(), salt=b"")
+
+
+def _faults_of(read: Callable[[], None]) -> Sequence[str]:
+    try:
+        read()
+    except Faults as found:
+        return found.faults
+    return ()
 
 
 def _reconcile(_: argparse.Namespace) -> int:

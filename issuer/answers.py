@@ -76,6 +76,8 @@ def from_another_site() -> bool:
 
 
 def _is_own(origin: str) -> bool:
+    if not origin.startswith(("http://", "https://")):
+        return False
     try:
         asked, own = urlsplit(origin), urlsplit(f"{origin.split(':')[0]}://{request.host}")
         default = _DEFAULT_PORTS.get(asked.scheme)

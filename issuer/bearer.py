@@ -44,5 +44,5 @@ def _authorization(value: str | None) -> str | None:
 
 
 def _cookies(header: str) -> list[str]:
-    pairs = (part.strip(" \t").partition("=") for part in header.split(";"))
+    pairs = (part.lstrip(" \t").partition("=") for part in header.split(";"))
     return [value for name, _, value in pairs if name == COOKIE]

@@ -4,6 +4,7 @@ No other module of the issuer reads the environment. It must never put a secret'
 message, and it has no default for a secret.
 """
 
+import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ from issuer.roles import Roles
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
 SQLITE_PREFIX = "sqlite:///"
+<<<<<<< HEAD
 KEY_FILE = "signing-keys.json"
+=======
+_GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class _Reader:
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         raw = self.text(name, str(default))
-        if not (raw.isascii() and raw.isdigit() and least <= int(raw) <= most):
+        is_number = raw.isascii() and raw.isdigit() and len(raw) <= len(str(most))
+        if not (is_number and least <= int(raw) <= most):
             self.fault(f"{name}: must be a whole number from {least} to {most}")
             return default
         return int(raw)
@@ -71,9 +77,14 @@ class _Reader:
         given, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
         if given and path:
             self.fault(f"{name}: set {name} or {name}_FILE, not both")
+<<<<<<< HEAD
         value = given.encode() if given else self._secret_file(name, path)
         if not value:
             self.fault(f"{name}: is not set (nor {name}_FILE); 'python -m issuer init' makes one")
+=======
+        value = given.encode("utf-8", "surrogateescape") if given else self._secret_file(name, path)
+        self.faults += [f"{name}: {reason}" for reason in weaknesses(value, name)]
+>>>>>>> main
         return value
 
     def _secret_file(self, name: str, path: str) -> bytes:
@@ -160,7 +171,6 @@ def _database_path(reader: _Reader) -> Path:
 def _gateway_urls(reader: _Reader) -> tuple[str, ...]:
     listed = reader.text("GATEWAY_URLS", "http://127.0.0.1:8081").split(",")
     urls = tuple(url.strip().rstrip("/") for url in listed if url.strip())
-    for url in urls:
-        if not url.startswith("http://") or "@" in url or len(url) < len("http://x"):
-            reader.fault("GATEWAY_URLS: each must be http://HOST:PORT of an internal listener")
+    if not urls or not all(_GATEWAY_URL.match(url) for url in urls):
+        reader.fault("GATEWAY_URLS: each must be http://HOST:PORT of an internal listener")
     return urls

@@ -33,9 +33,11 @@ COST = 12
 COSTS = range(10, 15)
 #: bcrypt reads no further (and its versions disagree on what to do beyond).
 MOST_SECRET_BYTES = 72
-SECRET_CHARACTERS = 24
+SECRET_BYTES = 18
+#: Enough that no two of many generated names are alike.
+NAME_BYTES = 5
 
-_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z", re.ASCII)
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}\Z", re.ASCII)
 _LOOKS_HASHED = re.compile(r"\$[0-9a-z]+\$", re.ASCII)
 
 
@@ -119,6 +121,8 @@ def parse(
         users[username] = _credential(username, secret)
         if users[username].plain:
             warn(f"credentials line {number}: the secret is plain text; store a bcrypt hash")
+    if not users and not faults:
+        faults.append("credentials: the file names no user")
     if faults:
         raise Faults(faults)
     return Credentials(users, salt)
@@ -230,7 +234,10 @@ class Doorkeeper:
 def generate(roles: Iterable[str], each: int) -> list[tuple[str, str]]:
     """`each` new users for every role code, with random secrets, in plain."""
     return [
-        (f"{code}{secrets.token_hex(3).upper()}", secrets.token_urlsafe(SECRET_CHARACTERS * 3 // 4))
+        (
+            f"{code}{secrets.token_hex(NAME_BYTES).upper()}",
+            secrets.token_urlsafe(SECRET_BYTES),
+        )
         for code in roles
         for _ in range(each)
     ]
@@ -255,7 +262,11 @@ def write_new(path: Path, text: str, force: bool = False) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,7 @@ class Reconciler:
         self._keys = keys
         self._projections = [_Projection(one, tokens.store, keys) for one in gateways.each]
         self._pruned_at = 0
+        self._changed_before: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
@@ -73,10 +74,16 @@ class Reconciler:
     def _revoke_changed_credentials(self, now: int) -> None:
         """A user removed, or whose secret changed, loses the live tokens of the old one."""
         in_force = self._credentials.in_force()
-        for subject, fingerprint in self._store.credentials_in_use(now):
-            if in_force.fingerprint(subject) != fingerprint:
-                log.warning("revoking the tokens of %s: its credentials changed", subject)
-                self._tokens.revoke(Selection(subject=subject))
+        changed = {
+            (subject, fingerprint)
+            for subject, fingerprint in self._store.credentials_in_use(now)
+            if in_force.fingerprint(subject) != fingerprint
+        }
+        # Twice in a row: a file may be read while it is being written.
+        for subject, fingerprint in changed & self._changed_before:
+            log.warning("revoking the tokens of %s: its credentials changed", subject)
+            self._tokens.revoke(Selection(subject=subject, credential=fingerprint))
+        self._changed_before = changed
 
     def _turn_keys(self, now: int) -> None:
         """A waiting key signs once every gateway has it; one whose tokens have ended goes."""
@@ -109,7 +116,7 @@ class _Projection:
         if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
             self._send_snapshot()
             return
-        position = int(ack.status.get("position", 0))
+        position = int(ack.status.get("position") or 0)
         if position > self._store.position():
             self._distrust_store(position)
             return

@@ -53,9 +53,9 @@ class Roles:
 def parse(text: str, ttl_bound_seconds: int | None = None) -> Roles:
     """Read `roles.json`; every role's TTL is bounded by `ttl_bound_seconds`. Raises `Faults`."""
     try:
-        table = json.loads(text)["roles"]
-        entries = dict(table)
-    except (ValueError, KeyError, TypeError):
+        entries = json.loads(text)["roles"]
+        entries.keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Faults(['roles.json: must be {"roles": {NAME: {…}}}']) from None
     faults = [fault for name, entry in entries.items() for fault in _faults(name, entry)]
     faults += _duplicate_codes(entries)

@@ -27,11 +27,18 @@ def blueprint(authority: Authority) -> Blueprint:
     return routes
 
 
+def _json() -> object:
+    try:
+        return request.get_json(force=True, silent=True)
+    except RecursionError:  # nested beyond what a body with a token could be
+        return None
+
+
 def _token() -> str:
     """From the JSON body where there is one, else as any caller presents it."""
     if not request.get_data(cache=True):
         return bearer.read(request.headers.get).token
-    body = request.get_json(force=True, silent=True)
+    body = _json()
     token = body.get("token") if isinstance(body, dict) else None
     if not isinstance(token, str):
         raise TokenRefused("no token in the body")

@@ -45,12 +45,12 @@ settings() {
     INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
     GATEWAY_WORKERS=${GATEWAY_WORKERS:-auto}
     ACTIVE_TOKEN_MEMORY=${ACTIVE_TOKEN_MEMORY:-192m}
-    first=${LLM_UPSTREAM:-}
-    first=${first%%,*}
+    # The first of a list that commas or blanks separate.
+    first=$(echo "${LLM_UPSTREAM:-}" | tr ", " "\n\n" | sed -n "/./{p;q;}")
     llm_scheme=${first%%://*}
     llm_authority=${first#*://}
     llm_authority=${llm_authority%%/*}
-    llm_host=${llm_authority%:*}
+    llm_host=$(echo "$llm_authority" | sed "s/:[0-9]*\$//; s/^\[//; s/\]\$//")
     ca_bundle=/etc/ssl/certs/ca-certificates.crt
     nginx=$(nginx_program)
 

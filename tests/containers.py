@@ -21,8 +21,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tests.deployment import PARTS, credentials_text, free_ports, wait_ready
+from tests.deployment import PARTS, READY_SECONDS, answers, credentials_text, free_ports, wait_ready
 from tests.engine import ROOT, Engine
+from tests.upstream import wait_for
 
 #: Every name that this session gives to the engine begins so.
 SESSION = f"portero-test-{secrets.token_hex(3)}"
@@ -56,6 +57,7 @@ SETTINGS = (
 BUILD_SECONDS = 900
 COMMAND_SECONDS = 120
 MOST_SQUATTERS = 8
+START_ORDER = ("issuer", "reconciler", "gateway")
 
 
 class DockerError(AssertionError):
@@ -208,6 +210,12 @@ class Containers:
         self.compose("up", "-d", "--no-build")
         self._ids.clear()
 
+    def start_all(self) -> None:
+        """Start the parts one by one, in compose's order, and wait until they serve."""
+        for part in START_ORDER:
+            self.start(part)
+        self.wait_ready()
+
     def put_settings(self, service: str) -> None:
         """Put keys and users of the tests' own on the volumes that this service has."""
         keys = {"secret_key": self.secret_key, "sync_key": self.sync_key}
@@ -231,12 +239,19 @@ class Containers:
                 self.start(part)
         if self.credentials.read_text() != credentials_text():
             self.credentials.write_text(credentials_text())
+            # It looks at the file once a second; started again it has this one for certain.
+            self.stop("reconciler", signal.SIGKILL)
+            self.start("reconciler")
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until it serves; the error has the last words of each part."""
+        """Wait until it serves, and until the gateway has found the issuer, whose address may be
+        new. The error has the last words of each part.
+        """
         try:
             wait_ready(self)
+            door = f"{self.gateway}/login"
+            wait_for(lambda: answers(door, 200), READY_SECONDS, "the gateway finds the issuer")
         except AssertionError as error:
             last = (f"{part}: {self.output(part)[-1500:]}" for part in PARTS)
             raise AssertionError("\n".join([str(error), *last])) from error
@@ -353,9 +368,7 @@ def contained(docker: Docker, llm_port: int, **settings: str) -> Iterator[Contai
     try:
         containers.create()
         containers.put_settings("init")
-        for part in PARTS:
-            containers.start(part)
-        containers.wait_ready()
+        containers.start_all()
         reach = f"exec 3<>/dev/tcp/host.docker.internal/{llm_port}"
         containers.execute("gateway", "timeout", "5", "bash", "-c", reach)
         yield containers
@@ -397,9 +410,7 @@ def on_a_small_disk(docker: Docker, kilobytes: int) -> Iterator[Containers]:
         containers.create()
         containers.start("holder")
         containers.put_settings("holder")
-        for part in PARTS:
-            containers.start(part)
-        containers.wait_ready()
+        containers.start_all()
         yield containers
     finally:
         containers.close()

@@ -43,6 +43,7 @@ class Selection:
     jti: str | None = None
     subject: str | None = None
     role: str | None = None
+    credential: str | None = None
 
 
 class SessionStore(Protocol):

@@ -86,9 +86,11 @@ class SqliteSessions:
         """See `SessionStore.revoke`."""
         chosen = {name: value for name, value in vars(selection).items() if value is not None}
         where = "".join(f" AND {name} = :{name}" for name in chosen)
+        values = {"now": now, **chosen}
         with self._transaction() as connection:
-            _revoke(connection, where, {"now": now, **chosen})
-        return self._select(f"expires_at > :now{where}", {"now": now, **chosen})
+            _revoke(connection, where, values)
+            query = f"SELECT {_COLUMNS} FROM sessions WHERE expires_at > :now{where}"
+            return [Session(*row) for row in connection.execute(query, values)]
 
     def find(self, jti: str) -> Session | None:
         """See `SessionStore.find`."""

@@ -139,9 +139,6 @@ def test_i6_whatever_is_wanted_no_browser_leaves_this_host(wanted: str) -> None:
                 {"Origin": origin},
                 True,
                 id=f"an origin of no browser: {origin!r}",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="answers.py:80 puts the origin's own text into ours"
-                ),
             )
             for origin in ("", ":x", "//evil.example")
         ),

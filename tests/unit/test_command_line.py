@@ -186,9 +186,6 @@ def test_check_lists_every_fault_of_the_credentials(
     assert "credentials line 3: " in err
 
 
-@pytest.mark.xfail(
-    strict=True, reason="__init__.py:45: the credentials are read after the settings"
-)
 def test_check_lists_faults_of_settings_and_credentials_together(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -406,9 +403,6 @@ def test_the_generator_refuses_odd_numbers(count: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="credentials.py:233 may draw one name twice: 3 % a role at --generate 1000"
-)
 def test_the_generator_never_makes_one_user_twice() -> None:
     for _ in range(300):
         names = [name for name, _ in credentials.generate(["USRS"], 1000)]

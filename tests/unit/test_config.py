@@ -147,28 +147,14 @@ def test_a_wrong_value_stops_the_start_and_names_its_setting(
     assert all(fault.startswith(name) for fault in found)
 
 
-NOT_YET_FAULTS = [
-    ("GATEWAY_URLS", ",", "config.py: no gateway at all is only found by ThreadPoolExecutor(0)"),
-    ("GATEWAY_URLS", "http://:8081", "config.py: the URL has no host"),
-    ("GATEWAY_URLS", "http://x:port", "config.py: the port is no number"),
-    ("TOKEN_CACHE_SIZE", "9" * 5000, "config.py: int() itself refuses so many digits"),
-    ("SECRET_KEY", "\udcff" * 40, "config.py: encode() refuses bytes that are no UTF-8"),
-    ("JWT_ALGORITHM", "HS512", "RFC 7518 3.2: the key is shorter than the hash; PyJWT warns"),
-]
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        pytest.param(
-            name,
-            value,
-            id=f"{name}-{index}",
-            marks=pytest.mark.xfail(
-                strict=True, raises=(pytest.fail.Exception, ValueError), reason=reason
-            ),
-        )
-        for index, (name, value, reason) in enumerate(NOT_YET_FAULTS)
+        pytest.param("GATEWAY_URLS", ",", id="no gateway at all"),
+        pytest.param("GATEWAY_URLS", "http://:8081", id="a gateway without a host"),
+        pytest.param("GATEWAY_URLS", "http://x:port", id="a port that is no number"),
+        pytest.param("TOKEN_CACHE_SIZE", "9" * 5000, id="more digits than int() reads"),
+        pytest.param("SECRET_KEY", "\udcff" * 40, id="bytes that are no UTF-8"),
     ],
 )
 def test_a_wrong_value_of_these_stops_the_start_as_well(

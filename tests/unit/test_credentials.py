@@ -123,7 +123,6 @@ def test_a_faulty_line_is_named_and_its_secret_is_not(
     assert len(secret) < 2 or secret not in fault
 
 
-@pytest.mark.xfail(strict=True, reason="credentials.py:37 accepts salts that bcrypt refuses later")
 def test_a_hash_that_bcrypt_cannot_use_is_a_fault(read: Callable[[str], Credentials]) -> None:
     assert faults(read, "USRSalice=$2b$10$" + "z" * 53)
 
@@ -248,9 +247,6 @@ def test_a_file_of_the_same_size_put_in_its_place_is_noticed(
         pytest.param(
             lambda path: path.write_text(""),
             id="empty, as in the midst of being written",
-            marks=pytest.mark.xfail(
-                strict=True, reason="credentials.py:106 takes an empty file for no users at all"
-            ),
         ),
     ],
 )

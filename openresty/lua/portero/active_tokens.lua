@@ -1,7 +1,7 @@
 ---------
 -- The active-token set: the gateway's projection of the issuer's sessions, shared by all workers.
--- It owns the dictionary `portero_active_tokens` (jti -> number). Nothing live is ever evicted: `set`
--- is never used on it.
+-- It owns the dictionary `portero_active_tokens` (jti -> number). Nothing live is ever evicted:
+-- `set` is never used on it.
 --
 -- The number of a jti is the generation it was written in, or a tombstone far below zero. An entry
 -- is active when its number is at least the least valid generation; there is none before the first

@@ -91,7 +91,7 @@ end
 --- `http://host:port/path` taken apart; nil when it is no such thing.
 local function base_url(text)
     local scheme, authority, path = text:match("^(https?)://([^/]+)(/?[%w._~/-]*)$")
-    if not scheme or path:find("//", 1, true) or path:find("/%.%.?/") then
+    if not scheme or path:find("//", 1, true) or (path .. "/"):find("/%.%.?/") then
         return nil
     end
     local host, port = host_and_port(authority, scheme)
@@ -115,10 +115,12 @@ local function base_urls(env, name, faults)
     if count == 0 then
         faults[#faults + 1] = name .. ": names no server"
     end
+    local alike = true
     for _, url in ipairs(found) do
-        if url.scheme ~= first.scheme or url.path ~= first.path then
-            faults[#faults + 1] = name .. ": all servers must share one scheme and one path"
-        end
+        alike = alike and url.scheme == first.scheme and url.path == first.path
+    end
+    if not alike then
+        faults[#faults + 1] = name .. ": all servers must share one scheme and one path"
     end
     return found
 end
@@ -134,7 +136,7 @@ local ROLE_FIELDS = {
             and value <= MOST_TTL_SECONDS
     end,
     door = function(value) return DOORS[value] ~= nil end,
-    routes = function(value) return type(value) == "table" end,
+    routes = function() return true end, -- judged beside routes.json, by the policy
     active_tokens = function(value)
         return type(value) == "number" and value % 1 == 0 and value >= 1 and value <= 1000000
     end,
@@ -164,7 +166,10 @@ end
 local function roles_of(directory, ttl_bound, faults)
     local content = read_json(directory .. "/roles.json", faults)
     local roles = content and content.roles
-    if type(roles) ~= "table" or not next(roles) then
+    if not content then
+        return nil
+    end
+    if type(roles) ~= "table" or not next(roles) or #roles > 0 then
         faults[#faults + 1] = "roles.json: must hold an object 'roles' that names one"
         return nil
     end
@@ -178,22 +183,24 @@ local function roles_of(directory, ttl_bound, faults)
         owner[code] = true
     end
     if #faults > before then
-        return nil
+        return nil, roles
     end
     for _, role in pairs(roles) do
         role.ttl_seconds = math.min(role.ttl_seconds, ttl_bound)
     end
-    return roles
+    return roles, roles
 end
 
-local function compiled(directory, settings, faults)
+local function compiled(directory, settings, named, faults)
     local content = read_json(directory .. "/routes.json", faults)
     local routes = content and content.routes
-    if type(routes) ~= "table" then
+    if content and type(routes) ~= "table" then
         faults[#faults + 1] = "routes.json: must hold an object 'routes'"
+    end
+    if type(routes) ~= "table" then
         return nil
     end
-    local found = policy.faults(settings.roles or {}, routes)
+    local found = policy.faults(named or {}, routes)
     for _, fault in ipairs(found) do
         faults[#faults + 1] = fault
     end
@@ -219,8 +226,9 @@ function _M.read(env, directory)
     local ttl = whole(env, "TOKEN_TTL_SECONDS", MOST_TTL_SECONDS, 1, MOST_TTL_SECONDS, faults)
     settings.max_staleness_seconds =
         whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MOST_TTL_SECONDS, faults)
-    settings.roles = roles_of(directory, ttl, faults)
-    settings.policy = compiled(directory, settings, faults)
+    local named
+    settings.roles, named = roles_of(directory, ttl, faults)
+    settings.policy = compiled(directory, settings, named, faults)
     if #faults > 0 then
         return nil, faults
     end

@@ -11,7 +11,7 @@ local counts = {}
 local _M = {}
 
 --- Count one decision.
----@param decision string "allowed", or the code of a refusal
+---@param decision string "allowed", "redirected", the code of a refusal, or "cut_" and a code
 function _M.count(decision)
     counts[decision] = (counts[decision] or 0) + 1
 end
@@ -52,7 +52,7 @@ local GAUGES = {
 function _M.exposition(status, staleness_seconds)
     _M.flush()
     local out = {}
-    head(out, "portero_decisions_total", "counter", "Requests judged, by decision.")
+    head(out, "portero_decisions_total", "counter", "Requests judged and streams cut, by decision.")
     local decisions = dict:get_keys(0)
     table.sort(decisions)
     for _, decision in ipairs(decisions) do

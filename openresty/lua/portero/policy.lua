@@ -95,7 +95,9 @@ end
 
 local function line_faults(place, line, owner, found)
     local method, path = tostring(line):match("^(%u+) (/%S*)$")
-    if type(line) ~= "string" or not METHODS[method] then
+    local plain, parameters = (path or ""):gsub("{%w+}", "x")
+    if type(line) ~= "string" or not METHODS[method] or parameters > 1
+        or not _M.is_canonical(plain) then
         found[#found + 1] = place .. " is not METHOD /path"
     else
         local same = line:gsub("{%w+}", "{}")
@@ -135,7 +137,9 @@ function _M.faults(roles, routes)
         end
     end
     for name, role in pairs(roles) do
-        class_faults("roles.json: roles." .. name .. ".routes", role.routes, routes, found)
+        if type(role) == "table" then
+            class_faults("roles.json: roles." .. name .. ".routes", role.routes, routes, found)
+        end
     end
     return found
 end

@@ -18,9 +18,14 @@ local CHECK_SECONDS = 1
 
 --- How each streaming content type begins an event, and ends one.
 local DIALECTS = {
-    { type = "text/event-stream", before = "data: ", ends = "\n\n", other_ends = "\r\n\r\n" },
-    { type = "application/x-ndjson", before = "", ends = "\n", other_ends = "\n" },
+    {
+        type = "text/event-stream", before = "data: ",
+        ends = { "\n\n", "\r\n\r\n", "\r\r", "\n\r\n" },
+    },
+    { type = "application/x-ndjson", before = "", ends = { "\n" } },
 }
+--- How long a cut waits for the end of an event that has begun.
+local MOST_WAIT_SECONDS = 0.5
 --- The longest of the ends above: so much of what has passed tells whether an event is open.
 local MOST_END_CHARACTERS = 4
 
@@ -36,50 +41,60 @@ end
 
 local function dialect_of(content_type)
     for _, dialect in ipairs(DIALECTS) do
-        if content_type and find(content_type, dialect.type, 1, true) == 1 then
+        if content_type and find(content_type:lower(), dialect.type, 1, true) == 1 then
             return dialect
         end
     end
     return false
 end
 
-local function ends_with(text, ending)
-    return sub(text, -#ending) == ending
+--- The place of the first end of an event in a text, from `from` on; nil when there is none.
+local function end_of_event(text, from, dialect)
+    local first
+    for _, ending in ipairs(dialect.ends) do
+        local _, stop = find(text, ending, 1, true)
+        while stop and stop < from do
+            _, stop = find(text, ending, stop + 1, true)
+        end
+        first = stop and math.min(stop, first or stop) or first
+    end
+    return first
 end
 
 --- Whether what has passed ends in the middle of an event.
 local function is_open(watch)
-    local dialect = watch.dialect
-    return watch.tail ~= ""
-        and not ends_with(watch.tail, dialect.ends)
-        and not ends_with(watch.tail, dialect.other_ends)
+    local tail = watch.tail
+    return tail ~= "" and end_of_event(tail, #tail, watch.dialect) ~= #tail
 end
 
-local function end_of_event(chunk, dialect)
-    local _, stop = find(chunk, dialect.ends, 1, true)
-    local _, other = find(chunk, dialect.other_ends, 1, true)
-    return stop and other and math.min(stop, other) or stop or other
+--- How much of a chunk belongs to an event that had begun before; nil when it goes on behind it.
+local function rest_of_event(watch, chunk)
+    if not is_open(watch) then
+        return 0
+    end
+    local known = #watch.tail
+    local stop = end_of_event(watch.tail .. chunk, known + 1, watch.dialect)
+    return stop and stop - known
 end
 
 local function error_event(code, dialect)
-    return dialect.before .. cjson.encode(errors.body(code, var.request_uri)) .. dialect.ends
+    return dialect.before .. cjson.encode(errors.body(code, var.request_uri)) .. dialect.ends[1]
 end
 
 --- Put the error in the place of a chunk. An event that has begun is finished first, or the error
---- could not be read; if it does not end in this chunk, the cut waits for the next one.
-local function cut(watch, code, chunk)
-    local rest = ""
-    if is_open(watch) then
-        local stop = end_of_event(chunk, watch.dialect)
-        if not stop and chunk ~= "" then
-            watch.next_check = 0
-            return
-        end
-        rest = stop and sub(chunk, 1, stop) or watch.dialect.ends
+--- could not be read; one that does not end in this chunk is waited for, but not for long.
+local function cut(watch, code, chunk, elapsed_seconds)
+    local rest = rest_of_event(watch, chunk)
+    watch.pending = code
+    watch.pending_until = watch.pending_until or elapsed_seconds + MOST_WAIT_SECONDS
+    if not rest and chunk ~= "" and elapsed_seconds < watch.pending_until then
+        return
     end
     watch.is_cut = true
     metrics.count("cut_" .. code)
-    ngx.arg[1] = rest .. error_event(code, watch.dialect)
+    local finished = rest and sub(chunk, 1, rest) or watch.dialect.ends[1]
+    ngx.arg[1] = finished .. error_event(code, watch.dialect)
+    ngx.arg[2] = false
 end
 
 --- What a stream shall do about its token's end: "finish", "cut", or how many seconds it may run.
@@ -122,6 +137,12 @@ local function begin()
     return watch
 end
 
+--- nginx flushes an empty chunk behind the head where no event came with it, and one more when the
+--- LLM server failed: any but the first call says so.
+local function failure(watch, chunk)
+    return chunk == "" and watch.has_begun and "upstream_unavailable" or nil
+end
+
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 function _M.filter()
     if var.watched ~= "yes" then
@@ -138,16 +159,12 @@ function _M.filter()
     if is_last and chunk == "" then
         return
     end
-    -- nginx flushes an empty chunk behind the head where no event came with it, and one more when
-    -- the LLM server failed: any but the first call says so.
-    if chunk == "" and watch.has_begun then
-        return cut(watch, "upstream_unavailable", chunk)
-    end
-    watch.has_begun = true
     local elapsed_seconds = ngx.now() - ngx.req.start_time()
-    local code = is_due(watch, elapsed_seconds) and verdict(elapsed_seconds)
+    local code = watch.pending or failure(watch, chunk)
+        or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
+    watch.has_begun = true
     if code then
-        cut(watch, code, chunk)
+        cut(watch, code, chunk, elapsed_seconds)
     end
     watch.tail = sub(watch.tail .. sub(chunk, -MOST_END_CHARACTERS), -MOST_END_CHARACTERS)
 end

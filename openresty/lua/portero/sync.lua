@@ -18,6 +18,8 @@ local NANOSECONDS = 1e9
 local BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, FULL = 400, 401, 404, 409, 507
 local YIELD_EVERY = 500
 local MOST_EPOCH_CHARACTERS = 64
+--- Beyond this a number is not written in full.
+local MOST_POSITION = 1e14
 
 local seen = ngx.shared.portero_seen
 
@@ -95,7 +97,9 @@ end
 
 --- Whether the message says how far it brings this gateway.
 local function has_mark(message)
-    return type(message.position) == "number" and type(message.epoch) == "string"
+    local position = message.position
+    return type(position) == "number" and position % 1 == 0 and position >= 0
+        and position < MOST_POSITION and type(message.epoch) == "string"
         and #message.epoch <= MOST_EPOCH_CHARACTERS
 end
 

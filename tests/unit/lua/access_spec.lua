@@ -180,11 +180,13 @@ describe("judge forwards", function()
         end
     end)
 
-    it("the streams of inference, and no other route's, to be watched", function()
+    it("the streams of inference and management, and no other route's, to be watched", function()
         for line, watched in pairs({
             ["POST /v1/chat/completions"] = "yes", ["POST /llm/api/chat"] = "yes",
             ["POST /completion"] = "yes", ["POST /v1/messages"] = "yes",
-            ["GET /v1/models"] = false, ["GET /health"] = false, ["POST /api/pull"] = false,
+            ["POST /api/pull"] = "yes", ["POST /llm/api/create"] = "yes",
+            ["DELETE /api/delete"] = "yes",
+            ["GET /v1/models"] = false, ["GET /health"] = false, ["POST /api/show"] = false,
             ["GET /"] = false, ["GET /admin/"] = false, ["GET /metrics"] = false,
         }) do
             local method, target = line:match("^(%S+) (%S+)$")

@@ -386,6 +386,32 @@ describe("set_position", function()
         assert.equal(7, active_tokens.status().position)
         assert.equal("second", active_tokens.status().epoch)
     end)
+
+    it("is one value: no one sees the position of one history with the name of another", function()
+        active_tokens.set_position("first", 41)
+        assert.equal("41:first", state:get("mark"))
+        assert.equal(1, state:count())
+        local seen
+        state.meanwhile.safe_set = function()
+            local status = active_tokens.status()
+            seen = { status.epoch, status.position }
+        end
+        active_tokens.set_position("second", 7)
+        assert.same({ "first", 41 }, seen)
+        assert.equal(1, state:count())
+    end)
+
+    for _, epoch in ipairs({
+        "", "a:b", "7:x", ":", "a b", "\n", "\0", "\195\169", ("e"):rep(64),
+    }) do
+        it(("keeps an epoch by its bytes: %q"):format(epoch), function()
+            for _, position in ipairs({ 0, 1, 99999999999999 }) do
+                active_tokens.set_position(epoch, position)
+                local status = active_tokens.status()
+                assert.same({ epoch, position }, { status.epoch, status.position })
+            end
+        end)
+    end
 end)
 
 describe("heard and staleness", function()

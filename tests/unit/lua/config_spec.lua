@@ -133,6 +133,10 @@ describe("a server of LLM_UPSTREAM", function()
         ["https://h:8443/a/b~c/"] = { "https", "h", 8443, "/a/b~c" },
         ["http://[::1]:8000/v"] = { "http", "::1", 8000, "/v" },
         ["https://[fe80::1]"] = { "https", "fe80::1", 443, "" },
+        ["http://[::ffff:10.0.0.1]:1"] = { "http", "::ffff:10.0.0.1", 1, "" },
+        ["http://l:1"] = { "http", "l", 1, "" },
+        ["http://10.0.0.1/"] = { "http", "10.0.0.1", 80, "" },
+        ["http://llm/.a/..b/c."] = { "http", "llm", 80, "/.a/..b/c." },
     }
     for text, parts in pairs(URLS) do
         it("may be " .. text, function()
@@ -159,11 +163,16 @@ describe("a server of LLM_UPSTREAM", function()
         "http://llm:8000x", "http://llm~x", "http://llm:8000v1/", "http://llm:x", "http://llm:0",
         "http://llm:", "http://llm:1:2", "http://llm-", "http://[::1]:", "http://[::1]:0",
         "http://[::1]:65536", "http://[::1]x", "http://[]:1", "http://[::1]]:1",
+        "http://-llm", "http://.llm", "http://llm.", "http://_", "http://[1]", "http://[:]",
+        "http://[[::1]", "http://llm//", "http://llm/a//b", "http://llm/./a", "http://llm/a/../b",
+        "http://llm/../", "http://u:p@llm:1", "http:///llm", "http://llm/a:b", "http://llm:+1",
+        "http://llm:8e1", "http://llm/%41", "http://http://llm",
     }) do
         it("may not be " .. text, function()
-            local settings, faults = read({ LLM_UPSTREAM = text })
-            assert.is_nil(settings)
-            assert.equal("LLM_UPSTREAM: number 1 is not http://HOST:PORT", faults[1])
+            for _, name in ipairs({ "LLM_UPSTREAM", "ISSUER_URL" }) do
+                assert.equal(name .. ": number 1 is not http://HOST:PORT",
+                    fault_of({ [name] = text }))
+            end
         end)
     end
 
@@ -327,7 +336,8 @@ describe("roles.json and routes.json", function()
         for _, value in ipairs(values) do
             it(("may not have a role with %s %s"):format(field, cjson.encode(value)), function()
                 local conf = conf_with(role({ [field] = value }))
-                assert.equal(("roles.json: roles.user.%s is not valid"):format(field),
+                local reason = field == "routes" and "must be a list of classes" or "is not valid"
+                assert.equal(("roles.json: roles.user.%s %s"):format(field, reason),
                     fault_of({}, conf))
             end)
         end
@@ -348,7 +358,8 @@ describe("roles.json and routes.json", function()
         for index, field in ipairs({
             "active_tokens", "code", "door", "routes", "stream_policy", "ttl_seconds",
         }) do
-            assert.equal("roles.json: roles.user." .. field .. " is not valid", faults[index])
+            local reason = field == "routes" and "must be a list of classes" or "is not valid"
+            assert.equal("roles.json: roles.user." .. field .. " " .. reason, faults[index])
         end
         assert.equal(6, #faults)
     end)
@@ -375,6 +386,29 @@ describe("roles.json and routes.json", function()
         }, faults)
     end)
 
+    it("have the faults of both listed together where a role is wrong in itself", function()
+        local conf = conf_with(role({ ttl_seconds = 0 }), {
+            models = { "GET", "GET /x/{i}", "GET /x/{j}" }, health = "GET /health",
+        })
+        local _, faults = read({}, conf)
+        table.sort(faults)
+        assert.same({
+            "roles.json: roles.user.ttl_seconds is not valid",
+            "routes.json: routes.health must be a list of METHOD /path",
+            "routes.json: routes.models[1] is not METHOD /path",
+            "routes.json: routes.models[3]: 'GET /x/{j}' is listed twice",
+        }, faults)
+    end)
+
+    it("have the faults of routes.json listed where there is no roles.json", function()
+        conf_with(nil, { models = { "GET" } })
+        write("roles.json", "{}")
+        assert.same({
+            "roles.json: must hold an object 'roles' that names one",
+            "routes.json: routes.models[1] is not METHOD /path",
+        }, select(2, read({}, directory)))
+    end)
+
     for _, text in ipairs({ "", "{", "[1", "1", '"x"', "null", '{"roles":1}', '{"routes":"x"}' }) do
         it(("may not be %q"):format(text), function()
             conf_with()
@@ -383,8 +417,10 @@ describe("roles.json and routes.json", function()
             local settings, faults = read({}, directory)
             assert.is_nil(settings)
             local all = table.concat(faults, "\n")
-            assert.matches("roles.json: must hold an object 'roles'", all, 1, true)
-            assert.matches("routes.json: must hold an object 'routes'", all, 1, true)
+            for _, name in ipairs({ "roles", "routes" }) do
+                assert.is_truthy(all:find(name .. ".json: must hold an object '" .. name, 1, true)
+                    or all:find(name .. ".json: is not valid JSON", 1, true))
+            end
         end)
     end
 

@@ -158,19 +158,20 @@ describe("body", function()
         assert.same({ error = "token expired" }, errors.body("expired", "/api/chat"))
     end)
 
-    -- What only a stream that runs is told: code -> code of the body, message.
+    -- What only a stream that runs is told: code -> type, code of the body, message.
     local IN_A_STREAM = {
-        revoked = { "invalid_api_key", "The token was revoked." },
+        revoked = { REFUSED, "invalid_api_key", "The token was revoked." },
         stream_too_long = {
-            "stream_too_long", "The stream ran for as long as your role allows.",
+            "rate_limit_error", "rate_limit_exceeded",
+            "The stream ran for as long as your role allows.",
         },
     }
     for code, row in pairs(IN_A_STREAM) do
         it(("says %s in both dialects"):format(code), function()
             assert.same({
-                error = { message = row[2], type = REFUSED, param = cjson.null, code = row[1] },
+                error = { message = row[3], type = row[1], param = cjson.null, code = row[2] },
             }, errors.body(code, "/v1/chat/completions"))
-            assert.same({ error = row[2] }, errors.body(code, "/llm/api/chat?x"))
+            assert.same({ error = row[3] }, errors.body(code, "/llm/api/chat?x"))
         end)
     end
 

@@ -265,6 +265,19 @@ describe("compile", function()
         assert.same(allowed("DELETE", "/api/delete"), allowed("DELETE", "/llm/api/delete"))
     end)
 
+    it("has the streams of inference and management watched, and no others", function()
+        local watched = { inference = true, management = true }
+        for class, lines in pairs(ROUTES) do
+            for _, line in ipairs(lines) do
+                local method, path = line:gsub("{%w+}", "x"):match("^(%S+) (%S+)$")
+                local route = policy.find(COMPILED, method, path)
+                assert.equal(watched[class] or false, route.is_watched, line)
+            end
+        end
+        assert.is_true(policy.find(COMPILED, "POST", "/chat/completions").is_watched)
+        assert.is_true(policy.find(COMPILED, "POST", "/llm/api/pull").is_watched)
+    end)
+
     it("leaves the page at / to whom the setting names", function()
         for _, by in ipairs({ "issuer", "llm" }) do
             local compiled = policy.compile(ROLES, ROUTES, by)
@@ -360,6 +373,24 @@ describe("faults", function()
         local found = policy.faults({}, { models = { "GET /x" }, console = { "GET /x" } })
         assert.equal(1, #found)
         assert.matches("^routes.json: routes.%w+%[1%]: 'GET /x' is listed twice$", found[1])
+    end)
+
+    -- A parameter's name makes no other route.
+    for first, second in pairs({
+        ["GET /x/{i}"] = "GET /x/{j}", ["GET /x/{model}/y"] = "GET /x/{id}/y",
+        ["DELETE /{a}"] = "DELETE /{a}",
+    }) do
+        it(("lists %s beside %s"):format(second, first), function()
+            assert.same({ "routes.json: routes.models[2]: '" .. second .. "' is listed twice" },
+                policy.faults({}, { models = { first, second } }))
+            assert.equal(1, #policy.faults({}, { models = { first }, health = { second } }))
+        end)
+    end
+
+    it("finds none in parameters of other places, methods or neighbours", function()
+        assert.same({}, policy.faults({}, {
+            models = { "GET /x/{i}", "POST /x/{i}", "GET /x/{i}/y", "GET /{i}/x", "GET /x/i" },
+        }))
     end)
 
     it("finds none in one path by two methods", function()

@@ -194,15 +194,89 @@ describe("filter and a token that is revoked", function()
             end)
     end
 
-    it("end an event that has no end in the chunk: the error is an event of its own", function()
+    -- The parts of an open event, the last with its end, whatever comes behind it.
+    local LONG_EVENTS = {
+        { "SSE", 'data: {"a":', '"b"', ',"c":1', "}\n\n" },
+        { "SSE", "data: 1\r\n", "data: 2", "\r\n\r\n" },
+        { "SSE", "data: 1\n", "data: 2", "\r\n\r\n" },
+        { "SSE", "event: x\n", "data: [1", "]\n\n" },
+        { "SSE", "d", "ata: [1]\n\n" },
+        { "NDJSON", '{"a":', '"b"', "}\n" },
+        { "NDJSON", '{"a":', '"b"}\r\n' },
+    }
+    for index, parts in ipairs(LONG_EVENTS) do
+        it(("wait for the end of an event, and cut behind it: %s, %d"):format(parts[1], index),
+            function()
+                local dialect = DIALECTS[parts[1]]
+                begin(dialect.request)
+                assert_passes(0, parts[2])
+                revoke()
+                for at = 3, #parts - 1 do
+                    assert_passes(2 + at / 100, parts[at])
+                end
+                local rest = parts[#parts]
+                local text, answer = pass(2.1, rest .. dialect.event("next") .. "x")
+                assert.is_nil(answer)
+                assert.equal(rest, text:sub(1, #rest))
+                assert.is_nil(text:find("next", 1, true))
+                assert.equal(REVOKED, dialect.error_in(text:sub(#rest + 1)))
+                assert.equal(fake.ngx.ERROR, select(2, pass(2.1, dialect.event("more"))))
+            end)
+    end
+
+    it("end with the first end there is, whichever form it has", function()
+        for first, second in pairs({ ["\n\n"] = "\r\n\r\n", ["\r\n\r\n"] = "\n\n" }) do
+            begin()
+            assert_passes(0, "data: ")
+            revoke()
+            local text = pass(2, "1" .. first .. "data: next" .. second)
+            assert.equal("1" .. first .. "data: {", text:sub(1, #first + 8))
+        end
+    end)
+
+    -- Whole events before the chunk, in one chunk or in many: nothing is open.
+    for _, chunks in ipairs({
+        { "data: 1\n\n" }, { "data: 1\r\n\r\n" }, { "data: 1\n", "\n" },
+        { "data: 1\r\n", "\r\n" }, { "data: 1\r", "\n", "\r", "\n" }, { ": ping\n\n" },
+        { "data: 1\n\ndata: ", "2\n\n" }, { "", "data: 1\n\n" }, { "" },
+    }) do
+        it("put the error in the whole chunk's place behind " .. cjson.encode(chunks), function()
+            begin()
+            for _, chunk in ipairs(chunks) do
+                assert_passes(0, chunk)
+            end
+            revoke()
+            assert_cut("invalid_api_key", REVOKED, 2, event("next"))
+        end)
+    end
+
+    it("cut behind an event whose end comes in two chunks", function()
+        begin()
+        assert_passes(0, "data: 1\n")
+        revoke()
+        local text = pass(2, "\ndata: 2\n\n")
+        assert.equal("\ndata: {", text:sub(1, 8))
+        assert.is_truthy(text:find(REVOKED, 1, true))
+        assert.is_nil(text:find("data: 2", 1, true))
+    end)
+
+    it("wait for an event's end for half a second and no longer", function()
         begin()
         assert_passes(0, 'data: {"a":')
         revoke()
-        local text = pass(2, '"b"')
-        assert.equal('"b"\n\ndata: ', text:sub(1, 11))
-        begin(DIALECTS.NDJSON.request)
-        assert_passes(0, '{"a":')
-        assert.equal('"b"\n{"error":', pass(2, '"b"'):sub(1, 13))
+        assert_passes(2, '"b')
+        assert_passes(2.4, "c")
+        assert.is_truthy(pass(2.6, "d"):find(REVOKED, 1, true))
+    end)
+
+    it("cut nothing where the stream ended while the cut waited", function()
+        begin()
+        assert_passes(0, "data: 1")
+        revoke()
+        assert_passes(2, "2")
+        assert_passes(2, "", true)
+        fake.load("portero.metrics").flush()
+        assert.is_nil(fake.shared.portero_metrics:get("cut_revoked"))
     end)
 
     it("use the code that every bad token has", function()
@@ -247,7 +321,7 @@ describe("filter and a token that is revoked", function()
             pass(second, event(second))
         end
         fake.load("portero.metrics").flush()
-        assert.equal(1, fake.shared.portero_metrics:get("stream_revoked"))
+        assert.equal(1, fake.shared.portero_metrics:get("cut_revoked"))
     end)
 end)
 
@@ -322,7 +396,7 @@ describe("filter and a token past its end", function()
         assert_passes(19.9, event(1))
         assert_cut("invalid_api_key", "token expired", 21, event(2))
         fake.load("portero.metrics").flush()
-        assert.equal(1, fake.shared.portero_metrics:get("stream_expired"))
+        assert.equal(1, fake.shared.portero_metrics:get("cut_expired"))
     end)
 
     it("let the stream run to the seconds that the policy is", function()
@@ -349,19 +423,21 @@ describe("filter and a stream that is too long", function()
     it("cut it at the seconds its role allows, though the token is active", function()
         begin({ role = "has_ten" })
         assert_passes(10, event(1))
-        assert_cut("stream_too_long", TOO_LONG, 11, event(2))
+        assert_cut("rate_limit_exceeded", TOO_LONG, 11, event(2))
+        fake.load("portero.metrics").flush()
+        assert.equal(1, fake.shared.portero_metrics:get("cut_stream_too_long"))
     end)
 
     it("count its seconds from the request, not from its first event", function()
         begin({ role = "has_ten" })
-        assert_cut("stream_too_long", TOO_LONG, 10.1, event(1))
+        assert_cut("rate_limit_exceeded", TOO_LONG, 10.1, event(1))
     end)
 
     it("cut it while nothing is known of the token, too", function()
         begin({ role = "has_ten" })
         fake.shared.portero_sync.entries = {}
         assert_passes(9, event(1))
-        assert_cut("stream_too_long", TOO_LONG, 12, event(2))
+        assert_cut("rate_limit_exceeded", TOO_LONG, 12, event(2))
     end)
 
     it("say so in Ollama's dialect under /api/", function()
@@ -384,6 +460,35 @@ describe("filter and an LLM server that fails in a stream", function()
             assert.equal(fake.ngx.ERROR, select(2, pass(0.2, "", true)))
         end)
     end
+
+    -- What the client got, what ends it, and the error behind that.
+    for _, case in ipairs({
+        { {}, 'data: {"a":', '\n\ndata: {"error":{' }, { {}, "data: 1\n", '\n\ndata: {"error":{' },
+        { {}, "data: 1\r\n", '\n\ndata: {"error":{' }, { {}, "data: 1\n\n", 'data: {"error":{' },
+        { {}, "data: 1\r\n\r\n", 'data: {"error":{' },
+        { DIALECTS.NDJSON.request, '{"a":', '\n{"error":"' },
+        { DIALECTS.NDJSON.request, '{"a":1}\r\n', '{"error":"' },
+    }) do
+        it("end an open event first, and no other: " .. cjson.encode(case[2]), function()
+            begin(case[1])
+            assert_passes(0, case[2])
+            local text = pass(0.1, "")
+            assert.equal(case[3], text:sub(1, #case[3]))
+            assert.is_truthy(text:find(FAILED, 1, true))
+            assert.equal(fake.ngx.ERROR, select(2, pass(0.1, "", true)))
+        end)
+    end
+
+    it("are cut where the LLM server fails while the cut waits", function()
+        begin()
+        assert_passes(0, 'data: {"a":')
+        revoke()
+        assert_passes(2, '"b"')
+        local text = pass(2, "")
+        assert.equal("\n\ndata: ", text:sub(1, 8))
+        assert.is_truthy(text:find(REVOKED, 1, true))
+        assert.equal(fake.ngx.ERROR, select(2, pass(2, "", true)))
+    end)
 
     it("take the empty chunk behind the head for no failure", function()
         begin()
@@ -415,7 +520,7 @@ describe("filter and an LLM server that fails in a stream", function()
         pass(0, event(1))
         pass(0, "")
         fake.load("portero.metrics").flush()
-        assert.equal(1, fake.shared.portero_metrics:get("stream_upstream_unavailable"))
+        assert.equal(1, fake.shared.portero_metrics:get("cut_upstream_unavailable"))
     end)
 end)
 

@@ -211,6 +211,7 @@ describe("a message", function()
 
     for _, body in ipairs({
         "", "{", "x", "1", '"x"', "null", "true", '{"activate":[}', "{} {}", "\239\187\191{}",
+        "[1]", "[null]", "[{}]", '[{"activate":[]}]', '[["activate",[]]]',
     }) do
         it(("is refused with 400 and writes nothing with the body %q"):format(body), function()
             assert_refused(400, apply(body))
@@ -277,15 +278,37 @@ describe("/sync/apply", function()
         local status = status_in(apply({ epoch = EPOCH, position = 5 }))
         assert.same({ EPOCH, 5 }, { status.epoch, status.position })
         for _, content in ipairs({
-            { activate = { { A, EXP } } }, { epoch = EPOCH, position = "9" }, { position = 9 },
-            { epoch = "other" }, { epoch = 1, position = 9 },
-            { epoch = ("e"):rep(65), position = 9 },
+            { activate = { { A, EXP } } }, { epoch = "other" }, { epoch = "other", position = "9" },
         }) do
             status = status_in(apply(content))
             assert.same({ EPOCH, 5 }, { status.epoch, status.position })
         end
         status = status_in(apply({ epoch = ("e"):rep(64), position = 2 }))
         assert.same({ ("e"):rep(64), 2 }, { status.epoch, status.position })
+    end)
+
+    -- A position that says not of which history, or is none: nothing of the message is written.
+    for _, mark in ipairs({
+        '"position":9', '"position":"9","epoch":"e"', '"position":null,"epoch":"e"',
+        '"position":true,"epoch":"e"', '"position":[],"epoch":"e"', '"position":{},"epoch":"e"',
+        '"position":9,"epoch":1', '"position":9,"epoch":null', '"position":9,"epoch":["e"]',
+        ('"position":9,"epoch":"%s"'):format(("e"):rep(65)), '"position":null',
+    }) do
+        it(("is 400 and writes nothing with %s"):format(mark), function()
+            local answer = apply(('{%s,"activate":[["%s",%d]],"revoke":[["%s",%d]]}'):format(
+                mark, A, EXP, B, EXP))
+            assert.equal(400, answer.status)
+            assert.equal(0, tokens:count())
+            local status = status_in(answer)
+            assert.same({ "", 0 }, { status.epoch, status.position })
+        end)
+    end
+
+    it("takes an epoch without a position for no position", function()
+        local answer = apply({ epoch = "other", activate = { { A, EXP } } })
+        assert.equal(200, answer.status)
+        assert.equal(0, status_in(answer).position)
+        assert.is_true((active_tokens.is_active(A)))
     end)
 
     it("takes a message without entries", function()
