@@ -17,11 +17,8 @@ from issuer.roles import Roles
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
 SQLITE_PREFIX = "sqlite:///"
-<<<<<<< HEAD
 KEY_FILE = "signing-keys.json"
-=======
 _GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -77,14 +74,9 @@ class _Reader:
         given, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
         if given and path:
             self.fault(f"{name}: set {name} or {name}_FILE, not both")
-<<<<<<< HEAD
-        value = given.encode() if given else self._secret_file(name, path)
+        value = given.encode("utf-8", "surrogateescape") if given else self._secret_file(name, path)
         if not value:
             self.fault(f"{name}: is not set (nor {name}_FILE); 'python -m issuer init' makes one")
-=======
-        value = given.encode("utf-8", "surrogateescape") if given else self._secret_file(name, path)
-        self.faults += [f"{name}: {reason}" for reason in weaknesses(value, name)]
->>>>>>> main
         return value
 
     def _secret_file(self, name: str, path: str) -> bytes:

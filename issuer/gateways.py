@@ -175,7 +175,6 @@ class Gateways:
 
     def apply(self, changes: Changes) -> list[Ack]:
         """Push to all at once; one that does not answer in time is a failed `Ack`."""
-<<<<<<< HEAD
         return self._push(lambda gateway: gateway.apply(changes))
 
     def put_keys(self, known: KeyList) -> list[Ack]:
@@ -183,12 +182,7 @@ class Gateways:
         return self._push(lambda gateway: gateway.put_keys(known))
 
     def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
-        if len(self.each) == 1:
-            return [send(self.each[0])]
         pushes = {self._pool.submit(send, gateway): gateway for gateway in self.each}
-=======
-        pushes = {self._pool.submit(gateway.apply, changes): gateway for gateway in self.each}
->>>>>>> main
         done = _await(pushes)
         return [
             push.result() if push in done else Ack(gateway.url, ok=False)

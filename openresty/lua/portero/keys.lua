@@ -1,7 +1,7 @@
 ---------
 -- The keys in force, by `kid`: pushed by the issuer, kept in the dictionary `portero_keys`, and
--- read by each worker when their version has risen. With a public-key algorithm only public keys come
--- here, so this gateway cannot mint.
+-- read by each worker when their version has risen. With a public-key algorithm only public keys
+-- come here, so this gateway cannot mint.
 -- The key decides its algorithm, the token never does (RFC 8725 section 3.1); a `kid` is only ever
 -- looked up in this table. It must never log a key.
 
