@@ -51,6 +51,7 @@ settings() {
     llm_authority=${first#*://}
     llm_authority=${llm_authority%%/*}
     llm_host=$(echo "$llm_authority" | sed "s/:[0-9]*\$//; s/^\[//; s/\]\$//")
+    case "$llm_scheme" in https) default_port=443 ;; *) default_port=80 ;; esac
     ca_bundle=/etc/ssl/certs/ca-certificates.crt
     nginx=$(nginx_program)
 
@@ -71,9 +72,26 @@ settings() {
     fi
 }
 
+# How nginx finds the LLM servers: plain addresses it balances by itself; names are looked up again
+# and again, so the balancer names the server then, and the address here is never asked.
+llm_servers() {
+    servers=
+    for url in $(echo "$LLM_UPSTREAM" | tr "," " "); do
+        authority=${url#*://}
+        authority=${authority%%/*}
+        case "$authority" in
+            *[!0-9.:]*) servers= && break ;;
+            *:*) servers="$servers server $authority;" ;;
+            *) servers="$servers server $authority:$default_port;" ;;
+        esac
+    done
+    echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.upstreams\").pick(\"llm\") \}}"
+}
+
 # render DIRECTORY: the configuration as nginx shall read it.
 render() {
     mkdir -p "$1"
+    servers=$(llm_servers)
     for file in "$home"/conf/*.conf; do
         sed -e "s|@WORKERS@|$GATEWAY_WORKERS|g" \
             -e "s|@ACTIVE_TOKEN_MEMORY@|$ACTIVE_TOKEN_MEMORY|g" \
@@ -82,6 +100,7 @@ render() {
             -e "s|@LUA_DIR@|$home/lua|g" \
             -e "s|@GATEWAY_LISTEN@|$GATEWAY_LISTEN|g" \
             -e "s|@INTERNAL_LISTEN@|$INTERNAL_LISTEN|g" \
+            -e "s|@LLM_SERVERS@|$servers|g" \
             -e "s|@LLM_SCHEME@|$llm_scheme|g" \
             -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
             -e "s|@LLM_HOST@|$llm_host|g" \

@@ -127,13 +127,17 @@ local function is_due(watch, elapsed_seconds)
     return true
 end
 
+--- An answer that is no stream is not looked at again.
 local function begin()
-    local watch = {
-        dialect = dialect_of(ngx.header["Content-Type"]),
-        next_check = CHECK_SECONDS,
-        tail = "",
-    }
+    local content_type = ngx.header["Content-Type"]
+    local dialect = content_type ~= "application/json" and dialect_of(content_type)
+    if not dialect then
+        var.watched = ""
+        return nil
+    end
+    local watch = { dialect = dialect, next_check = CHECK_SECONDS, tail = "" }
     ngx.ctx.watch = watch
+    var.watched = "stream"
     return watch
 end
 
@@ -145,11 +149,17 @@ end
 
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 function _M.filter()
-    if var.watched ~= "yes" then
+    local watched = var.watched
+    if watched == "" then
         return
     end
-    local watch = ngx.ctx.watch or begin()
-    if not watch.dialect then
+    local watch
+    if watched == "stream" then
+        watch = ngx.ctx.watch
+    else
+        watch = begin()
+    end
+    if not watch then
         return
     end
     if watch.is_cut then

@@ -29,7 +29,7 @@ local function start(changes)
     for name, value in pairs(changes or {}) do
         settings[name] = value
     end
-    fake.load("portero.keys").set("HS256", minted.SECRET)
+    minted.put_key(fake)
     fake.load("portero.verified").start(settings)
     access.start(settings)
 end

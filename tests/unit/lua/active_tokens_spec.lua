@@ -6,12 +6,14 @@ local fake_ngx = require("fake_ngx")
 local NOW = 1700000000
 local EXP = NOW + 100
 
-local fake, tokens, state, active_tokens
+local fake, tokens, dict, state, active_tokens
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    tokens, state = fake.shared.portero_active_tokens, fake.shared.portero_sync
+    tokens, dict = fake.shared.portero_active_tokens, fake.shared.portero_sync
+    state = fake.load("portero.state")
     active_tokens = fake.load("portero.active_tokens")
+    state.raise_version()
 end)
 
 local function activate(jti, exp)
@@ -22,8 +24,14 @@ local function revoke(jti, exp)
     return active_tokens.revoke(jti, exp or EXP, fake.clock.now)
 end
 
+--- As a request asks: it looks at the state once, at its beginning.
+local function look_up(jti)
+    state.look()
+    return active_tokens.is_active(jti)
+end
+
 local function is_active(jti)
-    return (active_tokens.is_active(jti))
+    return (look_up(jti))
 end
 
 local function snapshot(...)
@@ -35,37 +43,34 @@ local function snapshot(...)
     return generation
 end
 
-describe("is_ready", function()
-    it("is false until the first snapshot is whole", function()
-        assert.is_false(active_tokens.is_ready())
-        local generation = active_tokens.begin_snapshot()
-        assert.is_false(active_tokens.is_ready())
-        active_tokens.end_snapshot(generation)
-        assert.is_true(active_tokens.is_ready())
-        active_tokens.begin_snapshot()
-        assert.is_true(active_tokens.is_ready())
-    end)
-end)
-
 describe("is_active", function()
+    it("answers as of the request's look at the state, whatever comes after it", function()
+        activate("a")
+        state.look()
+        snapshot("b")
+        assert.is_nil((active_tokens.is_active("b")))
+        state.look()
+        assert.is_true((active_tokens.is_active("b")))
+    end)
+
     it("is nil, neither yes nor no, before the first snapshot is whole", function()
         activate("a")
         active_tokens.begin_snapshot()
         activate("b")
-        assert.same({ nil, false }, { active_tokens.is_active("a") })
-        assert.same({ nil, false }, { active_tokens.is_active("b") })
+        assert.same({ nil, false }, { look_up("a") })
+        assert.same({ nil, false }, { look_up("b") })
     end)
 
     it("is true for what a snapshot named, and false and unknown for all else", function()
         snapshot("a")
-        assert.same({ true, true }, { active_tokens.is_active("a") })
-        assert.same({ false, false }, { active_tokens.is_active("b") })
+        assert.same({ true, true }, { look_up("a") })
+        assert.same({ false, false }, { look_up("b") })
     end)
 
     it("is false and known for what was revoked", function()
         snapshot("a")
         revoke("a")
-        assert.same({ false, true }, { active_tokens.is_active("a") })
+        assert.same({ false, true }, { look_up("a") })
     end)
 
     it("is true for what came before the first snapshot and is named in it", function()
@@ -77,7 +82,7 @@ describe("is_active", function()
     it("is false and unknown once its time is over", function()
         snapshot("a")
         fake.clock.now = EXP + 0.002
-        assert.same({ false, false }, { active_tokens.is_active("a") })
+        assert.same({ false, false }, { look_up("a") })
     end)
 end)
 
@@ -126,7 +131,7 @@ describe("activate and revoke", function()
         revoke("a")
         for _ = 1, 50 do
             snapshot("a")
-            assert.same({ false, true }, { active_tokens.is_active("a") })
+            assert.same({ false, true }, { look_up("a") })
         end
     end)
 
@@ -147,9 +152,9 @@ describe("activate and revoke", function()
         revoke("b")
         for _, jti in ipairs({ "a", "b" }) do
             fake.clock.now = EXP + 599.9
-            assert.same({ false, true }, { active_tokens.is_active(jti) })
+            assert.same({ false, true }, { look_up(jti) })
             fake.clock.now = EXP + 600.1
-            assert.same({ false, false }, { active_tokens.is_active(jti) })
+            assert.same({ false, false }, { look_up(jti) })
         end
     end)
 
@@ -351,7 +356,7 @@ describe("workers that write one entry at once", function()
         meanwhile("incr", function() revoke("a") end)
         assert.is_true(activate("a"))
         active_tokens.end_snapshot(2)
-        assert.same({ false, true }, { active_tokens.is_active("a") })
+        assert.same({ false, true }, { look_up("a") })
     end)
 
     it("let a revocation win that comes between adding and looking", function()
@@ -389,16 +394,16 @@ describe("set_position", function()
 
     it("is one value: no one sees the position of one history with the name of another", function()
         active_tokens.set_position("first", 41)
-        assert.equal("41:first", state:get("mark"))
-        assert.equal(1, state:count())
+        assert.equal("41:first", dict:get("mark"))
+        local before = dict:count()
         local seen
-        state.meanwhile.safe_set = function()
+        dict.meanwhile.safe_set = function()
             local status = active_tokens.status()
             seen = { status.epoch, status.position }
         end
         active_tokens.set_position("second", 7)
         assert.same({ "first", 41 }, seen)
-        assert.equal(1, state:count())
+        assert.equal(before, dict:count())
     end)
 
     for _, epoch in ipairs({
@@ -492,6 +497,14 @@ describe("status", function()
         }, active_tokens.status())
     end)
 
+    it("is not ready without keys, however whole the snapshot is", function()
+        dict.entries = {}
+        snapshot("a")
+        assert.is_false(active_tokens.status().ready)
+        state.raise_version()
+        assert.is_true(active_tokens.status().ready)
+    end)
+
     it("tells the generation being filled from the least valid one", function()
         snapshot("a")
         active_tokens.begin_snapshot()
@@ -505,6 +518,6 @@ describe("status", function()
         local before = active_tokens.status().free_bytes
         activate("a")
         assert.is_true(active_tokens.status().free_bytes < before)
-        assert.is_nil(state:get("free_bytes"))
+        assert.is_nil(dict:get("free_bytes"))
     end)
 end)

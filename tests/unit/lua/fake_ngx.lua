@@ -280,11 +280,62 @@ function fake_ngx.encode_base64(raw)
     return table.concat(out)
 end
 
-local function forget_modules()
-    for name in pairs(package.loaded) do
-        if name:find("^portero%.") then
-            package.loaded[name] = nil
+local VALUES = {}
+for place = 1, #ALPHABET do
+    VALUES[ALPHABET:byte(place)] = place - 1
+end
+
+--- What base64 stands for, with or without its padding as nginx has it; nil for what is none.
+function fake_ngx.decode_base64(text)
+    local digits = text:match("^([^=]*)=?=?$")
+    if not digits or #digits % 4 == 1 then
+        return nil
+    end
+    local out, held, bits = {}, 0, 0
+    for place = 1, #digits do
+        local value = VALUES[digits:byte(place)]
+        if not value then
+            return nil
         end
+        held, bits = held * 64 + value, bits + 6
+        if bits >= 8 then
+            bits = bits - 8
+            out[#out + 1] = string.char(math.floor(held / 2 ^ bits))
+            held = held % 2 ^ bits
+        end
+    end
+    return table.concat(out)
+end
+
+--- Take every module of the gateway away; answers them.
+local function forget_modules()
+    local forgotten = {}
+    for name, module in pairs(package.loaded) do
+        if name:find("^portero%.") then
+            forgotten[name] = module
+        end
+    end
+    for name in pairs(forgotten) do
+        package.loaded[name] = nil
+    end
+    return forgotten
+end
+
+--- Another worker: it loads modules of its own over the same dictionaries.
+---@return fun(name: string): table
+function fake_ngx.new_worker()
+    local own = {}
+    return function(name)
+        local first = forget_modules()
+        for loaded, module in pairs(own) do
+            package.loaded[loaded] = module
+        end
+        local module = fake_ngx.load(name)
+        own = forget_modules()
+        for loaded, kept in pairs(first) do
+            package.loaded[loaded] = kept
+        end
+        return module
     end
 end
 
@@ -296,6 +347,7 @@ local function new_ngx(fake)
         ctx = {},
         arg = {},
         encode_base64 = fake_ngx.encode_base64,
+        decode_base64 = fake_ngx.decode_base64,
         HTTP_OK = 200,
         ERROR = -1,
         ERR = 4,
@@ -333,6 +385,7 @@ function fake_ngx.install(now)
         slept = {},
         worker_id = 0,
         load = fake_ngx.load,
+        new_worker = fake_ngx.new_worker,
     }
     fake.ngx = new_ngx(fake)
     fake.shared = fake.ngx.shared

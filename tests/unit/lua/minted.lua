@@ -2,14 +2,18 @@
 -- Tokens as the issuer mints them (contract section 7), and what an attacker makes of them.
 -- Header and payload are texts here, so that a spec can write what no encoder would.
 
+local cjson = require("cjson.safe")
 local crypto = require("portero.crypto")
 local fake_ngx = require("fake_ngx")
+local sealing = require("sealing")
 
 local minted = {}
 
 minted.NOW = 1700000000
 minted.SECRET = "a secret of the specs, 32 bytes."
 minted.JTI = "AAAAAAAAAAAAAAAAAAAAAA"
+minted.SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
+minted.HISTORY = "a history of the keys"
 
 local ORDER = { "iss", "aud", "sub", "role", "iat", "exp", "jti" }
 
@@ -58,6 +62,50 @@ end
 ---@return string
 function minted.kid(secret)
     return minted.encode(crypto.hmac("HS256", secret, "portero key id"):sub(1, 12))
+end
+
+--- One entry of a list of keys.
+---@param algorithm string|nil
+---@param key string|nil
+---@param kid string|nil
+function minted.entry(algorithm, key, kid)
+    key = key or minted.SECRET
+    return {
+        kid = kid or minted.kid(key),
+        alg = algorithm or "HS256",
+        key = fake_ngx.encode_base64(key),
+    }
+end
+
+--- A list of keys as the issuer seals it.
+---@param ... table entries
+---@return string
+function minted.sealed(...)
+    return minted.seal(cjson.encode({ keys = { ... } }))
+end
+
+--- Any text sealed as a list of keys is.
+---@param text string
+---@param sync_key string|nil
+---@return string
+function minted.seal(text, sync_key)
+    local key = crypto.hmac("HS256", sync_key or minted.SYNC_KEY, "portero-keys-1")
+    return fake_ngx.encode_base64(sealing.seal(key, "portero-keys-1", text))
+end
+
+local serial = 0
+
+--- Put one key in force in place of all others, as the issuer would.
+---@param fake table the nginx
+---@param algorithm string|nil
+---@param key string|nil
+---@param kid string|nil
+function minted.put_key(fake, algorithm, key, kid)
+    serial = serial + 1
+    local keys = fake.load("portero.keys")
+    keys.start({ sync_key = minted.SYNC_KEY })
+    local sealed = minted.sealed(minted.entry(algorithm, key, kid))
+    assert(keys.put(minted.HISTORY, serial, sealed))
 end
 
 --- The JSON text of a header.
