@@ -39,7 +39,16 @@ lint: setup-tests ## ruff, luacheck, hadolint, and the layers that import-linter
 typecheck: setup-tests ## mypy, strict
 	@$(BIN)/mypy
 
-# Bench, fuzz and chaos have their place here, in the same shape.
+##@ Measuring
+.PHONY: bench chaos fuzz
+bench: setup-tests ## what a judged request costs, against plain nginx and asking a validator
+	@exec $(BIN)/python -m bench
+
+chaos: setup-tests ## the promises at full size, with a table of figures (about an hour)
+	@PORTERO_CHAOS=1 exec $(BIN)/python -m pytest tests/promises --timeout 3600
+
+fuzz: setup-tests ## a million mutated tokens against both verifiers
+	@PORTERO_FUZZ=1000000 exec $(BIN)/python -m pytest tests/security --timeout 3600
 
 ##@ Housekeeping
 .PHONY: clean help setup-tests lua

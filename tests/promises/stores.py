@@ -16,16 +16,20 @@ USER, ROLE = "AGIATEST01", "agi"
 
 
 def fill(deployment: Local, count: int, revoked: int = 0) -> Sequence[Claims]:
-    """Sessions of an agi in the deployment's store, as if by login; the last `revoked` revoked.
-
-    Nobody may be writing: positions are given out here.
-    """
+    """Sessions of an agi in the deployment's store, as if by login; the last `revoked` revoked."""
     role = parse(ROLES_FILE.read_text()).named(ROLE)
     assert role is not None
     now = int(time.time())
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
+    insert(deployment, claims, revoked)
+    return claims
+
+
+def insert(deployment: Local, claims: Sequence[Claims], revoked: int = 0) -> None:
+    """These claims as sessions, in one transaction. The user must have logged in once."""
     path = deployment.data / "sessions.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as store:
+    count, now = len(claims), int(time.time())
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as store:
         store.execute("BEGIN IMMEDIATE")
         position = _counter(store, "position")
         store.executemany(
@@ -38,7 +42,6 @@ def fill(deployment: Local, count: int, revoked: int = 0) -> Sequence[Claims]:
         for counter in ("position", "rows"):
             store.execute("UPDATE counters SET value = value + ? WHERE name = ?", (count, counter))
         store.execute("COMMIT")
-    return claims
 
 
 def mint(deployment: Local, claims: Claims) -> str:

@@ -22,6 +22,12 @@ const EVP_MD *EVP_sha512(void);
 unsigned char *HMAC(const EVP_MD *md, const void *key, int key_length,
                     const unsigned char *data, size_t length,
                     unsigned char *mac, unsigned int *mac_length);
+typedef struct hmac_ctx_st HMAC_CTX;
+HMAC_CTX *HMAC_CTX_new(void);
+void HMAC_CTX_free(HMAC_CTX *ctx);
+int HMAC_Init_ex(HMAC_CTX *ctx, const void *key, int length, const EVP_MD *md, ENGINE *engine);
+int HMAC_Update(HMAC_CTX *ctx, const unsigned char *data, size_t length);
+int HMAC_Final(HMAC_CTX *ctx, unsigned char *mac, unsigned int *mac_length);
 int CRYPTO_memcmp(const void *a, const void *b, size_t length);
 int RAND_bytes(unsigned char *buffer, int length);
 void ERR_clear_error(void);
@@ -57,6 +63,7 @@ local C = is_loaded() and ffi.C or ffi.load("libcrypto.so.3")
 
 local SUCCESS = 1
 local MOST_MAC_BYTES = 64
+local LEAST_SECRET_BYTES = 32
 local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
 local LEAST_RSA_BITS, P256_BITS = 2048, 256
 local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
@@ -106,14 +113,25 @@ function _M.random(length)
     return ffi.string(mac_buffer, length)
 end
 
+--- MACs by one key: its schedule is computed once and used again for each text.
+--- https://docs.openssl.org/3.0/man3/HMAC/
 local function hmac_verifier(algorithm)
     return function(key)
-        if #key < 32 then
+        if #key < LEAST_SECRET_BYTES then
             return nil, "crypto.verifier: the secret is too short"
         end
-        return function(text, signature)
-            local mac = _M.hmac(algorithm, key, text)
-            return mac ~= nil and _M.equal(mac, signature)
+        local ctx = ffi.gc(C.HMAC_CTX_new(), C.HMAC_CTX_free)
+        if C.HMAC_Init_ex(ctx, key, #key, DIGESTS[algorithm], nil) ~= SUCCESS then
+            return nil, "crypto.verifier: libcrypto refused the secret"
+        end
+        return function(text, length, signature)
+            if C.HMAC_Init_ex(ctx, nil, 0, nil, nil) ~= SUCCESS
+                or C.HMAC_Update(ctx, text, length) ~= SUCCESS
+                or C.HMAC_Final(ctx, mac_buffer, mac_length) ~= SUCCESS then
+                return false
+            end
+            return mac_length[0] == #signature
+                and C.CRYPTO_memcmp(mac_buffer, signature, #signature) == 0
         end
     end
 end
@@ -180,13 +198,13 @@ local function public_verifier(digest, fits, form)
             return nil, "crypto.verifier: no fit public key"
         end
         local ctx = ffi.gc(C.EVP_MD_CTX_new(), C.EVP_MD_CTX_free)
-        return function(text, signature)
+        return function(text, length, signature)
             local formed = form(signature)
             if not formed or C.EVP_MD_CTX_reset(ctx) ~= SUCCESS
                 or C.EVP_DigestVerifyInit(ctx, nil, digest, nil, key) ~= SUCCESS then
                 return false
             end
-            if C.EVP_DigestVerify(ctx, formed, #formed, text, #text) == SUCCESS then
+            if C.EVP_DigestVerify(ctx, formed, #formed, text, length) == SUCCESS then
                 return true
             end
             C.ERR_clear_error()
@@ -212,10 +230,11 @@ function _M.is_algorithm(algorithm)
     return VERIFIERS[algorithm] ~= nil
 end
 
---- A function that tells whether a signature over a text is by this key.
+--- A function that tells whether a signature is by this key, over the first `length` bytes of a
+--- text.
 ---@param algorithm string
 ---@param key string a secret for HMAC, else SubjectPublicKeyInfo in DER
----@return (fun(text: string, signature: string): boolean)|nil verify, string|nil err
+---@return (fun(text: string, length: integer, signature: string): boolean)|nil, string|nil err
 function _M.verifier(algorithm, key)
     return VERIFIERS[algorithm](key)
 end

@@ -3,34 +3,49 @@
 -- base64url, the flat JSON of header and claims, and what the claims must say.
 -- Pure: key, clock and roles come in. It must never read the payload before the caller has checked
 -- the signature, and must agree with `issuer/tokens.py` on every token there is.
+-- All of it is loops over bytes, which LuaJIT compiles; patterns and `pairs` it does not.
 
+local bit = require("bit")
 local ffi = require("ffi")
 
-local byte, find, sub, match = string.byte, string.find, string.sub, string.match
+local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
+local byte, find, sub = string.byte, string.find, string.sub
 
 local ISSUER = "portero"
 local AUDIENCE = "portero-gateway"
 local MOST_CHARACTERS = 2048
 local MOST_DIGITS = 15
 local CODE_LENGTH = 4
-local INVALID = 255
+local MOST_SUBJECT = CODE_LENGTH + 60
+local JTI_LENGTH = 22
 
-local SPACES = { [0x20] = true, [0x09] = true, [0x0A] = true, [0x0D] = true }
 local QUOTE, BACKSLASH, OPEN, CLOSE, COLON, COMMA = 0x22, 0x5C, 0x7B, 0x7D, 0x3A, 0x2C
 local ZERO, NINE = 0x30, 0x39
+local LEAST_PRINTABLE, MOST_PRINTABLE = 0x20, 0x7E
 
-local HEADER = { alg = "string", kid = "string", typ = "string" }
+--- The members of each object: its names, and what type each is.
+local HEADER = { { "alg", "string" }, { "kid", "string" }, { "typ", "string" } }
 local CLAIMS = {
-    iss = "string", aud = "string", sub = "string", role = "string",
-    iat = "number", exp = "number", jti = "string",
+    { "iss", "string" }, { "aud", "string" }, { "sub", "string" }, { "role", "string" },
+    { "iat", "number" }, { "exp", "number" }, { "jti", "string" },
 }
+
+local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+--- Not a sextet: its highest bits are set, so that it shows in any combination.
+local INVALID = 0x40
 
 local decoded = ffi.new("uint8_t[?]", MOST_CHARACTERS)
 local sextets = ffi.new("uint8_t[256]")
+local is_space = ffi.new("bool[256]")
+local is_subject_character = ffi.new("bool[256]")
 ffi.fill(sextets, 256, INVALID)
-local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 for i = 1, #ALPHABET do
     sextets[byte(ALPHABET, i)] = i - 1
+    is_subject_character[byte(ALPHABET, i)] = true
+end
+is_subject_character[byte(".")] = true
+for _, character in ipairs({ " ", "\t", "\n", "\r" }) do
+    is_space[byte(character)] = true
 end
 
 local _M = {}
@@ -50,39 +65,54 @@ function _M.split(token)
     return sub(token, 1, first - 1), sub(token, first + 1, second - 1), sub(token, second + 1)
 end
 
+--- The last two or three characters, whose unused bits must be zero; answers the new length.
+local function decode_rest(text, at, out, rest)
+    local a, b, c = byte(text, at, at + 2)
+    local first, second, third = sextets[a], sextets[b], rest == 3 and sextets[c] or 0
+    if bor(first, second, third) >= INVALID then
+        return nil
+    end
+    decoded[out] = bor(lshift(first, 2), rshift(second, 4))
+    if rest == 2 then
+        return band(second, 0xF) == 0 and out + 1 or nil
+    end
+    decoded[out + 1] = band(bor(lshift(second, 4), rshift(third, 2)), 0xFF)
+    return band(third, 0x3) == 0 and out + 2 or nil
+end
+
 --- Canonical base64url (RFC 4648 section 5) without padding: only what encodes back to itself.
 ---@param text string
 ---@return string|nil raw
 function _M.decode(text)
-    local length, rest = #text, #text % 4
+    local length = #text
+    local rest = band(length, 3)
     if length == 0 or length > MOST_CHARACTERS or rest == 1 then
         return nil
     end
-    local bits, held, out = 0, 0, 0
-    for i = 1, length do
-        local sextet = sextets[byte(text, i)]
-        if sextet == INVALID then
+    local out = 0
+    for at = 1, length - rest, 4 do
+        local a, b, c, d = byte(text, at, at + 3)
+        local first, second, third, fourth = sextets[a], sextets[b], sextets[c], sextets[d]
+        if bor(first, second, third, fourth) >= INVALID then
             return nil
         end
-        held = held * 64 + sextet
-        bits = bits + 6
-        if bits >= 8 then
-            bits = bits - 8
-            local unit = 2 ^ bits
-            local whole = (held - held % unit) / unit
-            decoded[out] = whole
-            held, out = held - whole * unit, out + 1
-        end
+        local group = bor(lshift(first, 18), lshift(second, 12), lshift(third, 6), fourth)
+        decoded[out] = rshift(group, 16)
+        decoded[out + 1] = band(rshift(group, 8), 0xFF)
+        decoded[out + 2] = band(group, 0xFF)
+        out = out + 3
     end
-    if held ~= 0 then
-        return nil
+    if rest > 0 then
+        out = decode_rest(text, length - rest + 1, out, rest)
     end
-    return ffi.string(decoded, out)
+    return out and ffi.string(decoded, out)
 end
 
 local function skip_spaces(text, at)
-    while SPACES[byte(text, at)] do
+    local c = byte(text, at)
+    while c and is_space[c] do
         at = at + 1
+        c = byte(text, at)
     end
     return at
 end
@@ -93,33 +123,37 @@ local function read_string(text, at)
         return nil
     end
     local stop = at + 1
-    while true do
-        local c = byte(text, stop)
-        if c == QUOTE then
-            return sub(text, at + 1, stop - 1), stop + 1
-        end
-        if not c or c < 0x20 or c > 0x7E or c == BACKSLASH then
+    local c = byte(text, stop)
+    while c ~= QUOTE do
+        if not c or c < LEAST_PRINTABLE or c > MOST_PRINTABLE or c == BACKSLASH then
             return nil
         end
         stop = stop + 1
+        c = byte(text, stop)
     end
+    return sub(text, at + 1, stop - 1), stop + 1
 end
 
 --- A non-negative integer below 10^15 without leading zeros; answers it and the place behind.
 local function read_integer(text, at)
     local value, stop = 0, at
-    while true do
-        local c = byte(text, stop)
-        if not c or c < ZERO or c > NINE then
-            break
-        end
+    local c = byte(text, stop)
+    while c and c >= ZERO and c <= NINE do
         value, stop = value * 10 + (c - ZERO), stop + 1
+        c = byte(text, stop)
     end
     local digits = stop - at
     if digits == 0 or digits > MOST_DIGITS or (digits > 1 and byte(text, at) == ZERO) then
         return nil
     end
     return value, stop
+end
+
+local function read_value(text, at)
+    if byte(text, at) == QUOTE then
+        return read_string(text, at)
+    end
+    return read_integer(text, at)
 end
 
 --- One `"name": value` into `object`; answers the place of the comma or brace behind it.
@@ -133,9 +167,7 @@ local function read_member(text, at, object)
     if byte(text, at) ~= COLON then
         return nil
     end
-    at = skip_spaces(text, at + 1)
-    local read = byte(text, at) == QUOTE and read_string or read_integer
-    value, at = read(text, at)
+    value, at = read_value(text, skip_spaces(text, at + 1))
     if value == nil then
         return nil
     end
@@ -145,9 +177,9 @@ end
 
 --- A flat JSON object of plain strings and integers, no name twice, and nothing behind it.
 ---@param text string
----@return table|nil object
+---@return table|nil object, integer|nil count how many members it has
 function _M.flat_object(text)
-    local object = {}
+    local object, count = {}, 0
     local at = skip_spaces(text, 1)
     local delimiter = byte(text, at)
     if delimiter ~= OPEN then
@@ -155,44 +187,71 @@ function _M.flat_object(text)
     end
     repeat
         at = read_member(text, at + 1, object)
+        count = count + 1
         delimiter = at and byte(text, at)
     until delimiter ~= COMMA
     if delimiter ~= CLOSE or skip_spaces(text, at + 1) <= #text then
         return nil
     end
-    return object
+    return object, count
 end
 
-local function has_exactly(object, shape)
-    for name, kind in pairs(shape) do
-        if type(object[name]) ~= kind then
-            return false
+--- The object of a segment, if it has exactly these members.
+local function object_of(segment, members)
+    local raw = _M.decode(segment)
+    if not raw then
+        return nil
+    end
+    local object, count = _M.flat_object(raw)
+    if not object or count ~= #members then
+        return nil
+    end
+    for i = 1, #members do
+        local member = members[i]
+        if type(object[member[1]]) ~= member[2] then
+            return nil
         end
     end
-    for name in pairs(object) do
-        if not shape[name] then
-            return false
-        end
-    end
-    return true
+    return object
 end
 
 --- The header's parameters, if it is exactly alg, kid and typ "JWT".
 ---@param segment string
 ---@return table|nil header
 function _M.header(segment)
-    local raw = _M.decode(segment)
-    local header = raw and _M.flat_object(raw)
-    if not header or not has_exactly(header, HEADER) or header.typ ~= "JWT" then
+    local header = object_of(segment, HEADER)
+    if not header or header.typ ~= "JWT" then
         return nil
     end
     return header
 end
 
 local function is_subject_of(role, subject)
-    return #subject <= CODE_LENGTH + 60
-        and sub(subject, 1, CODE_LENGTH) == role.code
-        and match(subject, "^[%w._-]+$", CODE_LENGTH + 1) ~= nil
+    local length = #subject
+    if length <= CODE_LENGTH or length > MOST_SUBJECT
+        or sub(subject, 1, CODE_LENGTH) ~= role.code then
+        return false
+    end
+    for at = CODE_LENGTH + 1, length do
+        if not is_subject_character[byte(subject, at)] then
+            return false
+        end
+    end
+    return true
+end
+
+--- What is wrong with the times; nil when nothing is.
+local function time_fault(claims, role, now)
+    local lifetime = claims.exp - claims.iat
+    if lifetime <= 0 or lifetime > role.ttl_seconds then
+        return "lifetime"
+    end
+    if claims.iat > now then
+        return "not yet issued"
+    end
+    if claims.exp <= now then
+        return "expired"
+    end
 end
 
 --- The claims of a payload whose signature holds.
@@ -201,27 +260,18 @@ end
 ---@param now integer Unix seconds
 ---@return table|nil claims, string|nil reason "expired" for an authentic token past its time
 function _M.claims(segment, roles, now)
-    local raw = _M.decode(segment)
-    local claims = raw and _M.flat_object(raw)
-    if not claims or not has_exactly(claims, CLAIMS) then
-        return nil, "claims"
-    end
-    if claims.iss ~= ISSUER or claims.aud ~= AUDIENCE or not _M.is_jti(claims.jti) then
+    local claims = object_of(segment, CLAIMS)
+    if not claims or claims.iss ~= ISSUER or claims.aud ~= AUDIENCE
+        or not _M.is_jti(claims.jti) then
         return nil, "claims"
     end
     local role = roles[claims.role]
     if not role or not is_subject_of(role, claims.sub) then
         return nil, "role"
     end
-    local lifetime = claims.exp - claims.iat
-    if lifetime <= 0 or lifetime > role.ttl_seconds then
-        return nil, "lifetime"
-    end
-    if claims.iat > now then
-        return nil, "not yet issued"
-    end
-    if claims.exp <= now then
-        return nil, "expired"
+    local fault = time_fault(claims, role, now)
+    if fault then
+        return nil, fault
     end
     return claims
 end
@@ -230,7 +280,15 @@ end
 ---@param text any
 ---@return boolean
 function _M.is_jti(text)
-    return type(text) == "string" and #text == 22 and match(text, "^[%w_-]+$") ~= nil
+    if type(text) ~= "string" or #text ~= JTI_LENGTH then
+        return false
+    end
+    for at = 1, JTI_LENGTH do
+        if sextets[byte(text, at)] == INVALID then
+            return false
+        end
+    end
+    return true
 end
 
 return _M

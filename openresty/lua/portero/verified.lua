@@ -15,6 +15,8 @@ local roles
 local cache
 --- Which version of the keys the cache and the keys of this worker are of.
 local version
+--- The key of each header under which a signature held: the issuer writes one header a key.
+local keys_of_headers = {}
 
 local _M = {}
 
@@ -25,22 +27,30 @@ function _M.start(settings)
     cache = assert(lrucache.new(MOST_TOKENS))
 end
 
+local function key_of(header_text)
+    local header = jwt.header(header_text)
+    local key = header and keys.find(header.kid)
+    if key and key.algorithm == header.alg then
+        return key
+    end
+end
+
 --- Verify in the order of RFC 7519 section 7.2: nothing of the payload before the signature.
 local function verify(token, now)
     local header_text, payload_text, signature_text = jwt.split(token)
     if not header_text then
         return nil, "form"
     end
-    local header = jwt.header(header_text)
-    local key = header and keys.find(header.kid)
-    if not key or key.algorithm ~= header.alg then
+    local key = keys_of_headers[header_text] or key_of(header_text)
+    if not key then
         return nil, "key"
     end
     local signature = jwt.decode(signature_text)
-    local signed = token:sub(1, #header_text + 1 + #payload_text)
-    if not signature or not key.verify(signed, signature) then
+    local signed_length = #header_text + 1 + #payload_text
+    if not signature or not key.verify(token, signed_length, signature) then
         return nil, "signature"
     end
+    keys_of_headers[header_text] = key
     return jwt.claims(payload_text, roles, now)
 end
 
@@ -52,6 +62,7 @@ local function follow_keys()
     end
     version = state.version()
     keys.load()
+    keys_of_headers = {}
     cache:flush_all()
 end
 

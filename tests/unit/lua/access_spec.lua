@@ -474,8 +474,31 @@ describe("judge and readiness", function()
         assert_not_ready(ask("POST", CHAT, token_of("user")))
     end)
 
-    it("answer 401 to a bad token before the first snapshot too", function()
+    -- Its keys are still in `portero_keys`.
+    local function empty_but_for_keys()
         empty()
+        fake.load("portero.state").raise_version()
+    end
+
+    it("answer 503 to any token before there are keys, and 401 to none at all", function()
+        empty()
+        become_ready()
+        assert_not_ready(ask("POST", CHAT, token_of("user")))
+        assert_not_ready(ask("POST", CHAT, "abc"))
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT))
+    end)
+
+    it("answer 503 with keys and without a whole snapshot", function()
+        local token = token_of("user")
+        empty_but_for_keys()
+        assert_not_ready(ask("POST", CHAT, token))
+        become_ready()
+        active_tokens.activate(minted.JTI, NOW + 3600, NOW)
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+    end)
+
+    it("answer 401 to a bad token before the first snapshot too", function()
+        empty_but_for_keys()
         assert_refused(401, "invalid_api_key", ask("POST", CHAT, "abc"))
         assert_refused(401, "invalid_api_key", ask("POST", CHAT))
     end)

@@ -7,8 +7,7 @@ local lfs = require("lfs")
 local config = require("portero.config")
 
 local CONF = "openresty/conf"
-local SECRET = "SECRET-KEY-OF-A-SPEC-0123456789ab"
-local OTHER = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
+local SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
 
 local directory, files
 
@@ -36,8 +35,7 @@ end
 
 local function good_env(changes)
     local values = {
-        SECRET_KEY = SECRET,
-        SYNC_KEY = OTHER,
+        SYNC_KEY = SYNC_KEY,
         LLM_UPSTREAM = "http://127.0.0.1:8000",
         ISSUER_URL = "http://127.0.0.1:9000",
     }
@@ -76,9 +74,7 @@ describe("read", function()
     it("answers all settings, with a default for each that needs none from outside", function()
         local settings, faults = read()
         assert.same({}, faults)
-        assert.equal(SECRET, settings.secret_key)
-        assert.equal(OTHER, settings.sync_key)
-        assert.equal("HS256", settings.algorithm)
+        assert.equal(SYNC_KEY, settings.sync_key)
         assert.equal("portero", settings.web_ui)
         assert.equal(0, settings.max_staleness_seconds)
         assert.equal(900, settings.roles.user.ttl_seconds)
@@ -87,12 +83,10 @@ describe("read", function()
 
     -- Setting, value, field, what it becomes.
     local VALUES = {
-        { "JWT_ALGORITHM", "HS384", "algorithm", "HS384" },
-        { "JWT_ALGORITHM", "HS512", "algorithm", "HS512" },
         { "WEB_UI", "upstream", "web_ui", "upstream" },
         { "SYNC_MAX_STALENESS_SECONDS", "30", "max_staleness_seconds", 30 },
-        { "SECRET_KEY", ("x"):rep(32), "secret_key", ("x"):rep(32) },
-        { "SECRET_KEY", "\0\255" .. ("x"):rep(32), "secret_key", "\0\255" .. ("x"):rep(32) },
+        { "SYNC_KEY", ("x"):rep(32), "sync_key", ("x"):rep(32) },
+        { "SYNC_KEY", "\0\255" .. ("x"):rep(32), "sync_key", "\0\255" .. ("x"):rep(32) },
     }
     for index, case in ipairs(VALUES) do
         it(("takes %s from the environment (%d)"):format(case[1], index), function()
@@ -105,13 +99,25 @@ describe("read", function()
         assert.equal("llm", read({ WEB_UI = "upstream" }).policy.GET.exact["/"].answered_by)
     end)
 
-    for _, name in ipairs({ "SECRET_KEY", "SYNC_KEY" }) do
-        it(("reads %s from the file that %s_FILE names"):format(name, name), function()
-            local path = write("key", ("k"):rep(40))
-            local settings = read({ [name] = false, [name .. "_FILE"] = path })
-            assert.equal(("k"):rep(40), settings[name:lower()])
-        end)
-    end
+    it("reads SYNC_KEY from the file that SYNC_KEY_FILE names", function()
+        local path = write("key", ("k"):rep(40))
+        local settings = read({ SYNC_KEY = false, SYNC_KEY_FILE = path })
+        assert.equal(("k"):rep(40), settings.sync_key)
+    end)
+
+    it("asks for no key that tokens are signed with, and keeps none that it is given", function()
+        local asked = {}
+        local env = good_env({ SECRET_KEY = "short", SECRET_KEY_FILE = "/none", JWT_ALGORITHM = "x" })
+        local settings, faults = config.read(function(name)
+            asked[name] = true
+            return env(name)
+        end, CONF)
+        assert.same({}, faults)
+        assert.is_nil(settings.secret_key)
+        for _, name in ipairs({ "SECRET_KEY", "SECRET_KEY_FILE", "JWT_ALGORITHM" }) do
+            assert.is_nil(asked[name], name)
+        end
+    end)
 
     it("bounds every role's TTL by TOKEN_TTL_SECONDS and raises none", function()
         local roles = read({ TOKEN_TTL_SECONDS = "100" }).roles
@@ -206,17 +212,10 @@ describe("a wrong setting", function()
     local TTL = "must be a whole number from 1 to 86400"
     -- Settings, and the one fault they are.
     local CASES = {
-        { "a missing SECRET_KEY", { SECRET_KEY = false }, "SECRET_KEY: " .. SHORT },
         { "a missing SYNC_KEY", { SYNC_KEY = false }, "SYNC_KEY: " .. SHORT },
-        { "a SECRET_KEY of 31 bytes", { SECRET_KEY = ("x"):rep(31) }, "SECRET_KEY: " .. SHORT },
-        { "a newline at a secret's end", { SECRET_KEY = SECRET .. "\n" }, "SECRET_KEY: " .. SHORT },
-        { "a CR at a secret's end", { SYNC_KEY = OTHER .. "\r" }, "SYNC_KEY: " .. SHORT },
-        { "two equal secrets", { SYNC_KEY = SECRET },
-            "SYNC_KEY: must not be the same as SECRET_KEY" },
-        { "an algorithm of another family", { JWT_ALGORITHM = "none" },
-            "JWT_ALGORITHM: must be one of HS256, HS384, HS512" },
-        { "an algorithm in small letters", { JWT_ALGORITHM = "hs256" },
-            "JWT_ALGORITHM: must be one of HS256, HS384, HS512" },
+        { "a SYNC_KEY of 31 bytes", { SYNC_KEY = ("x"):rep(31) }, "SYNC_KEY: " .. SHORT },
+        { "a newline at a secret's end", { SYNC_KEY = SYNC_KEY .. "\n" }, "SYNC_KEY: " .. SHORT },
+        { "a CR at a secret's end", { SYNC_KEY = SYNC_KEY .. "\r" }, "SYNC_KEY: " .. SHORT },
         { "another web UI", { WEB_UI = "none" }, "WEB_UI: must be one of portero, upstream" },
         { "a TTL of nothing", { TOKEN_TTL_SECONDS = "0" }, "TOKEN_TTL_SECONDS: " .. TTL },
         { "a TTL over a day", { TOKEN_TTL_SECONDS = "86401" }, "TOKEN_TTL_SECONDS: " .. TTL },
@@ -236,9 +235,9 @@ describe("a wrong setting", function()
     end
 
     it("is named: a secret given twice", function()
-        local path = write("key", SECRET)
-        local fault = fault_of({ SECRET_KEY_FILE = path })
-        assert.equal("SECRET_KEY: set SECRET_KEY or SECRET_KEY_FILE, not both", fault)
+        local path = write("key", SYNC_KEY)
+        local fault = fault_of({ SYNC_KEY_FILE = path })
+        assert.equal("SYNC_KEY: set SYNC_KEY or SYNC_KEY_FILE, not both", fault)
     end)
 
     it("is named: a secret's file that cannot be read", function()
@@ -247,16 +246,13 @@ describe("a wrong setting", function()
     end)
 
     it("is named: a newline at the end of a secret's file", function()
-        local path = write("key", SECRET .. "\n")
-        assert.equal("SECRET_KEY: " .. SHORT,
-            fault_of({ SECRET_KEY = false, SECRET_KEY_FILE = path }))
+        local path = write("key", SYNC_KEY .. "\n")
+        assert.equal("SYNC_KEY: " .. SHORT, fault_of({ SYNC_KEY = false, SYNC_KEY_FILE = path }))
     end)
 
     it("stops the start together with all others, and none of them shows a secret", function()
         local settings, faults = config.read(good_env({
-            SECRET_KEY = "short SEEN",
             SYNC_KEY = "SEEN" .. ("x"):rep(40) .. "\n",
-            JWT_ALGORITHM = "none",
             WEB_UI = "x",
             TOKEN_TTL_SECONDS = "x",
             SYNC_MAX_STALENESS_SECONDS = "x",
@@ -266,8 +262,8 @@ describe("a wrong setting", function()
         assert.is_nil(settings)
         local all = table.concat(faults, "\n")
         for _, name in ipairs({
-            "SECRET_KEY", "SYNC_KEY", "JWT_ALGORITHM", "WEB_UI", "TOKEN_TTL_SECONDS",
-            "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM", "ISSUER_URL", "roles.json", "routes.json",
+            "SYNC_KEY", "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS",
+            "LLM_UPSTREAM", "ISSUER_URL", "roles.json", "routes.json",
         }) do
             assert.matches(name .. ": ", all, 1, true)
         end
@@ -291,8 +287,8 @@ describe("a wrong setting", function()
 
     it("never shows the value of a setting, which may be a secret in the wrong place", function()
         for _, name in ipairs({
-            "JWT_ALGORITHM", "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS",
-            "LLM_UPSTREAM", "ISSUER_URL", "SECRET_KEY", "SYNC_KEY",
+            "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM",
+            "ISSUER_URL", "SYNC_KEY",
         }) do
             local settings, faults = read({ [name] = "SEEN" })
             assert.is_nil(settings)

@@ -21,8 +21,23 @@ describe("readyz", function()
         assert.equal("not_ready", cjson.decode(fake.answer.body).error.code)
     end)
 
-    it("answers yes and nothing more once the first snapshot is whole", function()
+    it("answers 503 while one of keys and snapshot is missing, whichever it is", function()
+        local state, active_tokens = fake.load("portero.state"), fake.load("portero.active_tokens")
+        for _, bring in ipairs({
+            state.raise_version,
+            function() active_tokens.end_snapshot(active_tokens.begin_snapshot()) end,
+        }) do
+            fake.shared.portero_sync.entries = {}
+            bring()
+            fake.request({ target = "/readyz" })
+            health.readyz()
+            assert.equal(503, fake.answer.exit)
+        end
+    end)
+
+    it("answers yes and nothing more once keys and first snapshot are there", function()
         local active_tokens = fake.load("portero.active_tokens")
+        fake.load("portero.state").raise_version()
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         health.readyz()
         assert.is_nil(fake.answer.exit)

@@ -22,8 +22,7 @@ before_each(function()
     package.loaded["ngx.balancer"] = balancer_that_records()
     package.loaded["portero.resolver"] = { now = function() return {} end }
     env = {
-        SECRET_KEY = minted.SECRET,
-        SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd",
+        SYNC_KEY = minted.SYNC_KEY,
         LLM_UPSTREAM = "http://127.0.0.1:8000",
         ISSUER_URL = "http://127.0.0.2:9000",
     }
@@ -43,10 +42,8 @@ local function start()
 end
 
 describe("master", function()
-    it("puts the key in force and names both upstreams", function()
+    it("names both upstreams", function()
         init.master("openresty/conf")
-        local key = fake.load("portero.keys").find(minted.kid(minted.SECRET))
-        assert.equal("HS256", key.algorithm)
         local balancer = package.loaded["ngx.balancer"]
         for name, peer in pairs({ llm = "127.0.0.1:8000", issuer = "127.0.0.2:9000" }) do
             fake.load("portero.upstreams").pick(name)
@@ -67,17 +64,17 @@ describe("master", function()
     end)
 
     it("stops the start with all faults in one message and no secret in it", function()
-        env.SECRET_KEY, env.LLM_UPSTREAM, env.WEB_UI = "SEEN", "", "x"
+        env.SYNC_KEY, env.LLM_UPSTREAM, env.WEB_UI = "SEEN", "", "x"
         local ok, err = pcall(init.master, "openresty/conf")
         assert.is_false(ok)
-        assert.matches("^the gateway cannot start:\n  SECRET_KEY: ", err)
+        assert.matches("^the gateway cannot start:\n  SYNC_KEY: ", err)
         assert.matches("\n  LLM_UPSTREAM: names no server\n", err, 1, true)
         assert.matches("\n  WEB_UI: ", err, 1, true)
         assert.is_nil(err:find("SEEN", 1, true))
     end)
 
     it("takes an empty setting for none", function()
-        env.JWT_ALGORITHM, env.SECRET_KEY_FILE = "", ""
+        env.WEB_UI, env.SYNC_KEY_FILE = "", ""
         assert.has_no_error(function() init.master("openresty/conf") end)
     end)
 end)
@@ -85,6 +82,8 @@ end)
 describe("worker", function()
     it("begins every module, so that a token is judged", function()
         start()
+        local sealed = minted.sealed(minted.entry())
+        assert.is_true(fake.load("portero.keys").put(minted.HISTORY, 1, sealed))
         local active_tokens = fake.load("portero.active_tokens")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         active_tokens.activate(minted.JTI, minted.NOW + 900, minted.NOW)
@@ -95,6 +94,17 @@ describe("worker", function()
         })
         fake.load("portero.access").judge()
         assert.equal("/v1/chat/completions", fake.ngx.var.upstream_target)
+    end)
+
+    it("keeps keys and tokens over a reload, whose workers read them again", function()
+        start()
+        local sealed = minted.sealed(minted.entry())
+        assert.is_true(fake.load("portero.keys").put(minted.HISTORY, 1, sealed))
+        local load = fake.new_worker()
+        load("portero.init").master("openresty/conf")
+        load("portero.init").worker()
+        load("portero.state").look()
+        assert.is_table(load("portero.verified").claims(minted.token(), minted.NOW))
     end)
 
     it("begins the sync with its own key", function()

@@ -1,0 +1,179 @@
+"""`make bench`: what a judged request costs, in one run, against plain nginx and against asking a
+validator about every request.
+
+All servers are loaded in turn, several rounds; each figure is the median, with the least and the
+most. The gateway's processes have a core of their own. Ratios hold across machines, seconds do not.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load import Sample, measure, write_script
+from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
+from issuer import key_file, keys, tokens
+from issuer.config import ROLES_FILE
+from issuer.gateways import Changes, Gateway
+from issuer.roles import parse
+from tests.deployment import Caller, Local, deployed
+from tests.promises.stores import insert
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "2"))
+ALGORITHMS = os.environ.get("BENCH_ALGORITHMS", "HS256,ES256,EdDSA,RS256").split(",")
+#: More than the workers remember: in turn, each is seen for the first time whenever it comes.
+FIRST_SEEN = 24_000
+USER, ROLE = "AGIATEST01", "agi"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A server under one kind of load."""
+
+    name: str
+    server: Server
+    script: Path
+
+
+def main() -> int:
+    """Measure and print the table."""
+    with tempfile.TemporaryDirectory(prefix="portero-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o777)
+        rows = list(_rows(folder, stack))
+        samples: dict[str, list[Sample]] = {row.name: [] for row in rows}
+        for number in range(ROUNDS):
+            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+            for row in rows:
+                samples[row.name].append(measure(row.server, row.script, SECONDS))
+    _print_table(samples)
+    return 0
+
+
+def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
+    upstream = stack.enter_context(tiny_upstream(folder))
+    first = stack.enter_context(_portero(upstream, ALGORITHMS[0]))
+    issuer = int(first.issuer.rpartition(":")[2])
+    url, pid = stack.enter_context(proxy(folder, "plain", upstream, issuer))
+    known = write_script(folder, "known", _active_tokens(first, ALGORITHMS[0], 1))
+    yield Row("plain nginx, no auth", Server("plain", url, (pid,)), known)
+    yield Row("Portero, known token", _server(first), known)
+    for algorithm in ALGORITHMS:
+        one = (
+            first
+            if algorithm == ALGORITHMS[0]
+            else stack.enter_context(_portero(upstream, algorithm))
+        )
+        print(f"minting {FIRST_SEEN} tokens, {algorithm}", file=sys.stderr, flush=True)
+        minted = _active_tokens(one, algorithm, FIRST_SEEN)
+        script = write_script(folder, algorithm, minted)
+        if one is not first:
+            again = write_script(folder, f"known-{algorithm}", minted[:1])
+            yield Row(f"Portero, known token, {algorithm}", _server(one), again)
+        yield Row(f"Portero, first-seen token, {algorithm}", _server(one), script)
+    asking, pid = stack.enter_context(
+        proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
+    )
+    roots = (pid, first.pid("issuer"))
+    yield Row("nginx auth_request to gunicorn", Server("asking", asking, roots), known)
+
+
+@contextmanager
+def _portero(upstream: int, algorithm: str) -> Iterator[Local]:
+    url = f"http://127.0.0.1:{upstream}"
+    with deployed(url, GATEWAY_WORKERS="1", JWT_ALGORITHM=algorithm) as running:
+        pin(running.pid("gateway"), GATEWAY_CORE)
+        Caller(running).token(USER)
+        yield running
+
+
+def _server(deployment: Local) -> Server:
+    return Server("portero", deployment.gateway, (deployment.pid("gateway"),))
+
+
+def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
+    """Tokens that the deployment's gateway and store know, minted on all cores."""
+    role = parse(ROLES_FILE.read_text()).named(ROLE)
+    assert role is not None
+    path = deployment.data / "signing-keys.json"
+    entry = key_file.KeyFile(path, algorithm, b"", 0).read().in_force()[-1]
+    now = int(time.time())
+    claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
+    _activate(deployment, claims)
+    if count == 1:
+        return [_mint((entry, claims[0]))]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_mint, [(entry, one) for one in claims], chunksize=500))
+
+
+def _mint(work: "tuple[key_file.Entry, tokens.Claims]") -> str:
+    entry, claims = work
+    return tokens.mint(claims, _key(entry))
+
+
+_KEYS: dict[str, keys.Key] = {}
+
+
+def _key(entry: key_file.Entry) -> keys.Key:
+    if entry.kid not in _KEYS:
+        _KEYS[entry.kid] = entry.key()
+    return _KEYS[entry.kid]
+
+
+def _activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:
+    """In the gateway, and for the validator in the store, as a login would have."""
+    insert(deployment, claims)
+    gateway = Gateway(deployment.internal, deployment.sync_key.encode())
+    for start in range(0, len(claims), 2_000):
+        entries = [(one.jti, one.expires_at) for one in claims[start : start + 2_000]]
+        assert gateway.apply(Changes(activate=entries)).ok
+
+
+def _print_table(samples: dict[str, list[Sample]]) -> None:
+    plain = _medians(next(iter(samples.values())))
+    print(f"\n{_machine()}; medians of {ROUNDS} rounds of {SECONDS} s (least-most)\n")
+    print("| gateway | requests/s | of plain | CPU us a request | over plain | p50 ms | p99 ms |")
+    print("|---|---|---|---|---|---|---|")
+    for name, taken in samples.items():
+        middle = _medians(taken)
+        print(
+            f"| {name} | {middle.requests_a_second:,.0f} "
+            f"({_range(taken, lambda one: one.requests_a_second, 0)}) "
+            f"| {middle.requests_a_second / plain.requests_a_second:.2f} "
+            f"| {middle.cpu_microseconds:.1f} "
+            f"({_range(taken, lambda one: one.cpu_microseconds, 1)}) "
+            f"| {middle.cpu_microseconds - plain.cpu_microseconds:+.1f} "
+            f"| {middle.p50_milliseconds:.2f} | {middle.p99_milliseconds:.2f} |"
+        )
+
+
+def _medians(taken: Sequence[Sample]) -> Sample:
+    return Sample(
+        *(statistics.median(column) for column in zip(*map(_columns, taken), strict=True))
+    )
+
+
+def _columns(one: Sample) -> tuple[float, ...]:
+    return (one.requests_a_second, one.cpu_microseconds, one.p50_milliseconds, one.p99_milliseconds)
+
+
+def _range(taken: Sequence[Sample], field: Callable[[Sample], float], digits: int) -> str:
+    values = [field(one) for one in taken]
+    return f"{min(values):,.{digits}f}-{max(values):,.{digits}f}"
+
+
+def _machine() -> str:
+    version = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip()
+    return f"{os.cpu_count()} cores, {version.partition(': ')[2]}, one worker"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The servers that are measured, each pinned to the first core: plain nginx with Portero's own
+proxy settings and access log (the limit), and nginx asking a gunicorn validator about every request
+(the design Portero replaces). The load and the tiny upstream share the second core.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.deployment import answers, free_ports
+from tests.upstream import wait_for
+
+GATEWAY_CORE, LOAD_CORE = "0", "1"
+CONF = Path(__file__).resolve().parent.parent / "openresty" / "conf"
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+COMMON = """
+daemon off;
+worker_processes 1;
+pid {folder}/{name}.pid;
+error_log stderr crit;
+include /etc/nginx/modules-enabled/*.conf;
+events {{ worker_connections 8192; }}
+http {{
+    client_body_temp_path {folder}/{name}-body;
+    proxy_temp_path {folder}/{name}-proxy;
+    fastcgi_temp_path {folder}/{name}-fastcgi;
+    uwsgi_temp_path {folder}/{name}-uwsgi;
+    scgi_temp_path {folder}/{name}-scgi;
+    keepalive_requests 100000000;
+    {content}
+}}
+"""
+
+UPSTREAM = """
+    access_log off;
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{ default_type application/json; return 200 '{{"ok":true}}'; }}
+    }}
+"""
+
+#: Portero's own lines, without what decides: the limit of what it could be.
+PROXY = """
+    map "" $auth_user {{ default "u"; }}
+    map "" $auth_role {{ default "r"; }}
+    map "" $auth_token_id {{ default "t"; }}
+    {log_format}
+    access_log {folder}/{name}-access.log json buffer=64k flush=1s;
+    upstream llm {{
+        server 127.0.0.1:{upstream};
+        keepalive 128;
+        keepalive_requests 100000000;
+    }}
+    upstream issuer {{ server 127.0.0.1:{issuer}; keepalive 128; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        add_header x-request-id $request_id always;
+        location / {{
+            {auth}
+            client_body_buffer_size 1m;
+            proxy_pass http://llm;
+            proxy_set_header Host x;
+            include {conf}/upstream_headers.conf;
+            proxy_set_header Authorization "";
+            proxy_set_header X-Api-Key "";
+            proxy_set_header Cookie "";
+            proxy_set_header Origin "";
+            proxy_set_header Referer "";
+            proxy_buffering off;
+            proxy_http_version 1.1;
+        }}
+        location = /auth {{
+            internal;
+            proxy_pass http://issuer/validate;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+            proxy_set_header Connection "";
+            proxy_http_version 1.1;
+        }}
+    }}
+"""
+
+
+@dataclass
+class Server:
+    """One measured server: its address, and the processes whose CPU counts."""
+
+    name: str
+    url: str
+    roots: tuple[int, ...]
+
+    def cpu_microseconds(self) -> float:
+        """User and system time of all its processes so far."""
+        return sum(_cpu(pid) for root in self.roots for pid in _tree(root))
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [pid, *(one for child in children for one in _tree(int(child)))]
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / TICKS_A_SECOND
+
+
+def pin(root: int, core: str) -> None:
+    """Pin a process and all it has started."""
+    for pid in _tree(root):
+        os.sched_setaffinity(pid, {int(core)})
+
+
+def log_format() -> str:
+    """Portero's access log, as its configuration has it."""
+    found = re.search(r"log_format json .*?;\n", (CONF / "nginx.conf").read_text(), re.DOTALL)
+    assert found
+    return found[0]
+
+
+@contextmanager
+def nginx(folder: Path, name: str, content: str, core: str) -> Iterator[int]:
+    """An nginx of one worker, and its process id."""
+    path = folder / f"{name}.conf"
+    path.write_text(COMMON.format(folder=folder, name=name, content=content))
+    command = ["nginx", "-c", str(path), "-e", "stderr", "-g", "user nobody nogroup;"]
+    process = subprocess.Popen(["taskset", "-c", core, *command])
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+@contextmanager
+def tiny_upstream(folder: Path) -> Iterator[int]:
+    """An upstream that answers at once, and its port."""
+    (port,) = free_ports(1)
+    with nginx(folder, "upstream", UPSTREAM.format(port=port), LOAD_CORE):
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/", 200), 10, "the upstream is up")
+        yield port
+
+
+@contextmanager
+def proxy(
+    folder: Path, name: str, upstream: int, issuer: int, auth: str = ""
+) -> Iterator[tuple[str, int]]:
+    """nginx with Portero's proxy settings: its address and process id."""
+    (port,) = free_ports(1)
+    content = PROXY.format(
+        folder=folder,
+        name=name,
+        port=port,
+        upstream=upstream,
+        issuer=issuer,
+        auth=auth,
+        conf=CONF,
+        log_format=log_format(),
+    )
+    with nginx(folder, name, content, GATEWAY_CORE) as pid:
+        time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}", pid

@@ -1,0 +1,116 @@
+---------
+-- The gateway's verdict on tokens, and on bare signatures, without nginx: the gateway's own modules
+-- under the fake nginx of the specs. For the tests alone.
+-- It reads commands from standard input, a line each; what answers, answers one line:
+--   start SYNC_KEY                           in hex
+--   keys HISTORY SERIAL SEALED               the list of keys, as the issuer seals it: true, false
+--   activate JTI EXP, revoke JTI EXP
+--   token NOW TOKEN                          token in hex: accepted, expired, refused
+--   signature ALGORITHM KEY TEXT SIGNATURE   in hex: true, false, or unfit for such a key
+--   flush                                    send the answers on
+
+local fake_ngx = require("fake_ngx")
+local cjson = require("cjson.safe")
+
+local ROLES = "openresty/conf/roles.json"
+local START = 1700000000
+
+local BYTES = {}
+for value = 0, 255 do
+    BYTES[("%02x"):format(value)] = string.char(value)
+end
+
+local DIGITS = {}
+for value = 1, 64 do
+    DIGITS[("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"):byte(value)] = value - 1
+end
+
+local fake, active_tokens, crypto, keys, state, verified
+
+local function from_hex(text)
+    return (text:gsub("..", BYTES))
+end
+
+--- Base64 as nginx decodes it, for well-formed texts.
+local function from_base64(text)
+    local out, held, bits = {}, 0, 0
+    for at = 1, #(text:gsub("=", "")) do
+        held, bits = held * 64 + DIGITS[text:byte(at)], bits + 6
+        if bits >= 8 then
+            bits = bits - 8
+            local rest = held % 2 ^ bits
+            out[#out + 1] = string.char((held - rest) / 2 ^ bits)
+            held = rest
+        end
+    end
+    return table.concat(out)
+end
+
+local function roles()
+    local file = assert(io.open(ROLES))
+    local content = cjson.decode(file:read("*a"))
+    file:close()
+    return content.roles
+end
+
+local function start(sync_key)
+    fake = fake_ngx.install(START)
+    if not fake.ngx.decode_base64 then
+        rawset(fake.ngx, "decode_base64", from_base64)
+    end
+    state, crypto = fake.load("portero.state"), fake.load("portero.crypto")
+    keys, verified = fake.load("portero.keys"), fake.load("portero.verified")
+    active_tokens = fake.load("portero.active_tokens")
+    local settings = { sync_key = from_hex(sync_key), roles = roles() }
+    keys.start(settings)
+    verified.start(settings)
+    active_tokens.end_snapshot(active_tokens.begin_snapshot())
+end
+
+local function verdict(now, token)
+    fake.clock.now = tonumber(now)
+    state.look()
+    local claims, reason = verified.claims(from_hex(token), fake.clock.now)
+    if not claims then
+        return reason == "expired" and "expired" or "refused"
+    end
+    return active_tokens.is_active(claims.jti) and "accepted" or "refused"
+end
+
+local function signature(algorithm, key, text, bytes)
+    local verify = crypto.is_algorithm(algorithm) and crypto.verifier(algorithm, from_hex(key))
+    if not verify then
+        return "unfit"
+    end
+    return tostring(verify(from_hex(text), from_hex(bytes)))
+end
+
+local COMMANDS = {
+    start = start,
+    keys = function(history, serial, sealed)
+        return tostring(keys.put(history, tonumber(serial), sealed) == true)
+    end,
+    activate = function(jti, exp)
+        assert(active_tokens.activate(jti, tonumber(exp), fake.clock.now))
+    end,
+    revoke = function(jti, exp)
+        assert(active_tokens.revoke(jti, tonumber(exp), fake.clock.now))
+    end,
+    token = verdict,
+    signature = signature,
+    flush = function()
+        io.stdout:flush()
+    end,
+}
+
+io.stdout:setvbuf("full")
+for line in io.lines() do
+    local words = {}
+    for word in (line .. " "):gmatch("(.-) ") do
+        words[#words + 1] = word
+    end
+    local answer = COMMANDS[words[1]](unpack(words, 2))
+    if answer then
+        io.stdout:write(answer, "\n")
+    end
+end
