@@ -1,8 +1,9 @@
-"""What several tests share: the real roles, a keyring, good settings, and gateways that listen.
+"""What several tests share: the real roles, a key file, good settings, and gateways that listen.
 
-`GatewayModel` is the sync side of `openresty/lua/portero/{sync,active_tokens}.lua`, in memory.
+`GatewayModel` is the sync side of `openresty/lua/portero/{sync,active_tokens,keys}.lua`, in memory.
 """
 
+import base64
 import hashlib
 import hmac
 import http.server
@@ -18,9 +19,11 @@ from typing import Any, NamedTuple
 
 import bcrypt
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from issuer import config, keys, roles
-from issuer.keys import Keyring
+from issuer import config, roles
+from issuer.key_file import KeyFile
 from issuer.roles import Roles
 
 SYNC_KEY = "sync-key-of-the-tests-0123456789-abcdefghijk"
@@ -140,16 +143,20 @@ def listening(answer: Callable[[Message], Reply], port: int = 0) -> Iterator[Lis
 
 
 class GatewayModel:
-    """A gateway's active-token set and its three sync endpoints."""
+    """A gateway's active-token set, its keys, and its four sync endpoints."""
 
-    def __init__(self, most: int = 1_000_000) -> None:
+    def __init__(self, most: int = 1_000_000, key: str = SYNC_KEY) -> None:
         self.most = most
+        self.key = key
         self.restart()
 
     def restart(self) -> None:
         """Empty, as after a restart."""
         self.newest, self.least, self.position, self.epoch = 0, 0, 0, ""
         self.numbers: dict[str, int] = {}
+        self.history, self.serial = "", 0
+        #: kid -> algorithm and what verifies.
+        self.keys: dict[str, tuple[str, bytes]] = {}
 
     def active(self) -> set[str]:
         """The tokens it would let pass."""
@@ -164,8 +171,22 @@ class GatewayModel:
                 self.position, self.epoch = content["position"], content["epoch"]
         elif path == "/sync/snapshot":
             status = self._snapshot(content)
-        state = {"ready": self.least > 0, "newest": self.newest}
-        return status, state | {"epoch": self.epoch, "position": self.position}
+        elif path == "/sync/keys":
+            status = self._keys(content)
+        state = {"ready": self.least > 0 and bool(self.keys), "newest": self.newest}
+        mark = f"{self.history}:{self.serial}" if self.keys else ""
+        return status, state | {"epoch": self.epoch, "position": self.position, "keys": mark}
+
+    def _keys(self, content: Any) -> int:
+        if content["history"] == self.history and content["serial"] < self.serial:
+            return 409
+        try:
+            listed = json.loads(unseal(self.key, content["sealed"]))["keys"]
+        except (InvalidTag, ValueError):
+            return 400
+        self.history, self.serial = content["history"], content["serial"]
+        self.keys = {one["kid"]: (one["alg"], base64.b64decode(one["key"])) for one in listed}
+        return 200
 
     def _snapshot(self, content: Any) -> int:
         if content["step"] == "begin":
@@ -198,6 +219,14 @@ class GatewayModel:
         return Reply(status, json.dumps(state).encode())
 
 
+def unseal(sync_key: str, sealed: str) -> bytes:
+    """What `gateways.seal` has sealed, as a gateway opens it. Raises `InvalidTag`."""
+    label = b"portero-keys-1"
+    key = hmac.new(sync_key.encode(), label, hashlib.sha256).digest()
+    raw = base64.b64decode(sealed, validate=True)
+    return AESGCM(key).decrypt(raw[:12], raw[12:], label)
+
+
 def is_authentic(message: Message, key: str = SYNC_KEY) -> bool:
     """Whether a message bears the MAC that the gateway asks for (contract section 8)."""
     sent_at = message.headers.get("x-portero-time", "0")
@@ -213,10 +242,12 @@ def all_roles() -> Roles:
     return roles.parse(config.ROLES_FILE.read_text())
 
 
-@pytest.fixture(scope="session")
-def keyring() -> Keyring:
-    """One key, HS256."""
-    return Keyring([keys.hmac_key("HS256", SECRET_KEY.encode())])
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    """A key file with one key, HS256, that signs."""
+    made = KeyFile(tmp_path / config.KEY_FILE, "HS256", SECRET_KEY.encode(), 3600)
+    made.prepare(int(time.time()))
+    return made
 
 
 @pytest.fixture

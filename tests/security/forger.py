@@ -160,6 +160,4 @@ def raw_name(name: str) -> bytes:
 
 def roomy(text: bytes) -> bytes:
     """A JSON text encoded; white space is put behind it until its last character has bits left."""
-    return next(
-        segment for count in range(3) if len(segment := encode(text + b" " * count)) % 4
-    )
+    return next(segment for count in range(3) if len(segment := encode(text + b" " * count)) % 4)

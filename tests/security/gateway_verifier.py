@@ -1,4 +1,4 @@
-"""The gateway's verifier without a gateway: `verify.lua`, a process that is asked through a pipe."""
+"""The gateway's verifier without a gateway: the process `verify.lua`, asked through a pipe."""
 
 import os
 import shutil

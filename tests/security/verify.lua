@@ -20,9 +20,10 @@ for value = 0, 255 do
     BYTES[("%02x"):format(value)] = string.char(value)
 end
 
+local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 local DIGITS = {}
 for value = 1, 64 do
-    DIGITS[("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"):byte(value)] = value - 1
+    DIGITS[ALPHABET:byte(value)] = value - 1
 end
 
 local fake, active_tokens, crypto, keys, state, verified

@@ -20,9 +20,10 @@ def test_the_least_settings_have_the_defaults_of_the_contract(environ: Environ) 
     del environ["GATEWAY_URLS"]
     del environ["DATABASE_URL"]
     settings = config.read(environ)
-    assert settings.keyring.signing().algorithm == "HS256"
+    assert settings.algorithm == "HS256"
     assert settings.gateway_urls == ("http://127.0.0.1:8081",)
     assert settings.database_path == Path("sessions.db")
+    assert settings.key_file == Path("signing-keys.json")
     assert settings.cookie_secure is True
     assert settings.web_ui == "portero"
 
@@ -40,12 +41,13 @@ def test_every_setting_is_taken(environ: Environ) -> None:
             "WEB_UI": "upstream",
         }
     )
-    assert settings.keyring.signing().algorithm == "HS512"
-    assert settings.keyring.signing().secret == environ["SECRET_KEY"].encode()
+    assert settings.algorithm == "HS512"
+    assert settings.secret_key == environ["SECRET_KEY"].encode()
     assert settings.sync_key == environ["SYNC_KEY"].encode()
     assert settings.roles.longest_ttl_seconds() == 30
     assert settings.most_active_tokens == 7
     assert settings.database_path == Path("/var/lib/portero.db")
+    assert settings.key_file == Path("/var/lib/signing-keys.json")
     assert settings.gateway_urls == ("http://one:8081", "http://two:8081")
     assert settings.cookie_secure is False
     assert settings.web_ui == "upstream"

@@ -37,7 +37,7 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
 def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync.lua").read_text())
-    assert len(messages) == 3
+    assert len(messages) == 4
     for message in messages:
         assert f"`{message}`" in text
 

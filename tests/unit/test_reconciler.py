@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from issuer import reconciler
 from issuer.active_tokens import ActiveTokens
 from issuer.credentials import CredentialsFile
-from issuer.gateways import APPLY, SNAPSHOT, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.gateways import APPLY, KEYS, SNAPSHOT, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.key_file import KeyFile
 from issuer.reconciler import Reconciler, _Projection
 from issuer.roles import Roles
 from issuer.sessions import Selection, Session

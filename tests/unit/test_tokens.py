@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def encode(raw: bytes) -> str:
 def sign(header: str, payload: str, key: Key = KEY) -> str:
     """The compact form of two segments, truly signed."""
     digest = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
-    mac = hmac.new(key.secret, f"{header}.{payload}".encode(), digest[key.algorithm]).digest()
+    mac = hmac.new(key.verifying, f"{header}.{payload}".encode(), digest[key.algorithm]).digest()
     return f"{header}.{payload}.{encode(mac)}"
 
 
@@ -103,7 +104,7 @@ def test_a_token_put_together_by_hand_is_accepted() -> None:
 def test_a_minted_token_is_accepted_from_its_issue_to_the_second_before_its_end(
     algorithm: str, role: roles.Role
 ) -> None:
-    key = keys.hmac_key(algorithm, KEY.secret)
+    key = keys.hmac_key(algorithm, KEY.verifying)
     claims = tokens.new_claims(f"{role.code}one", role, NOW)
     token = tokens.mint(claims, key)
     for now in (NOW, NOW + role.ttl_seconds - 1):
@@ -157,7 +158,7 @@ def unsigned(algorithm: Any, signature: str) -> str:
 
 def family(algorithm: str) -> str:
     """Signed truly under another algorithm with the right secret, and saying so."""
-    return forge(HEADER | {"alg": algorithm}, key=Key(KEY.kid, algorithm, KEY.secret))
+    return forge(HEADER | {"alg": algorithm}, key=replace(KEY, algorithm=algorithm))
 
 
 def twice(table: dict[str, Any], name: str, first: str, second: str) -> str:
@@ -442,8 +443,8 @@ FORGERIES: dict[str, list[str]] = {
         "." * (1 << 20),
     ],
     "J29": [
-        forge(key=Key(KEY.kid, "HS256", secret))
-        for secret in (b"secret", b"changeme", b"your-256-bit-secret", b"", KEY.secret[:-1])
+        forge(key=replace(KEY, verifying=secret))
+        for secret in (b"secret", b"changeme", b"your-256-bit-secret", b"", KEY.verifying[:-1])
     ],
 }
 

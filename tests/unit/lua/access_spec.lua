@@ -633,7 +633,10 @@ describe("judge", function()
     local function request_wrong_from(step)
         local bad, good = "bad", token_of("monitoring")
         fake.shared.portero_sync.entries = {}
-        local cookie = { cookie = "auth_token=" .. (step <= 6 and bad or good), host = "h",
+        if step >= 7 then
+            fake.load("portero.state").raise_version()
+        end
+        local cookie = { cookie = "auth_token=" .. (step <= 7 and bad or good), host = "h",
             ["sec-fetch-site"] = step <= 5 and "cross-site" or "same-origin" }
         if step <= 3 then
             cookie.authorization = "Bearer other"
@@ -653,6 +656,7 @@ describe("judge", function()
         { "two credentials", 400, "invalid_request" },
         { "a missing credential", 401, "invalid_api_key" },
         { "another site", 403, "insufficient_permissions" },
+        { "a gateway without keys", 503, "not_ready" },
         { "a bad token", 401, "invalid_api_key" },
         { "an empty gateway", 503, "not_ready" },
     }

@@ -107,7 +107,7 @@ describe("read", function()
 
     it("asks for no key that tokens are signed with, and keeps none that it is given", function()
         local asked = {}
-        local env = good_env({ SECRET_KEY = "short", SECRET_KEY_FILE = "/none", JWT_ALGORITHM = "x" })
+        local env = good_env({ SECRET_KEY = "x", SECRET_KEY_FILE = "/none", JWT_ALGORITHM = "x" })
         local settings, faults = config.read(function(name)
             asked[name] = true
             return env(name)

@@ -1,8 +1,11 @@
 ---------
--- libcrypto by FFI: MACs by the vectors of RFC 4231, comparison, random bytes.
+-- libcrypto by FFI: MACs by the vectors of RFC 4231, signatures by those of RFC 7515 and RFC 8037,
+-- comparison, unsealing, random bytes; threats J2, J3, J25, J27, J28.
 
 local crypto = require("portero.crypto")
 local jwt = require("portero.jwt")
+local sealing = require("sealing")
+local signatures = require("signatures")
 
 local COUNTING = ""
 for value = 1, 25 do
@@ -120,14 +123,443 @@ describe("hmac", function()
     end)
 end)
 
-describe("is_hmac", function()
-    it("knows HS256, HS384 and HS512 and no other name", function()
-        for _, name in ipairs({ "HS256", "HS384", "HS512" }) do
-            assert.is_true(crypto.is_hmac(name))
+describe("is_algorithm", function()
+    it("knows the six algorithms and no other name", function()
+        for _, name in ipairs({ "HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA" }) do
+            assert.is_true(crypto.is_algorithm(name))
         end
-        for _, name in ipairs({ "none", "", "hs256", "HS1", "RS256", "ES256", "EdDSA" }) do
-            assert.is_false(crypto.is_hmac(name))
+        for _, name in ipairs({
+            "none", "", "hs256", "HS1", "RS384", "PS256", "ES384", "ES256K", "Ed25519", "eddsa",
+            "HS256 ", 1, true, {},
+        }) do
+            assert.is_false(crypto.is_algorithm(name))
         end
+        assert.is_false(crypto.is_algorithm(nil))
+    end)
+end)
+
+local PUBLIC = { "RS256", "ES256", "EdDSA" }
+
+local function key_of(kind)
+    return jwt.decode(signatures.KEYS[kind])
+end
+
+--- A verifier of a whole text.
+local function verifier(algorithm, key)
+    local verify = assert(crypto.verifier(algorithm, key))
+    return function(text, signature)
+        return verify(text, #text, signature)
+    end
+end
+
+local function example(algorithm)
+    local this = signatures[algorithm]
+    return verifier(algorithm, jwt.decode(this.key)), this.text, jwt.decode(this.signature)
+end
+
+--- Numbers as 32 bytes, the most significant first.
+local function from_hexadecimal(digits)
+    return (digits:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
+end
+
+--- The order of the curve P-256 (FIPS 186-5), and of the curve of Ed25519 (RFC 8032 section 5.1).
+local P256_ORDER = from_hexadecimal(
+    "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")
+local ED25519_ORDER = from_hexadecimal(
+    "1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed")
+
+--- The sum of two numbers of 32 bytes, as 32 bytes; the last carry is lost.
+local function sum(a, b)
+    local out, carry = {}, 0
+    for place = 32, 1, -1 do
+        local both = a:byte(place) + b:byte(place) + carry
+        carry = both > 255 and 1 or 0
+        out[place] = string.char(both % 256)
+    end
+    return table.concat(out)
+end
+
+local function number(value)
+    return ("\0"):rep(31) .. string.char(value)
+end
+
+after_each(function()
+    sealing.clear_errors()
+end)
+
+describe("verifier", function()
+    for _, algorithm in ipairs(PUBLIC) do
+        it("verifies the example of the RFC for " .. algorithm, function()
+            local verify, text, signature = example(algorithm)
+            for _ = 1, 3 do
+                assert.is_true(verify(text, signature))
+            end
+        end)
+
+        it("refuses that example with any bit of its signature changed: " .. algorithm, function()
+            local verify, text, signature = example(algorithm)
+            for place = 1, #signature do
+                for bit = 0, 7 do
+                    local byte = signature:byte(place)
+                    local has = math.floor(byte / 2 ^ bit) % 2 == 1
+                    local other = string.char(has and byte - 2 ^ bit or byte + 2 ^ bit)
+                    local changed = signature:sub(1, place - 1) .. other
+                        .. signature:sub(place + 1)
+                    assert.is_false(verify(text, changed))
+                end
+            end
+            assert.is_true(verify(text, signature))
+        end)
+
+        it("refuses that signature over any other text: " .. algorithm, function()
+            local verify, text, signature = example(algorithm)
+            for _, other in ipairs({
+                "", text:sub(1, -2), text .. " ", text .. "\0", "\0" .. text, text:upper(),
+            }) do
+                assert.is_false(verify(other, signature))
+            end
+        end)
+
+        it("looks at as many bytes of the text as it is told: " .. algorithm, function()
+            local _, text, signature = example(algorithm)
+            local verify = crypto.verifier(algorithm, jwt.decode(signatures[algorithm].key))
+            assert.is_true(verify(text .. ".rest", #text, signature))
+            assert.is_false(verify(text .. ".rest", #text + 1, signature))
+            assert.is_false(verify(text, #text - 1, signature))
+        end)
+
+        it("refuses signatures of every other length: " .. algorithm, function()
+            local verify, text, signature = example(algorithm)
+            for length = 0, #signature - 1 do
+                assert.is_false(verify(text, signature:sub(1, length)))
+            end
+            for _, more in ipairs({ "\0", "x", signature, ("\0"):rep(1000) }) do
+                assert.is_false(verify(text, signature .. more))
+                assert.is_false(verify(text, more .. signature))
+            end
+            assert.is_false(verify(text, ("\0"):rep(#signature)))
+            assert.is_false(verify(text, ("\255"):rep(#signature)))
+        end)
+
+        it("refuses the examples of the others: " .. algorithm, function()
+            local verify = example(algorithm)
+            for _, other in ipairs(PUBLIC) do
+                local _, text, signature = example(other)
+                assert.equal(other == algorithm, verify(text, signature))
+            end
+        end)
+
+        it("refuses a MAC by the public key's own bytes: " .. algorithm, function() -- J2
+            local verify, text = example(algorithm)
+            for _, digest in ipairs({ "HS256", "HS384", "HS512" }) do
+                local der = jwt.decode(signatures[algorithm].key)
+                assert.is_false(verify(text, crypto.hmac(digest, der, text)))
+            end
+        end)
+    end
+
+    for _, algorithm in ipairs({ "HS256", "HS384", "HS512" }) do
+        it("verifies a MAC by the secret, and no part of one: " .. algorithm, function()
+            local secret, text = ("s"):rep(32), "a text"
+            local verify = verifier(algorithm, secret)
+            local mac = crypto.hmac(algorithm, secret, text)
+            for _ = 1, 3 do
+                assert.is_true(verify(text, mac))
+                for length = 0, #mac - 1 do
+                    assert.is_false(verify(text, mac:sub(1, length)))
+                end
+                assert.is_false(verify(text, mac .. "\0"))
+                assert.is_false(verify(text .. "\0", mac))
+                assert.is_false(verify("", mac))
+            end
+        end)
+
+        it("refuses the MAC of another algorithm or secret: " .. algorithm, function() -- J3
+            local secret, text = ("s"):rep(64), "a text"
+            local verify = verifier(algorithm, secret)
+            for _, other in ipairs({ "HS256", "HS384", "HS512" }) do
+                local mac = crypto.hmac(other, secret, text)
+                assert.equal(other == algorithm, verify(text, mac))
+                assert.is_false(verify(text, crypto.hmac(other, ("s"):rep(63), text)))
+            end
+        end)
+
+        it("keeps two secrets apart whose texts come by turns: " .. algorithm, function()
+            local a, b = verifier(algorithm, ("a"):rep(32)), verifier(algorithm, ("b"):rep(32))
+            local mac_a = crypto.hmac(algorithm, ("a"):rep(32), "x")
+            local mac_b = crypto.hmac(algorithm, ("b"):rep(32), "x")
+            for _ = 1, 10 do
+                assert.same({ true, false }, { a("x", mac_a), a("x", mac_b) })
+                assert.same({ false, true }, { b("x", mac_a), b("x", mac_b) })
+            end
+        end)
+
+        it("refuses a secret under 32 bytes: " .. algorithm, function()
+            for _, secret in ipairs({ "", "s", ("s"):rep(31) }) do
+                local verify, err = crypto.verifier(algorithm, secret)
+                assert.is_nil(verify)
+                assert.matches("^crypto%.verifier: ", err)
+            end
+            assert.is_function(crypto.verifier(algorithm, ("s"):rep(32)))
+            assert.is_function(crypto.verifier(algorithm, ("s"):rep(500)))
+            assert.is_function(crypto.verifier(algorithm, ("\0"):rep(32)))
+        end)
+    end
+
+    --- Which kinds of key are one of an algorithm.
+    local FIT = {
+        RS256 = { ["RSA 2048"] = true, ["RSA 3072"] = true, ["RSA 4096"] = true },
+        ES256 = { ["P-256"] = true },
+        EdDSA = { ["Ed25519"] = true },
+    }
+    for algorithm, fit in pairs(FIT) do
+        for kind in pairs(signatures.KEYS) do
+            local word = fit[kind] and "takes" or "refuses"
+            it(("%s a public key of kind %s for %s"):format(word, kind, algorithm), function()
+                local verify, err = crypto.verifier(algorithm, key_of(kind))
+                assert.equal(fit[kind] or false, verify ~= nil)
+                assert.is_true(verify ~= nil or err:find("^crypto%.verifier: ") ~= nil)
+                assert.is_true(sealing.is_error_queue_empty())
+            end)
+        end
+
+        it("refuses what is no public key: " .. algorithm, function()
+            for kind in pairs(fit) do
+                local der = key_of(kind)
+                for _, other in ipairs({
+                    "", "x", "\48", ("s"):rep(32), der:sub(1, -2), der:sub(2), "\0" .. der,
+                    ("\0"):rep(#der), ("\255"):rep(#der), jwt.decode(signatures.PRIVATE[algorithm]),
+                }) do
+                    local verify, err = crypto.verifier(algorithm, other)
+                    assert.is_nil(verify)
+                    assert.matches("^crypto%.verifier: ", err)
+                    assert.is_true(sealing.is_error_queue_empty())
+                end
+            end
+        end)
+    end
+
+    it("leaves no error behind, whatever it was asked", function()
+        for _, algorithm in ipairs(PUBLIC) do
+            local verify, text, signature = example(algorithm)
+            for _, other in ipairs({
+                signature, "", "x", signature:sub(2), signature .. "\0", ("\0"):rep(#signature),
+                ("\255"):rep(#signature), signature:reverse(),
+            }) do
+                verify(text, other)
+                assert.is_true(sealing.is_error_queue_empty())
+            end
+        end
+    end)
+
+    it("holds when thousands are made and thrown away, with their keys", function()
+        for index = 1, 3000 do
+            local verify, text, signature = example("EdDSA")
+            if index % 100 == 0 then
+                collectgarbage()
+            end
+            assert.is_true(verify(text, signature))
+        end
+    end)
+end)
+
+describe("ES256", function() -- J25
+    for _, case in ipairs(signatures.EXTREME) do
+        it("accepts " .. case.what, function()
+            local verify = verifier("ES256", jwt.decode(case.key))
+            assert.is_true(verify(signatures.TEXT, jwt.decode(case.signature)))
+        end)
+
+        it("refuses the same with a leading zero more or less: " .. case.what, function()
+            local verify = verifier("ES256", jwt.decode(case.key))
+            local signature = jwt.decode(case.signature)
+            local r, s = signature:sub(1, 32), signature:sub(33)
+            for _, other in ipairs({
+                "\0" .. r .. s, r .. "\0" .. s, "\0" .. r .. "\0" .. s, r:sub(2) .. s,
+                r .. s:sub(2), r:sub(2) .. s:sub(2),
+            }) do
+                assert.is_false(verify(signatures.TEXT, other))
+            end
+        end)
+    end
+
+    it("refuses the same numbers in DER", function()
+        for _, case in ipairs(signatures.EXTREME) do
+            local verify = verifier("ES256", jwt.decode(case.key))
+            local r, s = jwt.decode(case.signature):match("^(" .. ("."):rep(32) .. ")(.*)$")
+            local der = "\48\68\2\32" .. r .. "\2\32" .. s
+            assert.is_false(verify(signatures.TEXT, der))
+        end
+    end)
+
+    -- r = 5 and s = 1 are good with their key: 5 + n and 1 + n are the same to who reduces first.
+    it("refuses numbers above the order n, though they are the same modulo n", function()
+        local case = signatures.EXTREME[1]
+        local verify, good = verifier("ES256", jwt.decode(case.key)), jwt.decode(case.signature)
+        local r, s = good:sub(1, 32), good:sub(33)
+        assert.is_true(verify(signatures.TEXT, r .. s))
+        for _, other in ipairs({ sum(r, P256_ORDER) .. s, r .. sum(s, P256_ORDER),
+            sum(r, P256_ORDER) .. sum(s, P256_ORDER) }) do
+            assert.is_false(verify(signatures.TEXT, other))
+        end
+    end)
+
+    local LESS = P256_ORDER:sub(1, 31) .. string.char(P256_ORDER:byte(32) - 1)
+    local NUMBERS = {
+        { "0", number(0) },
+        { "n - 1", LESS },
+        { "n", P256_ORDER },
+        { "n + 1", sum(P256_ORDER, number(1)) },
+        { "2^256 - 1", ("\255"):rep(32) },
+    }
+    for _, case in ipairs(NUMBERS) do
+        it(("refuses r or s of %s and leaves no error behind"):format(case[1]), function()
+            local verify, text, signature = example("ES256")
+            for _, other in ipairs({
+                case[2] .. signature:sub(33), signature:sub(1, 32) .. case[2], case[2] .. case[2],
+                case[2] .. number(1), number(1) .. case[2],
+            }) do
+                assert.is_false(verify(text, other))
+                assert.is_true(sealing.is_error_queue_empty())
+            end
+        end)
+    end
+end)
+
+describe("EdDSA", function() -- J28
+    -- Little-endian: the second half of a signature is S.
+    it("refuses S plus the order of the curve, once and as often as it fits", function()
+        local verify, text, signature = example("EdDSA")
+        local s = signature:sub(33):reverse()
+        for _ = 1, 15 do
+            s = sum(s, ED25519_ORDER)
+            assert.is_false(verify(text, signature:sub(1, 32) .. s:reverse()))
+        end
+    end)
+
+    it("refuses an S of 0, of the order, and of all bits", function()
+        local verify, text, signature = example("EdDSA")
+        for _, s in ipairs({ number(0), ED25519_ORDER:reverse(), ("\255"):rep(32) }) do
+            assert.is_false(verify(text, signature:sub(1, 32) .. s))
+            assert.is_true(sealing.is_error_queue_empty())
+        end
+    end)
+
+    it("refuses an R of small order", function()
+        local verify, text, signature = example("EdDSA")
+        for _, r in ipairs({ number(0), number(1):reverse(), ("\255"):rep(32) }) do
+            assert.is_false(verify(text, r .. signature:sub(33)))
+            assert.is_false(verify(text, r .. number(0)))
+        end
+    end)
+end)
+
+describe("RS256", function() -- J27
+    it("refuses a signature with a zero before or behind it", function()
+        local verify, text, signature = example("RS256")
+        assert.equal(256, #signature)
+        assert.is_false(verify(text, "\0" .. signature))
+        assert.is_false(verify(text, signature .. "\0"))
+    end)
+
+    it("refuses the numbers 0, 1, n - 1 and n for a signature", function()
+        local verify, text = example("RS256")
+        -- The modulus stands before the exponent, which is 65537: the last five bytes.
+        local modulus = jwt.decode(signatures.RS256.key):sub(-261, -6)
+        local less = modulus:sub(1, 255) .. string.char(modulus:byte(256) - 1)
+        for _, signature in ipairs({
+            ("\0"):rep(256), ("\0"):rep(255) .. "\1", less, modulus, ("\255"):rep(256),
+        }) do
+            assert.equal(256, #signature)
+            assert.is_false(verify(text, signature))
+            assert.is_true(sealing.is_error_queue_empty())
+        end
+    end)
+end)
+
+describe("unseal", function()
+    -- Test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation".
+    local KEY = from_hexadecimal(("feffe9928665731c6d6a8f9467308308"):rep(2))
+    local NONCE = from_hexadecimal("cafebabefacedbaddecaf888")
+    local LABEL = from_hexadecimal("feedfacedeadbeeffeedfacedeadbeefabaddad2")
+    local TEXT = from_hexadecimal("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+        .. "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39")
+    local SEALED = NONCE .. from_hexadecimal("522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598"
+        .. "a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+        .. "76fc6ece0f4e1768cddf8853bb2d551b")
+
+    it("opens what is sealed by AES-256-GCM, by the published example", function()
+        assert.equal(SEALED, sealing.seal(KEY, LABEL, TEXT, NONCE))
+        assert.equal(TEXT, crypto.unseal(KEY, LABEL, SEALED))
+    end)
+
+    it("opens texts of every length", function()
+        for _, length in ipairs({ 1, 2, 15, 16, 17, 31, 32, 33, 100, 4096, 100000 }) do
+            local text = ("t"):rep(length)
+            assert.equal(text, crypto.unseal(KEY, LABEL, sealing.seal(KEY, LABEL, text)))
+        end
+        local odd = "a\0b\255\0"
+        assert.equal(odd, crypto.unseal(KEY, "", sealing.seal(KEY, "", odd)))
+    end)
+
+    it("writes into no memory but its own, however often it is called", function()
+        local sealed = sealing.seal(KEY, LABEL, TEXT)
+        for index = 1, 20000 do
+            assert(crypto.unseal(KEY, LABEL, sealed) == TEXT)
+            if index % 1000 == 0 then
+                collectgarbage()
+            end
+        end
+    end)
+
+    it("answers nil for another key, also for one of another length", function()
+        for _, key in ipairs({
+            ("k"):rep(32), KEY:sub(1, 31) .. "\0", KEY:sub(1, 31), KEY:sub(1, 16), KEY .. "\0", "",
+        }) do
+            assert.is_nil(crypto.unseal(key, LABEL, SEALED))
+            assert.is_true(sealing.is_error_queue_empty())
+        end
+    end)
+
+    it("answers nil for another label", function()
+        for _, label in ipairs({ "", "portero", LABEL .. "\0", LABEL:sub(2), "x" .. LABEL }) do
+            assert.is_nil(crypto.unseal(KEY, label, SEALED))
+            assert.is_true(sealing.is_error_queue_empty())
+        end
+    end)
+
+    it("answers nil for any part of what was sealed", function()
+        for length = 0, #SEALED - 1 do
+            assert.is_nil(crypto.unseal(KEY, LABEL, SEALED:sub(1, length)))
+            assert.is_nil(crypto.unseal(KEY, LABEL, SEALED:sub(#SEALED - length + 1)))
+            assert.is_true(sealing.is_error_queue_empty())
+        end
+    end)
+
+    it("answers nil for more than was sealed", function()
+        for _, more in ipairs({ "\0", "x", SEALED }) do
+            assert.is_nil(crypto.unseal(KEY, LABEL, SEALED .. more))
+            assert.is_nil(crypto.unseal(KEY, LABEL, more .. SEALED))
+        end
+    end)
+
+    it("answers nil with any one bit changed, in nonce, text or tag", function()
+        for place = 1, #SEALED do
+            for bit = 0, 7 do
+                local byte = SEALED:byte(place)
+                local has = math.floor(byte / 2 ^ bit) % 2 == 1
+                local other = string.char(has and byte - 2 ^ bit or byte + 2 ^ bit)
+                local changed = SEALED:sub(1, place - 1) .. other .. SEALED:sub(place + 1)
+                assert.is_nil(crypto.unseal(KEY, LABEL, changed))
+            end
+        end
+        assert.is_true(sealing.is_error_queue_empty())
+        assert.equal(TEXT, crypto.unseal(KEY, LABEL, SEALED))
+    end)
+
+    it("leaves no error behind when it opens", function()
+        crypto.unseal(KEY, LABEL, SEALED)
+        assert.is_true(sealing.is_error_queue_empty())
     end)
 end)
 

@@ -1,45 +1,57 @@
 ---------
 -- The keys in force: threats J3, J5; the kid must be the one `issuer/keys.py` makes.
 
+local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
+local jwt = require("portero.jwt")
+local minted = require("minted")
+local signatures = require("signatures")
 
-local keys
+local HISTORY = minted.HISTORY
+local A, B = ("s"):rep(32), "another key, thirty-two bytes or so"
+local KID_A, KID_B = "gbmzKQfefUOaaGol", "On_1IJqNyAOOeXFy"
+
+local fake, dict, state, keys
 
 before_each(function()
-    keys = fake_ngx.install().load("portero.keys")
+    fake = fake_ngx.install()
+    dict = fake.shared.portero_keys
+    state, keys = fake.load("portero.state"), fake.load("portero.keys")
+    keys.start({ sync_key = minted.SYNC_KEY })
 end)
 
-describe("set and find", function()
+local function entry(secret, algorithm)
+    return minted.entry(algorithm, secret)
+end
+
+local function put(serial, ...)
+    return keys.put(HISTORY, serial, minted.sealed(...))
+end
+
+local function version()
+    state.look()
+    return state.version()
+end
+
+describe("find", function()
     -- Made by issuer/keys.py; the last has both characters that base64url writes differently.
     local KIDS = {
-        ["ssssssssssssssssssssssssssssssss"] = "gbmzKQfefUOaaGol",
+        [A] = KID_A,
         ["SECRET-KEY-OF-A-TEST-0123456789ab"] = "gPbpRVQP7wjYHXpW",
-        ["another key, thirty-two bytes or so"] = "On_1IJqNyAOOeXFy",
+        [B] = KID_B,
         ["00000000000000000000000000000010"] = "kpYKX_vt4OpG-qka",
     }
     for secret, kid in pairs(KIDS) do
-        it("finds a key by the kid that the issuer gives it: " .. kid, function()
-            keys.set("HS256", secret)
-            assert.same({ algorithm = "HS256", secret = secret }, keys.find(kid))
+        it("answers the key of the kid that the issuer gives it: " .. kid, function()
+            assert.is_true(put(1, entry(secret)))
+            keys.load()
+            assert.equal("HS256", keys.find(kid).algorithm)
         end)
     end
 
-    it("gives a key one kid whatever its algorithm", function()
-        for _, algorithm in ipairs({ "HS256", "HS384", "HS512" }) do
-            keys.set(algorithm, ("s"):rep(32))
-            assert.equal(algorithm, keys.find("gbmzKQfefUOaaGol").algorithm)
-        end
-    end)
-
-    it("keeps no key in force that another was put in place of", function()
-        keys.set("HS256", ("s"):rep(32))
-        keys.set("HS256", "another key, thirty-two bytes or so")
-        assert.is_nil(keys.find("gbmzKQfefUOaaGol"))
-        assert.is_table(keys.find("On_1IJqNyAOOeXFy"))
-    end)
-
-    it("finds nothing by any other name", function() -- J5
-        keys.set("HS256", ("s"):rep(32))
+    it("answers nothing to any other name", function() -- J5
+        put(1, entry(A))
+        keys.load()
         for _, kid in ipairs({
             "", "gbmzKQfefUOaaGoL", "gbmzKQfefUOaaGol ", "gbmzKQfefUOaaGo", "../../dev/null",
             "/etc/passwd", "' OR 1=1 --", "$(id)", "__index", "gbmzKQfefUOaaGol\0",
@@ -49,7 +61,245 @@ describe("set and find", function()
         end
     end)
 
-    it("finds nothing before a key was put in force", function()
-        assert.is_nil(keys.find("gbmzKQfefUOaaGol"))
+    it("answers nothing before keys came, nor in a worker that has not read them", function()
+        assert.is_nil(keys.find(KID_A))
+        keys.load()
+        assert.is_nil(keys.find(KID_A))
+        put(1, entry(A))
+        assert.is_nil(keys.find(KID_A))
+    end)
+
+    it("answers a key of every algorithm, which verifies by it and by no other", function()
+        local kinds = { "RS256", "ES256", "EdDSA" }
+        local listed = { entry(A) }
+        for index, algorithm in ipairs(kinds) do
+            local der = jwt.decode(signatures[algorithm].key)
+            listed[index + 1] = minted.entry(algorithm, der, algorithm)
+        end
+        assert.is_true(put(1, unpack(listed)))
+        keys.load()
+        for _, algorithm in ipairs(kinds) do
+            local key = keys.find(algorithm)
+            assert.equal(algorithm, key.algorithm)
+            for _, other in ipairs(kinds) do
+                local signed = signatures[other]
+                local text = signed.text
+                local holds = key.verify(text, #text, jwt.decode(signed.signature))
+                assert.equal(other == algorithm, holds)
+            end
+        end
+    end)
+end)
+
+describe("put", function()
+    it("takes a list in place of all others", function()
+        put(1, entry(A))
+        put(2, entry(B))
+        keys.load()
+        assert.is_nil(keys.find(KID_A))
+        assert.is_table(keys.find(KID_B))
+    end)
+
+    it("takes several keys", function()
+        put(1, entry(A), entry(B, "HS512"))
+        keys.load()
+        assert.equal("HS256", keys.find(KID_A).algorithm)
+        assert.equal("HS512", keys.find(KID_B).algorithm)
+    end)
+
+    it("raises the version of the keys each time it takes a list", function()
+        for serial = 1, 5 do
+            put(serial, entry(A))
+            assert.equal(serial, version())
+        end
+    end)
+
+    it("refuses an older list of the same history, and changes nothing", function()
+        put(10, entry(A))
+        for _, serial in ipairs({ 9, 2, 0 }) do
+            assert.same({ nil, "older" }, { put(serial, entry(B)) })
+        end
+        keys.load()
+        assert.is_table(keys.find(KID_A))
+        assert.is_nil(keys.find(KID_B))
+        assert.equal(1, version())
+        assert.equal(HISTORY .. ":10", keys.mark())
+    end)
+
+    it("takes the list of a serial again", function()
+        put(10, entry(A))
+        assert.is_true(put(10, entry(A)))
+        assert.equal(HISTORY .. ":10", keys.mark())
+    end)
+
+    it("takes any serial of another history: the key file was made anew", function()
+        put(10, entry(A))
+        assert.is_true(keys.put("another", 1, minted.sealed(entry(B))))
+        assert.equal("another:1", keys.mark())
+        assert.is_true(put(2, entry(A)))
+        assert.equal(HISTORY .. ":2", keys.mark())
+    end)
+
+    it("tells histories apart by their whole names", function()
+        for _, history in ipairs({ "", "a", "a:1", "a:1:2", ":", "1" }) do
+            assert.is_true(keys.put(history, 7, minted.sealed(entry(A))))
+            assert.same({ nil, "older" }, { keys.put(history, 6, minted.sealed(entry(A))) })
+            assert.equal(history .. ":7", keys.mark())
+        end
+    end)
+
+    local PUBLIC = jwt.decode(signatures.ES256.key)
+    --- Entries that are none, or whose key is not one of the algorithm.
+    local BAD = {
+        ["without a kid"] = { alg = "HS256", key = entry(B).key },
+        ["whose kid is no text"] = { kid = 1, alg = "HS256", key = entry(B).key },
+        ["without a key"] = { kid = "k", alg = "HS256" },
+        ["whose key is no text"] = { kid = "k", alg = "HS256", key = 1 },
+        ["whose key is no base64"] = { kid = "k", alg = "HS256", key = ("*"):rep(64) },
+        ["whose key is empty"] = { kid = "k", alg = "HS256", key = "" },
+        ["without an algorithm"] = { kid = "k", key = entry(B).key },
+        ["of the algorithm none"] = minted.entry("none", B),
+        ["of an algorithm in small letters"] = minted.entry("hs256", B),
+        ["of an algorithm that no one here knows"] = minted.entry("PS256", B),
+        ["whose algorithm is no text"] = { kid = "k", alg = {}, key = entry(B).key },
+        ["whose secret has 31 bytes"] = minted.entry("HS256", ("s"):rep(31)),
+        ["whose public key is of another algorithm"] = minted.entry("EdDSA", PUBLIC),
+        ["whose public key is a secret"] = minted.entry("ES256", B),
+        ["that is no table"] = "k",
+        ["that is null"] = cjson.null,
+    }
+    for what, bad in pairs(BAD) do
+        it("refuses a whole list for one entry " .. what, function()
+            put(1, entry(A))
+            for _, listed in ipairs({ { bad }, { bad, entry(B) }, { entry(B), bad } }) do
+                local ok, err = put(2, unpack(listed))
+                assert.is_nil(ok)
+                assert.is_string(err)
+            end
+            keys.load()
+            assert.is_table(keys.find(KID_A))
+            assert.is_nil(keys.find(KID_B))
+            assert.equal(HISTORY .. ":1", keys.mark())
+            assert.equal(1, version())
+        end)
+    end
+
+    for kind, der in pairs(signatures.PRIVATE) do
+        it("takes no private key, which could mint: " .. kind, function()
+            assert.is_nil((put(1, minted.entry(kind, jwt.decode(der)))))
+            assert.equal(0, dict:count())
+        end)
+    end
+
+    local function sealed_text(text)
+        return keys.put(HISTORY, 2, minted.seal(text))
+    end
+
+    for _, text in ipairs({
+        "", "{", "null", "1", '"x"', "[]", "{}", '{"keys":[]}', '{"keys":{}}', '{"keys":1}',
+        '{"keys":"x"}', '{"keys":null}', '{"keys":[null]}', '{"keys":{"a":{}}}', '{"keys":[1]}',
+    }) do
+        it(("refuses what is well sealed and no list of keys: %q"):format(text), function()
+            put(1, entry(A))
+            local ok, err = sealed_text(text)
+            assert.is_nil(ok)
+            assert.is_string(err)
+            assert.equal(HISTORY .. ":1", keys.mark())
+            assert.equal(1, version())
+        end)
+    end
+
+    it("refuses what is not sealed by the sync key", function()
+        local plain = cjson.encode({ keys = { entry(A) } })
+        for _, sealed in ipairs({
+            "", "*", plain, fake.ngx.encode_base64(plain), minted.seal(plain, ("k"):rep(33)),
+            minted.sealed(entry(A)):sub(1, -5), minted.sealed(entry(A)):sub(5),
+        }) do
+            assert.is_nil((keys.put(HISTORY, 1, sealed)))
+        end
+        assert.equal(0, dict:count())
+    end)
+
+    it("refuses what has not the form of a message", function()
+        local sealed = minted.sealed(entry(A))
+        for _, form in ipairs({
+            { nil, 1, sealed }, { 1, 1, sealed }, { HISTORY, "1", sealed }, { HISTORY, 1, 1 },
+            { HISTORY, 1, cjson.null }, { cjson.null, 1, sealed }, { HISTORY, cjson.null, sealed },
+            { HISTORY, 1, {} },
+        }) do
+            assert.same({ nil, "form" }, { keys.put(form[1], form[2], form[3]) })
+        end
+    end)
+
+    it("does not pass over in silence that there was no room", function()
+        dict.most_entries = 0
+        assert.has_error(function() put(1, entry(A)) end)
+        assert.equal(0, version())
+    end)
+
+    -- Both come at once to two workers: the reconciler brings what it has read, and `keys retire`
+    -- the list without the key.
+    it("never keeps an older list under the name of a newer one", function()
+        local late = fake.new_worker()("portero.keys")
+        late.start({ sync_key = minted.SYNC_KEY })
+        put(1, entry(A))
+        -- This worker has judged serial 3 to be newer, and the other one serial 2, before either
+        -- writes: the other one writes all of it between the two writes of this one.
+        local older = minted.sealed(entry(A))
+        dict.meanwhile.safe_set = function()
+            dict.meanwhile.safe_set = function() late.put(HISTORY, 2, older) end
+        end
+        put(3, entry(B))
+        keys.load()
+        local is_newer = keys.mark() == HISTORY .. ":3"
+        assert.equal(is_newer, keys.find(KID_B) ~= nil)
+        assert.equal(is_newer, keys.find(KID_A) == nil)
+    end)
+end)
+
+describe("mark", function()
+    it("is empty before there are keys", function()
+        assert.equal("", keys.mark())
+    end)
+
+    it("names history and serial, for all workers", function()
+        put(12, entry(A))
+        assert.equal(HISTORY .. ":12", fake.new_worker()("portero.keys").mark())
+    end)
+end)
+
+describe("load", function()
+    it("gives a worker what another has put", function()
+        local other = fake.new_worker()("portero.keys")
+        put(1, entry(A))
+        assert.is_nil(other.find(KID_A))
+        other.load()
+        assert.is_table(other.find(KID_A))
+    end)
+
+    it("leaves nothing of what was there before", function()
+        put(1, entry(A))
+        keys.load()
+        dict.entries = {}
+        keys.load()
+        assert.is_nil(keys.find(KID_A))
+    end)
+end)
+
+describe("start", function()
+    it("sets the key that lists are sealed with, which comes from the sync key", function()
+        keys.start({ sync_key = ("k"):rep(32) })
+        assert.is_nil((put(1, entry(A))))
+        local text = cjson.encode({ keys = { entry(A) } })
+        assert.is_true(keys.put(HISTORY, 1, minted.seal(text, ("k"):rep(32))))
+    end)
+end)
+
+describe("logs", function()
+    it("hold nothing, whatever is put", function()
+        put(2, entry(A))
+        put(1, entry(A))
+        put(3, minted.entry("HS256", "short"))
+        assert.same({}, fake.logged)
     end)
 end)

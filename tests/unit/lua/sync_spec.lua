@@ -4,19 +4,22 @@
 local cjson = require("cjson.safe")
 local crypto = require("portero.crypto")
 local fake_ngx = require("fake_ngx")
+local minted = require("minted")
 
 local NOW = 1700000000
 local EXP = NOW + 100
-local KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
+local KEY = minted.SYNC_KEY
 local EPOCH = "a history of the store"
 local A, B, C = ("A"):rep(22), ("B"):rep(22), ("C"):rep(22)
 
-local fake, tokens, state, sync, active_tokens
+local fake, tokens, dict, state, keys, sync, active_tokens
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    tokens, state = fake.shared.portero_active_tokens, fake.shared.portero_sync
+    tokens, dict = fake.shared.portero_active_tokens, fake.shared.portero_sync
     active_tokens = fake.load("portero.active_tokens")
+    state, keys = fake.load("portero.state"), fake.load("portero.keys")
+    keys.start({ sync_key = KEY })
     sync = fake.load("portero.sync")
     sync.start({ sync_key = KEY })
 end)
@@ -70,10 +73,17 @@ local function snapshot(content) return send("POST", "/sync/snapshot", content) 
 
 local function status_in(answer) return cjson.decode(answer.body) end
 
+--- As a request asks: it looks at the state once, at its beginning.
+local function is_active(jti)
+    state.look()
+    return (active_tokens.is_active(jti))
+end
+
 --- Nothing of a refused message may have been written.
 local function assert_untouched()
     assert.equal(0, tokens:count())
-    assert.equal(0, state:count())
+    assert.equal(0, dict:count())
+    assert.equal(0, fake.shared.portero_keys:count())
 end
 
 local function assert_refused(status, answer)
@@ -169,7 +179,7 @@ describe("a message", function()
     it("is good for one use: its repetition is a conflict and writes nothing", function() -- S2
         local message = signed("POST", "/sync/apply", cjson.encode({ activate = { { A, EXP } } }))
         assert.equal(200, deliver(message).status)
-        tokens.entries, state.entries = {}, {}
+        tokens.entries, dict.entries = {}, {}
         assert_refused(409, deliver(message))
     end)
 
@@ -199,6 +209,7 @@ describe("a message", function()
     end)
 
     for _, line in ipairs({
+        "GET /sync/keys", "PUT /sync/keys", "POST /sync/keys/", "POST /sync/keys?x=1",
         "GET /sync/apply", "POST /sync/status", "GET /sync/snapshot", "POST /sync/apply?x=1",
         "POST /sync/apply/", "POST /sync/other", "PUT /sync/apply", "POST //sync/apply",
         "post /sync/apply", "POST /sync/%61pply",
@@ -261,9 +272,10 @@ describe("/sync/apply", function()
     it("activates and revokes, and answers how far this gateway has come", function()
         local answer = apply({ activate = { { A, EXP }, { B, EXP } }, revoke = { { B, EXP } } })
         assert.equal(200, answer.status)
-        assert.is_true((active_tokens.is_active(A)))
-        assert.is_false((active_tokens.is_active(B)))
+        assert.is_true(is_active(A))
+        assert.is_false(is_active(B))
         local expected = active_tokens.status()
+        expected.keys = ""
         assert.same(expected, status_in(answer))
     end)
 
@@ -271,7 +283,7 @@ describe("/sync/apply", function()
         apply({ revoke = { { A, EXP } } })
         apply({ activate = { { A, EXP } } })
         apply({ activate = { { A, EXP } } })
-        assert.is_false((active_tokens.is_active(A)))
+        assert.is_false(is_active(A))
     end)
 
     it("remembers the position it brings, and keeps it where it brings none", function()
@@ -308,7 +320,7 @@ describe("/sync/apply", function()
         local answer = apply({ epoch = "other", activate = { { A, EXP } } })
         assert.equal(200, answer.status)
         assert.equal(0, status_in(answer).position)
-        assert.is_true((active_tokens.is_active(A)))
+        assert.is_true(is_active(A))
     end)
 
     it("takes a message without entries", function()
@@ -321,8 +333,8 @@ describe("/sync/apply", function()
         local answer = apply({ activate = list, epoch = EPOCH, position = 9 })
         assert.equal(507, answer.status)
         assert.equal(0, status_in(answer).position)
-        assert.is_true((active_tokens.is_active(A)))
-        assert.is_true((active_tokens.is_active(B)))
+        assert.is_true(is_active(A))
+        assert.is_true(is_active(B))
         assert.equal(1, #fake.logged)
         assert.equal(507, apply({ revoke = { { C, EXP } }, epoch = EPOCH, position = 9 }).status)
     end)
@@ -332,7 +344,7 @@ describe("/sync/apply", function()
         apply({ activate = { { A, EXP } } })
         assert.equal(507, apply({ activate = { { B, EXP }, { A, EXP } } }).status)
         assert.equal(507, apply({ revoke = { { C, EXP }, { A, EXP } } }).status)
-        assert.is_false((active_tokens.is_active(A)))
+        assert.is_false(is_active(A))
     end)
 
     it("gives way to requests between the entries of a long list", function()
@@ -354,7 +366,8 @@ end)
 describe("/sync/snapshot", function()
     local function begin() return status_in(snapshot({ step = "begin" })).newest end
 
-    it("makes a gateway ready at its end, and no sooner", function()
+    it("makes a gateway that has keys ready at its end, and no sooner", function()
+        state.raise_version()
         local generation = begin()
         assert.equal(1, generation)
         local part = { step = "part", generation = generation, activate = { { A, EXP } } }
@@ -366,7 +379,7 @@ describe("/sync/snapshot", function()
         assert.is_true(status.ready)
         assert.equal(12, status.position)
         assert.equal(1, status.least)
-        assert.is_true((active_tokens.is_active(A)))
+        assert.is_true(is_active(A))
         assert.equal(0, active_tokens.staleness(NOW))
     end)
 
@@ -376,10 +389,10 @@ describe("/sync/snapshot", function()
         snapshot({ step = "end", generation = first, epoch = EPOCH, position = 1 })
         local second = begin()
         snapshot({ step = "part", generation = second, activate = { { B, EXP } } })
-        assert.is_true((active_tokens.is_active(A)))
+        assert.is_true(is_active(A))
         snapshot({ step = "end", generation = second, epoch = EPOCH, position = 2 })
-        assert.is_false((active_tokens.is_active(A)))
-        assert.is_true((active_tokens.is_active(B)))
+        assert.is_false(is_active(A))
+        assert.is_true(is_active(B))
     end)
 
     it("may carry revocations too", function()
@@ -387,7 +400,7 @@ describe("/sync/snapshot", function()
         snapshot({ step = "part", generation = generation, activate = { { A, EXP } },
             revoke = { { A, EXP } } })
         snapshot({ step = "end", generation = generation, epoch = EPOCH, position = 1 })
-        assert.is_false((active_tokens.is_active(A)))
+        assert.is_false(is_active(A))
     end)
 
     for _, generation in ipairs({ 1, 3, "2", 2.5, true, cjson.null, {} }) do
@@ -400,7 +413,7 @@ describe("/sync/snapshot", function()
             local last = { step = "end", generation = generation, epoch = EPOCH, position = 3 }
             assert.equal(409, snapshot(last).status)
             assert.equal(0, tokens:count())
-            assert.is_false(active_tokens.is_ready())
+            assert.is_false(active_tokens.status().ready)
             assert.equal(0, active_tokens.status().position)
         end)
     end
@@ -409,7 +422,7 @@ describe("/sync/snapshot", function()
         assert.equal(409, snapshot({ step = "part", generation = 0 }).status)
         assert.equal(409, snapshot({ step = "part" }).status)
         assert.equal(409, snapshot({ step = "end", epoch = EPOCH, position = 1 }).status)
-        assert.is_false(active_tokens.is_ready())
+        assert.is_false(active_tokens.status().ready)
     end)
 
     it("does not end without the position it stands for, and the history that is of", function()
@@ -426,7 +439,7 @@ describe("/sync/snapshot", function()
         assert.equal(409, snapshot({ step = "end", generation = generation }).status)
         local last = { step = "end", generation = generation, position = 1 }
         assert.equal(409, snapshot(last).status)
-        assert.is_false(active_tokens.is_ready())
+        assert.is_false(active_tokens.status().ready)
     end)
 
     it("answers 507 for a part that does not fit", function()
@@ -450,6 +463,96 @@ describe("/sync/snapshot", function()
     end)
 end)
 
+describe("/sync/keys", function()
+    local OTHER_SECRET = "another secret of the specs, 33 b"
+
+    local function message(serial, ...)
+        return { history = minted.HISTORY, serial = serial, sealed = minted.sealed(...) }
+    end
+
+    local function put(content) return send("POST", "/sync/keys", content) end
+
+    local function assert_kept(status, answer)
+        assert.equal(status, answer.status)
+        assert.equal(minted.HISTORY .. ":5", status_in(answer).keys)
+        keys.load()
+        assert.is_table(keys.find(minted.kid(minted.SECRET)))
+        assert.equal(1, state.version())
+        assert.equal(1, #fake.logged)
+    end
+
+    it("puts keys in force and answers how they are named", function()
+        local answer = put(message(5, minted.entry()))
+        assert.equal(200, answer.status)
+        assert.equal(minted.HISTORY .. ":5", status_in(answer).keys)
+        keys.load()
+        assert.is_table(keys.find(minted.kid(minted.SECRET)))
+        assert.equal(minted.HISTORY .. ":5", status_in(send("GET", "/sync/status")).keys)
+    end)
+
+    it("makes a gateway ready that has its snapshot", function()
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        assert.is_false(status_in(send("GET", "/sync/status")).ready)
+        assert.is_true(status_in(put(message(1, minted.entry()))).ready)
+    end)
+
+    it("may come again and again", function()
+        for _ = 1, 3 do
+            assert.equal(200, put(message(5, minted.entry())).status)
+        end
+    end)
+
+    it("is a conflict, and changes nothing, with an older list of the same history", function()
+        put(message(5, minted.entry()))
+        assert_kept(409, put(message(4, minted.entry("HS256", OTHER_SECRET))))
+    end)
+
+    for what, change in pairs({
+        ["sealed with another key"] = function(content)
+            content.sealed = minted.seal('{"keys":[]}', ("k"):rep(32))
+        end,
+        ["not sealed"] = function(content) content.sealed = '{"keys":[]}' end,
+        ["sealed and no JSON"] = function(content) content.sealed = minted.seal("{") end,
+        ["of no keys"] = function(content) content.sealed = minted.sealed() end,
+        ["without a seal"] = function(content) content.sealed = nil end,
+        ["without a history"] = function(content) content.history = nil end,
+        ["without a serial"] = function(content) content.serial = nil end,
+        ["with a serial that is a text"] = function(content) content.serial = "6" end,
+    }) do
+        it("is 400, and changes nothing, with a list " .. what, function()
+            put(message(5, minted.entry()))
+            local content = message(6, minted.entry("HS256", OTHER_SECRET))
+            change(content)
+            assert_kept(400, put(content))
+        end)
+    end
+
+    it("is 401 and writes nothing without a right MAC, however well it is sealed", function()
+        local body = cjson.encode(message(5, minted.entry()))
+        assert_refused(401, deliver(signed("POST", "/sync/keys", body, { mac = ("0"):rep(64) })))
+    end)
+
+    it("is good for one use", function()
+        local one = signed("POST", "/sync/keys", cjson.encode(message(5, minted.entry())))
+        assert.equal(200, deliver(one).status)
+        fake.shared.portero_keys.entries, dict.entries = {}, {}
+        assert_refused(409, deliver(one))
+    end)
+
+    it("logs and answers no key, whether it is accepted or not", function()
+        local sealed = minted.sealed(minted.entry())
+        local answers = {
+            put({ history = minted.HISTORY, serial = 5, sealed = sealed }).body,
+            put({ history = minted.HISTORY, serial = 4, sealed = sealed }).body,
+            put({ history = minted.HISTORY, serial = 6, sealed = sealed:sub(2) }).body,
+        }
+        local said = table.concat(fake.logged) .. table.concat(answers)
+        for _, text in ipairs({ minted.SECRET, fake.ngx.encode_base64(minted.SECRET), sealed }) do
+            assert.is_nil(said:find(text, 1, true))
+        end
+    end)
+end)
+
 describe("/sync/status", function()
     it("answers how far this gateway has come and is the sign that the issuer lives", function()
         active_tokens.start("boot-id")
@@ -457,7 +560,7 @@ describe("/sync/status", function()
         assert.equal(200, answer.status)
         assert.same({
             boot = "boot-id", ready = false, newest = 0, least = 0, epoch = "", position = 0,
-            free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
+            keys = "", free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
         }, status_in(answer))
         assert.equal(0, active_tokens.staleness(NOW))
     end)

@@ -1,0 +1,174 @@
+---------
+-- The one number that a request reads: least valid generation and version of the keys.
+
+local fake_ngx = require("fake_ngx")
+
+local fake, dict, state, other
+
+before_each(function()
+    fake = fake_ngx.install()
+    dict = fake.shared.portero_sync
+    state = fake.load("portero.state")
+    other = fake.new_worker()("portero.state")
+end)
+
+--- What a request in this worker would go by.
+local function seen_by(worker)
+    worker.look()
+    return { worker.least(), worker.version() }
+end
+
+describe("two workers", function()
+    it("are two in these specs, over one dictionary", function()
+        assert.not_equal(state, other)
+        state.set("name", "value")
+        assert.equal("value", other.get("name"))
+    end)
+
+    it("see at their next look what either has raised", function()
+        state.raise_least(1)
+        other.raise_version()
+        assert.same({ 1, 1 }, seen_by(state))
+        assert.same({ 1, 1 }, seen_by(other))
+        other.raise_least(2)
+        state.raise_version()
+        assert.same({ 2, 2 }, seen_by(state))
+        assert.same({ 2, 2 }, seen_by(other))
+    end)
+
+    it("see nothing new before they look: a request is judged by one state", function()
+        state.look()
+        other.raise_least(3)
+        other.raise_version()
+        assert.same({ 0, 0 }, { state.least(), state.version() })
+        assert.same({ 3, 1 }, seen_by(state))
+    end)
+
+    it("do not undo each other when one raises the keys, the other the least", function()
+        dict.meanwhile.incr = function() other.raise_version() end
+        state.raise_least(4)
+        assert.same({ 4, 1 }, seen_by(state))
+        dict.meanwhile.incr = function() other.raise_least(9) end
+        state.raise_version()
+        assert.same({ 9, 2 }, seen_by(state))
+    end)
+
+    -- The end of a snapshot is sent again when its answer was lost: two workers may be at it.
+    it("raise the least valid generation once when both raise it to the same", function()
+        state.raise_least(1)
+        dict.meanwhile.incr = function() other.raise_least(2) end
+        state.raise_least(2)
+        assert.same({ 2, 0 }, seen_by(state))
+    end)
+
+    it("count no number twice", function()
+        assert.equal(1, state.count("newest"))
+        assert.equal(2, other.count("newest"))
+        dict.meanwhile.incr = function() assert.equal(3, other.count("newest")) end
+        assert.equal(4, state.count("newest"))
+    end)
+end)
+
+describe("least and version", function()
+    it("are 0 at the beginning", function()
+        assert.same({ 0, 0 }, { state.least(), state.version() })
+        assert.same({ 0, 0 }, seen_by(state))
+    end)
+
+    it("do not disturb each other, in whatever order they rise", function()
+        local least, version = 0, 0
+        for step = 1, 500 do
+            if step % 3 == 0 then
+                least = least + step % 5 + 1
+                state.raise_least(least)
+            else
+                version = version + 1
+                state.raise_version()
+            end
+            assert.same({ least, version }, seen_by(other))
+        end
+    end)
+
+    it("hold more generations and versions than a gateway will ever see", function()
+        state.raise_least(2 ^ 30 - 1)
+        dict:incr("gate", 2 ^ 30 * 4000000)
+        assert.same({ 2 ^ 30 - 1, 4000000 }, seen_by(state))
+        state.raise_version()
+        assert.same({ 2 ^ 30 - 1, 4000001 }, seen_by(state))
+    end)
+
+    it("are 0 again in a gateway that was restarted empty", function()
+        state.raise_least(3)
+        state.raise_version()
+        dict.entries = {}
+        assert.same({ 0, 0 }, seen_by(state))
+    end)
+end)
+
+describe("look", function()
+    it("reads the dictionary once", function()
+        local reads = 0
+        local get = dict.get
+        dict.get = function(...)
+            reads = reads + 1
+            return get(...)
+        end
+        state.look()
+        for _ = 1, 3 do
+            assert.same({ 0, 0 }, { state.least(), state.version() })
+        end
+        assert.equal(1, reads)
+    end)
+end)
+
+describe("is_ready", function()
+    it("needs keys and a whole snapshot, in either order", function()
+        assert.is_false(state.is_ready())
+        state.raise_version()
+        assert.is_false(state.is_ready())
+        state.raise_least(1)
+        assert.is_true(state.is_ready())
+        dict.entries = {}
+        state.raise_least(1)
+        assert.is_false(state.is_ready())
+        state.raise_version()
+        assert.is_true(state.is_ready())
+    end)
+
+    it("looks by itself", function()
+        other.raise_version()
+        other.raise_least(1)
+        assert.is_true(state.is_ready())
+    end)
+
+    it("is true while another snapshot is being filled", function()
+        state.raise_version()
+        local active_tokens = fake.load("portero.active_tokens")
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        active_tokens.begin_snapshot()
+        assert.is_true(state.is_ready())
+    end)
+end)
+
+describe("set, add and get", function()
+    it("keep a value for all workers", function()
+        assert.is_nil(state.get("name"))
+        state.set("name", 1)
+        state.set("name", 2)
+        assert.equal(2, other.get("name"))
+    end)
+
+    it("keep what was added first", function()
+        state.add("name", "first")
+        other.add("name", "second")
+        assert.equal("first", state.get("name"))
+    end)
+
+    it("do not pass over in silence that there was no room", function()
+        dict.most_entries = 0
+        assert.has_error(function() state.set("name", 1) end)
+        assert.has_error(function() state.raise_version() end)
+        assert.has_error(function() state.raise_least(1) end)
+        assert.has_error(function() state.count("newest") end)
+    end)
+end)
