@@ -27,6 +27,8 @@ from run.watching import check_alive, obituary
 
 #: What is watched once `init` has ended.
 SERVICES = ("gateway", "issuer", "reconciler")
+#: Of local processes only.
+INNER_PORTS = ("INTERNAL_PORT", "ISSUER_PORT")
 #: How `init` begins the line above the demo logins.
 LOGINS_HEAD = "demo logins"
 
@@ -50,7 +52,7 @@ def run(env: Mapping[str, str], insists: bool) -> None:
         if not insists:
             have_bases(project.env, project.log)
         prepare(plan, project, handover.settings_of_parts(given, env))
-        explain(env.get("LLM_UPSTREAM", ""), project.env.get("LLM_UPSTREAM", ""))
+        explain(env)
         with stack(plan, project, given) as parts:
             wait_until_ready(plan, parts)
             announce(plan)
@@ -69,13 +71,17 @@ def with_upstreams(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, "LLM_UPSTREAM": upstreams.for_containers(env.get("LLM_UPSTREAM", ""))}
 
 
-def explain(asked: str, known: str) -> None:
-    """Why the gateway asks for another name than the user wrote."""
-    if known != asked:
+def explain(env: Mapping[str, str]) -> None:
+    """What of the user's wishes reads differently in containers."""
+    asked = env.get("LLM_UPSTREAM", "")
+    known = upstreams.for_containers(asked)
+    if known.count(upstreams.HOST_NAME) > asked.count(upstreams.HOST_NAME):
         say(
             f"LLM_UPSTREAM: in a container localhost is the container, so it asks {known}; "
             "on Linux that server must listen beyond loopback (Ollama: OLLAMA_HOST=0.0.0.0)"
         )
+    if unused := [name for name in INNER_PORTS if name in env]:
+        say(f"{' and '.join(unused)}: not used, as containers publish the gateway alone")
 
 
 # --- up and down ---------------------------------------------------------------------------------

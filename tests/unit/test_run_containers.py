@@ -200,6 +200,22 @@ def test_a_server_that_does_not_run_yet_may_be_within_reach(
     assert upstreams.out_of_reach(f"http://127.0.0.1:{free_port}", {}) == ""
 
 
+@pytest.mark.parametrize(
+    ("env", "lines"),
+    [
+        ({}, 0),
+        ({"LLM_UPSTREAM": "http://ollama:1, http://vllm:2"}, 0),
+        ({"LLM_UPSTREAM": "http://localhost:1"}, 1),
+        ({"INTERNAL_PORT": "1", "ISSUER_PORT": "2"}, 1),
+    ],
+)
+def test_what_reads_differently_in_containers_is_told_in_a_line(
+    env: dict[str, str], lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    containers.explain(env)
+    assert capsys.readouterr().out.count("\n") == lines
+
+
 # --- the engine ---
 
 
