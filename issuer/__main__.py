@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="make secrets and demo credentials, once")
     init.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
-    init.add_argument("--secrets-dir", type=Path, metavar="DIR", help="default: DIR/secrets")
+    init.add_argument("--sync-dir", type=Path, metavar="DIR", help="where the sync key goes")
     init.add_argument("--print-logins", action="store_true", help="print the demo logins")
     init.add_argument(
         "--given", action="store_true", help="keep keys and users from standard input, as JSON"
@@ -99,13 +99,12 @@ def _add_key_commands(parser: argparse.ArgumentParser) -> None:
 def _init(options: argparse.Namespace) -> int:
     """Idempotent: what is there already stays as it is."""
     data: Path = options.data_dir
-    secret_files = options.secrets_dir or data / "secrets"
-    for directory in (data, secret_files):
+    places = {"secret_key": data / "secrets", "sync_key": options.sync_dir or data / "secrets"}
+    for name, directory in places.items():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("secret_key", "sync_key"):
-        _make(secret_files / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+        _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
     if options.given:
-        _keep_given(data / "given", secret_files / "given")
+        _keep_given(data / "given", places["sync_key"] / "given")
     logins = data / "demo-logins"
     if not os.environ.get("CREDENTIALS_FILE") or options.print_logins:
         _make_credentials(data / "credentials.env", logins)
@@ -115,12 +114,12 @@ def _init(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keep_given(users: Path, keys: Path) -> None:
+def _keep_given(data: Path, sync: Path) -> None:
     """Keys and users that a person brings stand beside those made here, and replace none."""
     places = {
-        "SECRET_KEY": keys / "secret_key",
-        "SYNC_KEY": keys / "sync_key",
-        "CREDENTIALS_FILE": users / "credentials.env",
+        "SECRET_KEY": data / "secret_key",
+        "SYNC_KEY": sync / "sync_key",
+        "CREDENTIALS_FILE": data / "credentials.env",
     }
     try:
         given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}

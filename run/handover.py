@@ -15,8 +15,8 @@ from run.terminal import RunError
 KEYS = ("SECRET_KEY", "SYNC_KEY")
 #: Where `init --given` puts what it is handed.
 PLACES = {
-    "SECRET_KEY": "/secrets/given/secret_key",
-    "SYNC_KEY": "/secrets/given/sync_key",
+    "SECRET_KEY": "/data/given/secret_key",
+    "SYNC_KEY": "/sync/given/sync_key",
     "CREDENTIALS_FILE": "/data/given/credentials.env",
 }
 INIT = (
@@ -27,8 +27,8 @@ INIT = (
     "init",
     "--data-dir",
     "/data",
-    "--secrets-dir",
-    "/secrets",
+    "--sync-dir",
+    "/sync",
 )
 STORE = "sqlite:////data/"
 
@@ -81,7 +81,8 @@ def settings_of_parts(
     users = {name: PLACES[name] for name in ("CREDENTIALS_FILE",) if name in given}
     store = {name: env[name] for name in ("DATABASE_URL",) if name in env}
     issuer = {**keys, **users, **store}
-    return {"issuer": issuer, "reconciler": issuer, "gateway": keys}
+    sync = {name: place for name, place in keys.items() if name == "SYNC_KEY_FILE"}
+    return {"issuer": issuer, "reconciler": issuer, "gateway": sync}
 
 
 def impossible(env: Mapping[str, str]) -> str:

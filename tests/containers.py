@@ -218,9 +218,12 @@ class Containers:
 
     def put_settings(self, service: str) -> None:
         """Put keys and users of the tests' own on the volumes that this service has."""
-        keys = {"secret_key": self.secret_key, "sync_key": self.sync_key}
-        self._put(service, "/secrets", keys)
-        self._put(service, "/data", {"credentials.env": credentials_text()})
+        self._put(service, "/sync", {"sync_key": self.sync_key})
+        self._put(
+            service,
+            "/data",
+            {"credentials.env": credentials_text(), "secrets/secret_key": self.secret_key},
+        )
 
     def _put(self, service: str, folder: str, files: Mapping[str, str]) -> None:
         packed = io.BytesIO()
@@ -401,7 +404,7 @@ def on_a_small_disk(docker: Docker, kilobytes: int) -> Iterator[Containers]:
         "image": IMAGES["issuer"],
         "command": ["sleep", "3600"],
         "init": True,
-        "volumes": ["data:/data", "secrets:/secrets"],
+        "volumes": ["data:/data", "sync:/sync"],
         "networks": ["sync"],
     }
     containers = Containers(

@@ -20,31 +20,10 @@ for value = 0, 255 do
     BYTES[("%02x"):format(value)] = string.char(value)
 end
 
-local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-local DIGITS = {}
-for value = 1, 64 do
-    DIGITS[ALPHABET:byte(value)] = value - 1
-end
-
 local fake, active_tokens, crypto, keys, state, verified
 
 local function from_hex(text)
     return (text:gsub("..", BYTES))
-end
-
---- Base64 as nginx decodes it, for well-formed texts.
-local function from_base64(text)
-    local out, held, bits = {}, 0, 0
-    for at = 1, #(text:gsub("=", "")) do
-        held, bits = held * 64 + DIGITS[text:byte(at)], bits + 6
-        if bits >= 8 then
-            bits = bits - 8
-            local rest = held % 2 ^ bits
-            out[#out + 1] = string.char((held - rest) / 2 ^ bits)
-            held = rest
-        end
-    end
-    return table.concat(out)
 end
 
 local function roles()
@@ -56,9 +35,6 @@ end
 
 local function start(sync_key)
     fake = fake_ngx.install(START)
-    if not fake.ngx.decode_base64 then
-        rawset(fake.ngx, "decode_base64", from_base64)
-    end
     state, crypto = fake.load("portero.state"), fake.load("portero.crypto")
     keys, verified = fake.load("portero.keys"), fake.load("portero.verified")
     active_tokens = fake.load("portero.active_tokens")
@@ -83,7 +59,8 @@ local function signature(algorithm, key, text, bytes)
     if not verify then
         return "unfit"
     end
-    return tostring(verify(from_hex(text), from_hex(bytes)))
+    text = from_hex(text)
+    return tostring(verify(text, #text, from_hex(bytes)))
 end
 
 local COMMANDS = {

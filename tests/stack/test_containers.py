@@ -343,7 +343,7 @@ def test_a_container_can_write_to_its_volumes_and_memory_alone(
     demo: Containers, service: str
 ) -> None:
     look = (
-        "for folder in / /portero /etc /usr /home /root /var/tmp /secrets; do"
+        "for folder in / /portero /etc /usr /home /root /var/tmp /sync; do"
         ' (: >"$folder/x") 2>/dev/null && echo "$folder"; done; : >/tmp/x && rm /tmp/x'
     )
     assert demo.execute(service, "sh", "-c", look).stdout == ""
@@ -352,7 +352,7 @@ def test_a_container_can_write_to_its_volumes_and_memory_alone(
 
 def test_no_secret_is_in_an_environment_or_on_a_command_line(demo: Containers) -> None:
     keys = demo.execute(
-        "issuer", "sh", "-c", "cat /secrets/secret_key; echo; cat /secrets/sync_key"
+        "issuer", "sh", "-c", "cat /data/secrets/secret_key; echo; cat /sync/sync_key"
     )
     words = [*keys.stdout.split(), *printed_logins(demo).values(), demo_token(demo)]
     assert len(words) == 2 + 6 + 1
@@ -377,7 +377,7 @@ def test_an_image_holds_code_and_no_key_credential_or_history_of_one(
     options = ("--rm", "--network", "none", "--user", "0", "--entrypoint", "find")
     named = ("-name", "*.env", "-o", "-name", "*.db*", "-o", "-name", "*_key", "-o")
     dotted = ("-name", "demo-logins", "-o", "-name", ".*", "-o", "-path", "*/tests*")
-    where = ("/portero", "/secrets", "/data", "/home", "/root", "/tmp", "-mindepth", "1")
+    where = ("/portero", "/sync", "/data", "/home", "/root", "/tmp", "-mindepth", "1")
     own = docker.run(
         "docker", "run", *options, IMAGES[image], *where, "(", *named, *dotted, ")", check=False
     )

@@ -118,11 +118,12 @@ def test_init_makes_other_secrets_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_settings")
-def test_init_puts_secrets_where_it_is_told(tmp_path: Path) -> None:
+def test_init_puts_the_sync_key_alone_where_it_is_told(tmp_path: Path) -> None:
     issuer_main.main(
-        ["init", "--data-dir", str(tmp_path / "var"), "--secrets-dir", str(tmp_path / "safe")]
+        ["init", "--data-dir", str(tmp_path / "var"), "--sync-dir", str(tmp_path / "sync")]
     )
-    assert set(files_in(tmp_path / "safe")) == {"secret_key", "sync_key"}
+    assert set(files_in(tmp_path / "sync")) == {"sync_key"}
+    assert "secrets/secret_key" in files_in(tmp_path / "var")
 
 
 def test_init_makes_no_users_where_there_is_a_credentials_file(
@@ -421,7 +422,7 @@ def test_init_keeps_given_keys_and_users_beside_its_own(
     given = {"SECRET_KEY": "k" * 40, "SYNC_KEY": "s" * 40, "CREDENTIALS_FILE": "AGNR1=é\r\n"}
     assert give(monkeypatch, tmp_path, json.dumps(given)) == 0
     before = files_in(tmp_path)
-    assert before["secrets/given/secret_key"] == (0o600, b"k" * 40)
+    assert before["given/secret_key"] == (0o600, b"k" * 40)
     assert before["given/credentials.env"] == (0o600, "AGNR1=é\r\n".encode())
     assert before["secrets/secret_key"][1] != b"k" * 40
     assert "kkk" not in capsys.readouterr().out

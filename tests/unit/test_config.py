@@ -1,8 +1,11 @@
 """Settings: read once, all faults at once, no secret in any of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from issuer import config
 from issuer.errors import Faults
@@ -112,6 +115,68 @@ def test_k1_the_two_secrets_must_differ(environ: Environ) -> None:
     assert "must not be the same" in fault
 
 
+def pem(private: Any) -> str:
+    return str(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode()
+    )
+
+
+ED25519 = pem(ed25519.Ed25519PrivateKey.generate())
+P256 = pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_a_public_key_algorithm_needs_no_private_key_given(
+    environ: Environ, algorithm: str
+) -> None:
+    settings = config.read(environ | {"JWT_ALGORITHM": algorithm})
+    assert settings.algorithm == algorithm
+
+
+def test_a_private_key_may_be_given_in_pem_with_the_newline_it_ends_in(
+    environ: Environ, tmp_path: Path
+) -> None:
+    path = tmp_path / "key.pem"
+    path.touch(mode=0o600)
+    path.write_text(ED25519)
+    del environ["SECRET_KEY"]
+    settings = config.read(environ | {"JWT_ALGORITHM": "EdDSA", "SECRET_KEY_FILE": str(path)})
+    assert settings.secret_key == ED25519.encode()
+    assert ED25519.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "value", "word"),
+    [
+        ("HS256", ED25519, "is a private key"),
+        ("HS512", P256, "is a private key"),
+        ("EdDSA", P256, "is not an Ed25519 key"),
+        ("ES256", ED25519, "is not a key on the curve P-256"),
+        ("RS256", P256, "is not an RSA key"),
+        ("EdDSA", ED25519[:60], "is not a private key in PEM"),
+        ("EdDSA", ED25519.replace("PRIVATE", "PUBLIC"), "is not a private key in PEM"),
+        ("EdDSA", "short", "shorter than 32"),
+    ],
+)
+def test_k1_a_key_that_is_not_one_of_the_algorithm_stops_the_start(
+    environ: Environ, algorithm: str, value: str, word: str
+) -> None:
+    (fault, *_) = found = faults(environ | {"JWT_ALGORITHM": algorithm, "SECRET_KEY": value})
+    assert fault.startswith("SECRET_KEY: ")
+    assert any(word in one for one in found)
+    assert not any(line in one for one in found for line in value.splitlines()[1:])
+
+
+def test_no_secret_shows_in_the_repr_of_settings(environ: Environ) -> None:
+    shown = repr(config.read(environ))
+    assert environ["SECRET_KEY"] not in shown
+    assert environ["SYNC_KEY"] not in shown
+
+
 def test_a_secret_given_twice_stops_the_start(environ: Environ, tmp_path: Path) -> None:
     assert any("not both" in fault for fault in faults(environ | {"SYNC_KEY_FILE": "/x"}))
 
@@ -169,8 +234,8 @@ def test_a_wrong_value_of_these_stops_the_start_as_well(
 def test_nothing_set_lists_all_that_is_missing() -> None:
     found = faults({})
     assert [fault.split(":")[0] for fault in found] == [
-        "SYNC_KEY",
         "SECRET_KEY",
+        "SYNC_KEY",
         "CREDENTIALS_FILE",
     ]
 

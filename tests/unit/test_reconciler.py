@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from issuer import reconciler
+from issuer import config, reconciler
 from issuer.active_tokens import ActiveTokens
 from issuer.credentials import CredentialsFile
-from issuer.gateways import APPLY, KEYS, SNAPSHOT, STATUS, Ack, Changes, Gateway, Gateways
-from issuer.key_file import KeyFile
+from issuer.gateways import APPLY, KEYS, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.key_file import SIGNING, VERIFYING, WAITING, KeyFile
 from issuer.reconciler import Reconciler, _Projection
 from issuer.roles import Roles
 from issuer.sessions import Selection, Session
 from issuer.sessions.sqlite import SqliteSessions
-from tests.conftest import GatewayModel, wait_until
+from tests.conftest import SECRET_KEY, SYNC_KEY, GatewayModel, wait_until
 
 NOW = int(time.time())
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
@@ -38,21 +38,15 @@ class ModelGateway(Gateway):
     """A gateway without a network: its messages go straight to a model."""
 
     def __init__(self, model: GatewayModel) -> None:
-        super().__init__("http://model", b"")
+        super().__init__("http://model", model.key.encode())
         self.model = model
         self.sent: list[str] = []
         self.away = False
         self.killed_before: int | None = None
 
-    def apply(self, changes: Changes, timeout: float = 0, **progress: Any) -> Ack:
-        content = {"activate": changes.activate, "revoke": changes.revoke, **progress}
-        return self._tell("apply", "POST", APPLY, content)
-
-    def snapshot(self, step: str, **content: Any) -> Ack:
-        return self._tell(step, "POST", SNAPSHOT, {"step": step, **content})
-
-    def state(self) -> Ack:
-        return self._tell("state", "GET", STATUS, None)
+    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+        names = {APPLY: "apply", KEYS: "keys", STATUS: "state"}
+        return self._tell(names.get(path) or content["step"], method, path, content)
 
     def _tell(self, what: str, method: str, path: str, content: Any) -> Ack:
         if self.killed_before is not None and len(self.sent) >= self.killed_before:
@@ -70,8 +64,17 @@ class ModelGateways(Gateways):
     def __init__(self, *each: Gateway) -> None:
         self.each = list(each)
 
-    def apply(self, changes: Changes) -> list[Ack]:
-        return [gateway.apply(changes) for gateway in self.each]
+    def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
+        return [send(gateway) for gateway in self.each]
+
+
+def keys_of(store: SqliteSessions) -> KeyFile:
+    """The key file beside a store; made when it is not there."""
+    path = store._path.with_name(config.KEY_FILE)
+    made = KeyFile(path, "HS256", SECRET_KEY.encode(), 3600)
+    if not path.exists():
+        made.prepare(NOW)
+    return made
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def truth(store: SqliteSessions) -> set[str]:
 def refresh(store: SqliteSessions, gateway: ModelGateway) -> list[str]:
     """One round of a fresh reconciler; what it sent."""
     gateway.sent.clear()
-    _Projection(gateway, store).refresh()
+    _Projection(gateway, store, keys_of(store)).refresh()
     return list(gateway.sent)
 
 
@@ -117,7 +120,7 @@ def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
 ) -> None:
     add(store, "1", "2", "3")
     revoke(store, "2")
-    assert refresh(store, gateway) == ["state", "begin", "part", "part", "end"]
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part", "end"]
     assert gateway.model.active() == truth(store)
     assert gateway.model.position == store.position()
 
@@ -125,7 +128,7 @@ def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
 def test_an_empty_store_makes_an_empty_gateway_ready(
     store: SqliteSessions, gateway: ModelGateway
 ) -> None:
-    assert refresh(store, gateway) == ["state", "begin", "end"]
+    assert refresh(store, gateway) == ["state", "keys", "begin", "end"]
     assert gateway.model.least == 1
 
 
@@ -265,7 +268,7 @@ def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
 ) -> None:
     gateway = ModelGateway(GatewayModel(most=3))
     add(store, "1", "2", "3", "4", "5")
-    assert refresh(store, gateway) == ["state", "begin", "part", "part"]
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part"]
     assert gateway.model.least == 0
     assert "full" in caplog.text
 
@@ -283,7 +286,7 @@ def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions)
 
 
 @pytest.mark.parametrize("ready", [False, True], ids=["snapshot", "changes"])
-@pytest.mark.parametrize("messages", range(7))
+@pytest.mark.parametrize("messages", range(8))
 def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
     store: SqliteSessions, gateway: ModelGateway, messages: int, ready: bool
 ) -> None:
@@ -300,7 +303,7 @@ def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
         was_killed = False
     except Killed:
         was_killed = True
-    assert was_killed is (messages < (4 if ready else 6))
+    assert was_killed is (messages < (4 if ready else 7))
     assert ready or gateway.model.active() in (before, truth(store))
     gateway.killed_before = None
     refresh(store, gateway)
@@ -312,7 +315,7 @@ STEPS = st.lists(
     st.tuples(st.just("add"), st.integers(0, 9))
     | st.tuples(st.just("revoke"), st.integers(0, 9))
     | st.tuples(st.just("restart"), st.just(0))
-    | st.tuples(st.just("lose"), st.integers(0, 6))
+    | st.tuples(st.just("lose"), st.integers(0, 7))
     | st.tuples(st.just("refresh"), st.just(0)),
     max_size=20,
 )
@@ -353,7 +356,7 @@ def running(
     """A reconciler at work."""
     gateways = ModelGateways(*each)
     credentials = CredentialsFile(path, all_roles, store.salt())
-    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials)
+    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
     stop = threading.Event()
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
@@ -447,3 +450,147 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
     add(store, "1", ends=-3600)
     with running(store, people, all_roles, ModelGateway(GatewayModel())):
         wait_until(lambda: store.find("1".rjust(22, "A")) is None, "it is forgotten")
+
+
+# Keys
+
+
+def longest(store: SqliteSessions) -> KeyFile:
+    """The same key file, for tokens that live a second."""
+    return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), 1)
+
+
+def states(store: SqliteSessions) -> list[str]:
+    return [entry.state for entry in keys_of(store).read().entries]
+
+
+def kids(store: SqliteSessions) -> set[str]:
+    return {entry.kid for entry in keys_of(store).read().in_force()}
+
+
+def test_a_gateway_gets_its_keys_before_any_token(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    assert refresh(store, gateway)[:2] == ["state", "keys"]
+    assert gateway.model.keys.keys() == kids(store)
+    assert refresh(store, gateway) == ["state"]
+
+
+def test_a_gateway_that_does_not_take_the_keys_gets_no_token(
+    store: SqliteSessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel(key="another sync key, which opens nothing of this"))
+    add(store, "1")
+    gateway.key = SYNC_KEY.encode()
+    assert refresh(store, gateway) == ["state", "keys"]
+    assert gateway.model.numbers == {}
+    assert "keys not applied" in caplog.text
+
+
+def test_other_keys_are_brought_to_a_gateway_that_has_the_tokens(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    keys_of(store).add(None, NOW)
+    add(store, "2")
+    assert refresh(store, gateway) == ["state", "keys", "apply"]
+    assert gateway.model.keys.keys() == kids(store)
+    assert len(gateway.model.keys) == 2
+
+
+def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    gateway.model.restart()
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "end"]
+    assert gateway.model.keys.keys() == kids(store)
+
+
+def test_a_waiting_key_signs_once_every_gateway_has_it(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    two.away = True
+    with running(store, people, all_roles, one, two):
+        added = keys_of(store).add(None, NOW)
+        wait_until(lambda: added.kid in one.model.keys, "the one has it")
+        asked = len(two.sent)
+        wait_until(lambda: len(two.sent) > asked + 5, "some more rounds")
+        assert states(store) == [SIGNING, WAITING]
+        two.away = False
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "it signs")
+    assert added.kid in two.model.keys
+
+
+def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    with running(store, people, all_roles, one, two):
+        wait_until(lambda: bool(one.model.keys and two.model.keys), "both have the first key")
+        two.away = True
+        added = keys_of(store).add(None, NOW)
+        wait_until(lambda: added.kid in one.model.keys, "the one has it")
+        asked = len(two.sent)
+        wait_until(lambda: len(two.sent) > asked + 5, "some more rounds")
+        assert states(store) == [SIGNING, WAITING]
+
+
+def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gateway(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    (old,) = kids(store)
+    with running(store, people, all_roles, gateway):
+        added = longest(store).add(None, NOW)
+        wait_until(lambda: added.kid in gateway.model.keys, "the gateway has both")
+        longest(store).promote(added.kid, int(time.time()))
+        wait_until(lambda: gateway.model.keys.keys() == {added.kid}, "the old one is gone")
+    assert kids(store) == {added.kid}
+    assert keys_of(store).read().find(old) is not None
+
+
+def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    keys_of(store).add(None, NOW)
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "it signs")
+    assert len(gateway.model.keys) == 2
+
+
+def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
+    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: bool(gateway.model.keys), "it has its key")
+        before = dict(gateway.model.keys)
+        path = store._path.with_name(config.KEY_FILE)
+        whole = path.read_text()
+        path.write_text(whole[:-20])
+        wait_until(lambda: "key file" in caplog.text, "it is told")
+        assert gateway.model.keys == before
+        path.write_text(whole)
+        keys_of(store).add(None, NOW)
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "all goes on")
+
+
+def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    path = people.with_name(config.KEY_FILE)
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: gateway.model.least > 0, "it is ready")
+        before = dict(gateway.model.keys)
+        path.unlink()
+        asked = len(gateway.sent)
+        wait_until(lambda: len(gateway.sent) > asked + 5, "some more rounds")
+        assert gateway.model.keys == before
+        assert not path.exists()

@@ -84,10 +84,10 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
 def test_the_parts_are_told_places_and_never_contents() -> None:
     given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
     told = handover.settings_of_parts(given, {})
-    assert set(told["gateway"]) == {"SECRET_KEY_FILE", "SYNC_KEY_FILE"}
+    assert set(told["gateway"]) == {"SYNC_KEY_FILE"}
     assert set(told["issuer"]) == {"SECRET_KEY_FILE", "SYNC_KEY_FILE", "CREDENTIALS_FILE"}
     assert told["issuer"] == told["reconciler"]
-    assert all(place.startswith(("/secrets/", "/data/")) for place in told["issuer"].values())
+    assert all(place.startswith(("/sync/", "/data/")) for place in told["issuer"].values())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_compose_is_told_no_secret() -> None:
 def changes(tmp_path: Path, own_llm: bool) -> dict[str, dict[str, object]]:
     (tmp_path / "run").mkdir()
     project = Project(("c",), tmp_path, {})
-    project.write_changes(own_llm, {"gateway": {"SECRET_KEY_FILE": "/secrets/given/secret_key"}})
+    project.write_changes(own_llm, {"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}})
     written: dict[str, dict[str, object]] = json.loads(project.changes.read_text())["services"]
     return written
 
@@ -136,7 +136,7 @@ def changes(tmp_path: Path, own_llm: bool) -> dict[str, dict[str, object]]:
 def test_a_death_is_not_mended(tmp_path: Path) -> None:
     services = changes(tmp_path, own_llm=False)
     assert {service["restart"] for service in services.values()} == {"no"}
-    assert services["gateway"]["environment"] == {"SECRET_KEY_FILE": "/secrets/given/secret_key"}
+    assert services["gateway"]["environment"] == {"SYNC_KEY_FILE": "/sync/given/sync_key"}
     assert services["llm"]["image"] == images.image_names()["llm"]
 
 

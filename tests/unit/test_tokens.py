@@ -99,17 +99,45 @@ def test_a_token_put_together_by_hand_is_accepted() -> None:
     assert verify(forge()) == expected
 
 
-@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+EVERY_KEY = {
+    **{name: keys.hmac_key(name, KEY.verifying) for name in ("HS256", "HS384", "HS512")},
+    **{name: keys.new_key(name) for name in ("RS256", "ES256", "EdDSA")},
+}
+
+
+@pytest.mark.parametrize("algorithm", EVERY_KEY)
 @pytest.mark.parametrize("role", list(ROLES), ids=lambda role: role.name)
 def test_a_minted_token_is_accepted_from_its_issue_to_the_second_before_its_end(
     algorithm: str, role: roles.Role
 ) -> None:
-    key = keys.hmac_key(algorithm, KEY.verifying)
+    key = EVERY_KEY[algorithm]
     claims = tokens.new_claims(f"{role.code}one", role, NOW)
     token = tokens.mint(claims, key)
     for now in (NOW, NOW + role.ttl_seconds - 1):
         assert tokens.verify(token, now, Keyring([key]), ROLES) == claims
     assert claims.expires_at - claims.issued_at == role.ttl_seconds
+
+
+@pytest.mark.parametrize("named", EVERY_KEY)
+@pytest.mark.parametrize("signer", EVERY_KEY)
+def test_j3_a_token_signed_with_one_key_is_refused_under_the_name_of_another(
+    signer: str, named: str
+) -> None:
+    """Whatever algorithm it claims: the key that its `kid` names decides."""
+    role = ROLES.named("user")
+    assert role is not None
+    claims = tokens.new_claims("USRSalice", role, NOW)
+    key = replace(EVERY_KEY[named], kid="the key that is named")
+    keyring = Keyring([key])
+    if signer == named:
+        assert tokens.verify(tokens.mint(claims, key), NOW, keyring, ROLES) == claims
+        return
+    for claimed in (signer, named):
+        token = tokens.mint(claims, replace(EVERY_KEY[signer], kid=key.kid))
+        head = encode(text({"alg": claimed, "kid": key.kid, "typ": "JWT"}))
+        for one in (token, f"{head}.{token.partition('.')[2]}"):
+            with pytest.raises(TokenRefused):
+                tokens.verify(one, NOW, keyring, ROLES)
 
 
 def test_a_minted_token_says_exactly_what_the_contract_lists() -> None:
