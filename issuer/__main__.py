@@ -100,6 +100,7 @@ def _init(options: argparse.Namespace) -> int:
     """Idempotent: what is there already stays as it is."""
     data: Path = options.data_dir
     places = {"secret_key": data / "secrets", "sync_key": options.sync_dir or data / "secrets"}
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, directory in places.items():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))

@@ -194,14 +194,19 @@ def _(forger: Forger) -> Tokens:
 # J3
 
 
+#: Other names of what our own algorithms do.
+SAME_SIGNATURE = ("Ed25519", "EdDSA25519", "ES256K of P-256")
+
+
 @family("J3 another algorithm of the family, truly signed")
 def _(forger: Forger) -> Tokens:
     for name, signature in _relatives(forger):
-        header = forger.header | {"alg": name}
+        header = forger.header | {"alg": name.split(" ")[0]}
         text = encode(raw(header)) + b"." + encode(raw(forger.claims))
         yield f"signed and named {name}", text + b"." + encode(signature(text))
         own = forger.signing_text()
-        yield f"signed as {name}, not named", own + b"." + encode(signature(own))
+        if name not in SAME_SIGNATURE:
+            yield f"signed as {name}, not named", own + b"." + encode(signature(own))
         yield f"named {name}, not signed so", forger.token(header=header)
 
 
@@ -224,11 +229,10 @@ def _relatives(forger: Forger) -> Iterator[tuple[str, Callable[[bytes], bytes]]]
             ("ES384", ec.SECP384R1(), hashes.SHA384()),
             ("ES512", ec.SECP521R1(), hashes.SHA512()),
             ("ES256K", ec.SECP256K1(), hashes.SHA256()),
-            ("ES256K", ec.SECP256R1(), hashes.SHA256()),
         ):
             private = ec.generate_private_key(curve)
             yield name, lambda text, p=private, d=digest: p.sign(text, ec.ECDSA(d))  # type: ignore[misc]
-        yield "ES256K", lambda text: ecdsa(key.signing, text)
+        yield "ES256K of P-256", lambda text: ecdsa(key.signing, text)
         yield "ES384", lambda text: key.signing.sign(text, ec.ECDSA(hashes.SHA384()))
     else:
         yield "Ed25519", key.signing.sign
@@ -541,7 +545,7 @@ def _(forger: Forger) -> Tokens:
                 for how, token in _each_way(forger, index, put):
                     yield f"{text!r} at {place} of the {how}", token
         padded = segment + b"=" * (-len(segment) % 4)
-        for how, token in _each_way(forger, index, padded):
+        for how, token in _each_way(forger, index, padded) if padded != segment else ():
             yield f"padded {how}", token
         plain = base64.b64encode(decode(segment)).rstrip(b"=")
         if plain != segment:
@@ -574,13 +578,12 @@ def _(forger: Forger) -> Tokens:
 @family("J14 unused bits that are not zero")
 def _(forger: Forger) -> Tokens:
     for index, segment in enumerate(forger.segments()):
-        unused = {2: 15, 3: 3}[len(segment) % 4]
+        unused = {0: 0, 2: 15, 3: 3}[len(segment) % 4]  # an RSA signature may use all its bits
         at = ALPHABET.index(segment[-1])
         for value in range(1, unused + 1):
             stray = segment[:-1] + ALPHABET[at + value : at + value + 1]
             for how, token in _each_way(forger, index, stray):
                 yield f"bits {value} of the {how}", token
-        assert stray_bits(segment) == segment[:-1] + ALPHABET[at + 1 : at + 2]
 
 
 @family("J15 a padded signature")
@@ -908,7 +911,8 @@ def _(forger: Forger) -> Tokens:
     yield "a shorter life", revoked.with_claims(exp=revoked.claims["exp"] - 1)
     segments = revoked.segments()
     for index, segment in enumerate(segments):
-        yield f"stray bits {index}", _changed(segments, index, stray_bits(segment))
+        if len(segment) % 4:
+            yield f"stray bits {index}", _changed(segments, index, stray_bits(segment))
     if forger.key.algorithm == "ES256":
         yield "the twin signature", revoked.with_signature(signatures.ecdsa_twin(revoked))
 
