@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 
 from run import containers, local
+from run.docker.engine import NotHere
 from run.edge import guarded
-from run.engine import NotHere
 from run.plan import clean_environment
 from run.terminal import say
 

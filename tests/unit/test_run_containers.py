@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from run import choice, containers, engine, handover, images, local, upstreams
-from run.followed import as_of_a_process
+from run import choice, containers, local
+from run.docker import engine, handover, images, upstreams
+from run.docker.followed import as_of_a_process
+from run.docker.project import Project, project_of
 from run.plan import Plan, read_plan
-from run.project import Project, project_of
 from run.terminal import RunError
 
 KEY = "a-key-of-the-users-own-that-is-long-enough"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from run.engine import ask
+from run.docker.engine import ask
 from run.signals import tied_to_us
 from run.terminal import RunError
 

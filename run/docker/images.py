@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from run.commands import ROOT
-from run.engine import NotHere, ask, tell
+from run.docker.engine import NotHere, ask, tell
 from run.terminal import say
 
 DOCKERFILES = ("openresty/Dockerfile", "issuer/Dockerfile", "demo/Dockerfile")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run.commands import ROOT
-from run.engine import ask, tell
-from run.handover import INIT
-from run.images import image_names
+from run.docker.engine import ask, tell
+from run.docker.handover import INIT
+from run.docker.images import image_names
 from run.terminal import RunError
 from run.watching import LAST_LINES, last_lines
 

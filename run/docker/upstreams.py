@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
-from run.engine import ask
+from run.docker.engine import ask
 
 HOST_NAME = "host.docker.internal"
 CONNECT_SECONDS = 1.0
