@@ -1,1 +1,1 @@
-"""What `run.containers` needs of Docker: the engine, images, one project, and what is handed over."""
+"""What `run.containers` needs of Docker: engine, images, one project, what is handed over."""

@@ -1,5 +1,6 @@
 """The gateway's verifier without a gateway: the process `verify.lua`, asked through a pipe."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -8,14 +9,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from issuer import gateways
-from issuer.key_file import KeyList
+from issuer import gateways, keys
+from issuer.key_file import SIGNING, Entry, KeyList
 from run.commands import ROOT
 
 PROGRAM = Path(__file__).with_name("verify.lua")
 SYNC_KEY = b"sync key of the security tests, 0123456789"
 #: How many lines are written before answers are read: what a pipe holds, it holds for both sides.
 AT_ONCE = 20_000
+
+
+def key_list(*listed: keys.Key, serial: int = 1) -> KeyList:
+    """A key file with these keys."""
+    entries = (
+        Entry(
+            key.kid,
+            key.algorithm,
+            SIGNING,
+            added_at=0,
+            secret=base64.b64encode(keys.stored_form(key)).decode(),
+        )
+        for key in listed
+    )
+    return KeyList("history", serial, tuple(entries))
 
 
 class GatewayVerifier:

@@ -243,7 +243,7 @@ def _relatives(forger: Forger) -> Iterator[tuple[str, Callable[[bytes], bytes]]]
 @family("J3 another spelling of the algorithm")
 def _(forger: Forger) -> Tokens:
     own = forger.key.algorithm
-    for name in (
+    spellings = (
         own.lower(),
         own.upper(),
         own.title(),
@@ -256,9 +256,10 @@ def _(forger: Forger) -> Tokens:
         own.replace("S", "\u017f"),
         own[:-1],
         f"{own}{own}",
-    ):
+    )
+    for place, name in enumerate(spellings):
         if name != own:
-            yield repr(name), forger.with_header(alg=name)
+            yield f"{name!r}, {place}", forger.with_header(alg=name)
     escaped = f'{{"alg":"\\u{ord(own[0]):04x}{own[1:]}"'.encode()
     yield (
         "escaped",

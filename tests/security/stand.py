@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from issuer import config, keys, roles, tokens
 from issuer.errors import TokenExpired, TokenRefused
-from issuer.key_file import KeyFile, KeyList
+from issuer.key_file import KeyFile
 from tests.deployment import Caller, Local, deployed
 from tests.security.forger import Forger
 from tests.security.gateway_verifier import GatewayVerifier, gateway_verifier
@@ -95,7 +95,8 @@ class Stand:
     algorithm: str
     deployment: Local
     upstream: Upstream
-    known: KeyList
+    keyring: keys.Keyring
+    other: keys.Key
     token: str
     revoked: str
     verifier: GatewayVerifier
@@ -105,8 +106,8 @@ class Stand:
     def forger(self) -> Forger:
         """Who knows it all, at this second."""
         return Forger(
-            key=self.known.keyring().signing(),
-            other=keys.new_key(self.algorithm),
+            key=self.keyring.signing(),
+            other=self.other,
             claims=parts(self.token)[1],
             revoked=str(parts(self.revoked)[1]["jti"]),
             now=int(time.time()),
@@ -115,8 +116,8 @@ class Stand:
 
     def by_issuer(self, sent: Sequence[bytes], now: int) -> list[str]:
         """The verdicts of the issuer's code."""
-        keyring, active = self.known.keyring(), {str(parts(self.token)[1]["jti"])}
-        return [issuer_verdict(token, now, keyring, active) for token in sent]
+        active = {str(parts(self.token)[1]["jti"])}
+        return [issuer_verdict(token, now, self.keyring, active) for token in sent]
 
     def by_gateway(self, sent: Sequence[bytes], now: int) -> list[str]:
         """The verdicts of the gateway's code."""
@@ -187,7 +188,18 @@ def stand(algorithm: str, upstream: Upstream, trap: str) -> Iterator[Stand]:
         assert caller.call(path="/logout", headers=logout, body={}).status_code == 204
         assert (caller.validate(live), caller.validate(revoked)) == (200, 401)
         known = KeyFile(running.data / config.KEY_FILE, algorithm, b"", 3600).read()
-        made = Stand(algorithm, running, upstream, known, live, revoked, verifier, trap)
+        other = keys.new_key(algorithm)
+        made = Stand(
+            algorithm=algorithm,
+            deployment=running,
+            upstream=upstream,
+            keyring=known.keyring(),
+            other=other,
+            token=live,
+            revoked=revoked,
+            verifier=verifier,
+            trap=trap,
+        )
         assert verifier.put_keys(known)
         verifier.activate(ends(live) | ends(revoked))
         verifier.revoke(ends(revoked))

@@ -1,5 +1,6 @@
 """The commands: `python -m issuer …` and `python -m issuer.credentials`."""
 
+import base64
 import io
 import json
 import os
@@ -7,18 +8,22 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from issuer import __main__ as issuer_main
-from issuer import config, credentials
+from issuer import assemble, config, credentials, reconciler
+from issuer.key_file import KeyFile
+from issuer.reconciler import Reconciler
 from issuer.roles import Roles
 from issuer.sessions import Session
 from issuer.sessions.sqlite import SqliteSessions
-from tests.conftest import TOMBSTONE, GatewayModel, listening
+from tests.conftest import SECRET_KEY, SYNC_KEY, TOMBSTONE, GatewayModel, listening, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = int(time.time())
@@ -33,7 +38,7 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> dict[str, str]:
     """Good settings in the environment, and nothing beside them."""
-    for name in (*environ, "SECRET_KEY_FILE", "SYNC_KEY_FILE", "TOKEN_CACHE_SIZE"):
+    for name in (*environ, "SECRET_KEY_FILE", "SYNC_KEY_FILE", "TOKEN_CACHE_SIZE", "JWT_ALGORITHM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
@@ -314,6 +319,219 @@ def test_a_command_that_is_not_whole_does_nothing(
     assert left.value.code == 2
     assert "usage:" in capsys.readouterr().err
     assert store.count_active(NOW) == 4
+
+
+def key_file() -> KeyFile:
+    """That of the settings in the environment."""
+    found = config.read(os.environ)
+    return KeyFile(found.key_file, found.algorithm, found.secret_key, 3600)
+
+
+@contextmanager
+def reconciling(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayModel]:
+    """A gateway that listens, and a reconciler at work for it."""
+    monkeypatch.setattr(reconciler, "PERIOD_SECONDS", 0.01)
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        monkeypatch.setenv("GATEWAY_URLS", listener.url)
+        parts = assemble(config.read(os.environ))
+        loop = Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys)
+        stop = threading.Event()
+        thread = threading.Thread(target=loop.run, args=(stop,))
+        thread.start()
+        try:
+            yield model
+        finally:
+            stop.set()
+            thread.join(20)
+
+
+def assert_no_secret(said: str) -> None:
+    for entry in key_file().read().entries:
+        for secret in (entry.secret, base64.b64decode(entry.secret).decode()):
+            assert not any(line in said for line in secret.splitlines() if line)
+    assert SECRET_KEY not in said
+    assert SYNC_KEY not in said
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "RS256", "ES256", "EdDSA"])
+@pytest.mark.usefixtures("settings")
+def test_keys_list_tells_kid_algorithm_time_and_state_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], algorithm: str
+) -> None:
+    monkeypatch.setenv("JWT_ALGORITHM", algorithm)
+    assert issuer_main.main(["keys", "list"]) == 0
+    file = key_file()
+    file.promote(file.add(None, NOW).kid, 1_800_000_000)
+    file.retire(file.add(None, NOW).kid, True, NOW)
+    file.add("EdDSA", NOW)
+    capsys.readouterr()
+    assert issuer_main.main(["keys", "list"]) == 0
+    said = capsys.readouterr()
+    when = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    endings = ["verifying until 2027-01-15T09:00:00Z", "signing", "gone", "waiting"]
+    lines = said.out.splitlines()
+    assert len(lines) == 4
+    for line, entry, ending in zip(lines, file.read().entries, endings, strict=True):
+        assert re.fullmatch(rf"{entry.kid}  {entry.algorithm}  {when}  {ending}", line)
+    assert_no_secret(said.out + said.err)
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_add_answers_0_when_the_new_key_signs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reconciling(monkeypatch) as model:
+        (old,) = [entry.kid for entry in key_file().read().entries]
+        assert issuer_main.main(["keys", "add"]) == 0
+        said = capsys.readouterr()
+    new = key_file().keyring().signing().kid
+    assert new != old
+    assert model.keys.keys() == {old, new}
+    assert said.out.count(new) == 2
+    assert old not in said.out
+    assert_no_secret(said.out + said.err)
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_add_makes_a_key_of_the_algorithm_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with reconciling(monkeypatch):
+        assert issuer_main.main(["keys", "add", "--algorithm", "ES256"]) == 0
+    assert key_file().keyring().signing().algorithm == "ES256"
+
+
+def test_keys_add_answers_2_while_a_gateway_has_not_acknowledged_and_the_old_key_signs(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(issuer_main, "PROMOTED_SECONDS", 0.2)
+    assert issuer_main.main(["keys", "list"]) == 0
+    old = key_file().keyring().signing().kid
+    capsys.readouterr()
+    assert issuer_main.main(["keys", "add"]) == 2
+    said = capsys.readouterr()
+    assert "has not acknowledged" in said.err
+    assert key_file().keyring().signing().kid == old
+    assert [entry.state for entry in key_file().read().entries] == ["signing", "waiting"]
+    assert_no_secret(said.out + said.err)
+    with reconciling(monkeypatch):
+        wait_until(lambda: key_file().keyring().signing().kid != old, "it signs at last")
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_add_is_a_fault_while_another_one_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(issuer_main, "PROMOTED_SECONDS", 0.0)
+    assert issuer_main.main(["keys", "add"]) == 2
+    assert issuer_main.main(["keys", "add"]) == 1
+    assert "waiting" in capsys.readouterr().err
+    assert len(key_file().read().entries) == 2
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_retire_now_replaces_a_signing_key_and_tells_the_gateways_before_it_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        monkeypatch.setenv("GATEWAY_URLS", listener.url)
+        assert issuer_main.main(["keys", "list"]) == 0
+        leaked = key_file().keyring().signing().kid
+        assert issuer_main.main(["keys", "retire", leaked, "--now"]) == 0
+    said = capsys.readouterr()
+    assert f"retired {leaked}\n" in said.out
+    assert model.keys.keys() == {key_file().keyring().signing().kid} != {leaked}
+    assert_no_secret(said.out + said.err)
+
+
+def test_keys_retire_now_answers_2_and_names_a_gateway_that_has_not_acknowledged(
+    settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    issuer_main.main(["keys", "list"])
+    leaked = key_file().keyring().signing().kid
+    assert issuer_main.main(["keys", "retire", leaked, "--now"]) == 2
+    assert settings["GATEWAY_URLS"] in capsys.readouterr().err
+    assert key_file().keyring().find(leaked) is None
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_retire_lets_an_old_key_verify_until_its_last_token_has_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reconciling(monkeypatch) as model:
+        old = key_file().keyring().signing().kid
+        assert issuer_main.main(["keys", "add"]) == 0
+        assert issuer_main.main(["keys", "retire", old]) == 0
+        assert "when its last token has ended" in capsys.readouterr().out
+        assert old in model.keys
+    assert key_file().keyring().find(old) is not None
+
+
+@pytest.mark.usefixtures("settings")
+def test_keys_retire_is_a_fault_for_a_key_that_signs_and_for_none_at_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    issuer_main.main(["keys", "list"])
+    before = key_file().read()
+    for arguments in ([before.entries[0].kid], ["no-kid"], ["no-kid", "--now"]):
+        assert issuer_main.main(["keys", "retire", *arguments]) == 1
+        assert arguments[0] in capsys.readouterr().err
+    assert key_file().read() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keys"],
+        ["keys", "retire"],
+        ["keys", "add", "--algorithm", "none"],
+        ["keys", "add", "--algorithm", "hs256"],
+        ["keys", "add", "kid"],
+        ["keys", "list", "kid"],
+        ["keys", "other"],
+    ],
+)
+@pytest.mark.usefixtures("settings")
+def test_a_keys_command_that_is_not_whole_makes_no_key(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        issuer_main.main(arguments)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+    assert not config.read(os.environ).key_file.exists()
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["keys", "list"]])
+@pytest.mark.usefixtures("settings")
+def test_a_command_that_only_reads_replaces_no_key_by_a_changed_secret_key(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """That is for the issuer's start (docs/configuration.md): here it would refuse live tokens."""
+    assert issuer_main.main(["keys", "list"]) == 0
+    before = key_file().read()
+    monkeypatch.setenv("SECRET_KEY", "another-secret-key-0123456789-abcdefghijklmnopqrstuvw")
+    assert issuer_main.main(arguments) == 0
+    assert key_file().read() == before
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_broken_key_file_is_a_fault_of_every_keys_command_and_stays_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    issuer_main.main(["keys", "list"])
+    path = config.read(os.environ).key_file
+    path.write_text(path.read_text()[:-10])
+    broken = path.read_bytes()
+    capsys.readouterr()
+    for arguments in (["list"], ["add"], ["retire", "kid"], ["retire", "kid", "--now"]):
+        assert issuer_main.main(["keys", *arguments]) == 1
+        said = capsys.readouterr()
+        assert "key file" in said.err
+        assert said.out == ""
+    assert path.read_bytes() == broken
 
 
 def generate(*arguments: str) -> int:

@@ -6,6 +6,7 @@ The application is whole, with a store in a file; the gateway is a model that li
 import base64
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
@@ -17,8 +18,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from issuer import answers, create_app
+from issuer import answers, config, create_app
 from issuer.errors import StoreUnavailable
+from issuer.key_file import KeyFile
 from issuer.sessions import Session
 from issuer.sessions.sqlite import SqliteSessions
 from tests.conftest import SECRET_KEY, USERS, GatewayModel, Reply, listening, password
@@ -105,6 +107,22 @@ def house(environ: dict[str, str]) -> Iterator[House]:
         environ["GATEWAY_URLS"] = listener.url
         app = create_app(environ)
         yield House(app, app.test_client(use_cookies=False), model, environ)
+
+
+@contextmanager
+def issuing(environ: dict[str, str], **settings: str) -> Iterator[House]:
+    """A house of other settings."""
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        changed = environ | settings | {"GATEWAY_URLS": listener.url}
+        app = create_app(changed)
+        yield House(app, app.test_client(use_cookies=False), model, changed)
+
+
+def keys_of(house: House) -> KeyFile:
+    """The key file of a house, as another process opens it."""
+    settings = config.read(house.environ)
+    return KeyFile(settings.key_file, settings.algorithm, settings.secret_key, 3600)
 
 
 @pytest.fixture
@@ -865,3 +883,127 @@ def test_i2_a_name_with_line_ends_forges_no_line_in_the_log(
     house.knock("/login", "x\r\n2026-01-01 INFO ADMNroot logged in\x1b[2J", "wrong")
     assert "\x1b" not in caplog.text
     assert not any(line.startswith("2026-01-01") for line in caplog.text.splitlines())
+
+
+# Keys
+
+PUBLIC = ("RS256", "ES256", "EdDSA")
+
+
+def jwks(house: House) -> list[dict[str, str]]:
+    answer = house.client.get("/.well-known/jwks.json")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    assert answer.json is not None
+    assert answer.json.keys() == {"keys"}
+    return list(answer.json["keys"])
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_a_deployment_with_a_shared_secret_publishes_no_key(
+    environ: dict[str, str], algorithm: str
+) -> None:
+    with issuing(environ, JWT_ALGORITHM=algorithm) as house:
+        assert jwks(house) == []
+        keys_of(house).add(None, 0)
+        assert jwks(house) == []
+
+
+@pytest.mark.parametrize("algorithm", PUBLIC)
+def test_a_minted_token_is_verified_by_the_key_that_is_published(
+    environ: dict[str, str], algorithm: str
+) -> None:
+    with issuing(environ, JWT_ALGORITHM=algorithm) as house:
+        token = house.token("agi")
+        (published,) = jwks(house)
+        key = jwt.PyJWK(published)
+        assert jwt.get_unverified_header(token) == {
+            "alg": algorithm,
+            "kid": key.key_id,
+            "typ": "JWT",
+        }
+        claims = jwt.decode(token, key, [algorithm], audience="portero-gateway")
+        assert claims["sub"] == USERS["agi"]
+        assert house.is_valid(token)
+        assert house.gateway.keys.keys() == {key.key_id}
+
+
+@pytest.mark.parametrize("algorithm", PUBLIC)
+def test_only_public_members_are_published(environ: dict[str, str], algorithm: str) -> None:
+    with issuing(environ, JWT_ALGORITHM=algorithm) as house:
+        (published,) = jwks(house)
+        text = house.client.get("/.well-known/jwks.json").text
+        stored = keys_of(house).read().entries[0].secret
+    members = {"RSA": {"n", "e"}, "EC": {"crv", "x", "y"}, "OKP": {"crv", "x"}}
+    assert published.keys() == {"kty", "kid", "alg", "use"} | members[published["kty"]]
+    assert stored not in text
+
+
+def test_every_public_key_in_force_is_published_from_the_moment_it_waits(
+    environ: dict[str, str],
+) -> None:
+    with issuing(environ, JWT_ALGORITHM="EdDSA") as house:
+        file = keys_of(house)
+        old, new = file.read().entries[0].kid, file.add("ES256", 0).kid
+        file_of_secret = [key["kid"] for key in jwks(house)]
+        assert file_of_secret == [old, new]
+        file.promote(new, 0)
+        assert [key["kid"] for key in jwks(house)] == [old, new]
+        file.retire(old, True, 0)
+        assert [key["kid"] for key in jwks(house)] == [new]
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "EdDSA"])
+def test_keys_that_another_process_turns_are_followed_at_the_next_login(
+    environ: dict[str, str], algorithm: str
+) -> None:
+    with issuing(environ, JWT_ALGORITHM=algorithm) as house:
+        file, before = keys_of(house), house.token("agi")
+        new = file.add(None, 0).kid
+        assert jwt.get_unverified_header(house.token("agi"))["kid"] != new
+        file.promote(new, 0)
+        after = house.token("agi")
+        assert jwt.get_unverified_header(after)["kid"] == new
+        assert house.is_valid(before)
+        assert house.is_valid(after)
+        file.expire(3600)
+        assert not house.is_valid(before)
+        assert house.is_valid(after)
+
+
+def test_a_key_that_is_retired_at_once_takes_its_tokens_with_it(house: House) -> None:
+    leaked = house.token("agi")
+    file = keys_of(house)
+    file.retire(file.read().entries[0].kid, True, 0)
+    assert not house.is_valid(leaked)
+    assert house.client.post("/logout", headers=bearer(leaked)).status_code == 401
+    assert house.is_valid(house.token("agi"))
+
+
+def test_the_gateways_have_the_keys_before_the_first_login(house: House) -> None:
+    assert house.gateway.keys.keys() == {entry.kid for entry in keys_of(house).read().entries}
+    assert house.gateway.numbers == {}
+
+
+def test_a_changed_secret_key_reaches_the_gateways_at_the_start(house: House) -> None:
+    before = house.token("agi")
+    changed = "another-secret-key-of-the-tests-0123456789-abcdefghijklm"
+    app = create_app(house.environ | {"SECRET_KEY": changed})
+    again = House(app, app.test_client(use_cookies=False), house.gateway, house.environ)
+    after = again.token("agi")
+    assert house.gateway.keys.keys() == {jwt.get_unverified_header(after)["kid"]}
+    assert not again.is_valid(before)
+    assert again.is_valid(after)
+
+
+def test_a_broken_key_file_is_503_and_not_500_and_nobody_is_logged_in(house: House) -> None:
+    path = config.read(house.environ).key_file
+    token, whole = house.token("agi"), path.read_text()
+    path.write_text(whole[:-10])
+    for answer in (
+        house.log_in("agi"),
+        house.client.get("/validate", headers=bearer(token)),
+        house.client.get("/.well-known/jwks.json"),
+    ):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    path.write_text(whole)
+    assert house.is_valid(token)

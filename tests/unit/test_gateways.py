@@ -1,13 +1,19 @@
 """The push client, against real listeners."""
 
+import base64
 import json
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import serialization
 
+from issuer import keys
 from issuer.gateways import (
     FIRST_ANSWER_SECONDS,
     PUSH_SECONDS,
@@ -15,8 +21,11 @@ from issuer.gateways import (
     Changes,
     Gateway,
     Gateways,
+    mark_of,
+    seal,
     signature,
 )
+from issuer.key_file import KeyFile
 from tests.conftest import (
     SYNC_KEY,
     GatewayModel,
@@ -24,6 +33,7 @@ from tests.conftest import (
     Reply,
     is_authentic,
     listening,
+    unseal,
     wait_until,
 )
 
@@ -292,3 +302,148 @@ def test_the_environment_sends_no_message_through_a_proxy(
 
 def test_no_key_shows_in_a_repr() -> None:
     assert SYNC_KEY not in repr(Gateway("http://x", KEY))
+
+
+# Keys
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The gateway's own way to open a seal: the sync key and each seal come as lines of base64url.
+OPEN = """
+package.path = "openresty/lua/?.lua;" .. package.path
+local crypto, jwt = require("portero.crypto"), require("portero.jwt")
+local key = assert(crypto.hmac("HS256", assert(jwt.decode(io.read())), "portero-keys-1"))
+for line in io.lines() do
+    local sealed = {}
+    for part in line:gmatch("[^ ]+") do
+        sealed[#sealed + 1] = assert(jwt.decode(part))
+    end
+    local opened = crypto.unseal(key, "portero-keys-1", table.concat(sealed))
+    print(opened and opened:gsub(".", function(c) return ("%02x"):format(c:byte()) end) or "-")
+end
+"""
+#: `jwt.decode` reads no more than 2,048 characters at a time.
+PART = 1500
+
+
+def opened_by_lua(sync_key: bytes, seals: Sequence[str]) -> list[bytes | None]:
+    def line(raw: bytes) -> str:
+        parts = [raw[start : start + PART] for start in range(0, len(raw), PART)]
+        return " ".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+    given = [line(sync_key), *(line(base64.b64decode(sealed)) for sealed in seals)]
+    done = subprocess.run(
+        ["luajit", "-e", OPEN],
+        cwd=ROOT,
+        input="\n".join(given) + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    return [None if found == "-" else bytes.fromhex(found) for found in lines]
+
+
+def test_the_gateway_opens_what_is_sealed_here() -> None:
+    texts = [bytes([number % 256]) * number for number in (1, 2, 15, 16, 17, 33, 1000, 50_000)]
+    texts += [json.dumps({"keys": [number]}).encode() for number in range(200)]
+    assert opened_by_lua(KEY, [seal(KEY, text) for text in texts]) == texts
+
+
+def test_the_gateway_opens_nothing_that_is_sealed_with_another_key_or_was_changed() -> None:
+    sealed = seal(KEY, b"a list of keys")
+    raw = base64.b64decode(sealed)
+    changed = [
+        base64.b64encode(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]).decode()
+        for place in range(len(raw))
+    ]
+    bad = [seal(b"another sync key", b"a list of keys"), *changed]
+    assert opened_by_lua(KEY, [*bad, sealed]) == [None] * len(bad) + [b"a list of keys"]
+
+
+def test_the_same_text_is_sealed_differently_each_time() -> None:
+    assert len({seal(KEY, b"text")[:16] for _ in range(1000)}) == 1000
+
+
+def test_a_seal_shows_nothing_and_opens_with_the_sync_key_alone() -> None:
+    sealed = seal(KEY, b"a secret of thirty-two bytes ...")
+    assert b"secret" not in base64.b64decode(sealed)
+    assert unseal(SYNC_KEY, sealed) == b"a secret of thirty-two bytes ..."
+    with pytest.raises(InvalidTag):
+        unseal("another sync key", sealed)
+
+
+def test_the_keys_in_force_are_sent_with_the_name_of_their_list(key_file: KeyFile) -> None:
+    added = key_file.add("EdDSA", 0)
+    gone = key_file.read().entries[0]
+    key_file.promote(added.kid, 0)
+    key_file.retire(gone.kid, True, 0)
+    waiting = key_file.add("HS512", 0)
+    known = key_file.read()
+    with listening(GatewayModel().answer) as listener:
+        ack = Gateway(listener.url, KEY).put_keys(known)
+    (message,) = listener.messages
+    content = json.loads(message.body)
+    assert (message.method, message.path) == ("POST", "/sync/keys")
+    assert content.keys() == {"history", "serial", "sealed"}
+    assert (content["history"], content["serial"]) == (known.history, known.serial)
+    assert (ack.ok, ack.status["keys"]) == (True, mark_of(known))
+    listed = json.loads(unseal(SYNC_KEY, content["sealed"]))["keys"]
+    assert [(one["kid"], one["alg"]) for one in listed] == [
+        (added.kid, "EdDSA"),
+        (waiting.kid, "HS512"),
+    ]
+
+
+@pytest.mark.parametrize("algorithm", keys.ALGORITHMS)
+def test_no_secret_crosses_the_wire_in_the_open(key_file: KeyFile, algorithm: str) -> None:
+    entry = key_file.add(algorithm, 0)
+    with listening(GatewayModel().answer) as listener:
+        Gateway(listener.url, KEY).put_keys(key_file.read())
+    (message,) = listener.messages
+    for one in key_file.read().keyring():
+        for secret in (keys.stored_form(one), one.verifying):
+            assert secret not in message.body
+            assert base64.b64encode(secret) not in message.body
+    assert entry.secret.encode() not in message.body
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+def test_a_gateway_is_sent_public_keys_only_where_there_are_any(
+    key_file: KeyFile, algorithm: str
+) -> None:
+    added = key_file.add(algorithm, 0)
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        Gateway(listener.url, KEY).put_keys(key_file.read())
+    sent = model.keys[added.kid]
+    assert sent[0] == algorithm
+    assert serialization.load_der_public_key(sent[1])
+    with pytest.raises((TypeError, ValueError)):
+        serialization.load_der_private_key(sent[1], None)
+
+
+def test_an_older_list_is_no_acknowledgement(key_file: KeyFile) -> None:
+    older = key_file.read()
+    key_file.add(None, 0)
+    model = GatewayModel()
+    with listening(model.answer) as listener:
+        gateway = Gateway(listener.url, KEY)
+        assert gateway.put_keys(key_file.read()).ok
+        assert gateway.put_keys(key_file.read()).ok
+        assert not gateway.put_keys(older).ok
+    assert len(model.keys) == 2
+
+
+def test_every_gateway_is_told_the_keys_and_one_that_is_down_is_named(
+    key_file: KeyFile, free_port: int
+) -> None:
+    one, two = GatewayModel(), GatewayModel()
+    down = f"http://127.0.0.1:{free_port}"
+    with listening(one.answer) as first, listening(two.answer) as second:
+        acks = Gateways([first.url, down, second.url], KEY).put_keys(key_file.read())
+    assert [(ack.url, ack.ok) for ack in acks] == [
+        (first.url, True),
+        (down, False),
+        (second.url, True),
+    ]
+    assert one.keys == two.keys != {}

@@ -204,9 +204,7 @@ def test_every_algorithm_can_have_a_new_key() -> None:
     assert tuple(keys.ALGORITHMS) == HMAC + PUBLIC
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "least"), [("HS256", 32), ("HS384", 48), ("HS512", 64)]
-)
+@pytest.mark.parametrize(("algorithm", "least"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
 def test_a_new_secret_is_as_long_as_rfc_7518_section_3_2_asks_for(
     algorithm: str, least: int
 ) -> None:
