@@ -242,9 +242,10 @@ class Containers:
                 self.start(part)
         if self.credentials.read_text() != credentials_text():
             self.credentials.write_text(credentials_text())
-            # It looks at the file once a second; started again it has this one for certain.
-            self.stop("reconciler", signal.SIGKILL)
-            self.start("reconciler")
+            # Each process looks at the file when it needs it; started again it has this one.
+            for part in ("issuer", "reconciler"):
+                self.stop(part, signal.SIGKILL)
+                self.start(part)
         self.wait_ready()
 
     def wait_ready(self) -> None:

@@ -126,6 +126,7 @@ class Local:
         self.data = Path(tempfile.mkdtemp(prefix="portero-test-"))
         self._runtime = Path(tempfile.mkdtemp(prefix="portero-test-gw-"))
         self._runtime.chmod(0o711)
+        (self._runtime / "tmp").mkdir(mode=0o700)
         for folder in ("run", "log"):
             (self.data / folder).mkdir()
         self.secret_key, self.sync_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)

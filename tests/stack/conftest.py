@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def chosen_runtimes() -> list[str]:
     words = [word.strip() for word in os.environ.get(CHOICE, "").split(",") if word.strip()]
     unknown = set(words) - set(RUNTIMES)
     if unknown:
-        raise pytest.UsageError(f"{CHOICE}: {', '.join(sorted(unknown))} is not one of {RUNTIMES}")
+        raise pytest.UsageError(f"{CHOICE}: {', '.join(sorted(unknown))}? {' or '.join(RUNTIMES)}!")
     return words or list(RUNTIMES)
 
 
@@ -74,9 +74,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             failed[runtime] += outcome in ("failed", "error")
     terminalreporter.section("stack tests")
     for runtime, words in RUNTIMES.items():
-        text = f"{ran[runtime]} ran {words}, {failed[runtime]} of them or their set-up failed"
-        why = "" if runtime in chosen_runtimes() else f" ({CHOICE} leaves them out)"
-        terminalreporter.line(text + why)
+        text = f"{ran[runtime]} ran {words}"
+        if failed[runtime]:
+            text += f"; {failed[runtime]} failed, or could not be set up"
+        if runtime not in chosen_runtimes():
+            text += f" ({CHOICE} leaves them out)"
+        terminalreporter.line(text)
 
 
 # The engine.
@@ -85,18 +88,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Docker]:
     """An engine with the images of this checkout; nothing of ours is left on it."""
-    try:
-        running = engine.engine()
-        prepared = running.__enter__()
-    except engine.NoEngineError as error:
-        pytest.fail(f"no containers: {error}", pytrace=False)
-    try:
+    with ExitStack() as at_the_end:
+        reason = ""
+        try:
+            prepared = at_the_end.enter_context(engine.engine())
+        except engine.NoEngineError as error:
+            reason = f"no containers: {error}"
+        if reason:
+            pytest.fail(reason, pytrace=False)
         client = Docker(prepared)
         client.build()
         yield client
         assert client.leftovers() == []
-    finally:
-        running.__exit__(None, None, None)
     assert not prepared.started_here or not engine.RUN.exists() or is_wanted(), "a daemon is left"
 
 
@@ -160,10 +163,11 @@ def deployment(runtime: str, request: pytest.FixtureRequest) -> Deployment:
 
 
 @pytest.fixture
-def upstream(shared_upstream: Upstream) -> Upstream:
-    """The recording LLM server, with a clean record."""
+def upstream(shared_upstream: Upstream) -> Iterator[Upstream]:
+    """The recording LLM server, with a clean record; the next test finds it in its usual mood."""
     shared_upstream.forget()
-    return shared_upstream
+    yield shared_upstream
+    shared_upstream.forget()
 
 
 @pytest.fixture

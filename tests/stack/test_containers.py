@@ -21,6 +21,8 @@ from tests.upstream import wait_for
 
 #: The issuer waits for the name of a gateway that is gone as long as the C library does.
 LOOK_UP_SECONDS = 10
+#: It may have to end a look-up first, and then waits a second.
+HEALED_SECONDS = LOOK_UP_SECONDS + 5
 #: The gateway waits as long on a connection to the issuer that was kept alive and leads nowhere.
 KEPT_ALIVE_SECONDS = 20
 FOUND_SECONDS = 10
@@ -95,7 +97,7 @@ def test_a_killed_gateway_comes_back_by_itself_with_what_it_knew(containers: Con
     with watching(caller, kept) as seen:
         containers.kill("gateway")
         wait_for(lambda: containers.restarts("gateway") > before, 10, "it is started again")
-        wait_for(lambda: status(caller, kept) == 200, LOOK_UP_SECONDS + 5, "the token is served")
+        wait_for(lambda: status(caller, kept) == 200, HEALED_SECONDS, "the token is served")
     assert seen <= {0, 200, 503}, "never 401 for an active token"
     assert status(caller, revoked) == 401
 
@@ -149,13 +151,18 @@ def test_a_gateway_that_starts_with_another_address_is_found_and_filled(
     with containers.taken("sync", old):
         containers.start("gateway")
         assert containers.address("gateway", "sync") != old
-        wait_for(lambda: status(caller, kept) == 200, LOOK_UP_SECONDS + 5, "the token is served")
+        wait_for(lambda: status(caller, kept) == 200, HEALED_SECONDS, "the token is served")
         assert login_status(caller) == 200
 
 
 def test_while_issuer_and_gateway_are_apart_tokens_work_and_what_was_revoked_arrives_later(
     containers: Containers,
 ) -> None:
+    # A container gets the lowest free address: started now, it has the one it gets again.
+    containers.stop("gateway")
+    containers.start("gateway")
+    containers.wait_ready()
+    address = containers.address("gateway", "sync")
     caller = Caller(containers)
     kept, doomed = caller.token("AGIATEST01"), caller.token("AGNRTEST02")
     with containers.cut("gateway", "sync", "gateway-sync"), ThreadPoolExecutor(4) as pool:
@@ -170,7 +177,8 @@ def test_while_issuer_and_gateway_are_apart_tokens_work_and_what_was_revoked_arr
         assert max(seconds for _, seconds in answers) < KEPT_ALIVE_SECONDS + 1
         code, seconds = timed_login(containers.gateway)
         assert (code, seconds < 1.0) == (503, True), "a new connection is given up at once"
-    wait_for(lambda: status(caller, doomed) == 401, LOOK_UP_SECONDS + 5, "the revocation arrives")
+    assert containers.address("gateway", "sync") == address
+    wait_for(lambda: status(caller, doomed) == 401, HEALED_SECONDS, "the revocation arrives")
     assert status(caller, kept) == 200
     assert login_status(caller) == 200
 
@@ -320,9 +328,8 @@ def test_the_engine_is_told_to_grant_a_container_as_little_as_it_needs(
         assert host[limit] > 0, limit
     assert not [bind for bind in host["Binds"] or [] if bind.startswith("/")]
     published = [bind for binds in (host["PortBindings"] or {}).values() for bind in binds]
-    assert {bind["HostIp"] for bind in published} == (
-        {"127.0.0.1"} if service == "gateway" else set()
-    )
+    only = ["127.0.0.1"] if service == "gateway" else []
+    assert [bind["HostIp"] for bind in published] == only
 
 
 @pytest.mark.parametrize("service", LONG_RUNNING)

@@ -7,16 +7,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 import requests
 
 from tests.deployment import PARTS, Caller, Deployment, Local, answers, wait_ready
 from tests.upstream import Upstream, wait_for
-
-LOOK_UP_IS_NOT_BOUNDED = pytest.mark.xfail(
-    raises=requests.Timeout,
-    reason="issuer/gateways.py: looking up the name of a gateway that is gone takes 10 s a time",
-)
 
 
 def test_a_gateway_without_a_snapshot_says_503_and_is_filled_within_two_seconds(
@@ -73,11 +67,7 @@ def test_without_an_issuer_active_tokens_work_and_logins_are_503_at_once(
     assert caller.call(token).status_code == 200
 
 
-def test_a_login_without_a_gateway_to_tell_is_503(
-    breakable: Deployment, runtime: str, request: pytest.FixtureRequest
-) -> None:
-    if runtime == "containers":
-        request.applymarker(LOOK_UP_IS_NOT_BOUNDED)
+def test_a_login_without_a_gateway_to_tell_is_503(breakable: Deployment) -> None:
     breakable.stop("gateway")
     url = f"{breakable.issuer}/llm/login"
     answer = requests.post(url, auth=("AGNRTEST01", "agent-secret-1"), timeout=10)
