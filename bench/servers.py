@@ -122,7 +122,8 @@ def pin(root: int, core: str) -> None:
 
 def log_format() -> str:
     """Portero's access log, as its configuration has it."""
-    found = re.search(r"log_format json .*?;\n", (CONF / "nginx.conf").read_text(), re.DOTALL)
+    text = (CONF / "nginx.conf").read_text()
+    found = re.search(r"map \$request_uri .*?log_format json .*?;\n", text, re.DOTALL)
     assert found
     return found[0]
 

@@ -22,7 +22,7 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Names with an underscore could pass for the gateway's own headers.
 header_map = "refuse"
 # No way in but the listener.
-no_control_socket = True
+control_socket_disable = True
 
 logging.basicConfig(
     level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr

@@ -183,10 +183,6 @@ def test_while_issuer_and_gateway_are_apart_tokens_work_and_what_was_revoked_arr
     assert login_status(caller) == 200
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="nginx listens for the sync at the address that it had at its start, and no other",
-)
 def test_a_gateway_whose_network_comes_back_with_another_address_is_found(
     containers: Containers,
 ) -> None:

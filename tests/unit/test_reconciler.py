@@ -351,12 +351,17 @@ def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
 
 @contextmanager
 def running(
-    store: SqliteSessions, path: Path, all_roles: Roles, *each: ModelGateway
+    store: SqliteSessions,
+    path: Path,
+    all_roles: Roles,
+    *each: ModelGateway,
+    keys: KeyFile | None = None,
 ) -> Iterator[CredentialsFile]:
     """A reconciler at work."""
     gateways = ModelGateways(*each)
     credentials = CredentialsFile(path, all_roles, store.salt())
-    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
+    active = ActiveTokens(store, gateways, 1000)
+    loop = Reconciler(active, gateways, credentials, keys or keys_of(store))
     stop = threading.Event()
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
@@ -455,7 +460,7 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
 # Keys
 
 
-def longest(store: SqliteSessions) -> KeyFile:
+def of_short_tokens(store: SqliteSessions) -> KeyFile:
     """The same key file, for tokens that live a second."""
     return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), 1)
 
@@ -545,10 +550,9 @@ def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gate
 ) -> None:
     gateway = ModelGateway(GatewayModel())
     (old,) = kids(store)
-    with running(store, people, all_roles, gateway):
-        added = longest(store).add(None, NOW)
+    with running(store, people, all_roles, gateway, keys=of_short_tokens(store)):
+        added = keys_of(store).add(None, NOW)
         wait_until(lambda: added.kid in gateway.model.keys, "the gateway has both")
-        longest(store).promote(added.kid, int(time.time()))
         wait_until(lambda: gateway.model.keys.keys() == {added.kid}, "the old one is gone")
     assert kids(store) == {added.kid}
     assert keys_of(store).read().find(old) is not None

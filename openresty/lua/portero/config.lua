@@ -223,6 +223,8 @@ function _M.read(env, directory)
         issuer = base_urls(env, "ISSUER_URL", faults),
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
     }
+    local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
+    settings.internal_host = internal:find("^%a") and internal or nil
     local ttl = whole(env, "TOKEN_TTL_SECONDS", MOST_TTL_SECONDS, 1, MOST_TTL_SECONDS, faults)
     settings.max_staleness_seconds =
         whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MOST_TTL_SECONDS, faults)

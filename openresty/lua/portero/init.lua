@@ -9,6 +9,7 @@ local config = require("portero.config")
 local crypto = require("portero.crypto")
 require("portero.health")
 local keys = require("portero.keys")
+local listener = require("portero.listener")
 local metrics = require("portero.metrics")
 local stream = require("portero.stream")
 local sync = require("portero.sync")
@@ -45,6 +46,7 @@ function _M.master(directory)
     end
     upstreams.set("llm", settings.llm)
     upstreams.set("issuer", settings.issuer)
+    listener.set(settings)
     active_tokens.start(hexadecimal(assert(crypto.random(BOOT_BYTES))))
 end
 
@@ -63,6 +65,7 @@ function _M.worker()
     sync.start(settings)
     stream.start(settings)
     upstreams.start()
+    listener.start()
     assert(ngx.timer.every(TICK_SECONDS, tick))
 end
 
