@@ -1,4 +1,4 @@
-"""Keys that change while all runs: no live token is refused, no token of a retired key is served."""
+"""Keys that change while all runs: no live token is refused, none of a retired key is served."""
 
 import base64
 import json

@@ -24,7 +24,7 @@ LOOK_UP_SECONDS = 10
 #: It may have to end a look-up first, and then waits a second.
 HEALED_SECONDS = LOOK_UP_SECONDS + 5
 #: The gateway waits as long on a connection to the issuer that was kept alive and leads nowhere.
-KEPT_ALIVE_SECONDS = 20
+KEPT_ALIVE_SECONDS = 8
 FOUND_SECONDS = 10
 LIMITS = ("Memory", "PidsLimit")
 LONG_RUNNING = [service for service in SERVICES if service != "init"]

@@ -27,6 +27,11 @@ function _M.set(settings)
     bound = host and resolver.now(host)[1]
 end
 
+--- Tell the master to read its configuration again, and so to bind what the name stands for now.
+function _M.signal()
+    ffi.C.kill(ffi.C.getppid(), SIGHUP)
+end
+
 local function has_moved(addresses)
     for _, address in ipairs(addresses) do
         if address == bound then
@@ -49,7 +54,7 @@ local function tick()
     if addresses and has_moved(addresses) then
         ngx.log(ngx.WARN, "listener: ", host, " is ", addresses[1], " now; binding anew")
         bound = addresses[1]
-        ffi.C.kill(ffi.C.getppid(), SIGHUP)
+        _M.signal()
     end
 end
 
