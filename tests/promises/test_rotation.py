@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from issuer import config, tokens
 from issuer.key_file import GONE, SIGNING, WAITING, Entry, KeyFile
 from issuer.keys import Key
+from issuer.roles import parse
 from issuer.tokens import Claims
 from tests.conftest import unseal
 from tests.deployment import Caller, Local, answers, deployed, wait_ready
@@ -113,14 +114,15 @@ def served(history: Sequence[Operation], jtis: set[str], since: float = 0.0) -> 
     ]
 
 
-def forged(deployment: Local, key: Key, ttl: int) -> str:
-    """A token that only its key can betray: its session is in the store."""
-    now = int(time.time())
-    jti = base64.urlsafe_b64encode(now.to_bytes(8, "big") * 2).rstrip(b"=").decode()
-    jti = (key.kid + jti)[:22]
-    claims = Claims(USER, ROLE, jti, now, now + ttl)
-    insert(deployment, [claims])
-    return tokens.mint(claims, key)
+def sessions(deployment: Local, ttl: int, count: int) -> list[Claims]:
+    """Claims whose sessions are in the store, as if by login: only their key can betray them. The
+    gateway gets them in their order.
+    """
+    role = parse(config.ROLES_FILE.read_text(), ttl).named(ROLE)
+    assert role is not None
+    claims = [tokens.new_claims(USER, role, int(time.time())) for _ in range(count)]
+    insert(deployment, claims)
+    return claims
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -142,8 +144,9 @@ def test_a_rotation_under_load_refuses_no_live_token_and_its_end_accepts_none_of
             load.more(LOGGING_IN)  # whoever was in the middle of a login may still have the old key
             load.more(size(8, 100))
             caller = Caller(deployment)
-            betrayed = forged(deployment, old_key, ttl)
-            wait_for(lambda: caller.call(betrayed).status_code == 200, 5, "the old key verifies")
+            (claims,) = sessions(deployment, ttl, 1)
+            while_it_verifies = tokens.mint(claims, old_key)
+            wait_for(lambda: caller.call(while_it_verifies).status_code == 200, 5, "it verifies")
             wait_for(lambda: state_of(deployment, old) == GONE, 2 * ttl + 10, "it is gone")
             load.more(size(8, 100))
         after = load.tokens[before + LOGGING_IN :]
@@ -156,15 +159,14 @@ def test_a_rotation_under_load_refuses_no_live_token_and_its_end_accepts_none_of
         of_old = {jti_of(token) for token in load.tokens if kid_of(token) == old}
         assert served(history, of_old, since=turned), "tokens of the old key keep working"
 
-        attempts = [forged(deployment, key_of(deployment, new), ttl)]
-        wait_for(lambda: caller.call(attempts[0]).status_code == 200, 5, "a good one is served")
-        attempts = [forged(deployment, old_key, ttl) for _ in range(1)]
-        # What the store had before it, the gateway has: the good one came after.
-        control = wait_for(lambda: caller.token("AGIATEST01"), 10, "a login")
-        wait_for(lambda: caller.call(control).status_code == 200, 5, "all is pushed")
-        statuses = [caller.call(attempts[0]).status_code for _ in range(40)]
+        *retired, last = sessions(deployment, ttl, 20)
+        control = tokens.mint(last, key_of(deployment, new))
+        wait_for(lambda: caller.call(control).status_code == 200, 5, "all are active")
+        attempts = [tokens.mint(claims, old_key) for claims in retired]
+        statuses = [caller.call(token).status_code for token in attempts * 2]
         assert set(statuses) == {401}
-        assert [caller.validate(token) for token in (attempts[0], control)] == [401, 200]
+        assert {caller.validate(token) for token in attempts} == {401}
+        assert (caller.call(control).status_code, caller.validate(control)) == (200, 200)
     requests = [one for one in history if one.kind == "request"]
     figure(
         f"rotation, {algorithm}: requests, live tokens refused, of the old key accepted after",
@@ -386,16 +388,20 @@ def test_a_secret_key_changed_by_hand_refuses_all_old_tokens_and_no_new_one(
         history += [Operation("revoke", jti_of(token), began, ended, 200) for token in of_old]
         assert check(history) == []
         caller = Caller(deployment)
-        verdicts: Callable[[list[str]], set[int]] = lambda some: {  # noqa: E731
-            verdict
-            for token in some
-            for verdict in (caller.call(token).status_code, caller.validate(token))
-        }
-        assert verdicts(of_old) == {401}
-        assert verdicts(fresh) == {200}
+        assert _verdicts(caller, of_old) == {401}
+        assert _verdicts(caller, fresh) == {200}
         assert {kid_of(token) for token in fresh} == {signing_kid(deployment)}
         assert state_of(deployment, old) == GONE
     figure(
         f"SECRET_KEY changed, {algorithm}: old tokens served after, new ones refused",
         f"0 of {len(of_old)}, 0 of {len(fresh)}",
     )
+
+
+def _verdicts(caller: Caller, some: Sequence[str]) -> set[int]:
+    """What gateway and issuer say of tokens."""
+    return {
+        verdict
+        for token in some
+        for verdict in (caller.call(token).status_code, caller.validate(token))
+    }

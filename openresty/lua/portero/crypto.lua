@@ -59,7 +59,17 @@ local function is_loaded()
     return pcall(function() return ffi.C.CRYPTO_memcmp end)
 end
 
-local C = is_loaded() and ffi.C or ffi.load("libcrypto.so.3")
+--- Into the whole process and for good, as in nginx: what frees our objects must outlive them.
+local function load()
+    ffi.cdef("void *dlopen(const char *name, int flags);")
+    local now_global_for_good = 0x1102
+    assert(ffi.C.dlopen("libcrypto.so.3", now_global_for_good) ~= nil, "no libcrypto.so.3")
+end
+
+if not is_loaded() then
+    load()
+end
+local C = ffi.C
 
 local SUCCESS = 1
 local MOST_MAC_BYTES = 64
@@ -241,7 +251,9 @@ end
 
 local function decrypt(ctx, key, label, nonce, text, tag)
     local out, length = ffi.new("unsigned char[?]", #text + 1), ffi.new("int[1]")
-    local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES, tag)
+    -- Not as an initialiser: that would copy the string's own zero too, behind the buffer.
+    local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES)
+    ffi.copy(tag_buffer, tag, TAG_BYTES)
     if C.EVP_DecryptInit_ex(ctx, C.EVP_aes_256_gcm(), nil, key, nonce) ~= SUCCESS
         or C.EVP_DecryptUpdate(ctx, nil, length, label, #label) ~= SUCCESS
         or C.EVP_DecryptUpdate(ctx, out, length, text, #text) ~= SUCCESS then
