@@ -36,6 +36,7 @@ EVP_PKEY *d2i_PUBKEY(EVP_PKEY **key, const unsigned char **der, long length);
 void EVP_PKEY_free(EVP_PKEY *key);
 int EVP_PKEY_get_base_id(const EVP_PKEY *key);
 int EVP_PKEY_get_bits(const EVP_PKEY *key);
+int EVP_PKEY_get_group_name(const EVP_PKEY *key, char *name, size_t size, size_t *length);
 EVP_MD_CTX *EVP_MD_CTX_new(void);
 void EVP_MD_CTX_free(EVP_MD_CTX *ctx);
 int EVP_MD_CTX_reset(EVP_MD_CTX *ctx);
@@ -75,7 +76,8 @@ local SUCCESS = 1
 local MOST_MAC_BYTES = 64
 local LEAST_SECRET_BYTES = 32
 local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
-local LEAST_RSA_BITS, P256_BITS = 2048, 256
+local LEAST_RSA_BITS = 2048
+local P256, MOST_NAME_BYTES = "prime256v1", 64
 local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
 local SEALING_KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 local SET_TAG = 0x11 -- EVP_CTRL_AEAD_SET_TAG
@@ -177,8 +179,12 @@ local function is_rsa(key)
     return C.EVP_PKEY_get_base_id(key) == RSA and C.EVP_PKEY_get_bits(key) >= LEAST_RSA_BITS
 end
 
+--- Other curves have 256 bits too.
 local function is_p256(key)
-    return C.EVP_PKEY_get_base_id(key) == EC and C.EVP_PKEY_get_bits(key) == P256_BITS
+    local name, length = ffi.new("char[?]", MOST_NAME_BYTES), ffi.new("size_t[1]")
+    return C.EVP_PKEY_get_base_id(key) == EC
+        and C.EVP_PKEY_get_group_name(key, name, MOST_NAME_BYTES, length) == SUCCESS
+        and ffi.string(name, length[0]) == P256
 end
 
 local function is_ed25519(key)

@@ -57,10 +57,16 @@ local function parse(text)
     return found
 end
 
+--- What is kept here: how the list is named, and its text. One value, so that two workers that
+--- write at once cannot leave the name of one list with the text of the other.
+local function kept()
+    return (dict:get("list") or "\n"):match("^(.-)\n(.*)$")
+end
+
 --- How the list that is kept here is named, for the issuer.
 ---@return string
 function _M.mark()
-    return dict:get("mark") or ""
+    return (kept())
 end
 
 local function is_older(history, serial)
@@ -85,15 +91,15 @@ function _M.put(history, serial, sealed)
     if not found then
         return nil, err
     end
-    assert(dict:safe_set("list", text))
-    assert(dict:safe_set("mark", ("%s:%d"):format(history, serial)))
+    assert(dict:safe_set("list", ("%s:%d\n%s"):format(history, serial, text)))
     state.raise_version()
     return true
 end
 
 --- Read the list that is kept here, in this worker.
 function _M.load()
-    in_force = parse(dict:get("list")) or {}
+    local _, text = kept()
+    in_force = parse(text) or {}
 end
 
 return _M

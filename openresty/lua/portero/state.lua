@@ -44,11 +44,20 @@ function _M.is_ready()
     return least > 0 and version > 0
 end
 
---- Raise the least valid generation.
+--- Raise the least valid generation. Two workers may do it at once: the one that sees it too high
+--- takes its move back, and looks again.
 ---@param generation integer
 function _M.raise_least(generation)
     _M.look()
-    assert(dict:incr("gate", generation - least, 0))
+    local move = generation - least
+    if move <= 0 then
+        return
+    end
+    local number = assert(dict:incr("gate", move, 0))
+    if number % VERSION > generation then
+        assert(dict:incr("gate", -move))
+        return _M.raise_least(generation)
+    end
 end
 
 --- Say that the keys have changed: every worker reads them again before its next request.
