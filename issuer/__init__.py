@@ -53,7 +53,6 @@ def assemble(settings: Settings) -> Parts:
         settings.secret_key,
         settings.roles.longest_ttl_seconds(),
     )
-    keys.prepare(int(time.time()))
     return Parts(
         settings=settings,
         keys=keys,
@@ -67,6 +66,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The WSGI application. Raises `Faults` with every fault of the settings."""
     parts = assemble(config.read(environ))
     settings = parts.settings
+    parts.keys.prepare(int(time.time()))
     authority = Authority(
         settings.roles, parts.keys, parts.credentials, _doorkeeper(), parts.active
     )

@@ -225,7 +225,13 @@ def _add_key(options: argparse.Namespace) -> int:
 
 def _retire_key(options: argparse.Namespace) -> int:
     parts = assemble(config.read(os.environ))
-    parts.keys.retire(options.kid, options.now, int(time.time()))
+    now = int(time.time())
+    entry = parts.keys.read().find(options.kid)
+    if options.now and entry is not None and entry.state == SIGNING:
+        # Its successor first: no login shall get a token that a gateway cannot verify yet.
+        parts.keys.add(entry.algorithm, now)
+        parts.gateways.put_keys(parts.keys.read())
+    parts.keys.retire(options.kid, options.now, now)
     pending = [ack.url for ack in parts.gateways.put_keys(parts.keys.read()) if not ack.ok]
     print(f"retired {options.kid}" + ("" if options.now else ", when its last token has ended"))
     return _tell_pending(pending)

@@ -9,6 +9,7 @@ printed, and a `kid` that is gone never comes back.
 import base64
 import fcntl
 import json
+import logging
 import os
 import secrets
 import threading
@@ -20,6 +21,8 @@ from pathlib import Path
 from issuer import keys
 from issuer.errors import Faults, StoreUnavailable
 from issuer.keys import Key, Keyring
+
+log = logging.getLogger("portero.keys")
 
 WAITING, SIGNING, VERIFYING, GONE = "waiting", "signing", "verifying", "gone"
 IN_FORCE = (WAITING, SIGNING, VERIFYING)
@@ -43,11 +46,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class KeyList:
-    """The whole file. `history` names its unbroken life, `serial` its changes."""
+    """The whole file. `history` names its unbroken life, `serial` its changes, and `configured`
+    the settings that its signing key was last chosen by.
+    """
 
     history: str
     serial: int
     entries: tuple[Entry, ...]
+    configured: str = ""
 
     def in_force(self) -> list[Entry]:
         """Keys whose tokens are accepted, oldest to newest."""
@@ -73,40 +79,57 @@ class KeyFile:
         self._longest_ttl_seconds = longest_ttl_seconds
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
+        self._keyring: Keyring | None = None
 
     def prepare(self, now: int) -> None:
-        """See that there is a key of the deployment's algorithm that signs.
+        """See that there is a key that signs, and that it is the one the settings ask for.
 
         The first one is the given SECRET_KEY, where that is a key of the algorithm; else it is
-        made. A given key that is new replaces the one before, at once. Raises `Faults`.
+        made. Settings that were changed since replace the keys before, at once; a key that was
+        ever in the list does not come back so. Raises `Faults`.
         """
         given = self._given_key()
+        configured = f"{self._algorithm}:{given.kid if given else ''}"
         with self._changing() as change:
             known = change.list
+            signs = any(entry.state == SIGNING for entry in known.entries)
+            if signs and known.configured == configured:
+                return
             if given is not None and known.find(given.kid) is None:
-                change.to(_replaced(known, given, now))
-            elif not any(entry.state == SIGNING for entry in known.entries) or (
-                self._signing_algorithm(known) != self._algorithm
-            ):
-                change.to(_replaced(known, given or keys.new_key(self._algorithm), now))
+                change.to(_replaced(known, given, now), configured)
+            elif signs and known.configured.startswith(f"{self._algorithm}:"):
+                change.to(known.entries, configured)
+            else:
+                change.to(_replaced(known, keys.new_key(self._algorithm), now), configured)
 
     def keyring(self) -> Keyring:
-        """The keys in force, re-read if the file has changed."""
+        """The keys in force, re-read if the file has changed. Raises `StoreUnavailable`.
+
+        Of a file that has become unreadable what it said before stays in force.
+        """
         with self._lock:
-            signature = self._signature()
-            if signature != self._seen:
-                self._keyring = self.read().keyring()
-                self._seen = signature
+            try:
+                signature = self._signature()
+                if signature != self._seen:
+                    self._keyring = self.read().keyring()
+                    self._seen = signature
+            except StoreUnavailable as error:
+                if self._keyring is None:
+                    raise
+                log.error("%s; the former keys stay in force", error)
+            assert self._keyring is not None
             return self._keyring
 
     def read(self) -> KeyList:
-        """The file as it is now. Raises `StoreUnavailable`."""
+        """The file as it is now. Raises `StoreUnavailable` unless all its keys can be used."""
         try:
-            return _parse(self._path.read_text())
+            known = _parse(self._path.read_text())
+            known.keyring()
         except FileNotFoundError:
-            return KeyList(secrets.token_hex(8), 0, ())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreUnavailable(f"key file: {self._path} is not there yet") from None
+        except (OSError, ValueError, LookupError, TypeError, Faults) as error:
             raise StoreUnavailable(f"key file: {self._path}: {type(error).__name__}") from None
+        return known
 
     def add(self, algorithm: str | None, now: int) -> Entry:
         """A new key that waits for the gateways. Raises `Faults` while another one waits."""
@@ -152,14 +175,16 @@ class KeyFile:
                 return
             entries = _without(change.list.entries, [kid])
             if entry.state == SIGNING:
-                entries = [*entries, _entry(keys.new_key(entry.algorithm), SIGNING, now)]
+                entries = _succeeded(entries, _entry(keys.new_key(entry.algorithm), SIGNING, now))
             change.to(entries)
 
-    def _retiring(self, entries: Sequence[Entry], entry: Entry, now: int) -> list[Entry]:
+    def _retiring(self, entries: Sequence[Entry], entry: Entry, now: int) -> Sequence[Entry]:
+        """A verifying key never gets more time than it had; one that never signed needs none."""
         if entry.state == SIGNING:
             raise Faults([f"{entry.kid} signs; 'keys add' replaces it, or retire it --now"])
-        until = min(entry.until or now, now) + self._longest_ttl_seconds
-        ended = replace(entry, state=VERIFYING, until=until)
+        if entry.state == WAITING:
+            return _without(entries, [entry.kid])
+        ended = replace(entry, until=min(entry.until, now + self._longest_ttl_seconds))
         return [ended if one.kid == entry.kid else one for one in entries]
 
     def _given_key(self) -> Key | None:
@@ -167,9 +192,6 @@ class KeyFile:
         if self._algorithm.startswith("HS") or self._given.startswith(keys.PEM):
             return keys.read_key(self._algorithm, self._given)
         return None
-
-    def _signing_algorithm(self, known: KeyList) -> str:
-        return next(entry.algorithm for entry in known.entries if entry.state == SIGNING)
 
     def _signature(self) -> tuple[int, int, int]:
         try:
@@ -188,9 +210,14 @@ class KeyFile:
             raise StoreUnavailable(f"key file: {lock}: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            yield _Change(self.read(), self._write)
+            yield _Change(self._read_or_begin(), self._write)
         finally:
             os.close(handle)
+
+    def _read_or_begin(self) -> KeyList:
+        if not self._path.exists():
+            return KeyList(secrets.token_hex(8), 0, ())
+        return self.read()
 
     def _write(self, changed: KeyList) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
@@ -212,15 +239,23 @@ class _Change:
         self.list = known
         self._write = write
 
-    def to(self, entries: Sequence[Entry]) -> None:
+    def to(self, entries: Sequence[Entry], configured: str | None = None) -> None:
         """Write another list."""
-        self._write(KeyList(self.list.history, self.list.serial + 1, tuple(entries)))
+        changed = replace(
+            self.list,
+            serial=self.list.serial + 1,
+            entries=tuple(entries),
+            configured=self.list.configured if configured is None else configured,
+        )
+        self._write(changed)
 
 
 def _parse(text: str) -> KeyList:
     table = json.loads(text)
     entries = tuple(Entry(**entry) for entry in table["entries"])
-    return KeyList(str(table["history"]), int(table["serial"]), entries)
+    return KeyList(
+        str(table["history"]), int(table["serial"]), entries, str(table.get("configured", ""))
+    )
 
 
 def _entry(key: Key, state: str, now: int) -> Entry:
@@ -240,6 +275,14 @@ def _replaced(known: KeyList, key: Key, now: int) -> list[Entry]:
         *_without(known.entries, [entry.kid for entry in known.in_force()]),
         _entry(key, SIGNING, now),
     ]
+
+
+def _succeeded(entries: Sequence[Entry], made: Entry) -> list[Entry]:
+    """The key that waits already signs now: the gateways may have it. Else the one just made."""
+    waiting = [entry.kid for entry in entries if entry.state == WAITING]
+    if not waiting:
+        return [*entries, made]
+    return [replace(one, state=SIGNING) if one.kid in waiting else one for one in entries]
 
 
 def _promoted(entries: Sequence[Entry], kid: str, until: int) -> list[Entry]:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from issuer.errors import Faults
 
 LEAST_SECRET_BYTES = 32
+NEW_SECRET_BYTES = 48
 LEAST_RSA_BITS = 2048
 NEW_RSA_BITS = 3072
 LEAST_RSA_EXPONENT = 3
@@ -57,7 +58,8 @@ class Key:
 
 
 def _new_secret() -> bytes:
-    return secrets.token_urlsafe(LEAST_SECRET_BYTES).encode()
+    """64 characters: as many bytes as the longest digest (RFC 7518 §3.2)."""
+    return secrets.token_urlsafe(NEW_SECRET_BYTES).encode()
 
 
 def _new_rsa() -> PrivateKey:

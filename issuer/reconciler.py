@@ -47,6 +47,7 @@ class Reconciler:
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
+        self._keys.prepare(int(time.time()))
         with ThreadPoolExecutor(len(self._projections) + 1) as pool:
             for projection in self._projections:
                 pool.submit(self._repeat, stop, projection.refresh)

@@ -23,6 +23,8 @@ from run.watching import watch
 
 #: Secrets go to the parts as files, unless the user gave them by value.
 SECRET_FILES = ("SECRET_KEY_FILE", "SYNC_KEY_FILE")
+#: The gateway is sent what verifies, and cannot sign.
+ISSUERS_OWN = ("SECRET_KEY", "SECRET_KEY_FILE", "CREDENTIALS_FILE", "DATABASE_URL")
 
 
 def main() -> int:
@@ -96,7 +98,7 @@ def services(plan: Plan) -> list[Service]:
     llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py")),)
     return [
         *llm,
-        Service("gateway", ("sh", "openresty/gateway.sh")),
+        Service("gateway", ("sh", "openresty/gateway.sh"), withheld=ISSUERS_OWN),
         Service("issuer", gunicorn),
         Service("reconciler", (python, "-m", "issuer", "reconcile")),
     ]

@@ -24,6 +24,8 @@ class Service:
 
     name: str
     command: tuple[str, ...]
+    #: Settings that are none of its business.
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass
@@ -56,7 +58,7 @@ def start(service: Service, data_dir: Path, env: Mapping[str, str]) -> Child:
         process = subprocess.Popen(
             service.command,
             cwd=ROOT,
-            env=env,
+            env={name: text for name, text in env.items() if name not in service.withheld},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from issuer import gateways, keys
@@ -80,7 +80,7 @@ class GatewayVerifier:
             written = self._writer.submit(self._write, [*part, "flush"])
             for _ in part:
                 answer = self._process.stdout.readline()
-                assert answer, "verify.lua has ended, its reason is above"
+                assert answer, f"verify.lua ended with {self._process.wait(10)}"
                 answers.append(answer.decode().rstrip("\n"))
             written.result()
         return answers
@@ -95,13 +95,19 @@ class GatewayVerifier:
 
     def close(self) -> None:
         """End it, and see that it ended well."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        assert self._process.wait(10) == 0
-        self._writer.shutdown()
-        self._asker.shutdown()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            status = process.wait(10)
+        finally:
+            process.kill()
+            process.stdout.close()
+            self._writer.shutdown()
+            self._asker.shutdown()
+        assert status == 0, f"verify.lua ended with {status}"
 
 
 @contextmanager

@@ -327,6 +327,12 @@ def key_file() -> KeyFile:
     return KeyFile(found.key_file, found.algorithm, found.secret_key, 3600)
 
 
+@pytest.fixture
+def started(settings: dict[str, str]) -> None:
+    """The issuer has been started once: there is a key that signs."""
+    key_file().prepare(NOW)
+
+
 @contextmanager
 def reconciling(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayModel]:
     """A gateway that listens, and a reconciler at work for it."""
@@ -360,8 +366,9 @@ def test_keys_list_tells_kid_algorithm_time_and_state_and_no_secret(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], algorithm: str
 ) -> None:
     monkeypatch.setenv("JWT_ALGORITHM", algorithm)
-    assert issuer_main.main(["keys", "list"]) == 0
     file = key_file()
+    file.prepare(NOW)
+    assert issuer_main.main(["keys", "list"]) == 0
     file.promote(file.add(None, NOW).kid, 1_800_000_000)
     file.retire(file.add(None, NOW).kid, True, NOW)
     file.add("EdDSA", NOW)
@@ -377,7 +384,7 @@ def test_keys_list_tells_kid_algorithm_time_and_state_and_no_secret(
     assert_no_secret(said.out + said.err)
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_add_answers_0_when_the_new_key_signs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,7 +400,7 @@ def test_keys_add_answers_0_when_the_new_key_signs(
     assert_no_secret(said.out + said.err)
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_add_makes_a_key_of_the_algorithm_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -406,6 +413,7 @@ def test_keys_add_answers_2_while_a_gateway_has_not_acknowledged_and_the_old_key
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(issuer_main, "PROMOTED_SECONDS", 0.2)
+    key_file().prepare(NOW)
     assert issuer_main.main(["keys", "list"]) == 0
     old = key_file().keyring().signing().kid
     capsys.readouterr()
@@ -419,7 +427,7 @@ def test_keys_add_answers_2_while_a_gateway_has_not_acknowledged_and_the_old_key
         wait_until(lambda: key_file().keyring().signing().kid != old, "it signs at last")
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_add_is_a_fault_while_another_one_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,7 +438,7 @@ def test_keys_add_is_a_fault_while_another_one_waits(
     assert len(key_file().read().entries) == 2
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_retire_now_replaces_a_signing_key_and_tells_the_gateways_before_it_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -450,13 +458,14 @@ def test_keys_retire_now_answers_2_and_names_a_gateway_that_has_not_acknowledged
     settings: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     issuer_main.main(["keys", "list"])
+    key_file().prepare(NOW)
     leaked = key_file().keyring().signing().kid
     assert issuer_main.main(["keys", "retire", leaked, "--now"]) == 2
     assert settings["GATEWAY_URLS"] in capsys.readouterr().err
     assert key_file().keyring().find(leaked) is None
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_retire_lets_an_old_key_verify_until_its_last_token_has_ended(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,7 +478,7 @@ def test_keys_retire_lets_an_old_key_verify_until_its_last_token_has_ended(
     assert key_file().keyring().find(old) is not None
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_keys_retire_is_a_fault_for_a_key_that_signs_and_for_none_at_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -505,7 +514,7 @@ def test_a_keys_command_that_is_not_whole_makes_no_key(
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["keys", "list"]])
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_a_command_that_only_reads_replaces_no_key_by_a_changed_secret_key(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
@@ -517,7 +526,7 @@ def test_a_command_that_only_reads_replaces_no_key_by_a_changed_secret_key(
     assert key_file().read() == before
 
 
-@pytest.mark.usefixtures("settings")
+@pytest.mark.usefixtures("started")
 def test_a_broken_key_file_is_a_fault_of_every_keys_command_and_stays_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

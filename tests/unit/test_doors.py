@@ -995,15 +995,11 @@ def test_a_changed_secret_key_reaches_the_gateways_at_the_start(house: House) ->
     assert again.is_valid(after)
 
 
-def test_a_broken_key_file_is_503_and_not_500_and_nobody_is_logged_in(house: House) -> None:
+def test_of_a_broken_key_file_the_former_keys_stay_in_force(house: House) -> None:
     path = config.read(house.environ).key_file
     token, whole = house.token("agi"), path.read_text()
     path.write_text(whole[:-10])
-    for answer in (
-        house.log_in("agi"),
-        house.client.get("/validate", headers=bearer(token)),
-        house.client.get("/.well-known/jwks.json"),
-    ):
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert house.is_valid(token)
+    assert house.is_valid(house.token("agi"))
     path.write_text(whole)
     assert house.is_valid(token)
