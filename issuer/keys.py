@@ -16,6 +16,8 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import HMACAlgorithm
+from jwt.exceptions import InvalidKeyError
 
 from issuer.errors import Faults
 
@@ -142,7 +144,18 @@ def weaknesses(secret: bytes) -> list[str]:
         found.append(f"is shorter than {LEAST_SECRET_BYTES} bytes")
     if len(set(secret)) < LEAST_DIFFERENT_BYTES or b"changeme" in secret.lower():
         found.append("is too easy to guess; 'python -m issuer init' makes a good one")
+    if _is_public_text(secret):
+        found.append("has the form of a public key or certificate, which is no secret")
     return found
+
+
+def _is_public_text(secret: bytes) -> bool:
+    """What PyJWT would not take as a secret either (GHSA-ffqj-6fqr-9h24): PEM, SSH, JWK, DER."""
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        return True
+    return False
 
 
 def _unfit(algorithm: str, private: object) -> str:

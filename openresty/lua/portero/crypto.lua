@@ -13,6 +13,7 @@ typedef struct evp_md_ctx_st EVP_MD_CTX;
 typedef struct evp_pkey_st EVP_PKEY;
 typedef struct evp_pkey_ctx_st EVP_PKEY_CTX;
 typedef struct evp_cipher_st EVP_CIPHER;
+typedef struct bignum_st BIGNUM;
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct engine_st ENGINE;
 
@@ -37,6 +38,9 @@ void EVP_PKEY_free(EVP_PKEY *key);
 int EVP_PKEY_get_base_id(const EVP_PKEY *key);
 int EVP_PKEY_get_bits(const EVP_PKEY *key);
 int EVP_PKEY_get_group_name(const EVP_PKEY *key, char *name, size_t size, size_t *length);
+int EVP_PKEY_get_bn_param(const EVP_PKEY *key, const char *name, BIGNUM **number);
+unsigned long BN_get_word(const BIGNUM *number);
+void BN_free(BIGNUM *number);
 EVP_MD_CTX *EVP_MD_CTX_new(void);
 void EVP_MD_CTX_free(EVP_MD_CTX *ctx);
 int EVP_MD_CTX_reset(EVP_MD_CTX *ctx);
@@ -76,7 +80,7 @@ local SUCCESS = 1
 local MOST_MAC_BYTES = 64
 local LEAST_SECRET_BYTES = 32
 local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
-local LEAST_RSA_BITS = 2048
+local LEAST_RSA_BITS, LEAST_RSA_EXPONENT = 2048, 3
 local P256, MOST_NAME_BYTES = "prime256v1", 64
 local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
 local SEALING_KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
@@ -175,8 +179,19 @@ local function exactly_64_bytes(signature)
     return #signature == ED25519_SIGNATURE_BYTES and signature or nil
 end
 
+--- With the exponent 1 a signature is its own text.
+local function has_sound_exponent(key)
+    local number = ffi.new("BIGNUM *[1]")
+    if C.EVP_PKEY_get_bn_param(key, "e", number) ~= SUCCESS then
+        return false
+    end
+    local exponent = ffi.gc(number[0], C.BN_free)
+    return C.BN_get_word(exponent) >= LEAST_RSA_EXPONENT
+end
+
 local function is_rsa(key)
     return C.EVP_PKEY_get_base_id(key) == RSA and C.EVP_PKEY_get_bits(key) >= LEAST_RSA_BITS
+        and has_sound_exponent(key)
 end
 
 --- Other curves have 256 bits too.
