@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from run.docker import upstreams
 from tests.deployment import PARTS, READY_SECONDS, answers, credentials_text, free_ports, wait_ready
 from tests.engine import ROOT, Engine
 from tests.upstream import wait_for
@@ -108,8 +109,7 @@ class Docker:
 
     def bridge_address(self) -> str:
         """This machine's address as containers know it: host.docker.internal."""
-        form = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
-        return self("network", "inspect", "bridge", "--format", form).split()[0]
+        return upstreams.bridge_address(self(*upstreams.BRIDGE[1:]))
 
 
 def write_override(folder: Path, extra: Mapping[str, Any]) -> list[str]:

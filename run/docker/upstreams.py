@@ -5,6 +5,7 @@ where they listen beyond it.
 import socket
 import sys
 from collections.abc import Mapping
+from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from run.docker.engine import ask
@@ -17,7 +18,7 @@ BRIDGE = [
     "inspect",
     "bridge",
     "--format",
-    "{{range .IPAM.Config}}{{.Gateway}} {{end}}",
+    "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}} {{end}}",
 ]
 
 
@@ -48,8 +49,17 @@ def out_of_reach(upstreams: str, env: Mapping[str, str]) -> str:
     if not sys.platform.startswith("linux"):
         return ""
     local = [url for url in upstreams.split(",") if is_loopback(urlsplit(url.strip()))]
-    bridge = (ask(BRIDGE, env)[1].split() or [""])[0] if local else ""
+    bridge = bridge_address(ask(BRIDGE, env)[1]) if local else ""
     return next((url for url in local if bridge and hides_from(bridge, urlsplit(url))), "")
+
+
+def bridge_address(said: str) -> str:
+    """This machine's address on the bridge, of what the engine says: its gateway, or, of an engine
+    that has not been started before, the first address of its network. Empty when it has none.
+    """
+    for word in said.split():
+        return str(ip_network(word)[1]) if "/" in word else word
+    return ""
 
 
 def hides_from(bridge: str, url: SplitResult) -> bool:

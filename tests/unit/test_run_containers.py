@@ -339,3 +339,15 @@ def test_the_demo_logins_that_init_prints_are_kept(
     kept = plan.data_dir / "demo-logins"
     assert kept.read_text() == "AGNR1=a=b\nADMN1=c\n"
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        pytest.param("172.17.0.1 172.17.0.0/16 \n", "172.17.0.1", id="an engine as it is usually"),
+        pytest.param(" 172.17.0.0/16 \n", "172.17.0.1", id="one that was never started before"),
+        pytest.param("\n", "", id="one without a bridge"),
+    ],
+)
+def test_the_bridges_address_is_found_on_any_engine(said: str, address: str) -> None:
+    assert upstreams.bridge_address(said) == address
