@@ -10,17 +10,21 @@ from bench.servers import LOAD_CORE, Server
 
 CONNECTIONS = 32
 
-#: Each request takes the next token of the file, so that none is seen twice before all were.
+#: Each request takes the next token of the file, so that none is seen twice before all were. They
+#: are written beforehand: else this script is what is measured.
 SCRIPT = """
-local tokens = {{}}
-for line in io.lines("{tokens}") do tokens[#tokens + 1] = "Bearer " .. line end
-local next_token = 0
 local headers = {{ ["Content-Type"] = "application/json" }}
 local body = '{{"model":"tiny","messages":[{{"role":"user","content":"hi"}}]}}'
+local requests, at = {{}}, 0
+init = function()
+    for token in io.lines("{tokens}") do
+        headers["Authorization"] = "Bearer " .. token
+        requests[#requests + 1] = wrk.format("POST", "/v1/chat/completions", headers, body)
+    end
+end
 request = function()
-    next_token = next_token % #tokens + 1
-    headers["Authorization"] = tokens[next_token]
-    return wrk.format("POST", "/v1/chat/completions", headers, body)
+    at = at % #requests + 1
+    return requests[at]
 end
 """
 
