@@ -15,7 +15,7 @@ from run.greeting import announce
 from run.plan import HOST, Plan, clean_environment, read_plan
 from run.ports import free_port, port_faults
 from run.processes import Child, Service, start, stop_all
-from run.readiness import wait_until_ready
+from run.readiness import wait_for_issuer, wait_until_ready
 from run.signals import stop_signals
 from run.terminal import RunError, say
 from run.venv import DEMO, PRODUCT, PYTHON, VENV
@@ -73,8 +73,10 @@ def stack(plan: Plan, env: Mapping[str, str]) -> Iterator[list[Child]]:
         parts_env = settings(plan, env, port_for_llm(plan), runtime_dir)
         children: list[Child] = []
         at_the_end.callback(stop_all, children, plan.data_dir)
-        with stop_signals.held():  # or a child could be running and not yet in the list
-            for service in services(plan):
+        for service in services(plan):
+            if service.name == "reconciler":
+                wait_for_issuer(plan, children)
+            with stop_signals.held():  # or a child could be running and not yet in the list
                 children.append(start(service, plan.data_dir, parts_env))
         yield children
 

@@ -19,6 +19,27 @@ REQUEST_SECONDS = 30
 PASSING_STATUSES = (429, 500, 502, 503, 504)
 
 
+def wait_for_issuer(plan: Plan, children: Sequence[Part]) -> None:
+    """Until logins can be answered. The gateway is told of tokens only after: who waits for it to
+    be ready shall be able to log in.
+    """
+    fault = wait_while(lambda: issuer_fault(plan), children, READY_SECONDS)
+    if fault:
+        log = plan.data_dir / "log" / "issuer.log"
+        raise RunError(f"the issuer is not ready after {READY_SECONDS} s ({fault}); see {log}")
+
+
+def issuer_fault(plan: Plan) -> str:
+    """Why the issuer is not ready; empty when it is."""
+    connection = http.client.HTTPConnection(HOST, plan.issuer_port, timeout=REQUEST_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return "" if status == 200 else f"/readyz answers {status}"
+
+
 def wait_until_ready(plan: Plan, children: Sequence[Part]) -> None:
     """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through."""
     logs = f"logs are in {plan.data_dir / 'log'}"
