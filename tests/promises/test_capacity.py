@@ -45,12 +45,16 @@ def test_f16_a_full_dictionary_refuses_logins_evicts_nothing_and_recovers(
     with deployed(upstream.url, ACTIVE_TOKEN_MEMORY=f"{megabytes}m") as deployment:
         caller = Caller(deployment)
         kept = caller.token("AGIATEST01")
-        filled = _fill_dictionary(deployment, seconds=TTL if megabytes < 10 else 60)
+        # Long enough that none has ended before all are in.
+        lifetime = size(TTL, 240)
+        filled = _fill_dictionary(deployment, lifetime)
         answer = caller.login("AGIATEST01")
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "capacity"
         assert caller.call(kept).status_code == 200, "nothing live was evicted"
-        wait_for(lambda: caller.login("AGIATEST01").status_code == 200, 90, "there is room again")
+        wait_for(
+            lambda: caller.login("AGIATEST01").status_code == 200, lifetime + 5, "there is room"
+        )
         assert caller.call(kept).status_code == 200
     figure(f"F16 tokens in a dictionary of {megabytes} MB, live ones evicted", f"{filled}, 0")
 
