@@ -83,7 +83,7 @@ class Gateway:
         return self._send("POST", SNAPSHOT, {"step": step, **content}, BULK_SECONDS)
 
     def state(self) -> Ack:
-        """Ask the gateway how far it has come; this is also the sign that the issuer lives."""
+        """Ask the gateway how far it has come."""
         return self._send("GET", STATUS, None, BULK_SECONDS)
 
     def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:

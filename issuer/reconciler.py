@@ -148,12 +148,15 @@ class _Projection:
 
     def _send_changes(self, position: int) -> None:
         epoch = self._store.epoch()
-        while changed := self._store.changes_after(position, PART_ENTRIES):
-            position = changed[-1].position
+        while True:
+            changed = self._store.changes_after(position, PART_ENTRIES)
+            position = changed[-1].position if changed else position
+            # The last message of a round, often an empty one, tells the gateway that it is current.
+            current = len(changed) < PART_ENTRIES
             ack = self._gateway.apply(
-                _changes(changed), BULK_SECONDS, position=position, epoch=epoch
+                _changes(changed), BULK_SECONDS, position=position, epoch=epoch, current=current
             )
-            if not self._went_well(ack, "changes"):
+            if not self._went_well(ack, "changes") or current:
                 return
 
     def _send_snapshot(self) -> None:

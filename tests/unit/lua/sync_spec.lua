@@ -554,7 +554,7 @@ describe("/sync/keys", function()
 end)
 
 describe("/sync/status", function()
-    it("answers how far this gateway has come and is the sign that the issuer lives", function()
+    it("answers how far this gateway has come, and is no sign that it is current", function()
         active_tokens.start("boot-id")
         local answer = send("GET", "/sync/status")
         assert.equal(200, answer.status)
@@ -562,18 +562,26 @@ describe("/sync/status", function()
             boot = "boot-id", ready = false, newest = 0, least = 0, epoch = "", position = 0,
             keys = "", free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
         }, status_in(answer))
+        assert.is_nil(active_tokens.staleness(NOW))
+    end)
+
+    it("is followed by the message that brings this gateway up to date, which is one", function()
+        apply('{"epoch":"e","position":1}')
+        assert.is_nil(active_tokens.staleness(NOW))
+        apply('{"epoch":"e","position":2,"current":true}')
         assert.equal(0, active_tokens.staleness(NOW))
     end)
 
     it("hears nobody whose MAC is wrong", function()
-        deliver(signed("GET", "/sync/status", nil, { mac = ("0"):rep(64) }))
+        deliver(signed("POST", "/sync/apply", '{"epoch":"e","position":2,"current":true}',
+            { mac = ("0"):rep(64) }))
         assert.is_nil(active_tokens.staleness(NOW))
     end)
 end)
 
 describe("metrics", function()
     it("answers the exposition of this gateway's state as Prometheus' text", function()
-        send("GET", "/sync/status")
+        active_tokens.heard(NOW)
         fake.clock.now = NOW + 4
         fake.request({ target = "/metrics" })
         sync.metrics()
