@@ -111,6 +111,13 @@ function _M.hmac(algorithm, key, text)
     return ffi.string(mac_buffer, mac_length[0])
 end
 
+--- Bytes as text, two lower-case digits each.
+---@param raw string
+---@return string
+function _M.hexadecimal(raw)
+    return (raw:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+end
+
 --- Whether two texts are equal, in a time that depends on their lengths alone.
 ---@param a string
 ---@param b string

@@ -32,10 +32,6 @@ local function env(name)
     return value ~= "" and value or nil
 end
 
-local function hexadecimal(raw)
-    return (raw:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
-end
-
 --- In the master, before the workers (`init_by_lua`).
 ---@param directory string where roles.json and routes.json are
 function _M.master(directory)
@@ -47,7 +43,7 @@ function _M.master(directory)
     upstreams.set("llm", settings.llm)
     upstreams.set("issuer", settings.issuer)
     listener.set(settings)
-    active_tokens.start(hexadecimal(assert(crypto.random(BOOT_BYTES))))
+    active_tokens.start(crypto.hexadecimal(assert(crypto.random(BOOT_BYTES))))
 end
 
 local function tick()

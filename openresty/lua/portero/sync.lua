@@ -33,10 +33,6 @@ function _M.start(settings)
     sync_key = settings.sync_key
 end
 
-local function hexadecimal(raw)
-    return (raw:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
-end
-
 local function is_timely(sent_at)
     local seconds = sent_at and sent_at:match("^%d+$") and tonumber(sent_at) / NANOSECONDS
     return seconds and math.abs(ngx.now() - seconds) <= WINDOW_SECONDS
@@ -49,7 +45,7 @@ local function is_authentic(method, path, body)
     end
     local text = table.concat({ LABEL, method, path, sent_at, body }, "\n")
     local expected = crypto.hmac("HS256", sync_key, text)
-    return expected ~= nil and crypto.equal(hexadecimal(expected), mac)
+    return expected ~= nil and crypto.equal(crypto.hexadecimal(expected), mac)
 end
 
 --- A message is used once: its MAC is remembered for as long as its time would be accepted.

@@ -602,3 +602,10 @@ describe("random", function()
         end
     end)
 end)
+
+describe("hexadecimal", function()
+    it("writes two lower-case digits a byte, also for NUL and line ends", function()
+        assert.equal("", crypto.hexadecimal(""))
+        assert.equal("000a0dff61", crypto.hexadecimal("\0\n\r\255a"))
+    end)
+end)
