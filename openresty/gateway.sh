@@ -66,6 +66,7 @@ settings() {
     check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
     check_word LLM_UPSTREAM "$llm_authority"
     check_secret_file SYNC_KEY_FILE
+    read_cors_origins
     if [ -n "$faults" ]; then
         echo "gateway: cannot start:$faults" >&2
         exit 1
@@ -88,6 +89,25 @@ llm_servers() {
     echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.upstreams\").pick(\"llm\") \}}"
 }
 
+# What a page of another origin may read of an answer.
+cors_exposed="x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
+x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
+x-ratelimit-reset-tokens"
+
+# CORS_ORIGINS as entries of nginx's map: each exactly as a browser sends it, and never a pattern.
+read_cors_origins() {
+    cors_origins=
+    for origin in $(echo "${CORS_ORIGINS:-}" | tr "," " "); do
+        case "${origin#*://}" in
+            *[!A-Za-z0-9.:\[\]-]* | "") fault "CORS_ORIGINS: each must be http://HOST or https://HOST, with its port" ;;
+        esac
+        case "$origin" in
+            http://* | https://*) cors_origins="$cors_origins \"$origin\" \"$origin\";" ;;
+            *) fault "CORS_ORIGINS: each must begin http:// or https://" ;;
+        esac
+    done
+}
+
 # render DIRECTORY: the configuration as nginx shall read it.
 render() {
     mkdir -p "$1"
@@ -105,11 +125,16 @@ render() {
             -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
             -e "s|@LLM_HOST@|$llm_host|g" \
             -e "s|@CA_BUNDLE@|$ca_bundle|g" \
+            -e "s|@CORS_ORIGINS@|$cors_origins|g" \
+            -e "s|@CORS_EXPOSED@|$cors_exposed|g" \
             "$file" >"$1/$(basename "$file")"
     done
     # Only https upstreams need the certificates that the machine trusts.
     if [ "$llm_scheme" = http ]; then
-        sed -i -e '/proxy_ssl_/d' "$1/public.conf"
+        sed -i -e '/proxy_ssl_/d' "$1/llm.conf"
+    fi
+    if [ -z "$cors_origins" ]; then
+        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf"
     fi
 }
 

@@ -71,6 +71,8 @@ class Upstream:
     gap: float = 0.02
     #: Sent in place of the usual answer: a whole raw response.
     raw_answer: bytes | None = None
+    #: Path -> what is answered there in place of the usual: JSON, or a text that streams as it is.
+    answers: dict[str, Any] = field(default_factory=dict)
     #: "answer", "hang" (never says a word), "die" (closes without one), "die in stream".
     mood: str = "answer"
     seen: list[Seen] = field(default_factory=list)
@@ -94,6 +96,7 @@ class Upstream:
         self.seen.clear()
         self.departures.clear()
         self.sent.clear()
+        self.answers.clear()
         self.events, self.gap, self.raw_answer, self.mood = 5, 0.02, None, "answer"
 
     def close(self) -> None:
@@ -132,6 +135,13 @@ class Upstream:
             return False
         if self.raw_answer is not None:
             connection.sendall(self.raw_answer)
+            return True
+        path = seen.target.partition("?")[0]
+        if seen.line.startswith("HEAD "):
+            connection.sendall(_json_response({}).partition(b"{")[0])
+            return True
+        if path in self.answers:
+            connection.sendall(_as_told(self.answers[path], path))
             return True
         if re.search(rb'"stream"\s*:\s*true', seen.body):
             return self._stream(connection, seen)
@@ -204,6 +214,25 @@ def _json_response(value: object) -> bytes:
         len(body),
         body,
     )
+
+
+def _as_told(answer: Any, path: str) -> bytes:
+    """A status alone, JSON, or the events of a stream."""
+    if isinstance(answer, int):
+        body = b'{"error": "CANARY"}'
+        return (
+            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (
+                answer,
+                len(body),
+                body,
+            )
+        )
+    if not isinstance(answer, list):
+        return _json_response(answer)
+    kind = b"application/x-ndjson" if path.startswith("/api/") else b"text/event-stream"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
+    return head + b"".join(_chunk(event.encode()) for event in answer) + b"0\r\n\r\n"
 
 
 def _chunk(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Keys and users of the user's own, on their way into containers: over the standard input of
+"""Keys, users and roles of the user's own, on their way into containers: over the standard input of
 `init`, which keeps them on the volumes as files that only the parts can read.
 
 No secret may ever be in a container's environment, on a command line or in an image; and a setting
@@ -18,6 +18,7 @@ PLACES = {
     "SECRET_KEY": "/data/given/secret_key",
     "SYNC_KEY": "/sync/given/sync_key",
     "CREDENTIALS_FILE": "/data/given/credentials.env",
+    "ROLES_FILE": "/sync/given/roles.json",
 }
 INIT = (
     "init",
@@ -39,6 +40,8 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
     found = {name: given_key(name, env, faults) for name in KEYS}
     users = users_file(plan, env)
     found["CREDENTIALS_FILE"] = text_of("CREDENTIALS_FILE", users, faults) if users else ""
+    if roles := env.get("ROLES_FILE"):
+        found["ROLES_FILE"] = text_of("ROLES_FILE", Path(roles), faults)
     if faults:
         raise RunError(*faults)
     return {name: text for name, text in found.items() if text}
@@ -78,10 +81,11 @@ def settings_of_parts(
 ) -> dict[str, dict[str, str]]:
     """Service -> what its environment has besides the compose file's: places, never contents."""
     keys = {f"{name}_FILE": PLACES[name] for name in KEYS if name in given}
-    users = {name: PLACES[name] for name in ("CREDENTIALS_FILE",) if name in given}
+    files = {name: PLACES[name] for name in ("CREDENTIALS_FILE", "ROLES_FILE") if name in given}
     store = {name: env[name] for name in ("DATABASE_URL",) if name in env}
-    issuer = {**keys, **users, **store}
-    sync = {name: place for name, place in keys.items() if name == "SYNC_KEY_FILE"}
+    issuer = {**keys, **files, **store}
+    # The gateway sees the volume `sync` alone.
+    sync = {name: place for name, place in issuer.items() if place.startswith("/sync/")}
     return {"issuer": issuer, "reconciler": issuer, "gateway": sync}
 
 

@@ -1,11 +1,14 @@
 ---------
 -- The request path. `judge` reads as the specification: the route, the credential, the token, is it
--- active, may its role use the route, forward exactly what was judged.
+-- active, may its role use the route, is it within the caller's limits, forward exactly what was
+-- judged.
 -- Nothing falls through: what cannot be judged is refused, and a Lua error is a 500.
 
 local active_tokens = require("portero.active_tokens")
+local cors = require("portero.cors")
 local credential = require("portero.credential")
 local errors = require("portero.errors")
+local limited = require("portero.limited")
 local metrics = require("portero.metrics")
 local policy = require("portero.policy")
 local state = require("portero.state")
@@ -18,8 +21,8 @@ local find, sub = string.find, string.sub
 
 local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
 local SAFE_METHODS = { GET = true, HEAD = true }
---- Where a route is answered that is not the LLM server's.
-local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics" }
+--- Where a route is answered if not here, by who answers it.
+local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics", discovery = "@discovery" }
 --- Where a browser without a valid session goes, by the class of what it asked for.
 local LOGIN_PAGES = { page = "/login?next=/", console = "/admin/login?next=/admin/" }
 
@@ -97,11 +100,16 @@ local function is_stale()
     return not staleness or staleness > max_staleness_seconds
 end
 
+--- Where the request goes on; nil where it stays.
+local function location_of(route, claims)
+    if claims.limits and route.answered_by == "llm" then
+        return "@limited"
+    end
+    return ANSWERED_AT[route.answered_by]
+end
+
 --- Variables that `proxy_set_header` and `proxy_pass` use.
 local function forward(route, target, claims)
-    if route.answered_by == "llm" and not upstreams.is_known("llm") then
-        return errors.refuse("upstream_unavailable")
-    end
     metrics.count("allowed")
     var.upstream_target = target
     var.auth_user = claims.sub
@@ -110,8 +118,9 @@ local function forward(route, target, claims)
     if route.is_watched then
         var.watched = "yes"
     end
-    if route.answered_by ~= "llm" then
-        return ngx.exec(ANSWERED_AT[route.answered_by])
+    local location = location_of(route, claims)
+    if location then
+        return ngx.exec(location)
     end
 end
 
@@ -121,6 +130,9 @@ function _M.judge()
     local method = get_method()
     local path, query = read_target()
     local route, value = policy.find(table_of_routes, method, path)
+    if cors.is_preflight(method) then
+        return cors.answer()
+    end
     if not route then
         return refuse_unknown(path)
     end
@@ -154,7 +166,16 @@ function _M.judge()
     if not route.allowed[claims.role] then
         return errors.refuse("insufficient_permissions")
     end
-    local prefix = route.answered_by == "llm" and upstream_prefix or ""
+    if route.is_llm and not upstreams.is_known("llm") then
+        return errors.refuse("upstream_unavailable")
+    end
+    if claims.limits and route.is_llm then
+        local code, headers = limited.refusal(route, value, query, claims)
+        if code then
+            return errors.refuse(code, headers)
+        end
+    end
+    local prefix = route.is_llm and upstream_prefix or ""
     return forward(route, prefix .. policy.target(route, value) .. query, claims)
 end
 

@@ -1,10 +1,11 @@
 ---------
--- The gateway's settings: the environment and the two tables of `conf/`, read once at start.
+-- The gateway's settings: the environment, the roles and the route packs, read once at start.
 -- All faults are listed together and stop the start. No other module reads the environment, and no
 -- message holds a secret.
 
 local cjson = require("cjson.safe")
 local policy = require("portero.policy")
+local roles = require("portero.roles")
 
 local LEAST_SECRET_BYTES = 32
 local MOST_TTL_SECONDS = 86400
@@ -125,95 +126,58 @@ local function base_urls(env, name, faults)
     return found
 end
 
-local DOORS = {
-    ["/llm/login"] = true, ["/agi/login"] = true, ["/login"] = true, ["/admin/login"] = true,
-}
+--- The packs of routes in `conf/routes`: Portero's own, and one a kind of LLM server.
+local KINDS = { "ollama", "vllm", "llama-server", "localai" }
 
-local ROLE_FIELDS = {
-    code = function(value) return type(value) == "string" and value:find("^%u%u%u%u$") end,
-    ttl_seconds = function(value)
-        return type(value) == "number" and value % 1 == 0 and value >= 1
-            and value <= MOST_TTL_SECONDS
-    end,
-    door = function(value) return DOORS[value] ~= nil end,
-    routes = function() return true end, -- judged beside routes.json, by the policy
-    active_tokens = function(value)
-        return type(value) == "number" and value % 1 == 0 and value >= 1 and value <= 1000000
-    end,
-    stream_policy = function(value)
-        return value == "finish" or value == "cut"
-            or (type(value) == "number" and value % 1 == 0 and value >= 1)
-    end,
-}
-
-local function role_faults(name, role, faults)
-    if type(role) ~= "table" then
-        faults[#faults + 1] = "roles.json: roles." .. name .. " must be an object"
-        return
+local function pack(directory, name, faults)
+    local content = read_json(directory .. "/routes/" .. name .. ".json", faults)
+    if content and type(content.routes) ~= "table" then
+        faults[#faults + 1] = "routes/" .. name .. ".json: must hold an object 'routes'"
+        return nil
     end
-    for field in pairs(role) do
-        if not ROLE_FIELDS[field] then
-            faults[#faults + 1] = "roles.json: roles." .. name .. "." .. field .. " is not known"
-        end
-    end
-    for field, accepts in pairs(ROLE_FIELDS) do
-        if not accepts(role[field]) then
-            faults[#faults + 1] = "roles.json: roles." .. name .. "." .. field .. " is not valid"
-        end
-    end
+    return content and { name = name, routes = content.routes }
 end
 
-local function roles_of(directory, ttl_bound, faults)
-    local content = read_json(directory .. "/roles.json", faults)
-    local roles = content and content.roles
-    if not content then
-        return nil
-    end
-    if type(roles) ~= "table" or not next(roles) or #roles > 0 then
-        faults[#faults + 1] = "roles.json: must hold an object 'roles' that names one"
-        return nil
-    end
-    local before, owner = #faults, {}
-    for name, role in pairs(roles) do
-        role_faults(name, role, faults)
-        local code = type(role) == "table" and role.code or name
-        if owner[code] then
-            faults[#faults + 1] = "roles.json: code " .. tostring(code) .. " is used twice"
-        end
-        owner[code] = true
+local function packs_of(directory, kind, faults)
+    local packs, before = {}, #faults
+    for _, name in ipairs({ "portero", unpack(kind and { kind } or KINDS) }) do
+        packs[#packs + 1] = pack(directory, name, faults)
     end
     if #faults > before then
-        return nil, roles
-    end
-    for _, role in pairs(roles) do
-        role.ttl_seconds = math.min(role.ttl_seconds, ttl_bound)
-    end
-    return roles, roles
-end
-
-local function compiled(directory, settings, named, faults)
-    local content = read_json(directory .. "/routes.json", faults)
-    local routes = content and content.routes
-    if content and type(routes) ~= "table" then
-        faults[#faults + 1] = "routes.json: must hold an object 'routes'"
-    end
-    if type(routes) ~= "table" then
         return nil
     end
-    local found = policy.faults(named or {}, routes)
+    for _, fault in ipairs(policy.faults(packs)) do
+        faults[#faults + 1] = "routes/" .. fault
+    end
+    return #faults == before and packs or nil
+end
+
+local function roles_of(path, ttl_bound_seconds, faults)
+    local text, err = read_file(path)
+    if not text then
+        faults[#faults + 1] = "ROLES_FILE: " .. err
+        return nil
+    end
+    local file, found = roles.parse(text, ttl_bound_seconds)
     for _, fault in ipairs(found) do
         faults[#faults + 1] = fault
     end
-    if #found > 0 or not settings.roles then
-        return nil
-    end
+    return file
+end
+
+--- What the roles and the packs come to, once both are without a fault.
+local function compile(settings, file, packs)
     local page_by = settings.web_ui == "upstream" and "llm" or "issuer"
-    return policy.compile(settings.roles, routes, page_by)
+    local kind = settings.llm_kind
+    settings.is_ollama = not kind or kind == "ollama"
+    settings.roles = file.roles
+    settings.policy = policy.compile(file.roles, packs, page_by)
+    settings.limits = policy.limits(file, settings.is_ollama)
 end
 
 --- All settings.
 ---@param env fun(name: string): string|nil an empty value counts as none
----@param directory string where roles.json and routes.json are
+---@param directory string where roles.json and routes/ are
 ---@return table|nil settings, string[] faults
 function _M.read(env, directory)
     local faults = {}
@@ -222,18 +186,19 @@ function _M.read(env, directory)
         llm = base_urls(env, "LLM_UPSTREAM", faults),
         issuer = base_urls(env, "ISSUER_URL", faults),
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
+        llm_kind = env("LLM_KIND") and choice(env, "LLM_KIND", KINDS, faults),
     }
     local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
     settings.internal_host = internal:find("^%a") and internal or nil
     local ttl = whole(env, "TOKEN_TTL_SECONDS", MOST_TTL_SECONDS, 1, MOST_TTL_SECONDS, faults)
     settings.max_staleness_seconds =
         whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MOST_TTL_SECONDS, faults)
-    local named
-    settings.roles, named = roles_of(directory, ttl, faults)
-    settings.policy = compiled(directory, settings, named, faults)
+    local file = roles_of(env("ROLES_FILE") or directory .. "/roles.json", ttl, faults)
+    local packs = packs_of(directory, settings.llm_kind, faults)
     if #faults > 0 then
         return nil, faults
     end
+    compile(settings, file, packs)
     return settings, faults
 end
 

@@ -8,6 +8,7 @@ local cjson = require("cjson.safe")
 local metrics = require("portero.metrics")
 
 local RETRY_SECONDS = "1"
+local NO_CONTENT = 204
 local CHALLENGE = 'Bearer realm="portero"'
 
 --- code -> status, OpenAI's type, message, extra headers (contract section 5).
@@ -50,6 +51,40 @@ local ERRORS = {
     not_found = {
         404, "invalid_request_error", "No such route.",
     },
+    model_not_found = {
+        404, "invalid_request_error",
+        "The model does not exist, or you do not have access to it.", param = "model",
+    },
+    not_offered = {
+        404, "invalid_request_error", "The LLM server does not offer this.", code = "not_found",
+    },
+    invalid_json = {
+        400, "invalid_request_error", "The body is not one JSON object in UTF-8.",
+    },
+    ambiguous_body = {
+        400, "invalid_request_error", "The request names its model in more than one way.",
+        code = "invalid_request", param = "model",
+    },
+    model_missing = {
+        400, "invalid_request_error", "The request names no model.",
+        code = "invalid_request", param = "model",
+    },
+    unsupported_media_type = {
+        415, "invalid_request_error", "The body must be plain application/json.",
+    },
+    too_many_requests = {
+        429, "requests", "You have sent as many requests as your limit for a minute.",
+        code = "rate_limit_exceeded",
+    },
+    too_many_tokens = {
+        429, "tokens", "You have used as many tokens as your limit for a minute.",
+        code = "rate_limit_exceeded",
+    },
+    too_many_at_once = {
+        429, "requests", "You have as many requests running as your limit allows.",
+        code = "rate_limit_exceeded",
+        headers = { ["Retry-After"] = RETRY_SECONDS },
+    },
     request_too_large = {
         413, "invalid_request_error", "The request is too large.",
     },
@@ -58,6 +93,13 @@ local ERRORS = {
     },
     upstream_unavailable = {
         502, "server_error", "The LLM server cannot be reached.",
+    },
+    upstream_failed = {
+        502, "server_error", "The LLM server failed to answer.", code = "upstream_unavailable",
+    },
+    upstream_refused = {
+        502, "server_error", "The LLM server refused the gateway.",
+        code = "upstream_unavailable",
     },
     not_ready = {
         503, "server_error", "Not ready yet; try again shortly.",
@@ -87,7 +129,10 @@ function _M.body(code, path)
         return { error = row[3] }
     end
     return {
-        error = { message = row[3], type = row[2], param = cjson.null, code = row.code or code },
+        error = {
+            message = row[3], type = row[2], param = row.param or cjson.null,
+            code = row.code or code,
+        },
     }
 end
 
@@ -99,25 +144,34 @@ local function decline_body()
     end
 end
 
+local function set_headers(headers)
+    for name, value in pairs(headers or {}) do
+        ngx.header[name] = value
+    end
+end
+
 --- Answer the error and end the request.
 ---@param code string a key of the table above
-function _M.refuse(code)
+---@param headers table|nil name -> value, beside those of the code
+function _M.refuse(code, headers)
     local row = ERRORS[code]
     metrics.count(code)
     decline_body()
     ngx.status = row[1]
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
-    for name, value in pairs(row.headers or {}) do
-        ngx.header[name] = value
-    end
+    set_headers(row.headers)
+    set_headers(headers)
     ngx.say(cjson.encode(_M.body(code, ngx.var.request_uri or "/")))
     return ngx.exit(row[1])
 end
 
---- The same for what nginx refused itself; the last part of the internal URI names the code.
-function _M.refuse_for_nginx()
-    return _M.refuse(ngx.var.uri:match("[%w_]+$"))
+--- Answer that there is nothing more to say than these headers, and end the request.
+---@param headers table name -> value
+function _M.no_content(headers)
+    ngx.status = NO_CONTENT
+    set_headers(headers)
+    return ngx.exit(NO_CONTENT)
 end
 
 --- Send a browser to a login page; `next` brings it back.

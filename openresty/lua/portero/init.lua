@@ -7,12 +7,15 @@ local access = require("portero.access")
 local active_tokens = require("portero.active_tokens")
 local config = require("portero.config")
 local crypto = require("portero.crypto")
+local discovery = require("portero.discovery")
 require("portero.health")
 local keys = require("portero.keys")
+local limits = require("portero.limits")
 local listener = require("portero.listener")
 local metrics = require("portero.metrics")
 local stream = require("portero.stream")
 local sync = require("portero.sync")
+local upstream_errors = require("portero.upstream_errors")
 local upstreams = require("portero.upstreams")
 local verified = require("portero.verified")
 
@@ -33,7 +36,7 @@ local function env(name)
 end
 
 --- In the master, before the workers (`init_by_lua`).
----@param directory string where roles.json and routes.json are
+---@param directory string where roles.json and routes/ are
 function _M.master(directory)
     local faults
     settings, faults = config.read(env, directory)
@@ -48,6 +51,7 @@ end
 
 local function tick()
     metrics.flush()
+    limits.renew()
     if ngx.worker.id() == 0 then
         active_tokens.tidy()
     end
@@ -60,6 +64,9 @@ function _M.worker()
     access.start(settings)
     sync.start(settings)
     stream.start(settings)
+    discovery.start(settings)
+    upstream_errors.start(settings)
+    limits.start()
     upstreams.start()
     listener.start()
     assert(ngx.timer.every(TICK_SECONDS, tick))

@@ -1,7 +1,9 @@
 ---------
--- Which role may use which route: `roles.json` and `routes.json` compiled once into a table that a
--- request looks its raw path up in. What is not in it does not exist.
+-- Which role may use which route: `roles.json` and the route packs (`routes/*.json`) compiled once
+-- into a table that a request looks its raw path up in. What is not in it does not exist.
 -- Pure. Only a path found here is ever sent on, and it is sent as it stands here.
+
+local model_name = require("portero.model_name")
 
 local _M = {}
 
@@ -14,21 +16,30 @@ local BARE_OPENAI = {
     ["/v1/models/{model}"] = true,
 }
 
---- Who answers a class of routes; all others are the LLM server's.
-local ANSWERED_BY = { console = "issuer", page = "issuer", metrics = "gateway" }
+--- The classes of Portero's own pack, and who answers them.
+local ANSWERED_BY = { console = "issuer", metrics = "gateway" }
+
+--- Where a route may say that its model stands. Answers that list models are filtered.
+local MODEL_WORDS = {
+    body = true, ["body-or-name"] = true, path = true, query = true, form = true, listed = true,
+    none = true,
+}
 
 --- The classes whose answers may be streams, which are watched for revocation.
 local STREAMING = { inference = true, management = true }
+
+--- What nginx takes of anybody; a role that may send as much is not limited.
+local MOST_BODY_BYTES = 67108864
 
 local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = true }
 
 --- What a `{name}` in a route may stand for: a path without empty or dot segments.
 local PARAMETER = "([A-Za-z0-9._:@%%/-]+)"
 local SEGMENT = "([A-Za-z0-9._-]+)"
-local PARAMETERS = { model = PARAMETER }
+local PARAMETERS = { model = PARAMETER, digest = "(sha256:%x+)" }
 
-local function outside_names(path, answered_by)
-    if answered_by ~= "llm" then
+local function outside_names(path, is_llm)
+    if not is_llm then
         return { path }
     end
     local names = { path, "/llm" .. path }
@@ -70,103 +81,172 @@ local function add(policy, method, name, route)
     patterns[#patterns + 1] = { pattern = pattern, route = route }
 end
 
-local function new_route(class, path, roles, answered_by)
-    local allowed = {}
-    for role_name, role in pairs(roles) do
-        for _, its in ipairs(role.routes) do
-            allowed[role_name] = allowed[role_name] or its == class or nil
-        end
+--- A line of a pack taken apart; nil when it is none.
+local function parse(line)
+    if type(line) ~= "string" then
+        return nil
     end
-    local before, _, behind = split(path)
-    return {
-        class = class,
-        target = path,
-        before = before,
-        behind = behind,
-        answered_by = answered_by,
-        is_watched = STREAMING[class] or false,
-        allowed = allowed,
-    }
+    local method, path, word = line:match("^(%u+) (/%S*)%s+model=(%S+)$")
+    if not method then
+        method, path = line:match("^(%u+) (/%S*)$")
+    end
+    local plain, parameters = (path or ""):gsub("{%w+}", "x")
+    if not METHODS[method] or parameters > 1 or not _M.is_canonical(plain)
+        or (word and not MODEL_WORDS[word]) then
+        return nil
+    end
+    return { method = method, path = path, model = word, name = method .. " " .. path }
 end
 
 local function is_list(value)
     return type(value) == "table" and (next(value) == nil or #value > 0)
 end
 
-local function line_faults(place, line, owner, found)
-    local method, path = tostring(line):match("^(%u+) (/%S*)$")
-    local plain, parameters = (path or ""):gsub("{%w+}", "x")
-    if type(line) ~= "string" or not METHODS[method] or parameters > 1
-        or not _M.is_canonical(plain) then
-        found[#found + 1] = place .. " is not METHOD /path"
-    else
-        local same = line:gsub("{%w+}", "{}")
-        if owner[same] then
-            found[#found + 1] = place .. ": '" .. method .. " " .. path .. "' is listed twice"
-        end
-        owner[same] = true
+--- The same route in several packs must mean the same in all of them.
+local function line_fault(place, line, class, known, pack_name)
+    local parsed = parse(line)
+    if not parsed then
+        return place .. " is not METHOD /path, or METHOD /path model=WHERE"
+    end
+    local same = parsed.name:gsub("{%w+}", "{}")
+    local other = known[same]
+    known[same] = { class = class, model = parsed.model, pack = pack_name }
+    if other and other.pack == pack_name then
+        return place .. ": '" .. parsed.name .. "' is listed twice"
+    elseif other and (other.class ~= class or other.model ~= parsed.model) then
+        return place .. ": '" .. parsed.name .. "' means another thing in " .. other.pack
     end
 end
 
-local function class_faults(place, classes, routes, found)
-    if not is_list(classes) then
-        found[#found + 1] = place .. " must be a list of classes"
-        return
-    end
-    for index, class in ipairs(classes) do
-        if type(class) ~= "string" or routes[class] == nil then
-            found[#found + 1] = place .. "[" .. index .. "] is no class of routes.json"
-        end
-    end
-end
-
---- What is wrong with the route table; an empty list when nothing is.
----@param roles table role name -> { routes = { class, … } }
----@param routes table class -> list of "METHOD /path"
----@return string[] faults
-function _M.faults(roles, routes)
-    local found, owner = {}, {}
-    for class, lines in pairs(routes) do
-        local place = "routes.json: routes." .. class
+local function pack_faults(pack, known, found)
+    for class, lines in pairs(pack.routes) do
+        local place = pack.name .. ": routes." .. class
         if not is_list(lines) then
             found[#found + 1] = place .. " must be a list of METHOD /path"
-        else
-            for index, line in ipairs(lines) do
-                line_faults(place .. "[" .. index .. "]", line, owner, found)
-            end
+            lines = {}
+        end
+        for index, line in ipairs(lines) do
+            found[#found + 1] =
+                line_fault(place .. "[" .. index .. "]", line, class, known, pack.name)
         end
     end
-    for name, role in pairs(roles) do
-        if type(role) == "table" then
-            class_faults("roles.json: roles." .. name .. ".routes", role.routes, routes, found)
-        end
+end
+
+--- What is wrong with the route packs; an empty list when nothing is.
+---@param packs table[] { name, routes = { class -> list of "METHOD /path model=WHERE" } }
+---@return string[] faults
+function _M.faults(packs)
+    local known, found = {}, {}
+    for _, pack in ipairs(packs) do
+        pack_faults(pack, known, found)
     end
     return found
 end
 
---- Compile the two tables; they have no faults.
----@param roles table
----@param routes table
----@param page_by string "issuer" or "llm": who answers the page at /
----@return table policy
-function _M.compile(roles, routes, page_by)
-    local policy = {}
-    for class, lines in pairs(routes) do
-        local answered_by = ANSWERED_BY[class] or "llm"
-        if class == "page" then
-            answered_by = page_by
+local function allowed_roles(class, roles)
+    local allowed = {}
+    for name, role in pairs(roles) do
+        for _, its in ipairs(role.routes) do
+            allowed[name] = allowed[name] or its == class or nil
         end
-        for _, line in ipairs(lines) do
-            local method, path = line:match("^(%u+) (.+)$")
-            local route = new_route(class, path, roles, answered_by)
-            -- What no role may reach does not exist.
-            local names = next(route.allowed) and outside_names(path, answered_by) or {}
-            for _, name in ipairs(names) do
-                add(policy, method, name, route)
+    end
+    return allowed
+end
+
+--- Lists of models, and one model's own entry, are answered from what the LLM server says of them.
+local function is_discovery(parsed, class)
+    return class == "models" and (parsed.model == "listed" or parsed.model == "path")
+end
+
+local function new_route(parsed, class, roles, answered_by)
+    local before, _, behind = split(parsed.path)
+    local is_llm = answered_by == "llm"
+    return {
+        class = class,
+        target = parsed.path,
+        before = before,
+        behind = behind,
+        model = parsed.model,
+        is_llm = is_llm,
+        answered_by = is_llm and is_discovery(parsed, class) and "discovery" or answered_by,
+        is_watched = STREAMING[class] or false,
+        allowed = allowed_roles(class, roles),
+    }
+end
+
+--- All lines of all packs. Names with /v1 come first, so that they have the short names
+--- (contract section 5); then the more exact pattern wins over the less exact.
+local function sorted_lines(packs)
+    local all = {}
+    for _, pack in ipairs(packs) do
+        for class, lines in pairs(pack.routes) do
+            for _, line in ipairs(lines) do
+                local parsed = parse(line)
+                parsed.class = class
+                parsed.is_own = pack.name == "portero"
+                parsed.rank = (parsed.path:find("^/v1/") and "0" or "1")
+                    .. ("%04d"):format(9999 - #parsed.path:gsub("{%w+}", "")) .. parsed.name
+                all[#all + 1] = parsed
             end
         end
     end
+    table.sort(all, function(a, b) return a.rank < b.rank end)
+    return all
+end
+
+--- Who answers a line; nil where it is not in force: the LLM server's page is one or the other.
+local function answerer(parsed, page_by)
+    if parsed.class == "page" then
+        return (parsed.is_own or page_by == "llm") and page_by or nil
+    end
+    return ANSWERED_BY[parsed.class] or "llm"
+end
+
+--- Compile the tables; they have no faults.
+---@param roles table role name -> { routes = { class, … } }
+---@param packs table[] as `faults` takes them
+---@param page_by string "issuer" or "llm": who answers the page at /
+---@return table policy
+function _M.compile(roles, packs, page_by)
+    local policy = {}
+    for _, parsed in ipairs(sorted_lines(packs)) do
+        local answered_by = answerer(parsed, page_by)
+        local route = answered_by and new_route(parsed, parsed.class, roles, answered_by)
+        -- What no role may reach does not exist.
+        local names = route and next(route.allowed) and outside_names(parsed.path, route.is_llm)
+        for _, name in ipairs(names or {}) do
+            add(policy, parsed.method, name, route)
+        end
+    end
     return policy
+end
+
+--- What a grant asks of a request beyond its route; nil when it asks nothing.
+local function limits_of(grant, is_ollama)
+    local limits = {
+        models = model_name.compile(grant.models, is_ollama),
+        requests_per_minute = grant.requests_per_minute,
+        tokens_per_minute = grant.tokens_per_minute,
+        concurrent_requests = grant.concurrent_requests,
+        largest_body_bytes = grant.largest_body_bytes < MOST_BODY_BYTES
+            and grant.largest_body_bytes or nil,
+    }
+    return next(limits) and limits or nil
+end
+
+--- The limits of every role and of every user who has own ones.
+---@param file table as `roles.parse` answers it
+---@param is_ollama boolean whether models are named as Ollama names them
+---@return table limits { roles = { [name] = limits or nil }, users = { [name] = limits or false } }
+function _M.limits(file, is_ollama)
+    local limits = { roles = {}, users = {} }
+    for name, role in pairs(file.roles) do
+        limits.roles[name] = limits_of(role.grant, is_ollama)
+    end
+    for name, grant in pairs(file.users) do
+        limits.users[name] = limits_of(grant, is_ollama) or false
+    end
+    return limits
 end
 
 --- An escape may stand for a slash or a colon, which a model's name may hold; any other hides
@@ -190,6 +270,9 @@ local function find_pattern(patterns, path)
         end
     end
 end
+
+--- The model that a parameter names, as a person writes it.
+_M.unescape = unescape
 
 --- The route of a request, or nil. `value` is what stood for the parameter, where it has one.
 ---@param policy table

@@ -143,12 +143,13 @@ end
 
 --- nginx flushes an empty chunk behind the head where no event came with it, and one more when the
 --- LLM server failed: any but the first call says so.
-local function failure(watch, chunk)
-    return chunk == "" and watch.has_begun and "upstream_unavailable" or nil
+local function failure(watch, arrived)
+    return arrived == "" and watch.has_begun and "upstream_unavailable" or nil
 end
 
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
-function _M.filter()
+---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
+function _M.filter(arrived)
     local watched = var.watched
     if watched == "" then
         return
@@ -170,7 +171,7 @@ function _M.filter()
         return
     end
     local elapsed_seconds = ngx.now() - ngx.req.start_time()
-    local code = watch.pending or failure(watch, chunk)
+    local code = watch.pending or failure(watch, arrived or chunk)
         or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
     watch.has_begun = true
     if code then

@@ -12,6 +12,7 @@ local state = require("portero.state")
 local MOST_TOKENS = 20000
 
 local roles
+local limits
 local cache
 --- Which version of the keys the cache and the keys of this worker are of.
 local version
@@ -24,6 +25,7 @@ local _M = {}
 ---@param settings table
 function _M.start(settings)
     roles = settings.roles
+    limits = settings.limits
     cache = assert(lrucache.new(MOST_TOKENS))
 end
 
@@ -54,6 +56,15 @@ local function verify(token, now)
     return jwt.claims(payload_text, roles, now)
 end
 
+--- The user's own limits where there are any (false says none), else the role's.
+local function limits_of(claims)
+    local own = limits.users[claims.sub]
+    if own ~= nil then
+        return own or nil
+    end
+    return limits.roles[claims.role]
+end
+
 --- Other keys: what was verified by the former ones is forgotten, in every worker before its next
 --- request.
 local function follow_keys()
@@ -82,6 +93,7 @@ function _M.claims(token, now)
         if not claims then
             return nil, reason
         end
+        claims.limits = limits_of(claims)
         cache:set(token, claims)
     end
     if claims.iat > now then

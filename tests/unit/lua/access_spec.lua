@@ -5,27 +5,18 @@
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
-local policy = require("portero.policy")
+local shipped = require("shipped")
 
 local NOW = minted.NOW
 local CHAT = "/v1/chat/completions"
 
-local function table_of(name)
-    local file = assert(io.open("openresty/conf/" .. name .. ".json", "rb"))
-    local text = file:read("*a")
-    file:close()
-    return assert(cjson.decode(text))[name]
-end
-
-local ROLES = table_of("roles")
-local POLICY = policy.compile(ROLES, table_of("routes"), "issuer")
+local SETTINGS = shipped.settings()
+local ROLES = SETTINGS.roles
 
 local fake, access, active_tokens, upstreams
 
 local function start(changes)
-    local settings = {
-        roles = ROLES, policy = POLICY, llm = { { path = "" } }, max_staleness_seconds = 0,
-    }
+    local settings = setmetatable({}, { __index = SETTINGS })
     for name, value in pairs(changes or {}) do
         settings[name] = value
     end
@@ -137,8 +128,8 @@ describe("judge forwards", function()
         ["POST /llm/chat/completions"] = "/v1/chat/completions",
         ["POST /chat/completions?a=b&c=%2F"] = "/v1/chat/completions?a=b&c=%2F",
         ["POST /llm/api/chat"] = "/api/chat",
-        ["GET /llm/models/a%2Fb?x"] = "/v1/models/a%2Fb?x",
-        ["GET /models/lib/a:1?"] = "/v1/models/lib/a:1?",
+        ["GET /llm/api/version?x"] = "/api/version?x",
+        ["POST /api/show?"] = "/api/show?",
         ["GET /health?/admin/"] = "/health?/admin/",
     }
     for line, target in pairs(TARGETS) do
@@ -163,8 +154,18 @@ describe("judge forwards", function()
         assert.equal("admin", fake.ngx.var.auth_role)
     end)
 
+    it("questions for models to where their lists are filtered", function()
+        for line, target in pairs({
+            ["/llm/models/a%2Fb?x"] = "/v1/models/a%2Fb?x", ["/models"] = "/v1/models",
+            ["/api/tags"] = "/api/tags",
+        }) do
+            assert.equal("@discovery", ask("GET", line, token_of("user")).exec)
+            assert.equal(target, fake.ngx.var.upstream_target)
+        end
+    end)
+
     it("the page to the LLM server where that is the setting", function()
-        start({ policy = policy.compile(ROLES, table_of("routes"), "llm") })
+        start(shipped.settings("llm"))
         assert_forwarded("/", ask("GET", "/", token_of("user")))
     end)
 
@@ -246,8 +247,8 @@ end)
 
 describe("judge refuses with 404 and 400", function()
     for _, line in ipairs({
-        "POST /v1/unknown", "GET /validate", "GET /sync/status", "POST /sync/apply", "GET /slots",
-        "GET /v1/chat/completions", "HEAD /", "OPTIONS /v1/chat/completions", "TRACE /", "FOO /",
+        "POST /v1/unknown", "GET /validate", "GET /sync/status", "POST /sync/apply", "POST /tools",
+        "GET /v1/chat/completions", "HEAD /health", "OPTIONS /v1/chat/completions", "TRACE /", "FOO /",
         "get /", "GET /.git/config", "GET /x/llm/health", "GET /v1/models/", "GET /admin",
     }) do
         it("what is no route: " .. line, function()
@@ -439,7 +440,7 @@ describe("judge and other sites", function()
 
     it("forward a cookie with a GET, which changes nothing", function()
         local headers = with_cookie(token_of("user"), EVIL)
-        assert_forwarded("/v1/models", ask("GET", "/v1/models", nil, headers))
+        assert_forwarded("/health", ask("GET", "/health", nil, headers))
     end)
 
     it("forward a token that no browser brings by itself", function()
@@ -578,7 +579,7 @@ describe("judge and an LLM server of which no address is known", function()
     end)
 
     it("answer 502 for the page where the LLM server answers it", function()
-        start({ policy = policy.compile(ROLES, table_of("routes"), "llm") })
+        start(shipped.settings("llm"))
         assert_refused(502, "upstream_unavailable", ask("GET", "/", token_of("user")))
     end)
 

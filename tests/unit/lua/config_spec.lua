@@ -1,10 +1,11 @@
 ---------
 -- The gateway's settings: contract section 4, threats K1.
 
-local cjson = require("cjson.safe")
 local lfs = require("lfs")
 
 local config = require("portero.config")
+local model_name = require("portero.model_name")
+local shipped = require("shipped")
 
 local CONF = "openresty/conf"
 local SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
@@ -15,12 +16,14 @@ before_each(function()
     directory, files = os.tmpname(), {}
     os.remove(directory)
     assert(lfs.mkdir(directory))
+    assert(lfs.mkdir(directory .. "/routes"))
 end)
 
 after_each(function()
     for path in pairs(files) do
         os.remove(path)
     end
+    lfs.rmdir(directory .. "/routes")
     lfs.rmdir(directory)
 end)
 
@@ -57,16 +60,14 @@ local function fault_of(changes, conf)
     return faults[1]
 end
 
---- The repository's roles and routes, changed, in a directory of their own.
-local function conf_with(roles, routes)
-    local function copy(name)
-        local file = assert(io.open(CONF .. "/" .. name, "rb"))
-        local text = file:read("*a")
-        file:close()
-        return text
+--- The repository's roles and packs, one of them changed, in a directory of their own.
+local function conf_with(name, text)
+    for _, one in ipairs({
+        "roles.json", "routes/portero.json", "routes/ollama.json", "routes/vllm.json",
+        "routes/llama-server.json", "routes/localai.json",
+    }) do
+        write(one, one == name and text or shipped.text(one))
     end
-    write("roles.json", roles and cjson.encode({ roles = roles }) or copy("roles.json"))
-    write("routes.json", routes and cjson.encode({ routes = routes }) or copy("routes.json"))
     return directory
 end
 
@@ -263,7 +264,7 @@ describe("a wrong setting", function()
         local all = table.concat(faults, "\n")
         for _, name in ipairs({
             "SYNC_KEY", "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS",
-            "LLM_UPSTREAM", "ISSUER_URL", "roles.json", "routes.json",
+            "LLM_UPSTREAM", "ISSUER_URL", "ROLES_FILE", "routes/portero.json",
         }) do
             assert.matches(name .. ": ", all, 1, true)
         end
@@ -297,126 +298,59 @@ describe("a wrong setting", function()
     end)
 end)
 
-describe("roles.json and routes.json", function()
-    local ROLE = {
-        code = "USRS", ttl_seconds = 900, door = "/login", routes = { "models" },
-        active_tokens = 100, stream_policy = "finish",
-    }
-
-    local function role(changes)
-        local this = {}
-        for name, value in pairs(ROLE) do
-            this[name] = value
-        end
-        for name, value in pairs(changes) do
-            this[name] = value
-        end
-        return { user = this }
-    end
-
+describe("roles.json and the packs", function()
     it("may be others than the repository's", function()
-        local settings = read({}, conf_with(role({}), { models = { "GET /v1/models" } }))
-        assert.is_true(settings.policy.GET.exact["/v1/models"].allowed.user)
+        local conf = conf_with("routes/ollama.json", '{"routes":{"models":["GET /v1/mine"]}}')
+        assert.is_true(read({}, conf).policy.GET.exact["/v1/mine"].allowed.user)
     end)
 
-    -- The field of a role, and values it cannot have.
-    local WRONG = {
-        code = { "usrs", "USR", "USRSX", "US1S", "", 1, true, cjson.null },
-        ttl_seconds = { 0, -1, 1.5, 86401, "900", true, cjson.null },
-        door = { 1, true, cjson.null },
-        routes = { "models", 1, true, cjson.null },
-        active_tokens = { 0, -1, 1.5, 1000001, "1", true, cjson.null },
-        stream_policy = { "", "end", "Cut", "10", 0, -1, 1.5, true, cjson.null },
-    }
-    for field, values in pairs(WRONG) do
-        for _, value in ipairs(values) do
-            it(("may not have a role with %s %s"):format(field, cjson.encode(value)), function()
-                local conf = conf_with(role({ [field] = value }))
-                local reason = field == "routes" and "must be a list of classes" or "is not valid"
-                assert.equal(("roles.json: roles.user.%s %s"):format(field, reason),
-                    fault_of({}, conf))
-            end)
+    it("may be of one kind of LLM server alone", function()
+        local all, one = read().policy, read({ LLM_KIND = "vllm" }).policy
+        assert.is_table(all.POST.exact["/api/chat"])
+        assert.is_nil(one.POST.exact["/api/chat"])
+        assert.is_table(one.POST.exact["/v1/chat/completions"])
+        assert.is_table(one.GET.exact["/admin/"])
+    end)
+
+    it("name models as Ollama does, but for another kind of LLM server", function()
+        local path = write("mine.json", (shipped.text("roles.json"):gsub('"%*"', '"a"')))
+        local function allows(kind)
+            local limits = read({ ROLES_FILE = path, LLM_KIND = kind }).limits
+            return model_name.allows(limits.roles.user.models, "A:latest")
         end
-    end
-
-    for _, value in ipairs({ "finish", "cut", 1, 86400 }) do
-        it("may have a role with stream_policy " .. cjson.encode(value), function()
-            local settings = read({}, conf_with(role({ stream_policy = value })))
-            assert.equal(value, settings.roles.user.stream_policy)
-        end)
-    end
-
-    it("may not have a role that is no object, nor one without its fields", function()
-        assert.equal("roles.json: roles.user must be an object",
-            fault_of({}, conf_with({ user = "x" })))
-        local _, faults = read({}, conf_with({ user = {} }))
-        table.sort(faults)
-        for index, field in ipairs({
-            "active_tokens", "code", "door", "routes", "stream_policy", "ttl_seconds",
-        }) do
-            local reason = field == "routes" and "must be a list of classes" or "is not valid"
-            assert.equal("roles.json: roles.user." .. field .. " " .. reason, faults[index])
-        end
-        assert.equal(6, #faults)
+        assert.is_true(allows(nil))
+        assert.is_true(allows("ollama"))
+        assert.is_false(allows("vllm"))
     end)
 
-    it("may not have a role with a field that nobody knows", function()
-        assert.equal("roles.json: roles.user.ttl is not known",
-            fault_of({}, conf_with(role({ ttl = 1 }))))
+    it("may not be of a kind that nobody knows", function()
+        assert.equal("LLM_KIND: must be one of ollama, vllm, llama-server, localai",
+            fault_of({ LLM_KIND = "SEEN" }))
     end)
 
-    it("may not have two roles of one code", function()
-        local roles = role({})
-        roles.other = roles.user
-        assert.equal("roles.json: code USRS is used twice", fault_of({}, conf_with(roles)))
+    it("are roles of another file where ROLES_FILE names one", function()
+        local path = write("mine.json", (shipped.text("roles.json"):gsub("900", "901")))
+        assert.equal(901, read({ ROLES_FILE = path }).roles.user.ttl_seconds)
     end)
 
     it("have the faults of both listed together", function()
-        local conf = conf_with(role({ routes = { "nothing" } }), { models = { "GET", "FOO /x" } })
-        local _, faults = read({}, conf)
-        table.sort(faults)
-        assert.same({
-            "roles.json: roles.user.routes[1] is no class of routes.json",
-            "routes.json: routes.models[1] is not METHOD /path",
-            "routes.json: routes.models[2] is not METHOD /path",
-        }, faults)
+        local conf = conf_with("routes/ollama.json", '{"routes":{"models":["GET"]}}')
+        local path = write("mine.json", (shipped.text("roles.json"):gsub("900", "0")))
+        local settings, faults = read({ ROLES_FILE = path }, conf)
+        assert.is_nil(settings)
+        assert.equal(2, #faults)
+        assert.matches("^roles.json line %d+: roles.user.ttl_seconds must be", faults[1])
+        assert.matches("^routes/ollama: routes.models%[1%] is not METHOD", faults[2])
     end)
 
-    it("have the faults of both listed together where a role is wrong in itself", function()
-        local conf = conf_with(role({ ttl_seconds = 0 }), {
-            models = { "GET", "GET /x/{i}", "GET /x/{j}" }, health = "GET /health",
-        })
-        local _, faults = read({}, conf)
-        table.sort(faults)
-        assert.same({
-            "roles.json: roles.user.ttl_seconds is not valid",
-            "routes.json: routes.health must be a list of METHOD /path",
-            "routes.json: routes.models[1] is not METHOD /path",
-            "routes.json: routes.models[3]: 'GET /x/{j}' is listed twice",
-        }, faults)
-    end)
-
-    it("have the faults of routes.json listed where there is no roles.json", function()
-        conf_with(nil, { models = { "GET" } })
-        write("roles.json", "{}")
-        assert.same({
-            "roles.json: must hold an object 'roles' that names one",
-            "routes.json: routes.models[1] is not METHOD /path",
-        }, select(2, read({}, directory)))
-    end)
-
-    for _, text in ipairs({ "", "{", "[1", "1", '"x"', "null", '{"roles":1}', '{"routes":"x"}' }) do
+    for _, text in ipairs({ "", "{", "[1", "1", '"x"', "null", '{"routes":"x"}', "{}" }) do
         it(("may not be %q"):format(text), function()
-            conf_with()
-            write("roles.json", text)
-            write("routes.json", text)
-            local settings, faults = read({}, directory)
+            local fault = fault_of({}, conf_with("routes/ollama.json", text))
+            assert.is_truthy(fault:find("ollama.json: must hold an object 'routes'", 1, true)
+                or fault:find("ollama.json: is not valid JSON", 1, true))
+            local settings, faults = read({ ROLES_FILE = write("mine.json", text) })
             assert.is_nil(settings)
-            local all = table.concat(faults, "\n")
-            for _, name in ipairs({ "roles", "routes" }) do
-                assert.is_truthy(all:find(name .. ".json: must hold an object '" .. name, 1, true)
-                    or all:find(name .. ".json: is not valid JSON", 1, true))
-            end
+            assert.matches("^roles.json", faults[1])
         end)
     end
 
@@ -424,7 +358,7 @@ describe("roles.json and routes.json", function()
         local settings, faults = read({}, directory)
         assert.is_nil(settings)
         local all = table.concat(faults, "\n")
-        assert.matches("/roles.json: .*No such file", all)
-        assert.matches("/routes.json: .*No such file", all)
+        assert.matches("ROLES_FILE: .*/roles.json: No such file", all)
+        assert.matches("/routes/vllm.json: .*No such file", all)
     end)
 end)

@@ -1,19 +1,21 @@
 ---------
--- Which role may use which route, on the real roles.json and routes.json: contract sections 2 and
--- 5, threats H10, H11, H13, H20.
+-- Which role may use which route, on the real roles.json and route packs: contract sections 2 and
+-- 5, threats B14, H10, H11, H13, H20.
 
 local cjson = require("cjson.safe")
 local policy = require("portero.policy")
 
-local function table_of(name)
-    local file = assert(io.open("openresty/conf/" .. name .. ".json", "rb"))
-    local text = file:read("*a")
-    file:close()
-    return assert(cjson.decode(text))[name]
-end
+local shipped = require("shipped")
 
-local ROLES, ROUTES = table_of("roles"), table_of("routes")
-local COMPILED = policy.compile(ROLES, ROUTES, "issuer")
+local PACKS = shipped.packs()
+local LINES = shipped.lines(PACKS)
+local ROLES = shipped.roles().roles
+local COMPILED = policy.compile(ROLES, PACKS, "issuer")
+
+--- One pack of some classes.
+local function packs_of(routes, name)
+    return { { name = name or "ollama", routes = routes } }
+end
 
 local function target_of(method, path, compiled)
     local route, value = policy.find(compiled or COMPILED, method, path)
@@ -71,19 +73,21 @@ describe("find and target", function()
         end)
     end
 
-    it("sends every route of routes.json on as it stands there", function()
-        for _, lines in pairs(ROUTES) do
-            for _, line in ipairs(lines) do
-                local method, path = line:gsub("{%w+}", "x"):match("^(%S+) (%S+)$")
-                assert.equal(path, target_of(method, path))
+    it("sends every route of every pack on as it stands there", function()
+        for _, kind in ipairs({ "ollama", "vllm", "llama-server", "localai" }) do
+            local packs = shipped.packs(kind)
+            local compiled = policy.compile(ROLES, packs, "llm")
+            for _, line in ipairs(shipped.lines(packs)) do
+                assert.equal(line.example, target_of(line.method, line.example, compiled))
             end
         end
     end)
 
-    it("answers who serves a route: the issuer, the gateway or the LLM server", function()
+    it("answers who serves a route: issuer, gateway, LLM server, or what it lists", function()
         local served = {
             ["/"] = "issuer", ["/admin/"] = "issuer", ["/metrics"] = "gateway",
-            ["/v1/models"] = "llm", ["/health"] = "llm",
+            ["/v1/models"] = "discovery", ["/v1/models/x"] = "discovery",
+            ["/api/tags"] = "discovery", ["/health"] = "llm",
         }
         for path, by in pairs(served) do
             assert.equal(by, policy.find(COMPILED, "GET", path).answered_by)
@@ -94,9 +98,10 @@ describe("find and target", function()
     local NO_NAMES = {
         "POST /v1/chat", "POST /v1/completion", "POST /v1/api/chat", "POST /responses",
         "POST /messages", "POST /rerank", "POST /audio/transcriptions", "GET /tags", "GET /ps",
+        "GET /app", "GET /bundle.js", "POST /tools", "POST /pooling", "POST /v1/realtime",
         "GET /llm", "GET /llm/", "GET /llm/metrics", "GET /llm/admin/", "GET /admin",
         "POST /llm/llm/v1/chat/completions", "POST /llm/login", "GET /validate", "GET /sync/status",
-        "GET /v1/health", "GET /slots", "GET /props", "POST /invocations", "GET /.git/config",
+        "POST /invocations", "GET /.git/config",
         "GET /v1/models/", "GET /models/", "DELETE /admin/api/sessions/",
         "DELETE /admin/api/sessions/a/b", "DELETE /admin/api/users/a/b/sessions",
         "DELETE /admin/api/users//sessions", "DELETE /admin/api/sessions/a%2Fb",
@@ -117,7 +122,7 @@ describe("find and target", function()
             assert.is_nil(target_of(method, "/v1/chat/completions"))
         end
         assert.is_nil(target_of("POST", "/v1/models"))
-        assert.is_nil(target_of("HEAD", "/"))
+        assert.is_nil(target_of("HEAD", "/health"))
     end)
 
     -- H10, H11, H20: none of these is a way to a route of the table.
@@ -196,6 +201,15 @@ describe("the {model} of a route", function()
     end)
 end)
 
+describe("the {digest} of a route", function()
+    it("is Ollama's name of a blob, and nothing else", function()
+        assert.equal("/api/blobs/sha256:0aF", target_of("POST", "/api/blobs/sha256:0aF"))
+        for _, digest in ipairs({ "sha256", "sha256:", "sha256:xyz", "md5:00", "../x", "a" }) do
+            assert.is_nil(target_of("POST", "/api/blobs/" .. digest))
+        end
+    end)
+end)
+
 describe("is_canonical", function()
     it("accepts paths of plain characters, with or without a slash at the end", function()
         for _, path in ipairs({ "/", "/a", "/a/", "/a/b.c", "/~a!$&'()*+,=:@-_", "/...", "/.a" }) do
@@ -237,13 +251,12 @@ describe("compile", function()
     }
     for role, classes in pairs(MAY) do
         it(("lets %s use exactly what the contract says"):format(role), function()
-            for class, lines in pairs(ROUTES) do
-                for _, line in ipairs(lines) do
-                    local method, path = line:gsub("{%w+}", "x"):match("^(%S+) (%S+)$")
-                    local route = policy.find(COMPILED, method, path)
-                    assert.equal(class, route.class)
-                    assert.equal(classes[class] or false, route.allowed[role] or false, line)
-                end
+            local compiled = policy.compile(ROLES, PACKS, "llm")
+            for _, line in ipairs(LINES) do
+                local route = policy.find(compiled, line.method, line.example)
+                assert.equal(line.class, route.class, line.path)
+                assert.equal(line.model, route.model, line.path)
+                assert.equal(classes[line.class] or false, route.allowed[role] or false)
             end
         end)
     end
@@ -267,12 +280,10 @@ describe("compile", function()
 
     it("has the streams of inference and management watched, and no others", function()
         local watched = { inference = true, management = true }
-        for class, lines in pairs(ROUTES) do
-            for _, line in ipairs(lines) do
-                local method, path = line:gsub("{%w+}", "x"):match("^(%S+) (%S+)$")
-                local route = policy.find(COMPILED, method, path)
-                assert.equal(watched[class] or false, route.is_watched, line)
-            end
+        local compiled = policy.compile(ROLES, PACKS, "llm")
+        for _, line in ipairs(LINES) do
+            local route = policy.find(compiled, line.method, line.example)
+            assert.equal(watched[line.class] or false, route.is_watched, line.path)
         end
         assert.is_true(policy.find(COMPILED, "POST", "/chat/completions").is_watched)
         assert.is_true(policy.find(COMPILED, "POST", "/llm/api/pull").is_watched)
@@ -280,15 +291,44 @@ describe("compile", function()
 
     it("leaves the page at / to whom the setting names", function()
         for _, by in ipairs({ "issuer", "llm" }) do
-            local compiled = policy.compile(ROLES, ROUTES, by)
+            local compiled = policy.compile(ROLES, PACKS, by)
             assert.equal(by, policy.find(compiled, "GET", "/").answered_by)
             assert.equal("issuer", policy.find(compiled, "GET", "/admin/").answered_by)
         end
     end)
 
+    it("has the rest of an LLM server's page only where that page is shown", function()
+        local with = policy.compile(ROLES, PACKS, "llm")
+        for _, path in ipairs({ "/index.html", "/bundle.js", "/app" }) do
+            assert.is_nil(policy.find(COMPILED, "GET", path))
+            assert.equal("llm", policy.find(with, "GET", path).answered_by)
+        end
+    end)
+
+    it("gives a short name to the route with /v1, whatever pack has one of that name", function()
+        local packs = packs_of({
+            inference = { "POST /completions model=body", "POST /v1/completions model=body" },
+            models = { "GET /models/{x}", "GET /v1/models/{model} model=path" },
+        })
+        local compiled = policy.compile(ROLES, packs, "issuer")
+        assert.equal("/v1/completions", target_of("POST", "/completions", compiled))
+        assert.equal("/v1/completions", target_of("POST", "/llm/completions", compiled))
+        assert.equal("/v1/models/a", target_of("GET", "/models/a", compiled))
+    end)
+
+    it("prefers the pattern that says more", function()
+        local packs = packs_of({ models = { "GET /a/{model}", "GET /a/b/{model}" } })
+        local compiled = policy.compile(ROLES, packs, "issuer")
+        for _ = 1, 20 do
+            assert.equal("/a/b/{model}", policy.find(compiled, "GET", "/a/b/c").target)
+            assert.equal("/a/{model}", policy.find(compiled, "GET", "/a/c/b").target)
+        end
+    end)
+
     it("takes the characters of a route by their bytes, around its parameter too", function()
         local routes = { models = { "GET /a.b-c/{x}/d.e", "GET /f.g" } }
-        local compiled = policy.compile({ user = { routes = { "models" } } }, routes, "issuer")
+        local compiled = policy.compile({ user = { routes = { "models" } } },
+            packs_of(routes), "issuer")
         assert.equal("/a.b-c/v/d.e", target_of("GET", "/a.b-c/v/d.e", compiled))
         assert.equal("/f.g", target_of("GET", "/f.g", compiled))
         for _, path in ipairs({ "/aXb-c/v/d.e", "/a.b-c/v/dXe", "/a.bc/v/d.e", "/fXg" }) do
@@ -298,81 +338,119 @@ describe("compile", function()
 
     it("makes no route of a class that no role may reach", function()
         local routes = { models = { "GET /v1/models" }, hidden = { "GET /slots" } }
-        local compiled = policy.compile({ user = { routes = { "models" } } }, routes, "issuer")
+        local compiled = policy.compile({ user = { routes = { "models" } } },
+            packs_of(routes), "issuer")
         assert.is_nil(policy.find(compiled, "GET", "/slots"))
         assert.is_nil(policy.find(compiled, "GET", "/llm/slots"))
         assert.is_table(policy.find(compiled, "GET", "/v1/models"))
     end)
 
     it("makes no route at all where no role has a class", function()
-        local compiled = policy.compile({ user = { routes = {} } }, ROUTES, "issuer")
+        local compiled = policy.compile({ user = { routes = {} } }, PACKS, "issuer")
         assert.same({}, compiled)
     end)
 end)
 
-describe("faults", function()
-    it("finds none in the tables of the repository", function()
-        assert.same({}, policy.faults(ROLES, ROUTES))
+describe("limits", function()
+    local function limits_of(changes, users)
+        local file = shipped.roles()
+        for name, value in pairs(changes) do
+            file.roles.user.grant[name] = value
+        end
+        file.users = users or {}
+        return policy.limits(file, true)
+    end
+
+    it("are none for the roles as they are shipped", function()
+        assert.same({ roles = {}, users = {} }, limits_of({}))
     end)
 
-    it("lists all faults of both tables at once", function()
-        local roles = { user = { routes = { "models", "nothing" } }, b = { routes = { "no" } } }
-        local routes = {
-            models = { "GET /v1/models", "FETCH /x", "GET x", "get /x", "GET /a b", "GET", "" },
-        }
-        local found = policy.faults(roles, routes)
+    it("are a role's when it has one, and nobody else's", function()
+        local limits = limits_of({ requests_per_minute = 5 })
+        assert.same({ user = { requests_per_minute = 5 } }, limits.roles)
+    end)
+
+    it("hold the models where not all are allowed", function()
+        assert.is_table(limits_of({ models = { "a" } }).roles.user.models)
+        assert.is_table(limits_of({ models = {} }).roles.user.models)
+        assert.is_nil(limits_of({ models = { "*" } }).roles.user)
+    end)
+
+    it("hold a body's length where it is less than anybody's", function()
+        assert.same({ largest_body_bytes = 67108863 },
+            limits_of({ largest_body_bytes = 67108863 }).roles.user)
+    end)
+
+    it("are a user's own, and false where the user has none in place of the role's", function()
+        local free = shipped.roles().roles.user.grant
+        local limits = limits_of({ tokens_per_minute = 9 }, { USRSA = free })
+        assert.equal(9, limits.roles.user.tokens_per_minute)
+        assert.is_false(limits.users.USRSA)
+    end)
+end)
+
+describe("unescape", function()
+    it("answers the name that a parameter stands for", function()
+        assert.equal("a/b:c", policy.unescape("a%2Fb%3Ac"))
+        assert.equal("plain", policy.unescape("plain"))
+    end)
+end)
+
+describe("faults", function()
+    local FORM = " is not METHOD /path, or METHOD /path model=WHERE"
+
+    it("finds none in the packs of the repository", function()
+        assert.same({}, policy.faults(PACKS))
+    end)
+
+    it("lists all faults of all packs at once", function()
+        local found = policy.faults({
+            { name = "a", routes = {
+                models = { "GET /v1/models", "FETCH /x", "GET x", "get /x", "GET /a b", "GET", "" },
+            } },
+            { name = "b", routes = { models = { "GET /y model=", "GET /y model=head", "GET //" } } },
+        })
         table.sort(found)
         assert.same({
-            "roles.json: roles.b.routes[1] is no class of routes.json",
-            "roles.json: roles.user.routes[2] is no class of routes.json",
-            "routes.json: routes.models[2] is not METHOD /path",
-            "routes.json: routes.models[3] is not METHOD /path",
-            "routes.json: routes.models[4] is not METHOD /path",
-            "routes.json: routes.models[5] is not METHOD /path",
-            "routes.json: routes.models[6] is not METHOD /path",
-            "routes.json: routes.models[7] is not METHOD /path",
+            "a: routes.models[2]" .. FORM, "a: routes.models[3]" .. FORM,
+            "a: routes.models[4]" .. FORM, "a: routes.models[5]" .. FORM,
+            "a: routes.models[6]" .. FORM, "a: routes.models[7]" .. FORM,
+            "b: routes.models[1]" .. FORM, "b: routes.models[2]" .. FORM,
+            "b: routes.models[3]" .. FORM,
         }, found)
     end)
 
-    -- Contract section 4: a wrong value is listed; it is no Lua error. What the one fault is,
-    -- role "user" having these classes, of these routes.
-    local LIST = "routes.json: routes.models must be a list of METHOD /path"
-    local LINE = "routes.json: routes.models[1] is not METHOD /path"
-    local CLASSES = "roles.json: roles.user.routes must be a list of classes"
-    local CLASS = "roles.json: roles.user.routes[1] is no class of routes.json"
+    -- Contract section 4: a wrong value is listed; it is no Lua error.
+    local LIST = "ollama: routes.models must be a list of METHOD /path"
+    local LINE = "ollama: routes.models[1]" .. FORM
     local WRONG_SHAPES = {
-        { "a class that is a text", LIST, {}, { models = "GET /v1/models" } },
-        { "a class that is null", LIST, {}, { models = cjson.null } },
-        { "a class that is an object", LIST, {}, { models = { GET = "/v1/models" } } },
-        { "a route that is a number", LINE, {}, { models = { 1 } } },
-        { "a route that is null", LINE, {}, { models = { cjson.null } } },
-        { "a route that is a list", LINE, {}, { models = { { "GET /x" } } } },
-        { "a role's classes that are a text", CLASSES, "models", { models = {} } },
-        { "a role's classes that are an object", CLASSES, { models = true }, { models = {} } },
-        { "a role's class that is an object", CLASS, { {} }, {} },
-        { "a role's class that is null", CLASS, { cjson.null }, {} },
-        { "a role's class that is a number", CLASS, { 1 }, {} },
+        { "a class that is a text", LIST, { models = "GET /v1/models" } },
+        { "a class that is null", LIST, { models = cjson.null } },
+        { "a class that is an object", LIST, { models = { GET = "/v1/models" } } },
+        { "a route that is a number", LINE, { models = { 1 } } },
+        { "a route that is null", LINE, { models = { cjson.null } } },
+        { "a route that is a list", LINE, { models = { { "GET /x" } } } },
+        { "a route with two parameters", LINE, { models = { "GET /{a}/{b}" } } },
     }
     for _, case in ipairs(WRONG_SHAPES) do
         it("lists " .. case[1], function()
-            assert.same({ case[2] }, policy.faults({ user = { routes = case[3] } }, case[4]))
+            assert.same({ case[2] }, policy.faults(packs_of(case[3])))
         end)
     end
 
-    it("finds none in a class without routes and a role without classes", function()
-        assert.same({}, policy.faults({ user = { routes = {} } }, { models = {} }))
+    it("finds none in a class without routes", function()
+        assert.same({}, policy.faults(packs_of({ models = {} })))
     end)
 
     it("lists a route that stands in one class twice", function()
-        local routes = { models = { "GET /x", "GET /y", "GET /x" } }
-        assert.same({ "routes.json: routes.models[3]: 'GET /x' is listed twice" },
-            policy.faults({}, routes))
+        assert.same({ "ollama: routes.models[3]: 'GET /x' is listed twice" },
+            policy.faults(packs_of({ models = { "GET /x", "GET /y", "GET /x" } })))
     end)
 
     it("lists a route that stands in two classes, in the one or the other", function()
-        local found = policy.faults({}, { models = { "GET /x" }, console = { "GET /x" } })
+        local found = policy.faults(packs_of({ models = { "GET /x" }, health = { "GET /x" } }))
         assert.equal(1, #found)
-        assert.matches("^routes.json: routes.%w+%[1%]: 'GET /x' is listed twice$", found[1])
+        assert.matches("^ollama: routes.%w+%[1%]: 'GET /x' is listed twice$", found[1])
     end)
 
     -- A parameter's name makes no other route.
@@ -381,19 +459,36 @@ describe("faults", function()
         ["DELETE /{a}"] = "DELETE /{a}",
     }) do
         it(("lists %s beside %s"):format(second, first), function()
-            assert.same({ "routes.json: routes.models[2]: '" .. second .. "' is listed twice" },
-                policy.faults({}, { models = { first, second } }))
-            assert.equal(1, #policy.faults({}, { models = { first }, health = { second } }))
+            assert.same({ "ollama: routes.models[2]: '" .. second .. "' is listed twice" },
+                policy.faults(packs_of({ models = { first, second } })))
         end)
     end
 
     it("finds none in parameters of other places, methods or neighbours", function()
-        assert.same({}, policy.faults({}, {
+        assert.same({}, policy.faults(packs_of({
             models = { "GET /x/{i}", "POST /x/{i}", "GET /x/{i}/y", "GET /{i}/x", "GET /x/i" },
+        })))
+    end)
+
+    it("finds none in a route that means the same in two packs", function()
+        local routes = { models = { "GET /x model=none" } }
+        assert.same({}, policy.faults({
+            { name = "a", routes = routes }, { name = "b", routes = routes },
         }))
     end)
 
-    it("finds none in one path by two methods", function()
-        assert.same({}, policy.faults({}, { models = { "GET /x", "POST /x" } }))
-    end)
+    for what, routes in pairs({
+        ["class"] = { health = { "GET /x model=none" } },
+        ["place of the model"] = { models = { "GET /x model=body" } },
+        ["silence about the model"] = { models = { "GET /x" } },
+    }) do
+        it("lists a route that has another " .. what .. " in another pack", function()
+            local found = policy.faults({
+                { name = "a", routes = { models = { "GET /x model=none" } } },
+                { name = "b", routes = routes },
+            })
+            assert.equal(1, #found)
+            assert.matches("^b: routes.%w+%[1%]: 'GET /x' means another thing", found[1])
+        end)
+    end
 end)

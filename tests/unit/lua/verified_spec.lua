@@ -6,6 +6,7 @@ local minted = require("minted")
 
 local NOW = minted.NOW
 local ROLES = { user = { code = "USRS", ttl_seconds = 900 } }
+local LIMITS = { roles = {}, users = {} }
 
 local fake, state, verified, lrucache, made
 --- How many signatures were looked at, and whether libcrypto refuses them all.
@@ -33,7 +34,7 @@ before_each(function()
         end, err
     end
     minted.put_key(fake)
-    verified.start({ roles = ROLES })
+    verified.start({ roles = ROLES, limits = LIMITS })
 end)
 
 after_each(function()
@@ -342,7 +343,7 @@ describe("other keys", function()
     it("are followed by every worker at its own next request", function()
         local load = fake.new_worker()
         local other = load("portero.verified")
-        other.start({ roles = ROLES })
+        other.start({ roles = ROLES, limits = LIMITS })
         local function in_other(token)
             load("portero.state").look()
             return (other.claims(token, NOW))

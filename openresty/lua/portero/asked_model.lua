@@ -1,0 +1,112 @@
+---------
+-- Which model a request asks for, read where its route says that it stands, and judged once: what
+-- was judged is what is sent. For callers with limits alone; others' bodies are never looked at.
+-- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
+
+local body = require("portero.body")
+local model_name = require("portero.model_name")
+local policy = require("portero.policy")
+
+local var = ngx.var
+
+local _M = {}
+
+--- No client of an LLM server compresses; a body that only the LLM server can read is not judged.
+local function is_plain()
+    local encoding = var.http_content_encoding
+    return encoding == nil or encoding:lower() == "identity"
+end
+
+local function has_body()
+    local length = var.http_content_length
+    return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
+end
+
+--- What the JSON body says of its model; it stays what it is until the request is forwarded.
+---@return table|nil found, string|nil code
+function _M.read_json()
+    if not is_plain() or not model_name.is_json(var.http_content_type) then
+        return nil, "unsupported_media_type"
+    end
+    local pointer, length, keep = body.read()
+    if not pointer then
+        return nil, length == "empty" and "invalid_json" or "internal_error"
+    end
+    local found, reason = model_name.scan(pointer, length, body.pause)
+    if not found then
+        return nil, reason == "duplicate" and "ambiguous_body" or "invalid_json"
+    end
+    found.pointer, found.length, found.keep = pointer, length, keep
+    return found
+end
+
+local CODES = {
+    missing = "model_missing", duplicate = "ambiguous_body", invalid = "ambiguous_body",
+}
+
+local function from_json(word)
+    local found, code = _M.read_json()
+    if not found then
+        return nil, code
+    end
+    local name, reason = model_name.from_json(found, word)
+    return name, CODES[reason], found
+end
+
+local function from_form()
+    local boundary = is_plain() and model_name.boundary_of(var.http_content_type)
+    if not boundary then
+        return nil, "unsupported_media_type"
+    end
+    local pointer, length, keep = body.read()
+    if not pointer then
+        return nil, length == "empty" and "model_missing" or "internal_error"
+    end
+    local name, reason = model_name.from_form(pointer, length, boundary, body.pause)
+    assert(keep) -- until here nothing may have taken the bytes away
+    return name, CODES[reason] or (not name and "invalid_request") or nil
+end
+
+--- word of the route -> the name, or nil and a code; and what else the body said.
+local READERS = {
+    body = function() return from_json("body") end,
+    ["body-or-name"] = function() return from_json("body-or-name") end,
+    form = from_form,
+    path = function(value) return policy.unescape(value) end,
+    query = function(_, query)
+        local name, reason = model_name.from_query(query)
+        return name, CODES[reason]
+    end,
+}
+local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
+local WITHOUT_MODEL = { listed = true, none = true }
+
+--- Whether a caller may use the model that its request asks for.
+---@param route table
+---@param value string|nil what stood for the route's parameter
+---@param query string with its question mark, or empty
+---@param list table the caller's allow-list
+---@return string|nil code of the refusal; nil when it may
+---@return table|nil found what the JSON body said
+function _M.refusal(route, value, query, list)
+    local word = route.model
+    if not word then
+        return "insufficient_permissions"
+    end
+    if word ~= "query" and model_name.names_model(query) then
+        return "ambiguous_body"
+    end
+    if not BODY_WORDS[word] and has_body() then
+        return "ambiguous_body"
+    end
+    if WITHOUT_MODEL[word] then
+        return nil
+    end
+    local name, code, found = READERS[word](value, query)
+    if not name then
+        return code
+    end
+    return not model_name.allows(list, name) and "model_not_found" or nil, found
+end
+
+return _M

@@ -1,0 +1,149 @@
+"""Who may use what: every role at every route of every pack, over HTTP, and what arrives at the LLM
+server (contract sections 2 and 5, threats B14, H10).
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import requests
+
+from tests.deployment import Caller, Deployment
+from tests.stack.policies import KINDS, Line, lines, shipped_roles
+from tests.upstream import Upstream
+
+USERS = {
+    "agent_reasoning": "AGNRTEST01",
+    "agent_fast": "AGNFTEST01",
+    "agi": "AGIATEST01",
+    "user": "USRSTEST01",
+    "monitoring": "MNTRTEST01",
+    "admin": "ADMNTEST01",
+}
+BODY = {"model": "tiny"}
+
+Anew = Callable[..., AbstractContextManager[Deployment]]
+
+
+def ask(caller: Caller, token: str, line: Line) -> requests.Response:
+    """A request that the route would serve."""
+    body: dict[str, Any] | None = None if line.method in ("GET", "HEAD") else BODY
+    return caller.call(token, line.example, method=line.method, body=body)
+
+
+def arrives_as(line: Line) -> str:
+    """What the LLM server is asked; a model's own entry is looked up in the list."""
+    is_entry = line.model == "path" and line.path.startswith("/v1/models/")
+    return "GET /v1/models" if is_entry else f"{line.method} {line.example}"
+
+
+def unexpected(caller: Caller, upstream: Upstream, served: list[Line]) -> list[str]:
+    """Every pair of role and route that is not judged as roles.json says."""
+    found = []
+    roles = shipped_roles()["roles"]
+    for role, user in USERS.items():
+        token = caller.token(user)
+        for line in served:
+            upstream.seen.clear()
+            status = ask(caller, token, line).status_code
+            arrived = [seen.line.rpartition(" ")[0] for seen in upstream.seen]
+            may = line.kind in roles[role]["routes"]
+            if (status, arrived) != ((200, [arrives_as(line)]) if may else (403, [])):
+                found.append(f"{role} {line}: {status} {arrived}")
+    return found
+
+
+def test_exactly_the_allowed_pairs_of_role_and_route_arrive(
+    caller: Caller, upstream: Upstream
+) -> None:
+    served = {line[2:4]: line for line in lines(*KINDS) if line.kind != "page"}
+    assert len(served) > 80
+    assert unexpected(caller, upstream, list(served.values())) == []
+
+
+def test_the_llm_servers_own_page_is_there_where_it_is_shown_and_only_there(
+    anew: Anew, upstream: Upstream, caller: Caller
+) -> None:
+    pages = [line for line in lines(*KINDS) if line.kind == "page"]
+    token = caller.token("USRSTEST01")
+    for line in pages:
+        if line.path != "/":
+            assert ask(caller, token, line).status_code == 404, line
+    assert upstream.seen == []
+    with anew(WEB_UI="upstream") as running:
+        assert unexpected(Caller(running), upstream, pages) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_llm_server_has_its_own_routes_and_no_others(
+    anew: Anew, upstream: Upstream, kind: str
+) -> None:
+    own = {line[2:4]: line for line in lines(kind) if line.kind != "page"}
+    others = [line for line in lines(*KINDS) if line.kind != "page" and line[2:4] not in own]
+    with anew(LLM_KIND=kind) as running:
+        caller = Caller(running)
+        assert unexpected(caller, upstream, list(own.values())) == []
+        upstream.seen.clear()
+        token = caller.token("ADMNTEST01")
+        # A short name of a route with /v1 may look like another server's route.
+        there = [line for line in others if ask(caller, token, line).status_code != 404]
+        assert [line.example for line in there if not upstream_saw_v1(upstream)] == []
+
+
+def upstream_saw_v1(upstream: Upstream) -> bool:
+    return all(seen.target.startswith("/v1/") for seen in upstream.seen)
+
+
+# llama-server, vLLM, Ollama and LocalAI would all answer these.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "POST /invocations",
+        "POST /tools",
+        "GET /tools",
+        "GET /cors-proxy",
+        "POST /collective_rpc",
+        "POST /update_weights",
+        "POST /pooling",
+        "POST /classify",
+        "POST /score",
+        "POST /inference/v1/generate",
+        "GET /docs",
+        "GET /openapi.json",
+        "POST /start_profile",
+        "POST /api/experimental/web_fetch",
+        "POST /api/settings",
+        "GET /v1/realtime",
+        "GET /server_info",
+    ],
+)
+def test_a_dangerous_twin_is_reached_by_nobody(
+    caller: Caller, upstream: Upstream, line: str
+) -> None:
+    method, path = line.split()
+    body = None if method == "GET" else BODY
+    answer = caller.call(caller.token("ADMNTEST01"), path, method=method, body=body)
+    assert answer.status_code == 404
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize("path", ["/api/pull", "/slots", "/props", "/pause", "/models/load"])
+def test_an_operators_route_is_reached_by_admin_alone(
+    caller: Caller, upstream: Upstream, path: str
+) -> None:
+    method = "GET" if path in ("/slots",) else "POST"
+    body = None if method == "GET" else BODY
+    for role, user in USERS.items():
+        answer = caller.call(caller.token(user), path, method=method, body=body)
+        assert answer.status_code == (200 if role == "admin" else 403)
+    assert len(upstream.seen) == 1
+
+
+def test_the_shipped_roles_limit_nobody(caller: Caller, upstream: Upstream) -> None:
+    body = {"model": "any/model:at-all"}
+    answer = caller.call(caller.token("AGNRTEST01"), body=body)
+    assert answer.status_code == 200
+    assert json.loads(upstream.seen[-1].body) == body
+    assert not [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
