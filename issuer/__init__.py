@@ -5,6 +5,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from issuer.errors import TooManyTokens, Unavailable
 from issuer.gateways import Gateways
 from issuer.key_file import KeyFile
 from issuer.sessions.sqlite import SqliteSessions
+from issuer.watched import keep_looking
 
 log = logging.getLogger("portero")
 
@@ -42,6 +44,10 @@ class Parts:
     gateways: Gateways
     active: ActiveTokens
 
+    def keep_looking(self) -> None:
+        """Take changed files within a second, though nobody asks for what is in them."""
+        keep_looking([self.credentials], threading.Event())
+
 
 def assemble(settings: Settings) -> Parts:
     """Build the parts. Raises `Faults` for bad credentials, `StoreUnavailable` for the store."""
@@ -56,7 +62,12 @@ def assemble(settings: Settings) -> Parts:
     return Parts(
         settings=settings,
         keys=keys,
-        credentials=CredentialsFile(settings.credentials_file, settings.roles, store.salt()),
+        credentials=CredentialsFile(
+            settings.credentials_file,
+            lambda: settings.roles,
+            store.salt(),
+            settings.last_good_directory,
+        ),
         gateways=gateways,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
     )
@@ -74,6 +85,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
     app = Flask(__name__)
+    app.extensions["portero"] = parts
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.register_blueprint(login.blueprint(authority, settings.cookie_secure))
     app.register_blueprint(validate.blueprint(authority))

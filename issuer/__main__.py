@@ -173,7 +173,8 @@ def _users() -> None:
     """The credentials file alone: its faults are told with those of the settings."""
     path = os.environ.get("CREDENTIALS_FILE", "")
     if path:
-        credentials.CredentialsFile(Path(path), _roles(), salt=b"")
+        known = _roles()
+        credentials.CredentialsFile(Path(path), lambda: known, salt=b"")
 
 
 def _faults_of(read: Callable[[], None]) -> Sequence[str]:

@@ -35,6 +35,7 @@ class Settings:
     most_active_tokens: int
     cookie_secure: bool
     web_ui: str
+    last_good_directory: Path | None = None
 
     @property
     def key_file(self) -> Path:
@@ -103,6 +104,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
         "web_ui": reader.choice("WEB_UI", "portero", ("portero", "upstream")),
+        "last_good_directory": _last_good_directory(reader),
     }
     if reader.faults:
         raise Faults(reader.faults)
@@ -144,6 +146,11 @@ def _gather(reader: _Reader, parse: Callable[[], Roles]) -> Roles | None:
     except Faults as found:
         reader.faults += found.faults
     return None
+
+
+def _last_good_directory(reader: _Reader) -> Path | None:
+    path = reader.text("PORTERO_LAST_GOOD_DIR")
+    return Path(path) if path else None
 
 
 def _credentials_file(reader: _Reader) -> Path:

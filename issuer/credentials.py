@@ -26,6 +26,7 @@ from issuer.config import ROLES_FILE
 from issuer.errors import Faults, PorteroError, TooManyLogins
 from issuer.roles import Roles
 from issuer.tokens import is_subject
+from issuer.watched import Watched
 
 log = logging.getLogger("portero.credentials")
 
@@ -104,9 +105,12 @@ def _nobody(cost: int) -> bytes:
 
 
 def parse(
-    text: str, roles: Roles, salt: bytes, warn: Callable[[str], None] = log.warning
+    text: str, roles: Roles | None, salt: bytes, warn: Callable[[str], None] = log.warning
 ) -> Credentials:
-    """Read the file's text. Raises `Faults` with every faulty line."""
+    """Read the file's text. Raises `Faults` with every faulty line.
+
+    Without roles every code is good: for a text that was judged before.
+    """
     users: dict[str, Credential] = {}
     faults: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -135,7 +139,7 @@ def _credential(username: str, secret: str) -> Credential:
 
 
 def _line_faults(
-    username: str, secret: str, seen: Mapping[str, Credential], roles: Roles
+    username: str, secret: str, seen: Mapping[str, Credential], roles: Roles | None
 ) -> list[str]:
     reasons = []
     if not is_subject(username):
@@ -143,7 +147,7 @@ def _line_faults(
             "expected USERNAME=SECRET; a username is a role's code and 1 to 60 of "
             "the characters A-Z a-z 0-9 . _ -"
         )
-    elif roles.of(username) is None:
+    elif roles is not None and roles.of(username) is None:
         reasons.append(f"{username[:4]} is no role's code")
     if username in seen:
         reasons.append(f"{username} is there twice")
@@ -165,52 +169,23 @@ def _secret_faults(secret: str) -> list[str]:
     return ["the secret holds a NUL"] if b"\0" in raw else []
 
 
-class CredentialsFile:
-    """The file, watched: `in_force` is what it last said without a fault.
+class CredentialsFile(Watched[Credentials]):
+    """The file, watched: a text is judged by the roles in force, so other roles judge it again.
 
-    Raises `Faults` when made from a faulty or unreadable file; afterwards it only logs them.
+    What was good once stays so where a role has gone since: its users have no way in anyway.
     """
 
-    def __init__(self, path: Path, roles: Roles, salt: bytes) -> None:
-        self._path = path
-        self._roles = roles
-        self._salt = salt
-        self._lock = threading.Lock()
-        self._seen = self._signature()
-        self._in_force = self._load()
-
-    def in_force(self) -> Credentials:
-        """The set in force, re-read if the file changed since the last call."""
-        with self._lock:
-            signature = self._signature()
-            if signature != self._seen:
-                self._seen = signature
-                self._reload()
-            return self._in_force
-
-    def _reload(self) -> None:
-        try:
-            self._in_force = self._load()
-        except Faults as found:
-            for fault in found.faults:
-                log.error("%s; the former set stays in force", fault)
-            return
-        log.warning("credentials re-read: %d users", len(self._in_force))
-
-    def _load(self) -> Credentials:
-        try:
-            text = self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise Faults([f"credentials: cannot read {self._path}: {reason}"]) from None
-        return parse(text, self._roles, self._salt)
-
-    def _signature(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+    def __init__(
+        self, path: Path, roles: Callable[[], Roles], salt: bytes, directory: Path | None = None
+    ) -> None:
+        super().__init__(
+            path,
+            "credentials",
+            lambda text: parse(text, roles(), salt),
+            directory=directory,
+            again=lambda text: parse(text, None, salt, lambda _: None),
+            beside=roles,
+        )
 
 
 class Doorkeeper:

@@ -6,9 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-
-# Set before any worker imports the metrics: they are summed over the processes.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="portero-metrics-"))
+from typing import Any
 
 bind = os.environ.get("ISSUER_LISTEN", "127.0.0.1:9000")
 worker_class = "gthread"
@@ -29,16 +27,33 @@ logging.basicConfig(
 )
 
 
+#: Private directories that the workers share and the master makes and removes: the metrics, which
+#: are summed over the processes, and the last good text of the files that are watched.
+SHARED = {
+    "PROMETHEUS_MULTIPROC_DIR": "portero-metrics-",
+    "PORTERO_LAST_GOOD_DIR": "portero-last-good-",
+}
+
+
 def on_starting(server: object) -> None:
     """Tell every fault once and stop, rather than once a worker and try again.
 
     In a process of its own: SQLite's locks do not survive a fork, so the master must never have
-    the session store open (https://www.sqlite.org/howtocorrupt.html, section 2.6).
+    the session store open (https://www.sqlite.org/howtocorrupt.html, section 2.6). What it finds
+    good is the first that is kept.
     """
+    os.environ.update({name: tempfile.mkdtemp(prefix=prefix) for name, prefix in SHARED.items()})
     if subprocess.run([sys.executable, "-m", "issuer", "check"]).returncode:
+        on_exit(server)
         sys.exit(1)
+
+
+def post_worker_init(worker: Any) -> None:
+    """A changed file counts within a second."""
+    worker.wsgi.extensions["portero"].keep_looking()
 
 
 def on_exit(server: object) -> None:
     """Leave nothing behind."""
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    for name in SHARED:
+        shutil.rmtree(os.environ[name], ignore_errors=True)

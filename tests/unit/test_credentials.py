@@ -216,7 +216,7 @@ def test_no_secret_shows_in_a_repr(read: Callable[[str], Credentials]) -> None:
 def test_the_file_is_read_again_when_it_changed(all_roles: Roles, tmp_path: Path) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, all_roles, SALT)
+    watched = CredentialsFile(path, lambda: all_roles, SALT)
     first = watched.in_force()
     assert watched.in_force() is first
     path.write_text(f"USRSbob={HASH}\nUSRScarol={HASH}\n")
@@ -230,7 +230,7 @@ def test_a_file_of_the_same_size_put_in_its_place_is_noticed(
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
     before = path.stat()
-    watched = CredentialsFile(path, all_roles, SALT)
+    watched = CredentialsFile(path, lambda: all_roles, SALT)
     (tmp_path / "new").write_text(f"USRSalice={OTHER_HASH}\n")
     os.utime(tmp_path / "new", ns=(before.st_atime_ns, before.st_mtime_ns))
     os.replace(tmp_path / "new", path)
@@ -258,19 +258,19 @@ def test_p3_a_faulty_file_leaves_the_former_set_in_force(
 ) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, all_roles, SALT)
+    watched = CredentialsFile(path, lambda: all_roles, SALT)
     spoil(path)
     with caplog.at_level(logging.ERROR):
         assert watched.in_force().check("USRSalice", SECRET)
         watched.in_force()
-    assert caplog.text.count("the former set stays in force") == 1
+    assert caplog.text.count("the former version stays in force") == 1
     assert HASH not in caplog.text
 
 
 def test_a_repaired_file_comes_into_force(all_roles: Roles, tmp_path: Path) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, all_roles, SALT)
+    watched = CredentialsFile(path, lambda: all_roles, SALT)
     path.unlink()
     assert len(watched.in_force()) == 1
     path.write_text(f"USRSalice={HASH}\nUSRSbob={HASH}\n")
@@ -285,7 +285,7 @@ def test_a_start_with_a_faulty_file_is_refused(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(Faults, match="credentials"):
-        CredentialsFile(path, all_roles, SALT)
+        CredentialsFile(path, lambda: all_roles, SALT)
 
 
 def test_p6_no_more_than_so_many_are_hashed_at_once_and_no_more_than_so_many_wait(

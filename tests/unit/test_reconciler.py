@@ -359,7 +359,7 @@ def running(
 ) -> Iterator[CredentialsFile]:
     """A reconciler at work."""
     gateways = ModelGateways(*each)
-    credentials = CredentialsFile(path, all_roles, store.salt())
+    credentials = CredentialsFile(path, lambda: all_roles, store.salt())
     active = ActiveTokens(store, gateways, 1000)
     loop = Reconciler(active, gateways, credentials, keys or keys_of(store))
     stop = threading.Event()
@@ -443,7 +443,7 @@ def test_a_faulty_credentials_file_revokes_nobody(
         log_in(store, credentials, "1", "USRSalice")
         wait_until(lambda: len(gateway.model.active()) == 1, "it is active")
         people.write_text("nonsense\n")
-        wait_until(lambda: "the former set stays in force" in caplog.text, "the fault is told")
+        wait_until(lambda: "the former version stays in force" in caplog.text, "the fault is told")
         asked = len(gateway.sent)
         wait_until(lambda: len(gateway.sent) > asked + 3, "some more rounds")
         assert len(gateway.model.active()) == 1
