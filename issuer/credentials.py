@@ -24,8 +24,7 @@ import bcrypt
 from issuer import roles as roles_file
 from issuer.config import ROLES_FILE
 from issuer.errors import Faults, PorteroError, TooManyLogins
-from issuer.roles import Roles
-from issuer.tokens import is_subject
+from issuer.roles import Roles, is_subject
 from issuer.watched import Watched
 
 log = logging.getLogger("portero.credentials")

@@ -19,7 +19,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 
 from issuer.errors import TokenExpired, TokenRefused
 from issuer.keys import Key, Keyring
-from issuer.roles import Role, Roles
+from issuer.roles import Role, Roles, is_subject
 
 ISSUER = "portero"
 AUDIENCE = "portero-gateway"
@@ -31,7 +31,6 @@ warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z", re.ASCII)
 _JTI = re.compile(r"[A-Za-z0-9_-]{22}\Z", re.ASCII)
-_SUBJECT = re.compile(r"[A-Z]{4}[A-Za-z0-9._-]{1,60}\Z", re.ASCII)
 
 # A flat JSON object (RFC 8259) of plain printable strings and non-negative integers below 10^15:
 # all that a token of ours needs, and nothing two parsers could read in two ways.
@@ -74,11 +73,6 @@ class Claims:
     jti: str
     issued_at: int
     expires_at: int
-
-
-def is_subject(name: str) -> bool:
-    """Whether a username has the one shape that may become a `sub`."""
-    return _SUBJECT.match(name) is not None
 
 
 def is_jti(text: str) -> bool:

@@ -1,22 +1,32 @@
 """`roles.json`: what is read, and every fault named."""
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from issuer import roles
 from issuer.errors import Faults
-from issuer.roles import Roles
+from issuer.roles import Limits, Roles
+from tests.unit import role_files
 
 GOOD: dict[str, Any] = {
     "code": "USRS",
     "ttl_seconds": 900,
     "door": "/login",
     "routes": ["inference", "models"],
+    "models": ["*"],
+    "requests_per_minute": None,
+    "tokens_per_minute": 5000,
+    "concurrent_requests": 4,
+    "largest_body_bytes": 1000,
     "active_tokens": 10,
     "stream_policy": "finish",
 }
+SCHEMA = json.loads(role_files.SHIPPED.with_name("roles.schema.json").read_text())
 
 
 def table(**entries: Any) -> str:
@@ -115,49 +125,164 @@ def test_the_bound_shortens_every_longer_ttl(
     ["", "{", "[]", "1", "null", '"x"', "{}", '{"roles": 1}', '{"roles": "ab"}', '{"roles": {}}'],
 )
 def test_a_file_of_another_shape_is_a_fault(text: str) -> None:
-    assert all(fault.startswith("roles.json: ") for fault in faults(text))
+    assert all(fault.startswith("roles.json line 1: ") for fault in faults(text))
 
 
-WRONG_VALUES: dict[str, list[Any]] = {
-    "code": ["usrs", "USR", "USRSS", "US1S", "\u00dcSRS", "", 1, None, []],
-    "ttl_seconds": [0, -1, 86_401, 1.5, "900", True, None, []],
-    "door": ["/", "/login/", "login", "", None, 1, []],
-    "routes": ["inference", None, [1], {}, 1],
-    "active_tokens": [0, -1, 1_000_001, 1.5, "10", True, None],
-    "stream_policy": ["stop", 0, -1, 1.5, True, None, []],
-}
+WRONG_VALUES = [
+    (field, value) for field, values in role_files.WRONG.items() for value in values.values()
+]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [(field, value) for field, values in WRONG_VALUES.items() for value in values],
-)
+@pytest.mark.parametrize(("field", "value"), WRONG_VALUES)
 def test_a_wrong_field_is_named(field: str, value: Any) -> None:
-    (fault,) = faults(table(user=GOOD | {field: value}))
-    assert fault.startswith(f"roles.json: roles.user.{field} must be ")
+    found = faults(table(user=GOOD | {field: value}))
+    assert found
+    for fault in found:
+        assert re.match(rf"roles\.json line 1: roles\.user\.{field}(\[\d\])? must be ", fault)
+
+
+@pytest.mark.parametrize("field", role_files.ROLE_FIELDS)
+def test_a_missing_field_is_named_and_what_it_must_be(field: str) -> None:
+    entry = {name: value for name, value in GOOD.items() if name != field}
+    (fault,) = faults(table(user=entry))
+    assert fault.startswith(f"roles.json line 1: roles.user.{field} is missing; it must be ")
 
 
 def test_all_faults_are_told_together() -> None:
-    found = faults(
-        table(
-            user=GOOD | {"ttl_seconds": 0, "door": "/x", "colour": "red"},
-            twin=GOOD,
-            text="x",
-            empty={},
-        )
-    )
+    users = {"USRSa": {"models": "x", "ttl_seconds": 1}, "ROOTa": {}, "USRS": {}}
+    entries = {
+        "user": GOOD | {"ttl_seconds": 0, "door": "/x", "colour": "red"},
+        "twin": GOOD,
+        "text": "x",
+    }
+    found = faults(json.dumps({"roles": entries, "users": users, "more": 1}))
     named = [
         "roles.user.ttl_seconds",
         "roles.user.door",
         "roles.user.colour",
         "roles.text",
-        "roles.empty.code",
-        "roles.empty.ttl_seconds",
-        "roles.empty.door",
-        "roles.empty.routes",
-        "roles.empty.active_tokens",
-        "roles.empty.stream_policy",
-        "code USRS",
+        "roles.twin.code is the code of user already",
+        "users.USRSa.models",
+        "users.USRSa.ttl_seconds",
+        "users.ROOTa begins with no role's code",
+        "users.USRS is no username",
+        "more is not a known field",
     ]
     assert len(found) == len(named)
     assert all(any(part in fault for fault in found) for part in named)
+
+
+def test_a_fault_has_the_line_it_stands_in() -> None:
+    text = role_files.replaced('"ttl_seconds": 60', '"ttl_seconds": "60"')
+    number = text.splitlines().index('      "ttl_seconds": "60",') + 1
+    (fault,) = faults(text)
+    assert fault.startswith(f"roles.json line {number}: roles.agent_fast.ttl_seconds must be ")
+
+
+# Users with limits of their own.
+
+
+def with_users(**users: Any) -> Roles:
+    return roles.parse(json.dumps({"roles": {"user": GOOD}, "users": users}))
+
+
+def test_a_user_is_held_to_the_limits_of_the_role() -> None:
+    known = with_users()
+    assert known.limits_of("USRSalice") == Limits(("*",), None, 5000, 4, 1000)
+    assert known.limits_of("USRSalice") == known.of("USRSalice").limits  # type: ignore[union-attr]
+    assert known.path_of("USRSalice", "models") == ("roles", "user", "models")
+
+
+def test_what_is_a_users_own_takes_the_place_of_the_roles() -> None:
+    own = {"models": ["llama3*", "phi"], "requests_per_minute": 7, "tokens_per_minute": None}
+    known = with_users(USRSalice=own, USRSbob={})
+    assert known.limits_of("USRSalice") == Limits(("llama3*", "phi"), 7, None, 4, 1000)
+    assert known.limits_of("USRSbob") == Limits(("*",), None, 5000, 4, 1000)
+    assert known.path_of("USRSalice", "tokens_per_minute")[0] == "users"
+    assert known.path_of("USRSalice", "concurrent_requests")[0] == "roles"
+
+
+def test_a_name_of_no_role_has_no_limits_because_it_has_no_way_in() -> None:
+    assert with_users().limits_of("ROOTa") is None
+    assert with_users().path_of("ROOTa", "models") == ("roles",)
+
+
+@pytest.mark.parametrize(
+    ("models", "any_model"), [(["*"], True), ([], False), (["x*"], False), (["*", "x"], False)]
+)
+def test_a_star_alone_is_no_limit(models: list[str], any_model: bool) -> None:
+    limits = with_users(USRSa={"models": models}).limits_of("USRSa")
+    assert limits is not None
+    assert limits.any_model is any_model
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("USRSa", True),
+        ("USRS.a_b-9", True),
+        ("USRS" + "x" * 60, True),
+        ("USRS" + "x" * 61, False),
+        ("USRS", False),
+        ("usrsa", False),
+        ("USRSa\n", False),
+        ("USRS a", False),
+        ("USRSé", False),
+        ("\uff35\uff33\uff32\uff33a", False),
+        ("", False),
+    ],
+)
+def test_a_subject_has_one_shape(name: str, is_one: bool) -> None:
+    assert roles.is_subject(name) is is_one
+
+
+# The file, its schema, and every file that is not quite it.
+
+
+def ecma_pattern(_: object, pattern: str, value: object, __: object) -> Iterator[ValidationError]:
+    """A schema's `$` is ECMA's, the very end; Python's would pass a newline behind."""
+    if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
+        yield ValidationError("does not match")
+
+
+VALIDATOR = validators.extend(Draft202012Validator, {"pattern": ecma_pattern})(SCHEMA)
+
+
+def schema_accepts(text: str) -> bool:
+    try:
+        return bool(VALIDATOR.is_valid(json.loads(text)))
+    except (ValueError, RecursionError):
+        return False
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert json.loads(role_files.SHIPPED.read_text())["$schema"] == "./roles.schema.json"
+
+
+def test_the_schema_describes_every_field() -> None:
+    parts = SCHEMA["$defs"]
+    fields = [parts["role"]["properties"], parts["user"]["properties"], SCHEMA["properties"]]
+    for name, field in [one for properties in fields for one in properties.items()]:
+        target = parts[field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+        assert len(target["description"]) > 20, name
+
+
+@pytest.mark.parametrize("name", role_files.good_files())
+def test_the_parser_and_the_schema_accept_a_good_file(name: str) -> None:
+    text = role_files.good_files()[name]
+    assert roles.parse(text).longest_ttl_seconds() > 0
+    assert schema_accepts(text)
+
+
+@pytest.mark.parametrize("name", role_files.bad_files())
+def test_the_parser_and_the_schema_refuse_a_bad_file(name: str) -> None:
+    text = role_files.bad_files()[name]
+    assert all(re.match(r"roles\.json line \d+: ", fault) for fault in faults(text))
+    assert schema_accepts(text) is (name in role_files.BEYOND_A_SCHEMA)
+
+
+def test_there_are_many_such_files_and_no_two_of_a_name() -> None:
+    assert len(role_files.bad_files()) > 60
+    assert not role_files.good_files().keys() & role_files.bad_files().keys()
+    assert role_files.bad_files().keys() >= role_files.BEYOND_A_SCHEMA

@@ -587,23 +587,3 @@ def test_a_claim_of_any_other_value_is_refused_or_still_a_good_one(name: str, va
         return
     assert type(value) is type(CLAIMS[name])
     assert claims.expires_at > NOW >= claims.issued_at
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("USRSa", True),
-        ("USRS.a_b-9", True),
-        ("USRS" + "x" * 60, True),
-        ("USRS" + "x" * 61, False),
-        ("USRS", False),
-        ("usrsa", False),
-        ("USRSa\n", False),
-        ("USRS a", False),
-        ("USRSé", False),
-        ("\uff35\uff33\uff32\uff33a", False),
-        ("", False),
-    ],
-)
-def test_a_subject_has_one_shape(name: str, is_one: bool) -> None:
-    assert tokens.is_subject(name) is is_one
