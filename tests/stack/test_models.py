@@ -85,7 +85,7 @@ def code_of(answer: requests.Response) -> tuple[int, str]:
 def test_b5_an_allowed_model_arrives_byte_for_byte(
     post: Any, seen: Upstream, name: str, path: str
 ) -> None:
-    body = '{ "messages": [], "model" : "%s", "x": "\\u00e9\\n" }\n' % name
+    body = f'{{ "messages": [], "model" : "{name}", "x": "\\u00e9\\n" }}\n'
     assert post(body, path).status_code == 200
     assert seen.seen[-1].body == body.encode()
 
@@ -100,12 +100,9 @@ def test_b5_a_forbidden_model_is_not_found_and_nothing_arrives(
     post: Any, seen: Upstream, name: str
 ) -> None:
     answer = post({"model": name})
-    if name == "qwen*x ":
-        assert answer.status_code == 200  # a name like any other that begins so
-        return
     assert code_of(answer) == (404, "model_not_found")
     assert answer.json()["error"]["param"] == "model"
-    assert name.strip() not in answer.text.replace("model", "") or name == "*"
+    assert f"`{name}`" not in answer.text
     assert seen.seen == []
 
 
@@ -286,8 +283,8 @@ def test_kong_14536_a_body_without_a_content_type_is_not_let_through(
 def test_litellm_21267_a_models_name_is_never_a_pattern(
     post: Any, seen: Upstream, name: str
 ) -> None:
-    answer = post({"model": name})
-    assert answer.status_code == (200 if name.startswith("qwen") else 404)
+    assert code_of(post({"model": name})) == (404, "model_not_found")
+    assert seen.seen == []
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ local function change_for_usage(found)
     if not options then
         return found.brace + 1, found.brace + 1, '"stream_options":{"include_usage":true},'
     end
-    local from, to = options[1], options[2]
+    local from, to = options.from, options.to
     local text = to - from <= MOST_OPTIONS_BYTES and with_usage(body.text(found.pointer, from, to))
     return from, to, text or nil
 end
