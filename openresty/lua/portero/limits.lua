@@ -1,0 +1,233 @@
+---------
+-- What a user with limits may still use: requests and LLM tokens a minute, and requests at once;
+-- exact over all workers. Callers without limits never come here.
+-- It owns the dictionary `portero_limits`, and fails closed: what cannot be counted is not allowed.
+-- It must never evict a count to make room for another, so `incr` has no initial value here.
+--
+-- A window is a count that the first request begins and that ends by itself 60 seconds later. Only
+-- `incr` moves it, which leaves its end alone: each of its first `most` requests sees another
+-- number, and all behind them are refused, in whatever worker.
+--
+-- A slot is a lease: a key that one request holds, renewed by its worker and deleted at its end. A
+-- worker that is killed renews no more.
+--
+-- Races. A dictionary has no compare-and-delete. A lease that ends between the two calls of
+-- `release`, or of `keep`, may meanwhile be another's, which is then freed or lengthened: that
+-- takes a worker that renewed nothing for 20 seconds, and microseconds. A request that finds slot 1
+-- taken, then 2, may miss that 1 became free meanwhile: it is refused, and never one too many
+-- allowed.
+
+local dict = ngx.shared.portero_limits
+
+local WINDOW_SECONDS = 60
+--- Another worker's clock may be this far ahead.
+local CLOCK_SECONDS = 1
+local LEASE_SECONDS = 30
+local RENEW_SECONDS = 10
+--- `worker_shutdown_timeout`: a worker on its way out has no timer to renew with, and no longer.
+local LAST_LEASE_SECONDS = 600
+--- A slot is not renewed for ever, even if no one releases it.
+local LONGEST_HOLD_SECONDS = 3600
+--- A window may end between beginning it and counting in it.
+local MOST_TRIES = 3
+--- How many ended entries one refused write clears away.
+local FLUSHED_AT_ONCE = 10000
+
+local HEADERS = {}
+for _, kind in ipairs({ "requests", "tokens" }) do
+    HEADERS[kind] = {
+        limit = "x-ratelimit-limit-" .. kind,
+        remaining = "x-ratelimit-remaining-" .. kind,
+        reset = "x-ratelimit-reset-" .. kind,
+    }
+end
+
+--- This worker's slots: id -> key, and when to renew it.
+local held = {}
+--- What the ids of this worker begin with: no other worker, now or before, has the same.
+local mark
+--- How many slots this worker has asked for: where to look first.
+local turn = 0
+
+local _M = {}
+
+--- Begin, in each worker.
+function _M.start()
+    turn = ngx.worker.pid()
+    mark = ("%d-%d-"):format(turn, ngx.now() * 1000)
+end
+
+--- Add an entry; where ended ones fill the dictionary they are cleared, once.
+local function add(key, value, ttl)
+    local ok, err = dict:safe_add(key, value, ttl)
+    if err == "no memory" and dict:flush_expired(FLUSHED_AT_ONCE) > 0 then
+        ok, err = dict:safe_add(key, value, ttl)
+    end
+    return ok, err
+end
+
+--- Count in a key's window, and begin one where there is none. Who comes second in beginning it
+--- counts in the first one's.
+local function count(key, by)
+    for _ = 1, MOST_TRIES do
+        local number, err = dict:incr(key, by)
+        if err ~= "not found" then
+            return number, err
+        end
+        local ok, fault = add(key, 0, WINDOW_SECONDS)
+        if not ok and fault ~= "exists" then
+            return nil, fault
+        end
+    end
+    return nil, "limits: the window of a user does not stand"
+end
+
+--- Seconds until a window ends. One that would last longer than windows do is from before the
+--- clock was set back, and ends a window from now.
+local function reset_of(key)
+    local seconds = dict:ttl(key) or 0
+    if seconds > WINDOW_SECONDS + CLOCK_SECONDS then
+        dict:expire(key, WINDOW_SECONDS)
+    end
+    return math.min(math.max(seconds, 0), WINDOW_SECONDS)
+end
+
+--- Count a request.
+---@param user string
+---@param most integer
+---@return boolean|nil allowed nil when it cannot be counted
+---@return integer|string remaining or why
+---@return number|nil reset_seconds
+function _M.request(user, most)
+    local key = "r:" .. user
+    local number, err = count(key, 1)
+    if not number then
+        return nil, err
+    end
+    return number <= most, math.max(most - number, 0), reset_of(key)
+end
+
+--- How many LLM tokens are left; 0 refuses. It makes sure that there is a window to spend in: a
+--- full dictionary refuses here, where it still can.
+---@param user string
+---@param most integer
+---@return integer|nil left nil when it cannot be told
+---@return number|string reset_seconds or why
+function _M.tokens_left(user, most)
+    local key = "t:" .. user
+    local used, err = count(key, 0)
+    if not used then
+        return nil, err
+    end
+    return math.max(most - used, 0), reset_of(key)
+end
+
+--- Spend LLM tokens, when it is known how many they were.
+---@param user string
+---@param tokens integer
+---@return boolean|nil ok, string|nil err
+function _M.spend(user, tokens)
+    local used, err = count("t:" .. user, tokens)
+    return used ~= nil or nil, err
+end
+
+local function lease_seconds()
+    return ngx.worker.exiting() and LAST_LEASE_SECONDS or LEASE_SECONDS
+end
+
+--- Take one of a user's slots. The search begins at another place each time, so that it finds one
+--- at once when there is room.
+---@param user string
+---@param most integer
+---@return string|false|nil slot false when all are taken, nil when it cannot be told
+---@return string|nil err
+function _M.acquire(user, most)
+    turn = turn + 1
+    local id = mark .. turn
+    local lease = lease_seconds()
+    for place = turn, turn + most - 1 do
+        local key = "s:" .. user .. ":" .. place % most + 1
+        local ok, err = add(key, id, lease)
+        if ok then
+            local now = ngx.now()
+            held[id] = { key = key, due = now + RENEW_SECONDS, ends = now + LONGEST_HOLD_SECONDS }
+            return id
+        end
+        if err ~= "exists" then
+            return nil, err
+        end
+    end
+    return false
+end
+
+--- Lengthen a lease. One that has ended is taken again unless another holds it: then it is lost.
+local function keep(id, slot, now, lease)
+    if now >= slot.ends then
+        return nil
+    end
+    local ok, err
+    if dict:get(slot.key) == id then
+        ok, err = dict:expire(slot.key, lease)
+    else
+        ok, err = dict:safe_add(slot.key, id, lease)
+    end
+    if err == "exists" then
+        return nil
+    end
+    slot.due = ok and now + RENEW_SECONDS or now
+    return slot
+end
+
+--- Renew this worker's slots as they are due; called each second, and once more when the worker is
+--- on its way out.
+function _M.renew()
+    local now, lease = ngx.now(), lease_seconds()
+    for id, slot in pairs(held) do
+        if now >= slot.due or lease > LEASE_SECONDS then
+            held[id] = keep(id, slot, now, lease)
+        end
+    end
+end
+
+--- Give a slot back; once more does nothing, nor does it for one that another holds by now.
+---@param id string what `acquire` answered
+function _M.release(id)
+    local slot = held[id]
+    held[id] = nil
+    if slot and dict:get(slot.key) == id then
+        dict:delete(slot.key)
+    end
+end
+
+--- As Go writes a duration of whole milliseconds, below an hour: "12ms", "59.5s", "6m0s".
+local function duration(seconds)
+    local milliseconds = math.floor(seconds * 1000 + 0.5)
+    if milliseconds > 0 and milliseconds < 1000 then
+        return milliseconds .. "ms"
+    end
+    local minutes = math.floor(milliseconds / 60000)
+    local rest = ("%.5gs"):format(milliseconds % 60000 / 1000)
+    return minutes > 0 and minutes .. "m" .. rest or rest
+end
+
+--- Tell the caller of a limit that is set.
+---@param header table `ngx.header`
+---@param kind string "requests" or "tokens"
+---@param most integer
+---@param remaining integer
+---@param reset_seconds number
+function _M.headers(header, kind, most, remaining, reset_seconds)
+    local names = HEADERS[kind]
+    header[names.limit] = most
+    header[names.remaining] = remaining
+    header[names.reset] = duration(reset_seconds)
+end
+
+--- The value of Retry-After.
+---@param reset_seconds number
+---@return integer
+function _M.retry_after(reset_seconds)
+    return math.max(math.ceil(reset_seconds), 1)
+end
+
+return _M
