@@ -79,13 +79,31 @@ function Dict:get(key)
     return entry and entry.value
 end
 
---- Seconds until the end of an entry; 0 for one that never ends.
+--- Seconds until the end of an entry, below 0 for one that has ended and is still there; 0 for one
+--- that never ends.
 function Dict:ttl(key)
-    local entry = live(self, key)
+    local entry = self.entries[key]
     if not entry then
         return nil, "not found"
     end
     return entry.ends and (entry.ends - milliseconds(self.clock.now)) / 1000 or 0
+end
+
+--- A new end. As nginx has it, it wakes an entry that has ended and is still there.
+function Dict:expire(key, ttl)
+    begin(self, "expire")
+    local entry = self.entries[key]
+    if not entry then
+        return nil, "not found"
+    end
+    entry.ends = end_of(self, ttl)
+    return true
+end
+
+function Dict:delete(key)
+    begin(self, "delete")
+    self.entries[key] = nil
+    return true
 end
 
 function Dict:safe_add(key, value, ttl)
@@ -107,7 +125,7 @@ end
 
 Dict.add = Dict.set
 
-function Dict:incr(key, by, init)
+function Dict:incr(key, by, init, init_ttl)
     begin(self, "incr")
     local entry = live(self, key)
     if entry then
@@ -117,7 +135,7 @@ function Dict:incr(key, by, init)
     if not init then
         return nil, "not found"
     end
-    local ok, err = put(self, key, init + by)
+    local ok, err = put(self, key, init + by, init_ttl)
     return ok and init + by or nil, err
 end
 
@@ -258,7 +276,11 @@ local function add_time(ngx, fake)
             return true
         end,
     }
-    ngx.worker = { id = function() return fake.worker_id end }
+    ngx.worker = {
+        id = function() return fake.worker_id end,
+        pid = function() return fake.worker_pid end,
+        exiting = function() return fake.is_exiting end,
+    }
     function ngx.log(_, ...)
         fake.logged[#fake.logged + 1] = table.concat({ ... })
     end
@@ -374,7 +396,8 @@ end
 
 --- A new nginx at a time, in place of the one before.
 ---@param now number|nil Unix seconds
----@return table fake its `ngx`, `clock`, `answer`, `timers`, `logged`, `slept`, `worker_id`
+---@return table fake its `ngx`, `clock`, `answer`, `timers`, `logged`, `slept`, `worker_id`,
+--- `worker_pid`, `is_exiting`
 function fake_ngx.install(now)
     forget_modules()
     local fake = {
@@ -384,6 +407,8 @@ function fake_ngx.install(now)
         logged = {},
         slept = {},
         worker_id = 0,
+        worker_pid = 100,
+        is_exiting = false,
         load = fake_ngx.load,
         new_worker = fake_ngx.new_worker,
     }
