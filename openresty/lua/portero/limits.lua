@@ -160,19 +160,16 @@ function _M.acquire(user, most)
     return false
 end
 
---- Lengthen a lease. One that has ended is taken again unless another holds it: then it is lost.
+--- Lengthen a lease. One that has ended is taken again; while another holds it, tried for.
 local function keep(id, slot, now, lease)
     if now >= slot.ends then
         return nil
     end
-    local ok, err
+    local ok
     if dict:get(slot.key) == id then
-        ok, err = dict:expire(slot.key, lease)
+        ok = dict:expire(slot.key, lease)
     else
-        ok, err = dict:safe_add(slot.key, id, lease)
-    end
-    if err == "exists" then
-        return nil
+        ok = dict:safe_add(slot.key, id, lease)
     end
     slot.due = ok and now + RENEW_SECONDS or now
     return slot

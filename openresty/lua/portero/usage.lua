@@ -19,8 +19,8 @@ local byte, find, sub = string.byte, string.find, string.sub
 local MOST_TOKENS = 1e9
 --- The longest piece of JSON that is waited for, from its name on.
 local MOST_TOLD = 4096
---- The longest name, its quotes, and what may stand before it: so much is seen again.
-local MOST_NAME = 20
+--- The longest name, its first quote, and what may stand before that: so much is seen again.
+local MOST_NAME = 19
 local MOST_EVENT = 65536
 --- Events behind the last count that carry no text: "message_stop", a count told twice.
 local CLOSING_EVENTS = 2
@@ -168,12 +168,12 @@ local function read_value(row, counts, text, name, quote)
     return stop, is_news
 end
 
---- Read what one row looks for. Answers where the last news ended, where reading ended, and where
---- a value begins that is not whole.
+--- Read what one row looks for, up to where another's value is not whole. Answers where the last
+--- news ended, where reading ended, and the place of a name whose value is not whole.
 local function read_row(row, counts, text, most)
-    local news_at, done, from = nil, 0, 1
+    local news_at, done = nil, 0
     while true do
-        local start, stop = find(text, row.needle, from, true)
+        local start, stop = find(text, row.needle, done + 1, true)
         if not start or start > most then
             return news_at, done
         end
@@ -184,9 +184,9 @@ local function read_row(row, counts, text, most)
             if not stop then
                 return news_at, done, quote
             end
-            news_at, done = is_news and stop or news_at, stop
+            news_at = is_news and stop or news_at
         end
-        from = stop + 1
+        done = stop
     end
 end
 
@@ -403,7 +403,7 @@ end
 
 --- Hold the begin of an event, or let it go where it is too long to be held.
 local function hold(state, piece, out)
-    state.tail = sub(state.tail .. piece, -3)
+    state.tail = sub(state.tail .. piece, -2)
     local parts = state.is_passing and out or state.parts
     parts[#parts + 1] = piece
     state.size = state.size + #piece

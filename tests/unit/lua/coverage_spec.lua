@@ -7,7 +7,7 @@ local lfs = require("lfs")
 local MODULES = "openresty/lua/portero"
 local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request; `model_name` may not be there yet.
-local PURE = { "crypto", "jwt", "model_name", "policy" }
+local PURE = { "crypto", "jwt", "model_name", "policy", "usage" }
 
 local function read(path)
     local file = io.open(path, "rb")

@@ -214,6 +214,8 @@ end)
 local NOT_TOLD = {
     ["a name in a string"] = [[{"content":"{\"usage\":{\"total_tokens\":5}}"}]],
     ["a name behind an escaped backslash and quote"] = [[{"a":"\\\"usage\":{\"total_tokens\":5}"}]],
+    ["a name that ends like one"] =
+        [[{"x\"usage":{"total_tokens":5},"\"prompt_eval_count":5}]],
     ["a string that is no name"] = [[{"type":"usage","b":{"total_tokens":5}}]],
     ["a string that is no name, in a list"] = [[["usage",{"total_tokens":5}] ]],
     ["null"] = [[{"usage":null}]],
@@ -255,6 +257,7 @@ local TOLD = {
     ["behind a string that is a name"] = [[{"type":"usage","usage":{"total_tokens":5}}]],
     ["braces and quotes in strings"] =
         [[{"usage":{"a":"}\"}{","b":"\\","total_tokens":5,"c":{"d":"}"}}}]],
+    ["counts of others beside it"] = '{"usage":{"eval_count":2,"total_tokens":5}}',
     ["null first"] = '{"usage":null}\n{"usage":{"total_tokens":5}}',
     ["in the middle of a list"] = '[1,{"usage":{"total_tokens":5}}]',
     ["a number of Ollama with spaces"] = '{"eval_count" : 5 }',
@@ -418,6 +421,9 @@ local STREAMS = {
     ["usage and choices inside others"] = {
         'data: {"a":{"choices":[],"usage":{"total_tokens":5}}}\n\n', nil,
     },
+    ["usage beside choices that hold none"] = {
+        'data: {"choices":[{"choices":[]}],"usage":{"total_tokens":5}}\n\n', nil,
+    },
     ["usage and choices in a text"] = { delta([["{\"choices\":[],\"usage\":{}}"]]), nil },
     ["an event that is no JSON"] = { 'data: "choices":[],"usage":{"total_tokens":5}\n\n', nil },
     ["an error"] = { WORDS .. 'data: {"error":{"message":"x","code":null}}\n\n', nil },
@@ -434,6 +440,14 @@ local function without(text, piece)
 end
 
 describe("filter", function()
+    it("passes the rest of an event that is too long, whatever it looks like", function()
+        local state = usage.new_filter()
+        local begin = "data: " .. ("x"):rep(70000) .. "\n"
+        assert.equal(begin, usage.filter(state, begin, false))
+        assert.equal(OPENAI_USAGE, usage.filter(state, OPENAI_USAGE, false))
+        assert.equal(DONE, usage.filter(state, OPENAI_USAGE .. DONE, false))
+    end)
+
     for name, stream in pairs(STREAMS) do
         for ending, line_end in pairs({ ["\\n"] = "\n", ["\\r\\n"] = "\r\n", ["\\r"] = "\r" }) do
             local text = with_line_end(stream[1], line_end)
@@ -507,6 +521,8 @@ describe("filter", function()
         assert.equal(begin .. "y", usage.filter(state, "y", false))
         assert.equal("zz", usage.filter(state, "zz", false))
         local rest = '"choices":[],"usage":{}}\n'
+        assert.equal(rest, usage.filter(state, rest, false))
+        rest = OPENAI_USAGE:sub(1, -2)
         assert.equal(rest, usage.filter(state, rest, false))
         assert.equal("\n" .. DONE, usage.filter(state, "\n" .. OPENAI_USAGE .. DONE, false))
         assert.equal("", usage.filter(state, OPENAI_USAGE, false))
