@@ -13,9 +13,9 @@
 --
 -- Races. A dictionary has no compare-and-delete. A lease that ends between the two calls of
 -- `release`, or of `keep`, may meanwhile be another's, which is then freed or lengthened: that
--- takes a worker that renewed nothing for 20 seconds, and microseconds. A request that finds slot 1
--- taken, then 2, may miss that 1 became free meanwhile: it is refused, and never one too many
--- allowed.
+-- takes a worker that renewed nothing for 20 seconds, and microseconds. A request whose lease was
+-- lost that way runs on, and tries for its place each second. A request that finds slot 1 taken,
+-- then 2, may miss that 1 became free meanwhile: it is refused, never one too many allowed.
 
 local dict = ngx.shared.portero_limits
 
