@@ -344,12 +344,11 @@ def test_the_openai_client_raises_its_own_error_for_a_limit(with_limits: WithLim
             api_key=Caller(running).token("AGNRTEST01"),
             max_retries=0,
         )
-        ask = lambda: client.chat.completions.create(  # noqa: E731
-            model="tiny", messages=[{"role": "user", "content": "hi"}]
-        )
-        ask()
+        chat = client.chat.completions
+        chat.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
         with pytest.raises(openai.RateLimitError) as raised:
-            ask()
+            chat.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
+        client.close()
         assert raised.value.code == "rate_limit_exceeded"
 
 

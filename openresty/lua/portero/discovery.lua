@@ -68,13 +68,17 @@ local function may_use(list, form, entry)
             return false
         end
     end
-    return entry[form.names[1]] ~= nil
+    return true
+end
+
+local function is_entry(form, entry)
+    return type(entry) == "table" and type(entry[form.names[1]]) == "string"
 end
 
 local function filtered(answer, form, list)
     local entries = {}
     for _, entry in ipairs(type(answer[form.field]) == "table" and answer[form.field] or {}) do
-        if type(entry) == "table" and (not list or may_use(list, form, entry)) then
+        if is_entry(form, entry) and (not list or may_use(list, form, entry)) then
             entries[#entries + 1] = cjson.encode(form.entry(entry))
         end
     end

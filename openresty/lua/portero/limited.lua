@@ -17,6 +17,7 @@ local ngx, var = ngx, ngx.var
 local ASKED_FOR_USAGE = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true }
 local METERED = { inference = true }
 local MOST_OPTIONS_BYTES = 4096
+local FIRST_FAILURE = 300
 
 --- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase.
 local tickets = {}
@@ -182,13 +183,16 @@ function _M.refusal(route, value, query, claims)
     end
 end
 
---- Tell the caller how much is left (`header_filter`).
+--- Tell the caller how much is left (`header_filter`). What is no success has used nothing.
 function _M.add_headers()
     local ticket = tickets[var.request_id]
     if not ticket then
         return
     end
     say_what_is_left(ticket)
+    if ngx.status >= FIRST_FAILURE then
+        ticket.meter = nil
+    end
     if ticket.filter then
         ngx.header["Content-Length"] = nil
     end

@@ -248,7 +248,8 @@ end)
 describe("judge refuses with 404 and 400", function()
     for _, line in ipairs({
         "POST /v1/unknown", "GET /validate", "GET /sync/status", "POST /sync/apply", "POST /tools",
-        "GET /v1/chat/completions", "HEAD /health", "OPTIONS /v1/chat/completions", "TRACE /", "FOO /",
+        "GET /v1/chat/completions", "HEAD /health", "OPTIONS /v1/chat/completions", "TRACE /",
+        "FOO /",
         "get /", "GET /.git/config", "GET /x/llm/health", "GET /v1/models/", "GET /admin",
     }) do
         it("what is no route: " .. line, function()

@@ -20,7 +20,20 @@ local TABLE = {
     upstream_unavailable = { 502, "upstream_unavailable", OURS },
     not_ready = { 503, "not_ready", OURS },
     upstream_timeout = { 504, "upstream_timeout", OURS },
+    upstream_failed = { 502, "upstream_unavailable", OURS },
+    upstream_refused = { 502, "upstream_unavailable", OURS },
+    not_offered = { 404, "not_found", REFUSED },
+    model_not_found = { 404, "model_not_found", REFUSED, "model" },
+    model_missing = { 400, "invalid_request", REFUSED, "model" },
+    ambiguous_body = { 400, "invalid_request", REFUSED, "model" },
+    invalid_json = { 400, "invalid_json", REFUSED },
+    unsupported_media_type = { 415, "unsupported_media_type", REFUSED },
+    too_many_requests = { 429, "rate_limit_exceeded", "requests" },
+    too_many_tokens = { 429, "rate_limit_exceeded", "tokens" },
+    too_many_at_once = { 429, "rate_limit_exceeded", "requests" },
 }
+--- When to come again is known beforehand; for other limits the caller of `refuse` says it.
+local RETRY_AFTER = { not_ready = "1", too_many_at_once = "1" }
 
 local fake, errors
 
@@ -45,7 +58,7 @@ describe("refuse", function()
             local content = cjson.decode(answer.body).error
             assert.equal(row[2], content.code)
             assert.equal(row[3], content.type)
-            assert.equal(cjson.null, content.param)
+            assert.equal(row[4] or cjson.null, content.param)
             assert.is_string(content.message)
         end)
 
@@ -76,9 +89,16 @@ describe("refuse", function()
         it(("tells a client to retry %s only where that can help"):format(code), function()
             local headers = refuse(code, "/").headers
             assert.equal(code == "expired" and "true" or nil, headers["x-should-retry"])
-            assert.equal(row[1] == 503 and "1" or nil, headers["retry-after"])
+            assert.equal(RETRY_AFTER[code], headers["retry-after"])
         end)
     end
+
+    it("sets the headers that it is given beside those of the code", function()
+        fake.request({})
+        errors.refuse("too_many_at_once", { ["Retry-After"] = 7, ["X-A"] = 1 })
+        assert.equal(7, fake.answer.headers["retry-after"])
+        assert.equal(1, fake.answer.headers["x-a"])
+    end)
 
     it("says 'token expired' to an expired token", function()
         assert.equal("token expired", cjson.decode(refuse("expired", "/").body).error.message)
@@ -125,25 +145,6 @@ describe("refuse", function()
     it("raises a Lua error, which is a 500, for a code that is in no table", function()
         assert.has_error(function() errors.refuse("no such code") end)
         assert.equal(0, fake.answer.endings)
-    end)
-end)
-
-describe("refuse_for_nginx", function()
-    for code, row in pairs(TABLE) do
-        it(("answers what the end of the internal URI names: %s"):format(code), function()
-            fake.request({ target = "/v1/models" })
-            fake.ngx.var.uri = "/refused/" .. code
-            errors.refuse_for_nginx()
-            assert.equal(row[1], fake.answer.exit)
-            assert.equal(row[2], cjson.decode(fake.answer.body).error.code)
-        end)
-    end
-
-    it("answers in the dialect of what the client asked for, not of the internal URI", function()
-        fake.request({ target = "/api/chat" })
-        fake.ngx.var.uri = "/refused/request_too_large"
-        errors.refuse_for_nginx()
-        assert.is_string(cjson.decode(fake.answer.body).error)
     end)
 end)
 
@@ -212,5 +213,16 @@ describe("exit", function()
         errors.exit(409)
         assert.equal(409, fake.answer.exit)
         assert.equal("", fake.answer.body)
+    end)
+end)
+
+describe("no_content", function()
+    it("answers 204 with the headers given, and nothing else", function()
+        fake.request({})
+        errors.no_content({ ["X-A"] = "b" })
+        assert.equal(204, fake.answer.exit)
+        assert.equal(204, fake.answer.status)
+        assert.equal("", fake.answer.body)
+        assert.equal("b", fake.answer.headers["x-a"])
     end)
 end)

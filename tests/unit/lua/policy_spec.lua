@@ -408,7 +408,9 @@ describe("faults", function()
             { name = "a", routes = {
                 models = { "GET /v1/models", "FETCH /x", "GET x", "get /x", "GET /a b", "GET", "" },
             } },
-            { name = "b", routes = { models = { "GET /y model=", "GET /y model=head", "GET //" } } },
+            { name = "b", routes = {
+                models = { "GET /y model=", "GET /y model=head", "GET //" },
+            } },
         })
         table.sort(found)
         assert.same({

@@ -515,6 +515,17 @@ describe("filter and an LLM server that fails in a stream", function()
         assert_passes(0, "", true)
     end)
 
+    it("is told by what arrived, not by what another filter has left of it", function()
+        begin()
+        pass(0, event(1))
+        fake.ngx.arg = { "", false }
+        assert.is_nil(stream.filter(event(2)))
+        assert.equal("", fake.ngx.arg[1])
+        fake.ngx.arg = { event(3), false }
+        stream.filter("")
+        assert.is_truthy(fake.ngx.arg[1]:find(FAILED, 1, true))
+    end)
+
     it("count it", function()
         begin()
         pass(0, event(1))

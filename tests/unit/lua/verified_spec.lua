@@ -376,6 +376,34 @@ describe("other keys", function()
     end)
 end)
 
+describe("the limits of a caller", function()
+    local OF_ROLE, OF_USER = { requests_per_minute = 1 }, { requests_per_minute = 2 }
+
+    local function limits_with(roles, users)
+        verified.start({ roles = ROLES, limits = { roles = roles, users = users } })
+        return claims_of(minted.token()).limits
+    end
+
+    it("are none where neither role nor user has any", function()
+        assert.is_nil(limits_with({}, {}))
+    end)
+
+    it("are the role's, for all who have no own ones", function()
+        assert.equal(OF_ROLE, limits_with({ user = OF_ROLE }, { USRSOTHER = OF_USER }))
+    end)
+
+    it("are the user's own where there are any", function()
+        assert.equal(OF_USER, limits_with({ user = OF_ROLE }, { ["USRSABC123"] = OF_USER }))
+        assert.is_nil(limits_with({ user = OF_ROLE }, { ["USRSABC123"] = false }))
+    end)
+
+    it("stay with a token that is known", function()
+        verified.start({ roles = ROLES, limits = { roles = { user = OF_ROLE }, users = {} } })
+        claims_of(minted.token())
+        assert.equal(OF_ROLE, claims_of(minted.token()).limits)
+    end)
+end)
+
 describe("without keys", function()
     before_each(function()
         fake.shared.portero_sync.entries, fake.shared.portero_keys.entries = {}, {}
