@@ -104,7 +104,7 @@ def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
     role = parse(ROLES_FILE.read_text()).named(ROLE)
     assert role is not None
     path = deployment.data / "signing-keys.json"
-    entry = key_file.KeyFile(path, algorithm, b"", 0).read().in_force()[-1]
+    entry = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1]
     now = int(time.time())
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
     _activate(deployment, claims)

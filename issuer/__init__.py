@@ -21,6 +21,7 @@ from issuer.credentials import CredentialsFile, Doorkeeper
 from issuer.errors import TooManyTokens, Unavailable
 from issuer.gateways import Gateways
 from issuer.key_file import KeyFile
+from issuer.sessions import SessionStore
 from issuer.sessions.sqlite import SqliteSessions
 from issuer.watched import keep_looking
 
@@ -46,7 +47,7 @@ class Parts:
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
-        keep_looking([self.credentials], threading.Event())
+        keep_looking([self.settings.roles, self.credentials], threading.Event())
 
 
 def assemble(settings: Settings) -> Parts:
@@ -57,20 +58,28 @@ def assemble(settings: Settings) -> Parts:
         settings.key_file,
         settings.algorithm,
         settings.secret_key,
-        settings.roles.longest_ttl_seconds(),
+        lambda: _longest_life(settings, store),
     )
     return Parts(
         settings=settings,
         keys=keys,
         credentials=CredentialsFile(
             settings.credentials_file,
-            lambda: settings.roles,
+            settings.roles.in_force,
             store.salt(),
             settings.last_good_directory,
         ),
         gateways=gateways,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
     )
+
+
+def _longest_life(settings: Settings, store: SessionStore) -> int:
+    """The longest from now that a token may live: one minted now, or one there is already, which
+    may have been minted under roles that let it live longer than those in force.
+    """
+    left = store.last_expiry() - int(time.time())
+    return max(settings.roles.in_force().longest_ttl_seconds(), left)
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from issuer import assemble, config, credentials, roles
+from issuer import assemble, config, credentials
 from issuer.errors import Faults, PorteroError
 from issuer.key_file import SIGNING, VERIFYING
 from issuer.keys import ALGORITHMS
@@ -137,15 +137,11 @@ def _keep_given(data: Path, sync: Path) -> None:
 def _make_credentials(path: Path, logins: Path) -> None:
     if path.exists():
         return
-    users = credentials.generate([role.code for role in _roles()], each=1)
+    users = credentials.generate([role.code for role in config.read_roles().in_force()], each=1)
     plain = "".join(f"{name}={secret}\n" for name, secret in users)
     credentials.write_new(logins, plain, force=True)
     credentials.write_new(path, credentials.hashed_lines(users))
     print(f"made {path} (hashes) and {logins} (the demo users' secrets)")
-
-
-def _roles() -> roles.Roles:
-    return roles.parse(config.ROLES_FILE.read_text())
 
 
 def _make(path: Path, content: Callable[[], str]) -> None:
@@ -156,7 +152,8 @@ def _make(path: Path, content: Callable[[], str]) -> None:
 
 
 def _check(_: argparse.Namespace) -> int:
-    if faults := [*_faults_of(_settings), *_faults_of(_users)]:
+    # The roles are read for both, and their faults told once.
+    if faults := dict.fromkeys([*_faults_of(_settings), *_faults_of(_users)]):
         raise Faults(faults)
     settings = config.read(os.environ)
     SqliteSessions(settings.database_path).check()
@@ -173,8 +170,7 @@ def _users() -> None:
     """The credentials file alone: its faults are told with those of the settings."""
     path = os.environ.get("CREDENTIALS_FILE", "")
     if path:
-        known = _roles()
-        credentials.CredentialsFile(Path(path), lambda: known, salt=b"")
+        credentials.CredentialsFile(Path(path), config.read_roles().in_force, salt=b"")
 
 
 def _faults_of(read: Callable[[], None]) -> Sequence[str]:
@@ -259,7 +255,7 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    if options.role and config.read(os.environ).roles.named(options.role) is None:
+    if options.role and config.read(os.environ).roles.in_force().named(options.role) is None:
         raise Faults([f"{options.role} is no role"])
     parts = assemble(config.read(os.environ))
     done = parts.active.revoke(Selection(jti=options.jti, subject=options.user, role=options.role))

@@ -17,6 +17,7 @@ from issuer.key_file import KeyFile
 from issuer.roles import Roles
 from issuer.sessions import Selection, Session
 from issuer.tokens import Claims
+from issuer.watched import Watched
 
 log = logging.getLogger("portero.authority")
 
@@ -46,7 +47,7 @@ class Authority:
 
     def __init__(
         self,
-        roles: Roles,
+        roles: Watched[Roles],
         keys: KeyFile,
         credentials: CredentialsFile,
         doorkeeper: Doorkeeper,
@@ -63,7 +64,7 @@ class Authority:
     def login(self, username: str, secret: str, door: str) -> Login | Refusal:
         """Mint a token for a right secret at the role's own door. Raises `Unavailable`."""
         credentials = self._credentials.in_force()
-        role = self.roles.of(username)
+        role = self.roles.in_force().of(username)
         if not self._doorkeeper.check(credentials, username, secret) or role is None:
             log.info("login refused at %s for %.64r", door, username)
             return Refusal.WRONG_CREDENTIALS
@@ -77,9 +78,13 @@ class Authority:
         log.info("%s logged in, jti %s", username, claims.jti)
         return Login(token, claims)
 
-    def validate(self, token: str) -> Claims:
-        """The claims of a valid token: authentic, in its time, and active. Else `TokenRefused`."""
-        claims = tokens.verify(token, self.now(), self.keys.keyring(), self.roles)
+    def validate(self, token: str, roles: Roles | None = None) -> Claims:
+        """The claims of a valid token: authentic, in its time, and active. Else `TokenRefused`.
+
+        Whoever asks the roles about the claims passes them in: one request sees one version.
+        """
+        in_force = roles or self.roles.in_force()
+        claims = tokens.verify(token, self.now(), self.keys.keyring(), in_force)
         if not self.active.is_active(claims.jti):
             raise TokenRefused("not active")
         return claims

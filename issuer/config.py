@@ -4,9 +4,10 @@ No other module of the issuer reads the environment. It must never put a secret'
 message, and it has no default for a secret.
 """
 
+import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from issuer import keys, roles
 from issuer.errors import Faults
 from issuer.roles import Roles
+from issuer.watched import Watched
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
 SQLITE_PREFIX = "sqlite:///"
@@ -28,7 +30,7 @@ class Settings:
     algorithm: str
     secret_key: bytes = field(repr=False)
     sync_key: bytes = field(repr=False)
-    roles: Roles
+    roles: Watched[Roles]
     credentials_file: Path
     database_path: Path
     gateway_urls: tuple[str, ...]
@@ -111,6 +113,15 @@ def read(environ: Mapping[str, str]) -> Settings:
     return Settings(**settings)
 
 
+def read_roles(environ: Mapping[str, str] = os.environ) -> Watched[Roles]:
+    """The roles file alone, for what needs no other setting. Raises `Faults`."""
+    reader = _Reader(environ)
+    found = _roles(reader)
+    if found is None or reader.faults:
+        raise Faults(reader.faults)
+    return found
+
+
 def _keys(reader: _Reader) -> dict[str, Any]:
     algorithm = reader.choice("JWT_ALGORITHM", "HS256", tuple(keys.ALGORITHMS))
     secret, sync_key = reader.secret("SECRET_KEY"), reader.secret("SYNC_KEY")
@@ -133,16 +144,16 @@ def _pem_faults(algorithm: str, text: bytes) -> tuple[str, ...]:
     return ()
 
 
-def _roles(reader: _Reader) -> Roles | None:
+def _roles(reader: _Reader) -> Watched[Roles] | None:
     bound = reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400)
-    return _gather(reader, lambda: roles.parse(ROLES_FILE.read_text(), bound))
-
-
-def _gather(reader: _Reader, parse: Callable[[], Roles]) -> Roles | None:
+    path = Path(reader.text("ROLES_FILE", str(ROLES_FILE)))
     try:
-        return parse()
-    except OSError as error:
-        reader.fault(f"roles.json: cannot be read: {error.strerror}")
+        return Watched(
+            path,
+            roles.NAME,
+            lambda text: roles.parse(text, bound),
+            directory=_last_good_directory(reader),
+        )
     except Faults as found:
         reader.faults += found.faults
     return None

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import bcrypt
 
-from issuer import roles as roles_file
-from issuer.config import ROLES_FILE
+from issuer import config
 from issuer.errors import Faults, PorteroError, TooManyLogins
 from issuer.roles import Roles, is_subject
 from issuer.watched import Watched
@@ -253,9 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.generate <= 1000:
         parser.error("--generate must be 1 to 1000")
     try:
-        users = generate(
-            [role.code for role in roles_file.parse(ROLES_FILE.read_text())], options.generate
-        )
+        users = generate([role.code for role in config.read_roles().in_force()], options.generate)
         write_new(options.output, hashed_lines(users), options.force)
     except (PorteroError, OSError) as error:
         print(f"credentials: {error}", file=sys.stderr)

@@ -72,11 +72,13 @@ class KeyList:
 class KeyFile:
     """The list, watched: `keyring` is what the file last said."""
 
-    def __init__(self, path: Path, algorithm: str, given: bytes, longest_ttl_seconds: int) -> None:
+    def __init__(
+        self, path: Path, algorithm: str, given: bytes, longest_life_seconds: Callable[[], int]
+    ) -> None:
         self._path = path
         self._algorithm = algorithm
         self._given = given
-        self._longest_ttl_seconds = longest_ttl_seconds
+        self._longest_life_seconds = longest_life_seconds
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
         self._keyring: Keyring | None = None
@@ -142,7 +144,7 @@ class KeyFile:
 
     def promote(self, kid: str, now: int) -> None:
         """The waiting key signs from now on; the one before verifies what it has signed."""
-        until = now + self._longest_ttl_seconds
+        until = now + self._longest_life_seconds()
         with self._changing() as change:
             found = change.list.find(kid)
             if found is None or found.state != WAITING:
@@ -184,7 +186,7 @@ class KeyFile:
             raise Faults([f"{entry.kid} signs; 'keys add' replaces it, or retire it --now"])
         if entry.state == WAITING:
             return _without(entries, [entry.kid])
-        ended = replace(entry, until=min(entry.until, now + self._longest_ttl_seconds))
+        ended = replace(entry, until=min(entry.until, now + self._longest_life_seconds()))
         return [ended if one.kid == entry.kid else one for one in entries]
 
     def _given_key(self) -> Key | None:

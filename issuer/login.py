@@ -101,11 +101,12 @@ class _Doors:
 
     def home(self) -> Response:
         """The page of a signed-in person; a browser without a session goes to the login page."""
+        roles = self._authority.roles.in_force()
         try:
-            claims = self._authority.validate(bearer.read(request.headers.get).token)
+            claims = self._authority.validate(bearer.read(request.headers.get).token, roles)
         except TokenRefused:
             return make_response(redirect("/login?next=/"))
-        role = self._authority.roles.named(claims.role)
+        role = roles.named(claims.role)
         return make_response(
             render_template(
                 "home.html",

@@ -245,7 +245,7 @@ def all_roles() -> Roles:
 @pytest.fixture
 def key_file(tmp_path: Path) -> KeyFile:
     """A key file with one key, HS256, that signs."""
-    made = KeyFile(tmp_path / config.KEY_FILE, "HS256", SECRET_KEY.encode(), 3600)
+    made = KeyFile(tmp_path / config.KEY_FILE, "HS256", SECRET_KEY.encode(), lambda: 3600)
     made.prepare(int(time.time()))
     return made
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -176,6 +176,28 @@ class Local:
         """The process ids of a part's workers."""
         path = f"/proc/{self.pid(part)}/task/{self.pid(part)}/children"
         return [int(word) for word in Path(path).read_text().split()]
+
+    def kill_workers(self, part: str) -> None:
+        """As the kernel does when memory is short; others serve when this returns."""
+        old = self.workers(part)
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        self.wait_for_new_workers(part, old)
+
+    def wait_for_new_workers(self, part: str, old: Sequence[int]) -> None:
+        """Until as many others have taken the place of the old ones."""
+
+        def are_new() -> bool:
+            now = self.workers(part)
+            return len(now) == len(old) and not set(now) & set(old)
+
+        wait_for(are_new, 20, "other workers")
+        wait_for(partial(answers, f"{self.issuer}/readyz", 200), 20, "they serve")
+
+    def last_good(self, name: str) -> str:
+        """What the issuer's workers keep of a file that they watch."""
+        (folder,) = Path(self.env["TMPDIR"]).glob("portero-last-good-*")
+        return (folder / name).read_text()
 
     def output(self, part: str) -> str:
         """See `Deployment.output`."""

@@ -76,6 +76,9 @@ class SessionStore(Protocol):
     def active(self, now: int, most: int) -> Sequence[Session]:
         """The newest active sessions."""
 
+    def last_expiry(self) -> int:
+        """When the last of all sessions ends, or ended; 0 when there is none."""
+
     def count_active(self, now: int) -> int:
         """How many sessions are active."""
 

@@ -121,6 +121,11 @@ class SqliteSessions:
             f"{_ACTIVE} ORDER BY position DESC LIMIT :most", {"now": now, "most": most}
         )
 
+    def last_expiry(self) -> int:
+        """See `SessionStore.last_expiry`."""
+        query = "SELECT max(expires_at) FROM sessions"
+        return self._read(lambda connection: connection.execute(query).fetchone()[0] or 0)
+
     def count_active(self, now: int) -> int:
         """See `SessionStore.count_active`."""
         return self._read(lambda connection: _count_active(connection, now))

@@ -244,6 +244,13 @@ def test_the_capacity_is_exact_and_room_comes_back(store: SessionStore) -> None:
     assert store.count_active(NOW + 10) == 2
 
 
+def test_the_last_expiry_is_that_of_the_longest_lived_session(store: SessionStore) -> None:
+    assert store.last_expiry() == 0
+    for name, ends in (("1", 900), ("2", 3600), ("3", 60)):
+        store.add(session(name, ends=ends), MANY, NOW)
+    assert store.last_expiry() == NOW + 3600
+
+
 def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SessionStore) -> None:
     processes = in_processes(2, try_to_add, place, 2, 10, 25)
     try_to_add(9, place, 8, 5, 25)

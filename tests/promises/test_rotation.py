@@ -38,7 +38,7 @@ KEYS_ADD_WAITS_SECONDS = 10
 
 def entries(deployment: Local) -> Sequence[Entry]:
     """The key list as it is on disk."""
-    return KeyFile(deployment.data / config.KEY_FILE, "", b"", 0).read().entries
+    return KeyFile(deployment.data / config.KEY_FILE, "", b"", lambda: 0).read().entries
 
 
 def state_of(deployment: Local, kid: str) -> str:

@@ -187,7 +187,7 @@ def stand(algorithm: str, upstream: Upstream, trap: str) -> Iterator[Stand]:
         logout = {"Authorization": f"Bearer {revoked}"}
         assert caller.call(path="/logout", headers=logout, body={}).status_code == 204
         assert (caller.validate(live), caller.validate(revoked)) == (200, 401)
-        known = KeyFile(running.data / config.KEY_FILE, algorithm, b"", 3600).read()
+        known = KeyFile(running.data / config.KEY_FILE, algorithm, b"", lambda: 3600).read()
         other = keys.new_key(algorithm)
         made = Stand(
             algorithm=algorithm,

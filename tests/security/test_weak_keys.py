@@ -172,7 +172,7 @@ def test_a_strong_key_of_the_right_kind_signs(
     algorithm, make = STRONG[name]
     text = make()
     settings = config.read(settings_with(environ, tmp_path, algorithm, text))
-    file = KeyFile(settings.key_file, algorithm, settings.secret_key, 3600)
+    file = KeyFile(settings.key_file, algorithm, settings.secret_key, lambda: 3600)
     file.prepare(1_800_000_000)
     assert file.keyring().signing().kid == keys.read_key(algorithm, text).kid
 

@@ -96,20 +96,6 @@ def test_a_broken_credentials_file_leaves_the_old_set_in_force(breakable: Deploy
     assert "is there twice" in breakable.output("reconciler")
 
 
-def kill_workers(deployment: Local) -> None:
-    """As the kernel would when memory is short; others have begun when this returns."""
-    before = deployment.workers("issuer")
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-
-    def are_new() -> bool:
-        now = deployment.workers("issuer")
-        return len(now) == len(before) and not set(now) & set(before)
-
-    wait_for(are_new, 10, "other workers")
-    wait_for(lambda: answers(f"{deployment.issuer}/readyz", 200), 20, "they serve")
-
-
 def test_workers_that_begin_while_the_credentials_file_is_broken_know_the_former_users(
     local_deployment: Local,
 ) -> None:
@@ -120,7 +106,7 @@ def test_workers_that_begin_while_the_credentials_file_is_broken_know_the_former
         lambda: "credentials line" in local_deployment.output("issuer"), 5, "the fault is told"
     )
     told = local_deployment.output("issuer").count("stays in force")
-    kill_workers(local_deployment)
+    local_deployment.kill_workers("issuer")
     for _ in range(4):  # whichever worker answers
         assert caller.login("AGNRTEST01").status_code == 200
         assert caller.login("USRSTEST01").status_code == 302
@@ -141,13 +127,9 @@ def test_a_user_who_was_removed_does_not_come_back_with_a_broken_file(
     kept = "".join(line for line in lines if not line.startswith("AGNRTEST01="))
     local_deployment.credentials.write_text(kept)
     # Nobody logs in meanwhile: the workers look by themselves.
-    wait_for(
-        lambda: local_deployment.output("issuer").count("read again, and in force") == 2,
-        5,
-        "both workers have the shorter file",
-    )
+    wait_for(lambda: local_deployment.last_good("credentials") == kept, 5, "the file is taken")
     local_deployment.credentials.write_text("nonsense\n")
-    kill_workers(local_deployment)
+    local_deployment.kill_workers("issuer")
     for _ in range(4):
         assert caller.login("AGNRTEST01").status_code == 401
         assert caller.login("AGNRTEST02").status_code == 200

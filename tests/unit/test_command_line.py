@@ -324,7 +324,7 @@ def test_a_command_that_is_not_whole_does_nothing(
 def key_file() -> KeyFile:
     """That of the settings in the environment."""
     found = config.read(os.environ)
-    return KeyFile(found.key_file, found.algorithm, found.secret_key, 3600)
+    return KeyFile(found.key_file, found.algorithm, found.secret_key, lambda: 3600)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_every_setting_is_taken(environ: Environ) -> None:
     assert settings.algorithm == "HS512"
     assert settings.secret_key == environ["SECRET_KEY"].encode()
     assert settings.sync_key == environ["SYNC_KEY"].encode()
-    assert settings.roles.longest_ttl_seconds() == 30
+    assert settings.roles.in_force().longest_ttl_seconds() == 30
     assert settings.most_active_tokens == 7
     assert settings.database_path == Path("/var/lib/portero.db")
     assert settings.key_file == Path("/var/lib/signing-keys.json")
@@ -260,6 +260,28 @@ def test_a_missing_or_faulty_roles_file_is_a_fault_like_any_other(
 ) -> None:
     path = tmp_path / "roles.json"
     monkeypatch.setattr(config, "ROLES_FILE", path)
-    assert "cannot be read" in faults(environ)[0]
+    assert "roles.json: cannot read" in faults(environ)[0]
     path.write_text("{")
     assert len(faults(environ | {"WEB_UI": "x"})) == 2
+
+
+def test_every_fault_of_the_roles_is_told_with_those_of_the_settings(
+    environ: Environ, tmp_path: Path
+) -> None:
+    text = config.ROLES_FILE.read_text().replace('"ttl_seconds": 60', '"ttl_seconds": 0')
+    (tmp_path / "roles.json").write_text(text.replace('"AGIA"', '"agia"'))
+    wrong = {"ROLES_FILE": str(tmp_path / "roles.json"), "WEB_UI": "x"}
+    found = faults(environ | wrong)
+    assert len(found) == 3
+    assert "roles.agent_fast.ttl_seconds" in found[0]
+    assert "roles.agi.code" in found[1]
+
+
+def test_the_roles_alone_need_no_secret(environ: Environ, tmp_path: Path) -> None:
+    text = config.ROLES_FILE.read_text().replace('"AGIA"', '"AGIX"')
+    (tmp_path / "roles.json").write_text(text)
+    found = config.read_roles({"ROLES_FILE": str(tmp_path / "roles.json")})
+    assert found.in_force().of("AGIXa") is not None
+    assert config.read_roles({}).in_force().of("AGIXa") is None
+    with pytest.raises(Faults, match="TOKEN_TTL_SECONDS"):
+        config.read_roles({"TOKEN_TTL_SECONDS": "0"})

@@ -4,12 +4,15 @@ The application is whole, with a store in a file; the gateway is a model that li
 """
 
 import base64
+import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import jwt
@@ -122,7 +125,7 @@ def issuing(environ: dict[str, str], **settings: str) -> Iterator[House]:
 def keys_of(house: House) -> KeyFile:
     """The key file of a house, as another process opens it."""
     settings = config.read(house.environ)
-    return KeyFile(settings.key_file, settings.algorithm, settings.secret_key, 3600)
+    return KeyFile(settings.key_file, settings.algorithm, settings.secret_key, lambda: 3600)
 
 
 @pytest.fixture
@@ -1003,3 +1006,128 @@ def test_of_a_broken_key_file_the_former_keys_stay_in_force(house: House) -> Non
     assert house.is_valid(house.token("agi"))
     path.write_text(whole)
     assert house.is_valid(token)
+
+
+# Roles that change while the issuer runs.
+
+
+@pytest.fixture
+def roles_file(environ: dict[str, str], tmp_path: Path) -> Path:
+    """A roles file of the test's own, which `house` reads."""
+    path = tmp_path / "roles.json"
+    path.write_text(config.ROLES_FILE.read_text())
+    environ["ROLES_FILE"] = str(path)
+    return path
+
+
+def change_roles(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    table = json.loads(path.read_text())
+    change(table["roles"])
+    path.write_text(json.dumps(table))
+
+
+def test_a_role_whose_lifetime_changes_has_it_at_the_next_login(
+    roles_file: Path, house: House
+) -> None:
+    longer = house.token("agent_fast")
+    change_roles(roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=30))
+    answer = house.log_in("agent_fast").json
+    assert answer is not None
+    assert answer["ttl_seconds"] == 30
+    assert not house.is_valid(longer)  # it would live longer than the role allows
+
+
+def test_the_bound_holds_for_roles_that_changed_too(
+    roles_file: Path, environ: dict[str, str]
+) -> None:
+    with issuing(environ, TOKEN_TTL_SECONDS="45") as house:
+        change_roles(roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=4000))
+        answer = house.log_in("agent_fast").json
+        assert answer is not None
+        assert answer["ttl_seconds"] == 45
+
+
+def test_a_user_whose_role_is_gone_has_no_valid_token_and_no_way_in(
+    roles_file: Path, house: House
+) -> None:
+    token, other = house.token("agent_fast"), house.token("agi")
+    change_roles(roles_file, lambda roles: roles.pop("agent_fast"))
+    assert not house.is_valid(token)
+    assert house.is_valid(other)
+    assert house.log_in("agent_fast").status_code == 401
+    assert house.client.post("/logout", headers=bearer(token)).status_code == 401
+
+
+def test_a_role_of_another_code_takes_the_tokens_of_the_old_one(
+    roles_file: Path, house: House
+) -> None:
+    token = house.token("agent_fast")
+    change_roles(roles_file, lambda roles: roles["agent_fast"].update(code="AGNX"))
+    assert not house.is_valid(token)
+
+
+def test_a_faulty_roles_file_leaves_the_old_one_in_force_and_every_fault_is_told(
+    roles_file: Path, house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = house.token("agent_fast")
+    change_roles(
+        roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=1.0, door="/nowhere")
+    )
+    assert house.is_valid(token)
+    assert house.log_in("agent_fast").status_code == 200
+    for field in ("ttl_seconds", "door"):
+        assert f"roles.json line 1: roles.agent_fast.{field} must be" in caplog.text
+    assert caplog.text.count("the former version stays in force") == 2
+
+
+def test_one_request_sees_one_version_of_the_roles(
+    roles_file: Path, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role goes between the two questions that the start page asks of it."""
+    token = house.token("user")
+    real = SqliteSessions.find
+
+    def find_and_change(self: SqliteSessions, jti: str) -> Session | None:
+        change_roles(roles_file, lambda roles: roles.pop("user"))
+        return real(self, jti)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteSessions, "find", find_and_change)
+        page = house.client.get("/", headers=cookie(token))
+    assert page.status_code == 200
+    assert page.text.count("<li>") >= 3  # what the role may use
+    assert house.client.get("/", headers=cookie(token)).status_code == 302
+
+
+def test_users_of_a_role_that_is_new_come_in_once_both_files_have_them(
+    roles_file: Path, house: House
+) -> None:
+    users = Path(house.environ["CREDENTIALS_FILE"])
+    secret = bcrypt.hashpw(b"night", bcrypt.gensalt(10)).decode()
+    users.write_text(users.read_text() + f"NGHTowl={secret}\n")
+    assert house.knock("/llm/login", "NGHTowl", "night").status_code == 401
+    assert house.log_in("agi").status_code == 200
+    change_roles(
+        roles_file, lambda roles: roles.update(night=roles["agent_fast"] | {"code": "NGHT"})
+    )
+    assert house.knock("/llm/login", "NGHTowl", "night").status_code == 200
+
+
+def test_a_key_verifies_for_tokens_of_roles_that_lived_longer_before(
+    roles_file: Path, house: House
+) -> None:
+    """The roles get short lives, the key is turned, and the roles get their long lives again."""
+    token = house.token("admin")
+    parts = house.app.extensions["portero"]
+
+    def at_most(seconds: int) -> Callable[[dict[str, Any]], object]:
+        return lambda roles: [one.update(ttl_seconds=seconds) for one in roles.values()]
+
+    before = roles_file.read_text()
+    change_roles(roles_file, at_most(1))
+    now = int(time.time())
+    parts.keys.promote(parts.keys.add(None, now).kid, now)
+    roles_file.write_text(before)
+    assert parts.keys.expire(now + 3500) is False
+    assert house.is_valid(token)
+    assert parts.keys.expire(now + 3602) is True

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def opened(path: Path, algorithm: str = "HS256", given: bytes = SECRET) -> KeyFile:
     """As a process opens it at its start."""
-    return KeyFile(path, algorithm, given, LONGEST)
+    return KeyFile(path, algorithm, given, lambda: LONGEST)
 
 
 def prepared(path: Path, algorithm: str = "HS256", given: bytes = SECRET) -> KeyFile:

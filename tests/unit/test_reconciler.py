@@ -71,7 +71,7 @@ class ModelGateways(Gateways):
 def keys_of(store: SqliteSessions) -> KeyFile:
     """The key file beside a store; made when it is not there."""
     path = store._path.with_name(config.KEY_FILE)
-    made = KeyFile(path, "HS256", SECRET_KEY.encode(), 3600)
+    made = KeyFile(path, "HS256", SECRET_KEY.encode(), lambda: 3600)
     if not path.exists():
         made.prepare(NOW)
     return made
@@ -462,7 +462,7 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
 
 def of_short_tokens(store: SqliteSessions) -> KeyFile:
     """The same key file, for tokens that live a second."""
-    return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), 1)
+    return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), lambda: 1)
 
 
 def states(store: SqliteSessions) -> list[str]:

@@ -1,0 +1,122 @@
+"""Roles that change while the issuer runs: taken without a restart, or refused whole."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from issuer.config import ROLES_FILE
+from tests.deployment import USERS, Local, deployed
+from tests.upstream import Upstream, wait_for
+
+TAKEN = "roles.json: read again, and in force"
+REFUSED = "the former version stays in force"
+
+
+def with_lifetime(ttl_seconds: str) -> str:
+    """The shipped file, with a lifetime of its own for the agents that log in here."""
+    before, after = '"ttl_seconds": 120,', f'"ttl_seconds": {ttl_seconds},'
+    return ROLES_FILE.read_text().replace(before, after)
+
+
+@dataclass
+class House:
+    """A deployment with a roles file of its own."""
+
+    deployment: Local
+    roles: Path
+
+    def change(self, ttl_seconds: str) -> None:
+        """The lifetime becomes this text, which may be a faulty one."""
+        self.roles.write_text(with_lifetime(ttl_seconds))
+
+    def log_in(self) -> requests.Response:
+        """As the agent does, at the issuer itself."""
+        secret, door = USERS["AGNRTEST01"]
+        url = self.deployment.issuer + door
+        return requests.post(url, auth=("AGNRTEST01", secret), timeout=10)
+
+    def lifetimes(self) -> set[int]:
+        """What some logins get; two workers answer by turns."""
+        return {int(self.log_in().json()["ttl_seconds"]) for _ in range(6)}
+
+    def told(self, text: str, part: str = "issuer") -> int:
+        """How often a part has said something."""
+        return self.deployment.output(part).count(text)
+
+
+@pytest.fixture
+def house(local_upstream: Upstream, tmp_path: Path) -> Iterator[House]:
+    path = tmp_path / "roles.json"
+    path.write_text(with_lifetime("100"))
+    with deployed(local_upstream.url, ROLES_FILE=str(path)) as running:
+        yield House(running, path)
+
+
+def test_changed_roles_count_within_a_second_without_a_restart(house: House) -> None:
+    assert house.lifetimes() == {100}
+    workers = house.deployment.workers("issuer")
+    house.change("50")
+    wait_for(
+        lambda: house.deployment.last_good("roles.json") == with_lifetime("50"),
+        3,
+        "a worker has taken them, though nobody asked",
+    )
+    assert house.lifetimes() == {50}
+    wait_for(lambda: house.told(TAKEN, "reconciler") == 1, 3, "the reconciler has them")
+    assert house.deployment.workers("issuer") == workers
+
+
+def test_faulty_roles_leave_the_old_ones_in_force_whoever_begins_meanwhile(house: House) -> None:
+    house.change("0")
+    wait_for(lambda: house.told(REFUSED) == 2, 2, "both workers tell the fault")
+    wait_for(lambda: house.told(REFUSED, "reconciler") == 1, 2, "so does the reconciler")
+    assert "roles.agent_reasoning.ttl_seconds must be" in house.deployment.output("issuer")
+    assert house.lifetimes() == {100}
+    house.deployment.kill_workers("issuer")
+    assert house.lifetimes() == {100}
+
+
+def test_a_hangup_begins_new_workers_with_the_new_roles_and_the_last_good_ones(
+    house: House,
+) -> None:
+    for text, expected in (("70", 70), ('"no number"', 70), ("80", 80)):
+        house.change(text)
+        workers = house.deployment.workers("issuer")
+        os.kill(house.deployment.pid("issuer"), signal.SIGHUP)
+        house.deployment.wait_for_new_workers("issuer", workers)
+        assert house.lifetimes() == {expected}
+    folder = Path(house.deployment.env["TMPDIR"])
+    assert len(list(folder.glob("portero-*"))) == 2, "no directory is made anew"
+
+
+def test_a_user_of_a_role_that_is_gone_has_no_valid_token(house: House) -> None:
+    token = house.log_in().json()["token"]
+    url = f"{house.deployment.issuer}/validate"
+
+    def verdict() -> int:
+        return requests.post(url, json={"token": token}, timeout=10).status_code
+
+    assert verdict() == 200
+    text = house.roles.read_text()
+    house.roles.write_text(text.replace('"AGNR"', '"AGNX"'))
+    assert {verdict() for _ in range(4)} == {401}
+    assert {house.log_in().status_code for _ in range(4)} == {401}
+    house.deployment.kill_workers("issuer")  # the credentials name users of no role now
+    assert {house.log_in().status_code for _ in range(4)} == {401}
+
+
+def test_a_start_with_faulty_roles_is_refused_with_every_fault(house: House) -> None:
+    house.roles.write_text(
+        ROLES_FILE.read_text().replace('"AGNR"', '"agnr"').replace('"/agi/login"', '"/agi"')
+    )
+    house.deployment.stop("issuer")
+    house.deployment.start("issuer")
+    wait_for(
+        lambda: "roles.agi.door must be" in house.deployment.output("issuer"), 10, "the faults"
+    )
+    assert "roles.agent_reasoning.code must be" in house.deployment.output("issuer")
