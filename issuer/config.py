@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from issuer import keys, roles
+from issuer import keys, policy, roles
 from issuer.errors import Faults
+from issuer.policy import Policy
 from issuer.roles import Roles
 from issuer.watched import Watched
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
+ROUTES_DIRECTORY = ROLES_FILE.with_name("routes")
 SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"
 _GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
@@ -69,7 +71,7 @@ class _Reader:
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = self.text(name, default)
         if value not in allowed:
-            self.fault(f"{name}: must be one of {', '.join(allowed)}")
+            self.fault(f"{name}: must be one of {', '.join(filter(None, allowed))}")
         return value
 
     def secret(self, name: str) -> bytes:
@@ -120,6 +122,46 @@ def read_roles(environ: Mapping[str, str] = os.environ) -> Watched[Roles]:
     if found is None or reader.faults:
         raise Faults(reader.faults)
     return found
+
+
+@dataclass(frozen=True)
+class PolicyFiles:
+    """What decides about a request, and the files it is written in by their short names."""
+
+    policy: Policy
+    files: Mapping[str, Path]
+
+
+def read_policy(environ: Mapping[str, str] = os.environ) -> PolicyFiles:
+    """The roles and the route packs, without any secret. Raises `Faults` with every fault."""
+    reader = _Reader(environ)
+    in_force = _roles(reader)
+    kind = reader.choice("LLM_KIND", "", ("", *policy.KINDS))
+    page = reader.choice("WEB_UI", "portero", ("portero", "upstream"))
+    names = policy.pack_names(kind if kind in policy.KINDS else None)
+    packs = {name: ROUTES_DIRECTORY / f"{name}.json" for name in names}
+    lines = _packs(reader, packs)
+    if in_force is None or reader.faults:
+        raise Faults(reader.faults)
+    files = {policy.file_of(name): path for name, path in packs.items()}
+    return PolicyFiles(
+        Policy(in_force.in_force(), lines, page == "upstream", kind in ("", "ollama")),
+        {roles.NAME: Path(reader.text("ROLES_FILE", str(ROLES_FILE))), **files},
+    )
+
+
+def _packs(reader: _Reader, packs: Mapping[str, Path]) -> list[policy.Line]:
+    texts = {}
+    for name, path in packs.items():
+        try:
+            texts[name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reader.fault(f"{policy.file_of(name)}: cannot be read: {error}")
+    try:
+        return policy.parse_packs(texts)
+    except Faults as found:
+        reader.faults += found.faults
+    return []
 
 
 def _keys(reader: _Reader) -> dict[str, Any]:
