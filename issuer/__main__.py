@@ -1,4 +1,4 @@
-"""The command line: `python -m issuer init | check | reconcile | revoke | keys | backup | restore`.
+"""The command line: `python -m issuer init | check | explain | reconcile | revoke | keys | …`.
 
 Every command reads the same settings as the server. None prints a secret unless it is asked to.
 """
@@ -12,13 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from issuer import assemble, config, credentials
 from issuer.errors import Faults, PorteroError
 from issuer.key_file import SIGNING, VERIFYING
 from issuer.keys import ALGORITHMS
+from issuer.policy import Place
 from issuer.reconciler import Reconciler
 from issuer.sessions import Selection
 from issuer.sessions.sqlite import SqliteSessions
@@ -26,6 +27,7 @@ from issuer.sessions.sqlite import SqliteSessions
 #: As many as HS512 wants (RFC 7518 §3.2).
 SECRET_BYTES = 48
 PENDING_STATUS = 2
+TROUBLE_STATUS = 2
 #: The reconciler looks every second.
 PROMOTED_SECONDS = 10
 
@@ -57,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="read all settings and list every fault")
     check.set_defaults(command=_check)
+
+    explain = commands.add_parser(
+        "explain",
+        help="whether a user may do something, and the rule and line that say so",
+        description="Exit status 0: allowed. 1: refused. 2: the question or a file has a fault.",
+    )
+    explain.add_argument("user", metavar="USER", help="a username; it need not be there yet")
+    explain.add_argument("method", metavar="METHOD")
+    explain.add_argument("path", metavar="PATH", help="as the client writes it")
+    explain.add_argument("--model", metavar="NAME", help="the model that the request names")
+    explain.set_defaults(command=_explain)
 
     reconcile = commands.add_parser("reconcile", help="keep the gateways equal to the store")
     reconcile.set_defaults(command=_reconcile)
@@ -160,6 +173,28 @@ def _check(_: argparse.Namespace) -> int:
     parts = assemble(settings)
     print(f"settings are good: {len(parts.credentials.in_force())} users")
     return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """As grep has it: 0 for yes, 1 for no, 2 for trouble."""
+    try:
+        known = config.read_policy()
+    except Faults as found:
+        print("issuer: " + "\n  ".join(found.faults), file=sys.stderr)
+        return TROUBLE_STATUS
+    decision = known.policy.decide(options.user, options.method, options.path, options.model)
+    print(f"{decision.status} {decision.code}")
+    print(f"rule   {decision.rule}")
+    print(f"place  {_shown(decision.place, known.files)}")
+    return 0 if decision.is_allowed else 1
+
+
+def _shown(place: Place, files: Mapping[str, Path]) -> str:
+    """Where to look, as an editor opens it."""
+    path = files.get(place.file, config.ROUTES_DIRECTORY)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{place.line}  {place.path}" if place.line else f"{path}/"
 
 
 def _settings() -> None:

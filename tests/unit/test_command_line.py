@@ -668,3 +668,105 @@ def test_init_refuses_what_it_cannot_keep(
     assert give(monkeypatch, tmp_path, text) == 1
     assert "standard input" in capsys.readouterr().err
     assert not (tmp_path / "given").exists()
+
+
+# Explaining
+
+
+@pytest.fixture
+def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two packs of the test's own, and the shipped roles in a file of the test's own."""
+    folder = tmp_path / "routes"
+    folder.mkdir()
+    own = {"routes": {"page": ["GET / model=none"]}}
+    llm = {"routes": {"inference": ["POST /api/chat model=body"], "management": ["POST /api/pull"]}}
+    (folder / "portero.json").write_text(json.dumps(own))
+    (folder / "ollama.json").write_text(json.dumps(llm, indent=1))
+    (tmp_path / "roles.json").write_text(config.ROLES_FILE.read_text())
+    for name in ("SECRET_KEY", "SYNC_KEY", "CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROLES_FILE", str(tmp_path / "roles.json"))
+    monkeypatch.setenv("LLM_KIND", "ollama")
+    monkeypatch.setattr(config, "ROUTES_DIRECTORY", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def line_of(path: Path, text: str, after: str = "") -> int:
+    lines = path.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if after in line)
+    return next(number for number, line in enumerate(lines, 1) if number > start and text in line)
+
+
+def test_explain_tells_the_decision_the_rule_and_the_line(
+    packs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["explain", "AGNFXYZ456", "POST", "/api/pull"]) == 1
+    line = line_of(packs.with_name("roles.json"), '"routes"', after='"agent_fast"')
+    assert capsys.readouterr().out.splitlines() == [
+        "403 insufficient_permissions",
+        "rule   agent_fast may use inference, models, health; "
+        "POST /api/pull is of class management",
+        f"place  roles.json:{line}  roles.agent_fast.routes",
+    ]
+
+
+def test_explain_answers_0_for_what_is_allowed(
+    packs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["explain", "ADMNroot", "POST", "/llm/api/pull?x=1"]) == 0
+    assert capsys.readouterr().out.startswith("200 allowed\n")
+
+
+def test_explain_takes_the_users_own_models_and_the_model_asked_for(
+    packs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = packs.with_name("roles.json")
+    users = '"users": {"AGNFa": {"models": ["phi*"]}}'
+    path.write_text(path.read_text().replace('"users": {}', users))
+    assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat", "--model", "phi3"]) == 0
+    assert "'phi3' by phi*" in capsys.readouterr().out
+    assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat", "--model", "qwen"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("404 model_not_found\n")
+    assert f"roles.json:{line_of(path, users)}  users.AGNFa.models" in out
+    assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("400 invalid_request\n")
+    line = line_of(packs / "ollama.json", "/api/chat")
+    assert f"routes/ollama.json:{line}  routes.inference[1]" in out
+
+
+def test_explain_names_the_packs_where_no_line_is_to_blame(
+    packs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["explain", "AGNFa", "GET", "/nowhere"]) == 1
+    assert capsys.readouterr().out.endswith("\nplace  routes/\n")
+
+
+def test_explain_answers_2_for_faults_of_any_file_and_setting(
+    packs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs.with_name("roles.json").write_text("{}")
+    (packs / "portero.json").write_text("[]")
+    (packs / "ollama.json").write_text('{"routes": {"inference": ["GET"]}}')
+    monkeypatch.setenv("WEB_UI", "x")
+    assert issuer_main.main(["explain", "AGNFa", "GET", "/"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for part in ("roles.json line 1", "routes/portero.json line 1", "inference[1]", "WEB_UI"):
+        assert part in captured.err
+    (packs / "ollama.json").unlink()
+    assert issuer_main.main(["explain", "AGNFa", "GET", "/"]) == 2
+    assert "ollama.json" in capsys.readouterr().err
+
+
+def test_explain_with_too_little_said_is_2(packs: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        issuer_main.main(["explain", "AGNFa"])
+    assert ended.value.code == 2
+
+
+def test_explain_works_with_the_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert issuer_main.main(["explain", "MNTRa", "POST", "/v1/chat/completions"]) == 1
+    assert capsys.readouterr().out.startswith("403 insufficient_permissions\n")
