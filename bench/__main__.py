@@ -2,7 +2,9 @@
 validator about every request.
 
 All servers are loaded in turn, several rounds; each figure is the median, with the least and the
-most. The gateway's processes have a core of their own. Ratios hold across machines, seconds do not.
+most. A row's base is plain nginx with the same body; where the model is looked for it is Portero
+without that. The gateway's processes have a core of their own. Ratios hold across machines,
+seconds do not.
 """
 
 import os
@@ -16,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.load import Sample, measure, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
@@ -25,22 +28,30 @@ from issuer.gateways import Changes, Gateway
 from issuer.roles import parse
 from tests.deployment import Caller, Local, deployed
 from tests.promises.stores import insert
+from tests.stack.policies import write_roles
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "2"))
 ALGORITHMS = os.environ.get("BENCH_ALGORITHMS", "HS256,ES256,EdDSA,RS256").split(",")
 #: More than the workers remember: in turn, each is seen for the first time whenever it comes.
 FIRST_SEEN = 24_000
-USER, ROLE = "AGIATEST01", "agi"
+PLAIN = "plain nginx, no auth"
+
+
+#: Users of that role: one without limits, and one whose models are limited.
+USER, LIMITED, ROLE = "AGIATEST01", "AGIATEST02", "agi"
+#: The bodies whose model is looked for.
+SIZES = {"4 KiB": 4 * 1024, "1 MiB": 1024 * 1024}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A server under one kind of load."""
+    """A server under one kind of load; `base` names the row that it is compared with."""
 
     name: str
     server: Server
     script: Path
+    base: str = PLAIN
 
 
 def main() -> int:
@@ -54,23 +65,25 @@ def main() -> int:
             print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
             for row in rows:
                 samples[row.name].append(measure(row.server, row.script, SECONDS))
-    _print_table(samples)
+    _print_table(rows, samples)
     return 0
 
 
 def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     upstream = stack.enter_context(tiny_upstream(folder))
-    first = stack.enter_context(_portero(upstream, ALGORITHMS[0]))
+    first = stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
     issuer = int(first.issuer.rpartition(":")[2])
     url, pid = stack.enter_context(proxy(folder, "plain", upstream, issuer))
     known = write_script(folder, "known", _active_tokens(first, ALGORITHMS[0], 1))
-    yield Row("plain nginx, no auth", Server("plain", url, (pid,)), known)
+    plain = Server("plain", url, (pid,))
+    yield Row(PLAIN, plain, known)
     yield Row("Portero, known token", _server(first), known)
+    yield from _model_rows(folder, plain, first)
     for algorithm in ALGORITHMS:
         one = (
             first
             if algorithm == ALGORITHMS[0]
-            else stack.enter_context(_portero(upstream, algorithm))
+            else stack.enter_context(_portero(folder, upstream, algorithm))
         )
         print(f"minting {FIRST_SEEN} tokens, {algorithm}", file=sys.stderr, flush=True)
         minted = _active_tokens(one, algorithm, FIRST_SEEN)
@@ -86,10 +99,33 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     yield Row("nginx auth_request to gunicorn", Server("asking", asking, roots), known)
 
 
+def _model_rows(folder: Path, plain: Server, portero: Local) -> Iterator[Row]:
+    """What it costs to know which model is asked for, by the size of the body."""
+    free = _active_tokens(portero, ALGORITHMS[0], 1)
+    limited = _active_tokens(portero, ALGORITHMS[0], 1, LIMITED)
+    for size, length in SIZES.items():
+        script = write_script(folder, f"free-{length}", free, length)
+        base = f"plain nginx, {size}"
+        yield Row(base, plain, script, base)
+        without = f"Portero, {size}, models not limited"
+        yield Row(without, _server(portero), script, base)
+        script = write_script(folder, f"limited-{length}", limited, length)
+        yield Row(f"Portero, {size}, models limited", _server(portero), script, without)
+
+
+def _limit_models(content: dict[str, Any]) -> None:
+    content["users"][LIMITED] = {"models": ["other", "tiny", "llama*"]}
+
+
 @contextmanager
-def _portero(upstream: int, algorithm: str) -> Iterator[Local]:
+def _portero(folder: Path, upstream: int, algorithm: str) -> Iterator[Local]:
     url = f"http://127.0.0.1:{upstream}"
-    with deployed(url, GATEWAY_WORKERS="1", JWT_ALGORITHM=algorithm) as running:
+    settings = {
+        "GATEWAY_WORKERS": "1",
+        "JWT_ALGORITHM": algorithm,
+        "ROLES_FILE": str(write_roles(folder / "roles.json", _limit_models)),
+    }
+    with deployed(url, **settings) as running:
         pin(running.pid("gateway"), GATEWAY_CORE)
         Caller(running).token(USER)
         yield running
@@ -99,14 +135,14 @@ def _server(deployment: Local) -> Server:
     return Server("portero", deployment.gateway, (deployment.pid("gateway"),))
 
 
-def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
+def _active_tokens(deployment: Local, algorithm: str, count: int, user: str = USER) -> list[str]:
     """Tokens that the deployment's gateway and store know, minted on all cores."""
     role = parse(ROLES_FILE.read_text()).named(ROLE)
     assert role is not None
     path = deployment.data / "signing-keys.json"
     entry = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1]
     now = int(time.time())
-    claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
+    claims = [tokens.new_claims(user, role, now) for _ in range(count)]
     _activate(deployment, claims)
     if count == 1:
         return [_mint((entry, claims[0]))]
@@ -137,20 +173,20 @@ def _activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:
         assert gateway.apply(Changes(activate=entries)).ok
 
 
-def _print_table(samples: dict[str, list[Sample]]) -> None:
-    plain = _medians(next(iter(samples.values())))
+def _print_table(rows: Sequence[Row], samples: dict[str, list[Sample]]) -> None:
+    bases = {row.name: _medians(samples[row.base]) for row in rows}
     print(f"\n{_machine()}; medians of {ROUNDS} rounds of {SECONDS} s (least-most)\n")
-    print("| gateway | requests/s | of plain | CPU us a request | over plain | p50 ms | p99 ms |")
+    print("| gateway | requests/s | of base | CPU us a request | over base | p50 ms | p99 ms |")
     print("|---|---|---|---|---|---|---|")
     for name, taken in samples.items():
-        middle = _medians(taken)
+        middle, base = _medians(taken), bases[name]
         print(
             f"| {name} | {middle.requests_a_second:,.0f} "
             f"({_range(taken, lambda one: one.requests_a_second, 0)}) "
-            f"| {middle.requests_a_second / plain.requests_a_second:.2f} "
+            f"| {middle.requests_a_second / base.requests_a_second:.2f} "
             f"| {middle.cpu_microseconds:.1f} "
             f"({_range(taken, lambda one: one.cpu_microseconds, 1)}) "
-            f"| {middle.cpu_microseconds - plain.cpu_microseconds:+.1f} "
+            f"| {middle.cpu_microseconds - base.cpu_microseconds:+.1f} "
             f"| {middle.p50_milliseconds:.2f} | {middle.p99_milliseconds:.2f} |"
         )
 

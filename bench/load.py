@@ -1,20 +1,27 @@
 """One measurement: `wrk` for a few seconds with tokens from a list, and the CPU it cost."""
 
+import json
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.servers import LOAD_CORE, Server
 
 CONNECTIONS = 32
+#: What people say to a model: words, quotes, a line's end, and letters that are not ASCII.
+TEXT = (
+    'Please read the following and tell me in one sentence what it says: "the gateway judges '
+    'every request by itself".\n Ist das schön? ' + "It was a bright cold day in April. " * 20
+)
 
 #: Each request takes the next token of the file, so that none is seen twice before all were. They
 #: are written beforehand: else this script is what is measured.
 SCRIPT = """
 local headers = {{ ["Content-Type"] = "application/json" }}
-local body = '{{"model":"tiny","messages":[{{"role":"user","content":"hi"}}]}}'
+local body = io.open("{body}"):read("*a")
 local requests, at = {{}}, 0
 init = function()
     for token in io.lines("{tokens}") do
@@ -39,13 +46,20 @@ class Sample:
     p99_milliseconds: float
 
 
-def write_script(folder: Path, name: str, tokens: Sequence[str]) -> Path:
-    """A wrk script that sends these tokens in turn."""
-    listed = folder / f"{name}.tokens"
+def write_script(folder: Path, name: str, tokens: Sequence[str], size: int = 0) -> Path:
+    """A wrk script that sends these tokens in turn, with a chat of at least `size` bytes."""
+    listed, body = folder / f"{name}.tokens", folder / f"{name}.body"
     listed.write_text("\n".join(tokens) + "\n")
+    body.write_text(json.dumps(chat_of(size)))
     script = folder / f"{name}.lua"
-    script.write_text(SCRIPT.format(tokens=listed))
+    script.write_text(SCRIPT.format(tokens=listed, body=body))
     return script
+
+
+def chat_of(size: int) -> dict[str, Any]:
+    """A conversation, a line of text after the other."""
+    lines = [{"role": "user", "content": TEXT} for _ in range(size // len(TEXT))]
+    return {"model": "tiny", "messages": lines or [{"role": "user", "content": "hi"}]}
 
 
 def measure(server: Server, script: Path, seconds: int) -> Sample:

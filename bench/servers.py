@@ -64,17 +64,7 @@ PROXY = """
         add_header x-request-id $request_id always;
         location / {{
             {auth}
-            client_body_buffer_size 1m;
-            proxy_pass http://llm;
-            proxy_set_header Host x;
-            include {conf}/upstream_headers.conf;
-            proxy_set_header Authorization "";
-            proxy_set_header X-Api-Key "";
-            proxy_set_header Cookie "";
-            proxy_set_header Origin "";
-            proxy_set_header Referer "";
-            proxy_buffering off;
-            proxy_http_version 1.1;
+            {asking}
         }}
         location = /auth {{
             internal;
@@ -128,6 +118,14 @@ def log_format() -> str:
     return found[0]
 
 
+def asking() -> str:
+    """How Portero asks an LLM server, but for the path, which no judgement has put there."""
+    text = (CONF / "llm.conf").read_text()
+    text = re.sub(r"proxy_pass .*", "proxy_pass http://llm;", text)
+    text = re.sub(r"proxy_ssl_.*\n", "", text)
+    return text.replace("@LLM_AUTHORITY@", "x").replace("include ", f"include {CONF}/")
+
+
 @contextmanager
 def nginx(folder: Path, name: str, content: str, core: str) -> Iterator[int]:
     """An nginx of one worker, and its process id."""
@@ -164,7 +162,7 @@ def proxy(
         upstream=upstream,
         issuer=issuer,
         auth=auth,
-        conf=CONF,
+        asking=asking(),
         log_format=log_format(),
     )
     with nginx(folder, name, content, GATEWAY_CORE) as pid:

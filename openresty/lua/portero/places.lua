@@ -1,7 +1,10 @@
 ---------
--- Where in a JSON text each value stands: a path such as `roles.user.routes[1]` and its line, and
--- the names that an object holds twice, of which a decoder would silently keep the last.
+-- Where in a JSON text each value stands: a path such as `roles.user.routes[1]`, its line and its
+-- first characters; and the names that an object holds twice, of which a decoder would silently keep
+-- the last. A decoder also makes `{}` and `[]` the same, and `1` and `1.0`.
 -- Pure, and for texts that a decoder has accepted: it must never be what decides that one is JSON.
+
+local cjson = require("cjson.safe")
 
 local find, sub = string.find, string.sub
 
@@ -36,9 +39,11 @@ local function path_in(frame)
     return (frame.path ~= "" and frame.path .. "." or "") .. (frame.name or "")
 end
 
-local function take_name(found, frame, name, line)
+local function take_name(found, frame, text, from, to, line)
+    local name = cjson.decode(sub(text, from, to))
     frame.name = name
     local path = path_in(frame)
+    found.values[path] = text:match("^%s*:%s*([^%s,}%]]+)", to + 1)
     if frame.names[name] then
         found.twice[#found.twice + 1] = { path = path, line = line }
     end
@@ -63,9 +68,10 @@ end
 
 --- The lines of all values by their path, and the names that stand twice.
 ---@param text string JSON
----@return table found { lines = { [path] = line }, twice = { { path, line }, … } }
+---@return table found { lines = { [path] = line }, values = { [path] = first characters },
+--- twice = { { path, line }, … } }; `values` has the members of objects alone
 function _M.of(text)
-    local found = { lines = {}, twice = {} }
+    local found = { lines = {}, values = {}, twice = {} }
     local frames, line_of = {}, line_counter(text)
     local at = find(text, '["{}%[%],]')
     while at do
@@ -73,7 +79,7 @@ function _M.of(text)
         if c == '"' then
             local stop = end_of_string(text, at)
             if frame and not frame.is_list and find(text, "^%s*:", stop + 1) then
-                take_name(found, frame, sub(text, at + 1, stop - 1), line_of(at))
+                take_name(found, frame, text, at, stop, line_of(at))
             end
             at = stop
         elseif c == "{" or c == "[" then

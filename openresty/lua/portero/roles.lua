@@ -23,23 +23,28 @@ local DOORS = {
 
 local _M = {}
 
-local function is_whole(value, most)
-    return type(value) == "number" and value % 1 == 0 and value >= 1 and value <= most
+--- `raw` is how a value is written: a decoder makes `1.0` and `1` the same, and `{}` and `[]`.
+local function is_whole(value, raw, most)
+    return type(value) == "number" and raw:find("^%d+$") ~= nil and value >= 1 and value <= most
 end
 
-local function is_list(value)
-    return type(value) == "table" and (next(value) == nil or #value > 0)
+local function is_list(_, raw)
+    return raw:find("^%[") ~= nil
+end
+
+local function is_object(_, raw)
+    return raw:find("^{") ~= nil
 end
 
 local function whole(most)
-    return { "must be a whole number from 1 to " .. most, function(value)
-        return is_whole(value, most)
+    return { "must be a whole number from 1 to " .. most, function(value, raw)
+        return is_whole(value, raw, most)
     end }
 end
 
 local function whole_or_null(most)
-    return { "must be a whole number from 1 to " .. most .. ", or null", function(value)
-        return value == null or is_whole(value, most)
+    return { "must be a whole number from 1 to " .. most .. ", or null", function(value, raw)
+        return value == null or is_whole(value, raw, most)
     end }
 end
 
@@ -63,9 +68,12 @@ local ROLE_FIELDS = {
     concurrent_requests = whole_or_null(1000),
     largest_body_bytes = whole(MOST_BODY_BYTES),
     active_tokens = whole(1000000),
-    stream_policy = { 'must be "finish", "cut" or a whole number of seconds', function(value)
-        return value == "finish" or value == "cut" or is_whole(value, MOST_NUMBER)
-    end },
+    stream_policy = {
+        'must be "finish", "cut" or a whole number of seconds up to ' .. MOST_TTL_SECONDS,
+        function(value, raw)
+            return value == "finish" or value == "cut" or is_whole(value, raw, MOST_TTL_SECONDS)
+        end,
+    },
 }
 --- What a user may have otherwise than the role.
 local USER_FIELDS = {}
@@ -92,7 +100,7 @@ local ELEMENTS = {
 
 local function element_faults(path, name, value, say)
     local accepts = ELEMENTS[name]
-    if not accepts or not is_list(value) then
+    if not accepts or type(value) ~= "table" then
         return
     end
     local seen = {}
@@ -108,7 +116,7 @@ local function element_faults(path, name, value, say)
 end
 
 local function field_faults(path, entry, fields, is_whole_entry, say)
-    if type(entry) ~= "table" or #entry > 0 then
+    if not is_object(entry, say.raw(path)) then
         say(path, "must be an object")
         return
     end
@@ -119,7 +127,7 @@ local function field_faults(path, entry, fields, is_whole_entry, say)
     end
     for name, field in pairs(fields) do
         local value, place = entry[name], path .. "." .. name
-        if (is_whole_entry or value ~= nil) and not field[2](value) then
+        if (is_whole_entry or value ~= nil) and not field[2](value, say.raw(place)) then
             say(place, field[1])
         end
         element_faults(place, name, value, say)
@@ -141,7 +149,7 @@ local function code_faults(roles, say)
 end
 
 local function user_faults(users, codes, say)
-    if type(users) ~= "table" or #users > 0 then
+    if not is_object(users, say.raw("users")) then
         say("users", "must be an object")
         return
     end
@@ -155,17 +163,29 @@ local function user_faults(users, codes, say)
     end
 end
 
+local function role_name_faults(roles, say)
+    for name in pairs(roles) do
+        if #name > 64 or not name:find("^[a-z][a-z0-9_]*$") then
+            say("roles." .. name, "is no role's name: a letter a-z, then up to 63 of a-z 0-9 _")
+        end
+    end
+end
+
 local function content_faults(content, say)
     for name in pairs(content) do
         if not FILE_FIELDS[name] then
             say(name, "is not a known field")
         end
     end
-    local roles = content.roles
-    if type(roles) ~= "table" or not next(roles) or #roles > 0 then
+    local schema, roles = content["$schema"], content.roles
+    if schema ~= nil and type(schema) ~= "string" then
+        say("$schema", "must be a text")
+    end
+    if not is_object(roles, say.raw("roles")) or not next(roles) then
         say("roles", "must be an object that names a role")
         return
     end
+    role_name_faults(roles, say)
     for name, role in pairs(roles) do
         field_faults("roles." .. name, role, ROLE_FIELDS, true, say)
     end
@@ -187,19 +207,27 @@ local function listed(found)
     return texts
 end
 
-local function faults_of(text, content)
-    local where, found = places.of(text), {}
-    local function say(path, reason)
+--- What takes a fault, at a place of the text; `raw` tells how a value is written there.
+local function teller(where, found)
+    local tell = {}
+    function tell.raw(path)
+        return where.values[path] or ""
+    end
+    return setmetatable(tell, { __call = function(_, path, reason)
         local place = path
         while not where.lines[place] and place ~= "" do
             place = place:match("^(.*)[.%[][^.%[]*$") or ""
         end
         found[#found + 1] = { line = where.lines[place] or 1, text = path .. " " .. reason }
-    end
+    end })
+end
+
+local function faults_of(text, content)
+    local where, found = places.of(text), {}
     for _, twice in ipairs(where.twice) do
         found[#found + 1] = { line = twice.line, text = twice.path .. " is there twice" }
     end
-    content_faults(content, say)
+    content_faults(content, teller(where, found))
     return listed(found)
 end
 
@@ -232,7 +260,7 @@ end
 ---@return string[] faults
 function _M.parse(text, ttl_bound_seconds)
     local content, err = cjson.decode(text)
-    if type(content) ~= "table" or #content > 0 then
+    if type(content) ~= "table" or text:find("^%s*%[") then
         return nil, { "roles.json: " .. (err and "is not valid JSON" or "must be an object") }
     end
     local faults = faults_of(text, content)

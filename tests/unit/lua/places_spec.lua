@@ -47,6 +47,18 @@ describe("of", function()
     end)
 
     it("has nothing to say of a text without an object", function()
-        assert.same({ lines = {}, twice = {} }, places.of("1"))
+        assert.same({ lines = {}, values = {}, twice = {} }, places.of("1"))
+    end)
+
+    it("tells forms apart that a decoder takes for the same", function()
+        local values = places.of('{"a": {}, "b": [], "c" : 1.0, "d":1, "e":\n"x y", "f": {"g": [1]}}').values
+        assert.same({
+            a = "{", b = "[", c = "1.0", d = "1", e = '"x', f = '{"g":', ["f.g"] = "[1",
+        }, values)
+    end)
+
+    it("finds a name that is there twice, once by an escape", function()
+        assert.same({ { path = "code", line = 1 } },
+            places.of('{"code": 1, "\\u0063ode": 2}').twice)
     end)
 end)
