@@ -1,0 +1,129 @@
+---------
+-- The bytes of a request's body, for who must judge them, and the one way to change some of them.
+-- What nginx keeps in memory is read there; what it has put into a file is mapped, never copied
+-- into Lua. "No body in memory" never means "no body" (threats B10).
+-- The cdefs stand here because nobody else opens files. The length is asked by lseek, since a
+-- `struct stat` is laid out differently on every machine.
+
+local ffi = require("ffi")
+
+ffi.cdef([[
+int open(const char *path, int flags, ...);
+int close(int fd);
+long lseek(int fd, long offset, int whence);
+void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);
+int munmap(void *address, size_t length);
+]])
+
+local ngx = ngx
+local req = ngx.req
+local C = ffi.C
+
+local READ_ONLY = 0x80000 -- O_RDONLY with O_CLOEXEC, the same number on x86-64 and arm64
+local SEEK_END = 2
+local PROT_READ, MAP_PRIVATE = 1, 2
+local FAILED = ffi.cast("void *", -1)
+local PIECE_BYTES = 64 * 1024
+--- Not 0: an nginx that is not OpenResty's own then logs a warning at every pause.
+local PAUSE_SECONDS = 0.001
+
+local bytes_at = ffi.typeof("const unsigned char *")
+
+local function unmap(map)
+    if map.address ~= nil then
+        C.munmap(map.address, map.length)
+        map.address = nil
+    end
+end
+
+--- Anonymous, so that it can be declared again and again.
+local new_map = ffi.metatype(ffi.typeof("struct { void *address; size_t length; }"), {
+    __gc = unmap,
+})
+
+local _M = {}
+
+--- A descriptor's content; the caller closes the descriptor.
+local function map_descriptor(fd)
+    local length = tonumber(C.lseek(fd, 0, SEEK_END))
+    if length <= 0 then
+        return nil, "body: the file is empty"
+    end
+    local address = C.mmap(nil, length, PROT_READ, MAP_PRIVATE, fd, 0)
+    if address == FAILED then
+        return nil, "body: cannot map the file"
+    end
+    return new_map(address, length)
+end
+
+local function map_file(path)
+    local fd = C.open(path, READ_ONLY)
+    if fd < 0 then
+        return nil, "body: cannot open the file"
+    end
+    local map, err = map_descriptor(fd)
+    C.close(fd)
+    return map, err
+end
+
+--- All of the request's body. Bytes are valid as long as `keep` is there, or until it is released.
+---@return ffi.cdata*|nil bytes, integer|string length or the reason, any keep
+function _M.read()
+    req.read_body()
+    local text = req.get_body_data()
+    if text then
+        return ffi.cast(bytes_at, text), #text, text
+    end
+    local path = req.get_body_file()
+    if not path then
+        return nil, "empty"
+    end
+    local map, err = map_file(path)
+    if not map then
+        return nil, err
+    end
+    return ffi.cast(bytes_at, map.address), tonumber(map.length), map
+end
+
+--- Give the memory of a mapped body back at once; the collector would some time.
+---@param keep any from `read`
+function _M.release(keep)
+    if type(keep) == "cdata" then
+        unmap(keep)
+    end
+end
+
+--- For a long scan: let the worker's other requests have their turn.
+function _M.pause()
+    ngx.sleep(PAUSE_SECONDS)
+end
+
+local function append(bytes, from, to)
+    while from < to do
+        local length = math.min(to - from, PIECE_BYTES)
+        req.append_body(ffi.string(bytes + from, length))
+        from = from + length
+    end
+end
+
+--- The same body with its bytes [from, to) replaced by a text; nginx sends its length. The bytes
+--- that `read` answered are not the body any more.
+---@param bytes ffi.cdata* from `read`
+---@param length integer
+---@param from integer
+---@param to integer
+---@param text string
+function _M.replace(bytes, length, from, to, text)
+    if req.get_body_data() then
+        return req.set_body_data(ffi.string(bytes, from) .. text
+            .. ffi.string(bytes + to, length - to))
+    end
+    -- nginx drops its old file here; the map outlives it.
+    req.init_body(PIECE_BYTES)
+    append(bytes, 0, from)
+    req.append_body(text)
+    append(bytes, to, length)
+    req.finish_body()
+end
+
+return _M
