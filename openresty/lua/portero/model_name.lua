@@ -23,6 +23,7 @@ local MOST_DEPTH = 128
 local MOST_NAMES = 1000
 local MOST_NAME_BYTES = 1024
 local MOST_MODEL_BYTES = 1024
+local MOST_PLAIN = 256
 local PAUSE_BYTES = 256 * 1024
 
 local _M = {}
@@ -193,8 +194,8 @@ local function text_of(bytes, from, to)
     end
     local raw = ffi.string(bytes + from + 1, length)
     local text = decoded(raw)
-    -- Unescaped, the grammar has kept out all control characters but one. A pattern is not compiled.
-    if text ~= raw and (not text or find(text, "[%z\1-\31]")) or find(raw, "\127", 1, true) then
+    -- Of control characters the grammar has let pass only DEL, and what was escaped.
+    if not text or find(text, "\127", 1, true) or text ~= raw and find(text, "[%z\1-\31]") then
         return false
     end
     return text
@@ -465,10 +466,11 @@ local function add_object()
     add_value(value, behind, behind)
 end
 
---- One member's name is read: no other may be the same, nor nearly a policy name.
+--- One member's name is read: no other may be the same, nor nearly a policy name. To who reads it
+--- as C does, a name ends at NUL.
 local function judge_name(scan, raw)
     local name = #raw <= MOST_NAME_BYTES and decoded(raw)
-    if not name or scan.count == MOST_NAMES then
+    if not name or scan.count == MOST_NAMES or find(name, "\0", 1, true) then
         return refuse(scan)
     end
     local near = folded(name)
@@ -720,7 +722,8 @@ end
 
 --- What an allow-list could hold, and every reader reads alike.
 local function is_plain(name)
-    return #name <= 256 and find(name, '^[!#-%[%]-~]+$') ~= nil
+    return name ~= "" and #name <= MOST_PLAIN and not find(name, "[^!#-~]")
+        and not find(name, "\\", 1, true)
 end
 
 --- The model that a query names.
@@ -753,6 +756,7 @@ local PART_HEADERS = {
     ["content-length"] = true,
     ["content-transfer-encoding"] = true,
 }
+local PART_PARAMETERS = { name = true, filename = true, ["filename*"] = true }
 --- Go decodes quoted-printable by itself.
 local SAME_BYTES = { ["7bit"] = true, ["8bit"] = true, binary = true }
 local PLAIN_TEXT = {
@@ -796,11 +800,11 @@ local function parameters_of(disposition)
     local rest = match(disposition, "^form%-data(.*)$")
     local parameters = {}
     while rest and rest ~= "" do
-        local key, value, behind = match(rest, '^; *(f?i?l?e?name)="([^"\\;]*)"(.*)$')
+        local key, value, behind = match(rest, '^; *(%a+)="([^"\\;]*)"(.*)$')
         if not key then
-            key, value, behind = match(rest, "^; *(filename%*)=([%w!#$&+^_`|~%%.'-]+)(.*)$")
+            key, value, behind = match(rest, "^; *(%a+%*)=([%w!#$&+^_`|~%%.'-]+)(.*)$")
         end
-        if not key or parameters[key] then
+        if not PART_PARAMETERS[key] or parameters[key] then
             return nil
         end
         parameters[key], rest = value, behind

@@ -1,0 +1,222 @@
+---------
+-- The bytes of a request's body: in memory, in a file, or none (threats B10). How a real nginx
+-- hands them over is the stack tests' matter.
+
+local fake_ngx = require("fake_ngx")
+local ffi = require("ffi")
+
+local PIECE = 64 * 1024
+
+local fake, body, paths
+
+--- A file as nginx would have made it.
+local function file_of(text)
+    local path = os.tmpname()
+    paths[#paths + 1] = path
+    local file = assert(io.open(path, "wb"))
+    file:write(text)
+    file:close()
+    return path
+end
+
+--- The calls that change a body, as lua-nginx-module has them; `after` is what became of it.
+local function add_body_calls(req)
+    local after = { pieces = {} }
+    function req.get_body_file() return fake.is_read and fake.body_file or nil end
+    function req.set_body_data(text) after.text = text end
+    function req.init_body(size) after.buffer_size = size end
+    function req.append_body(text) after.pieces[#after.pieces + 1] = text end
+    function req.finish_body() after.text = table.concat(after.pieces) end
+    return after
+end
+
+--- Begin a request whose body is in memory, or in a file.
+local function begin(request)
+    fake.request({ method = "POST", body = request.memory })
+    fake.body_file = request.file and file_of(request.file) or request.path
+    return add_body_calls(fake.ngx.req)
+end
+
+local function read_text()
+    local bytes, length, keep = body.read()
+    return ffi.string(bytes, length), keep
+end
+
+--- How many files of the process are mapped that a spec made.
+local function count_maps()
+    local count = 0
+    for line in io.lines("/proc/self/maps") do
+        for _, path in ipairs(paths) do
+            count = count + (line:find(path, 1, true) and 1 or 0)
+        end
+    end
+    return count
+end
+
+local function count_descriptors()
+    local count = 0
+    for _ in require("lfs").dir("/proc/self/fd") do
+        count = count + 1
+    end
+    return count
+end
+
+before_each(function()
+    paths = {}
+    fake = fake_ngx.install()
+    body = fake.load("portero.body")
+end)
+
+after_each(function()
+    collectgarbage()
+    collectgarbage()
+    for _, path in ipairs(paths) do
+        os.remove(path)
+    end
+end)
+
+describe("read", function()
+    local LENGTHS = { 1, 10, 4095, 4096, 4097, 1048575, 1048576, 1048577, 3000000 }
+    for _, length in ipairs(LENGTHS) do
+        local text = ("\0\255{a}\r\n"):rep(math.ceil(length / 7)):sub(1, length)
+
+        it(("answers %d bytes that are in memory"):format(length), function() -- B10
+            begin({ memory = text })
+            assert.is_true(read_text() == text)
+        end)
+
+        it(("answers %d bytes that are in a file"):format(length), function() -- B10
+            begin({ file = text })
+            assert.is_true(read_text() == text)
+        end)
+    end
+
+    it("asks nginx for the body first", function()
+        begin({ memory = "{}" })
+        assert.is_false(fake.is_read)
+        body.read()
+        assert.is_true(fake.is_read)
+    end)
+
+    it("answers empty only where there is neither memory nor file", function() -- B10
+        begin({})
+        assert.same({ nil, "empty" }, { body.read() })
+    end)
+
+    it("answers another reason for a file that cannot be read, never empty", function() -- B10
+        for path, reason in pairs({
+            ["/nonexistent/body"] = "body: cannot open the file",
+            ["/dev/null"] = "body: the file is empty",
+        }) do
+            begin({ path = path })
+            assert.same({ nil, reason }, { body.read() })
+        end
+    end)
+
+    it("answers a reason for what can be opened and not mapped", function()
+        for _, path in ipairs({ "/", "/proc/self/mem" }) do
+            begin({ path = path })
+            local bytes, reason = body.read()
+            assert.is_nil(bytes)
+            assert.matches("^body: ", reason)
+        end
+    end)
+
+    it("tells no path in its reasons", function()
+        begin({ path = "/nonexistent/secret" })
+        local _, err = body.read()
+        assert.is_nil(err:find("secret", 1, true))
+    end)
+
+    it("keeps what it answered, as long as it is held, though the file is gone", function()
+        begin({ file = ("b"):rep(100000) })
+        local bytes, length, keep = body.read()
+        os.remove(paths[1])
+        collectgarbage()
+        collectgarbage()
+        assert.equal(("b"):rep(100000), ffi.string(bytes, length))
+        assert.is_not_nil(keep)
+    end)
+
+    it("leaves no descriptor open", function()
+        local before = count_descriptors()
+        for _ = 1, 50 do
+            begin({ file = "body" })
+            body.release(select(3, body.read()))
+            begin({ path = "/dev/null" })
+            body.read()
+        end
+        assert.equal(before, count_descriptors())
+    end)
+end)
+
+describe("release", function()
+    it("gives a map back at once, and once", function()
+        begin({ file = "body" })
+        local _, keep = read_text()
+        assert.equal(1, count_maps())
+        body.release(keep)
+        assert.equal(0, count_maps())
+        body.release(keep)
+    end)
+
+    it("is not needed: what nobody holds is given back by the collector", function()
+        begin({ file = "body" })
+        read_text()
+        collectgarbage()
+        collectgarbage()
+        assert.equal(0, count_maps())
+    end)
+
+    it("does nothing to a body in memory, or to none", function()
+        begin({ memory = "body" })
+        local _, keep = read_text()
+        body.release(keep)
+        body.release(nil)
+    end)
+end)
+
+describe("pause", function()
+    it("lets others run, and is short", function()
+        body.pause()
+        assert.equal(1, #fake.slept)
+        assert.is_true(fake.slept[1] > 0 and fake.slept[1] < 0.01)
+    end)
+end)
+
+describe("replace", function()
+    --- From, to and text over a body of some length.
+    local function cases(length)
+        return {
+            { 0, 0, "before" }, { 0, 1, "first" }, { length, length, "behind" },
+            { 0, length, "all" }, { length - 1, length, "" }, { 3, 5, ("long"):rep(50) },
+            { 4, 4, "" },
+        }
+    end
+
+    for _, place in ipairs({ "memory", "file" }) do
+        for _, length in ipairs({ 7, 1000, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1048577 }) do
+            it(("changes some bytes and no others: %d in %s"):format(length, place), function()
+                local text = ("abcdefg"):rep(math.ceil(length / 7)):sub(1, length)
+                for _, case in ipairs(cases(length)) do
+                    local from, to, new = case[1], case[2], case[3]
+                    local after = begin({ [place] = text })
+                    local bytes, its_length = body.read()
+                    body.replace(bytes, its_length, from, to, new)
+                    assert.is_true(after.text == text:sub(1, from) .. new .. text:sub(to + 1))
+                end
+            end)
+        end
+    end
+
+    it("makes no text of more than 64 KiB from a file", function()
+        local after = begin({ file = ("b"):rep(10 * PIECE + 5) })
+        local bytes, length = body.read()
+        body.replace(bytes, length, 100, 200, "new")
+        assert.equal(PIECE, after.buffer_size)
+        for _, piece in ipairs(after.pieces) do
+            assert.is_true(#piece <= PIECE)
+        end
+        assert.equal(10 * PIECE + 5 - 100 + 3, #after.text)
+    end)
+end)
