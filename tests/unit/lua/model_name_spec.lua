@@ -1014,6 +1014,11 @@ describe("from_form", function()
             '--XyZ\r\nContent-Disposition: form-data; name="model"\r\n' .. END,
         ["a head whose end is the boundary's line end"] =
             '--XyZ\r\nContent-Disposition: form-data; name="a"\r\n\r\n' .. END,
+        ["a part without a head"] = "--XyZ\r\n" .. MODEL .. END,
+        ["a boundary that is two"] = "--XyZ\r\n" .. END,
+        ["a long head that hides how long its model is"] = part(
+            "Content-Disposition: form-data;" .. (" "):rep(3900) .. 'name="model"',
+            ("m"):rep(300)) .. END,
         ["an empty model"] = field("model", "") .. END,
         ["a model with a space"] = field("model", "a b") .. END,
         ["a model with a line end"] = field("model", "a\r\nb") .. END,
@@ -1046,7 +1051,7 @@ describe("from_form", function()
 
     it("finds the boundary wherever it pauses", function()
         local head = '--XyZ\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
-        for before = -60, 60 do
+        for before = -90, 10 do
             local pauses = 0
             local form = head .. ("x"):rep(PAUSE + before) .. "\r\n" .. MODEL .. END
             assert.equal("whisper-1", from(form, function() pauses = pauses + 1 end))
@@ -1190,7 +1195,8 @@ describe("allows", function()
 
     it("lets a star stand for a name in which cloud is no tag", function() -- B5
         for _, name in ipairs({ "cloud", "llama3-cloud", "cloud:8b", "llama3:cloudy",
-            "cloud/llama3", "me-cloud/llama3:8b" }) do
+            "cloud/llama3", "me-cloud/llama3:8b",
+            "localhost:5000/me/llama3-cloud" }) do
             assert.is_true(allows({ "*", "x" }, name), name)
         end
     end)
