@@ -562,8 +562,10 @@ local function leap(bytes, at, stop)
     return at
 end
 
--- LuaJIT compiles a loop as it is when it first becomes hot, and this one should leap.
-leap(ffi.cast("const unsigned char *", ("x"):rep(4096)), 0, 4096)
+-- LuaJIT compiles a loop as it is when it first becomes hot, and this one should leap; of the same
+-- type, or it would be another loop.
+local practice = ffi.new("unsigned char[4096]", byte("x"))
+leap(ffi.cast("const unsigned char *", practice), 0, ffi.sizeof(practice))
 
 --- An event may answer another one.
 local function handle(scan, at, event)

@@ -14,8 +14,15 @@ int mprotect(void *address, size_t length, int protection);
 local PAUSE = 256 * 1024
 local LONG_S, KELVIN = "\197\191", "\226\132\170"
 
+--- Calls with the bytes of a text, which must be held: a pointer holds nothing.
+local function with_bytes(text, call, ...)
+    local first, second = call(ffi.cast("const unsigned char *", text), #text, ...)
+    return first, second, text
+end
+
 local function scan(text, pause)
-    return model_name.scan(ffi.cast("const unsigned char *", text), #text, pause)
+    local found, reason = with_bytes(text, model_name.scan, pause)
+    return found, reason
 end
 
 local function fault_of(text)
@@ -861,7 +868,8 @@ describe("from_form", function()
     local B = "XyZ"
 
     local function from(text, pause)
-        return model_name.from_form(ffi.cast("const unsigned char *", text), #text, B, pause)
+        local name, reason = with_bytes(text, model_name.from_form, B, pause)
+        return name, reason
     end
 
     local function part(head, content)
