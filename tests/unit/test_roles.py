@@ -1,7 +1,9 @@
 """`roles.json`: what is read, and every fault named."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from issuer import roles
 from issuer.errors import Faults
 from issuer.roles import Limits, Roles
+from run.commands import ROOT
 from tests.unit import role_files
 
 GOOD: dict[str, Any] = {
@@ -280,6 +283,25 @@ def test_the_parser_and_the_schema_refuse_a_bad_file(name: str) -> None:
     text = role_files.bad_files()[name]
     assert all(re.match(r"roles\.json line \d+: ", fault) for fault in faults(text))
     assert schema_accepts(text) is (name in role_files.BEYOND_A_SCHEMA)
+
+
+def test_the_gateway_accepts_and_refuses_the_same_files() -> None:
+    files = {**role_files.good_files(), **role_files.bad_files()}
+    done = subprocess.run(
+        ["luajit", "tests/unit/lua/judge_roles.lua"],
+        cwd=ROOT,
+        env={**os.environ, "LUA_PATH": "openresty/lua/?.lua;;"},
+        input="".join(
+            f"{text.encode('utf-8', 'surrogatepass').hex()}\n" for text in files.values()
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    verdicts = dict(zip(files, done.stdout.split(), strict=True))
+    refused = {name for name, faults in verdicts.items() if faults != "0"}
+    assert refused == role_files.bad_files().keys()
 
 
 def test_there_are_many_such_files_and_no_two_of_a_name() -> None:
