@@ -285,6 +285,10 @@ def test_the_parser_and_the_schema_refuse_a_bad_file(name: str) -> None:
     assert schema_accepts(text) is (name in role_files.BEYOND_A_SCHEMA)
 
 
+def in_hex(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").hex()
+
+
 def test_the_gateway_accepts_and_refuses_the_same_files() -> None:
     files = {**role_files.good_files(), **role_files.bad_files()}
     done = subprocess.run(

@@ -1,0 +1,131 @@
+"""`python -m issuer explain` says what the gateway does: both are asked about every user, route and
+model of a table, and about what is no route.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from issuer import config
+from issuer.policy import Policy
+from tests.deployment import Caller, Deployment, deployed
+from tests.stack.policies import KINDS, Line, lines, write_roles
+from tests.upstream import Upstream
+
+USERS = ("AGNRTEST01", "AGNRTEST02", "AGNFTEST01", "USRSTEST01", "MNTRTEST01", "ADMNTEST01")
+MODELS = ("tiny", "TINY:latest", "other", "qwen2.5:7b", "qwen:cloud", "")
+NO_ROUTES = (
+    "POST /v1/nothing",
+    "GET /v1/chat/completions",
+    "GET /v1//models",
+    "GET /v1/models/a%25",
+    "POST /tools",
+    "GET /validate",
+    "POST /llm/v1/chat/completions",
+    "POST /chat/completions",
+    "POST /llm/api/chat",
+    "GET /llm/models",
+    "GET /models/tiny",
+    "GET /admin/",
+    "GET /metrics",
+)
+
+
+def change(content: dict[str, Any]) -> None:
+    content["roles"]["agent_reasoning"]["models"] = ["tiny", "qwen*"]
+    content["roles"]["agent_fast"]["routes"] = ["models"]
+    content["roles"]["admin"]["models"] = ["other"]
+    content["roles"]["monitoring"]["models"] = []
+    content["users"] = {"AGNRTEST02": {"models": ["*"]}, "USRSTEST01": {"models": ["qwen:cloud"]}}
+
+
+@pytest.fixture(scope="module")
+def judged(
+    local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Deployment, Policy]]:
+    """A gateway, and what the issuer knows of its policy."""
+    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", change)
+    local_upstream.forget()
+    names = (name for name in MODELS if name)
+    listed = [{"id": name, "object": "model", "created": 1, "owned_by": "x"} for name in names]
+    local_upstream.answers["/v1/models"] = {"object": "list", "data": listed}
+    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
+        yield running, config.read_policy({"ROLES_FILE": str(roles)}).policy
+    local_upstream.forget()
+
+
+def request_of(line: Line, model: str) -> tuple[str, dict[str, Any]]:
+    """The path of a request for a model, and how `requests` sends its body."""
+    if line.model == "path" and model:
+        return line.path.replace("{model}", model), {}
+    if line.model == "query":
+        return f"{line.example}?model={model}", {}
+    if line.model == "form":
+        return line.example, {"files": {"file": ("a.wav", b"x")}, "data": {"model": model}}
+    if line.method in ("GET", "HEAD") or line.model in ("none", "listed"):
+        return line.example, {}
+    return line.example, {"json": {"model": model}}
+
+
+def gateways(where: Deployment, token: str, method: str, path: str, **body: Any) -> tuple[int, str]:
+    """The gateway's decision: what is passed on is allowed, whatever becomes of it."""
+    answer = requests.request(
+        method,
+        where.gateway + path,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=10,
+        allow_redirects=False,
+        **body,
+    )
+    if answer.status_code < 400:
+        return 200, "allowed"
+    if not answer.text:
+        return answer.status_code, ""
+    error = json.loads(answer.text)["error"]
+    return answer.status_code, error["code"] if isinstance(error, dict) else ""
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_explain_says_what_the_gateway_does(judged: tuple[Deployment, Policy], user: str) -> None:
+    running, policy = judged
+    token = Caller(running).token(user)
+    differing, compared = [], 0
+    # What the issuer answers to a deletion of what is not there is no decision of the gateway.
+    for line in (one for one in lines("portero", *KINDS) if one.kind not in ("page", "console")):
+        for model in MODELS:
+            path, body = request_of(line, model)
+            decision = policy.decide(user, line.method, path, model or None)
+            status, code = gateways(running, token, line.method, path, **body)
+            compared += 1
+            if (decision.status, code or decision.code) != (status, decision.code):
+                differing.append(f"{line.method} {path} {model}: {decision} {status} {code}")
+    for text in NO_ROUTES:
+        method, path = text.split()
+        body = {"json": {"model": "tiny"}} if method == "POST" else {}
+        decision = policy.decide(user, method, path, "tiny")
+        status, code = gateways(running, token, method, path, **body)
+        compared += 1
+        if (decision.status, code or decision.code) != (status, decision.code):
+            differing.append(f"{text}: {decision} {status} {code}")
+    assert differing == [], "\n".join(differing[:20])
+    assert compared > 600
+
+
+def test_the_command_prints_decision_rule_and_line(
+    judged: tuple[Deployment, Policy],
+) -> None:
+    running, _ = judged
+    said = running.command(
+        "explain", "AGNRTEST01", "POST", "/v1/chat/completions", "--model", "other", check=False
+    )
+    assert said.returncode == 1
+    first, rule, place = said.stdout.splitlines()
+    assert first == "404 model_not_found"
+    assert rule.startswith("rule ")
+    assert "roles.json:" in place
+    assert "roles.agent_reasoning.models" in place
+    allowed = running.command("explain", "AGNRTEST01", "POST", "/chat/completions", "--model=tiny")
+    assert allowed.stdout.splitlines()[0].startswith("200 ")
