@@ -97,8 +97,9 @@ READ_ALIASES = {
     "/v1/models": "/v1/models",
     "/llm/models": "/v1/models",
     "/models": "/v1/models",
-    "/v1/models/tiny": "/v1/models/tiny",
-    "/v1/models/org%2Ftiny:7b": "/v1/models/org%2Ftiny:7b",
+    # Looked up in the list: not every LLM server has such a route.
+    "/v1/models/tiny": "/v1/models",
+    "/models/library%2Ftiny:latest": "/v1/models",
     "/health": "/health",
     "/llm/health": "/health",
     "/api/tags": "/api/tags",
@@ -248,8 +249,8 @@ NOT_FOUND = (
     "/v1/chat/completions/",
     "/V1/chat/completions",
     "/api/pull/x",
-    "/slots",
-    "/props",
+    "/tools",
+    "/cors-proxy",
     "/invocations",
 )
 
