@@ -47,7 +47,7 @@ class Sample:
 
 
 def write_script(folder: Path, name: str, tokens: Sequence[str], size: int = 0) -> Path:
-    """A wrk script that sends these tokens in turn, with a chat of at least `size` bytes."""
+    """A wrk script that sends these tokens in turn, with a chat of about `size` bytes."""
     listed, body = folder / f"{name}.tokens", folder / f"{name}.body"
     listed.write_text("\n".join(tokens) + "\n")
     body.write_text(json.dumps(chat_of(size)))
@@ -57,9 +57,10 @@ def write_script(folder: Path, name: str, tokens: Sequence[str], size: int = 0) 
 
 
 def chat_of(size: int) -> dict[str, Any]:
-    """A conversation, a line of text after the other."""
-    lines = [{"role": "user", "content": TEXT} for _ in range(size // len(TEXT))]
-    return {"model": "tiny", "messages": lines or [{"role": "user", "content": "hi"}]}
+    """A conversation, a line of text after the other, of at most so many bytes as JSON."""
+    line = {"role": "user", "content": TEXT}
+    count = (size - 100) // (len(json.dumps(line)) + 2)
+    return {"model": "tiny", "messages": [line] * count or [{"role": "user", "content": "hi"}]}
 
 
 def measure(server: Server, script: Path, seconds: int) -> Sample:
@@ -70,7 +71,7 @@ def measure(server: Server, script: Path, seconds: int) -> Sample:
         ["taskset", "-c", LOAD_CORE, *command, server.url], capture_output=True, text=True
     )
     spent = server.cpu_microseconds() - before
-    assert "Non-2xx" not in run.stdout, f"{server.name}: {run.stdout}"
+    assert "Non-2xx" not in run.stdout, f"{server.name}, {script.stem}: {run.stdout}"
     found = re.search(r"(\d+) requests in", run.stdout)
     assert found, run.stdout + run.stderr
     count = int(found[1])

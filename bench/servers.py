@@ -42,6 +42,7 @@ UPSTREAM = """
     access_log off;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
+        client_max_body_size 64m;
         location / {{ default_type application/json; return 200 '{{"ok":true}}'; }}
     }}
 """

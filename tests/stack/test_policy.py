@@ -5,15 +5,14 @@ server (contract sections 2 and 5, threats B14, H10).
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.deployment import CHAT, Caller, Deployment, deployed
+from tests.deployment import CHAT, Caller, Local, deployed
 from tests.stack.policies import KINDS, Line, lines, shipped_roles, write_roles
 from tests.upstream import Upstream, wait_for
 
@@ -26,8 +25,6 @@ USERS = {
     "admin": "ADMNTEST01",
 }
 BODY = {"model": "tiny"}
-
-Anew = Callable[..., AbstractContextManager[Deployment]]
 
 
 def ask(caller: Caller, token: str, line: Line) -> requests.Response:
@@ -67,29 +64,34 @@ def test_exactly_the_allowed_pairs_of_role_and_route_arrive(
 
 
 def test_the_llm_servers_own_page_is_there_where_it_is_shown_and_only_there(
-    anew: Anew, upstream: Upstream, caller: Caller
+    local_upstream: Upstream, local_deployment: Local
 ) -> None:
     pages = [line for line in lines(*KINDS) if line.kind == "page"]
+    caller = Caller(local_deployment)
     token = caller.token("USRSTEST01")
+    local_upstream.forget()
     for line in pages:
         if line.path != "/":
             assert ask(caller, token, line).status_code == 404, line
-    assert upstream.seen == []
-    with anew(WEB_UI="upstream") as running:
-        assert unexpected(Caller(running), upstream, pages) == []
+    assert local_upstream.seen == []
+    with deployed(local_upstream.url, WEB_UI="upstream") as running:
+        assert unexpected(Caller(running), local_upstream, pages) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_llm_server_has_its_own_routes_and_no_others(
-    anew: Anew, upstream: Upstream, kind: str
+    local_upstream: Upstream, kind: str
 ) -> None:
+    local_upstream.forget()
     own = {line[2:4]: line for line in lines(kind) if line.kind != "page"}
     others = [line for line in lines(*KINDS) if line.kind != "page" and line[2:4] not in own]
-    with anew(LLM_KIND=kind) as running:
+    with deployed(local_upstream.url, LLM_KIND=kind) as running:
         caller = Caller(running)
-        assert unexpected(caller, upstream, list(own.values())) == []
+        assert unexpected(caller, local_upstream, list(own.values())) == []
         token = caller.token("ADMNTEST01")
-        wrong = [line for line in others if not is_not_there(caller, token, upstream, line, own)]
+        wrong = [
+            line for line in others if not is_not_there(caller, token, local_upstream, line, own)
+        ]
         assert wrong == []
 
 
