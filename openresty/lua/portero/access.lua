@@ -102,7 +102,8 @@ end
 
 --- Where the request goes on; nil where it stays.
 local function location_of(route, claims)
-    if claims.limits and route.answered_by == "llm" then
+    local limits = claims.limits
+    if limits and limits.is_counted and route.answered_by == "llm" then
         return "@limited"
     end
     return ANSWERED_AT[route.answered_by]

@@ -176,7 +176,7 @@ function _M.refusal(route, value, query, claims)
     if code then
         return code, ticket.headers
     end
-    if route.answered_by == "llm" then
+    if route.answered_by == "llm" and claims.limits.is_counted then
         tickets[var.request_id] = ticket
     else
         say_what_is_left(ticket)

@@ -1,7 +1,7 @@
 ---------
 -- Where in a JSON text each value stands: a path such as `roles.user.routes[1]`, its line and its
--- first characters; and the names that an object holds twice, of which a decoder would silently keep
--- the last. A decoder also makes `{}` and `[]` the same, and `1` and `1.0`.
+-- first characters; and the names that an object holds twice, of which a decoder would silently
+-- keep the last. A decoder also makes `{}` and `[]` the same, and `1` and `1.0`.
 -- Pure, and for texts that a decoder has accepted: it must never be what decides that one is JSON.
 
 local cjson = require("cjson.safe")

@@ -231,7 +231,13 @@ local function limits_of(grant, is_ollama)
         largest_body_bytes = grant.largest_body_bytes < MOST_BODY_BYTES
             and grant.largest_body_bytes or nil,
     }
-    return next(limits) and limits or nil
+    if not next(limits) then
+        return nil
+    end
+    -- What is counted must be given back, or charged, when a request ends.
+    limits.is_counted = (limits.requests_per_minute or limits.tokens_per_minute
+        or limits.concurrent_requests) ~= nil
+    return limits
 end
 
 --- The limits of every role and of every user who has own ones.

@@ -59,6 +59,7 @@ end
 
 local function judge(request)
     fake.request(request)
+    fake.ngx.var.request_id = "an-id"
     access.judge()
     assert.is_true(fake.answer.endings <= 1)
     return fake.answer
@@ -700,6 +701,67 @@ describe("judge", function()
         ask("POST", CHAT, token_of("user"))
         ask("POST", CHAT, "bad")
         assert.same({}, fake.logged)
+    end)
+end)
+
+describe("judge and limits", function()
+    local function with_limits(limits)
+        limits.is_counted = limits.requests_per_minute ~= nil
+        fake.load("portero.limits").start()
+        start({ limits = { roles = { user = limits }, users = {} } })
+        become_ready()
+    end
+
+    it("take what is counted to where it is given back", function()
+        with_limits({ requests_per_minute = 2 })
+        local answer = ask("POST", CHAT, token_of("user"))
+        assert.equal("@limited", answer.exec)
+        assert.equal(CHAT, fake.ngx.var.upstream_target)
+    end)
+
+    it("leave where it is what is only judged", function()
+        with_limits({ largest_body_bytes = 10 })
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+
+    it("refuse what is over them, in the words of the limit", function()
+        with_limits({ requests_per_minute = 1 })
+        local token = token_of("user")
+        ask("POST", CHAT, token)
+        local answer = ask("POST", CHAT, token)
+        assert_refused(429, "rate_limit_exceeded", answer)
+        assert.equal(60, answer.headers["retry-after"])
+    end)
+
+    it("are asked after the role: what it may not use costs nothing", function()
+        with_limits({ requests_per_minute = 1 })
+        local token = token_of("user")
+        assert.equal(403, ask("POST", "/api/pull", token).exit)
+        assert.equal("@limited", ask("POST", CHAT, token).exec)
+    end)
+
+    it("say nothing of pages, nor of callers of another role", function()
+        with_limits({ requests_per_minute = 1 })
+        for _ = 1, 3 do
+            assert.equal("@issuer", ask("GET", "/", token_of("user")).exec)
+            assert_forwarded(CHAT, ask("POST", CHAT, token_of("agi")))
+        end
+    end)
+end)
+
+describe("judge and questions of browsers", function()
+    local ASKED = { origin = "https://a", ["access-control-request-method"] = "POST" }
+
+    it("answer one of an allowed origin without a token", function()
+        fake.request({ method = "OPTIONS", target = CHAT, headers = ASKED })
+        fake.ngx.var.cors_origin = "https://a"
+        access.judge()
+        assert.equal(204, fake.answer.exit)
+        assert_not_forwarded()
+    end)
+
+    it("know nothing of one where no origin is allowed", function()
+        assert_refused(404, "not_found", ask("OPTIONS", CHAT, nil, ASKED))
     end)
 end)
 

@@ -1,6 +1,6 @@
 ---------
--- The gateway's verdict about texts of roles.json. For the tests alone: reads a text a line, in hex,
--- and answers each with how many faults it has.
+-- The gateway's verdict about texts of roles.json. For the tests alone: reads a text a line, in
+-- hex, and answers each with how many faults it has.
 
 local roles = require("portero.roles")
 

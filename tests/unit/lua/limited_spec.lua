@@ -52,6 +52,8 @@ end
 
 local function ask(limits, headers, route)
     request(headers, route)
+    limits.is_counted = (limits.requests_per_minute or limits.tokens_per_minute
+        or limits.concurrent_requests) ~= nil
     return limited.refusal(route or ROUTE, nil, "", { sub = "USRSA", limits = limits })
 end
 

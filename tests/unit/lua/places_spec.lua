@@ -51,7 +51,8 @@ describe("of", function()
     end)
 
     it("tells forms apart that a decoder takes for the same", function()
-        local values = places.of('{"a": {}, "b": [], "c" : 1.0, "d":1, "e":\n"x y", "f": {"g": [1]}}').values
+        local text = '{"a": {}, "b": [], "c" : 1.0, "d":1, "e":\n"x y", "f": {"g": [1]}}'
+        local values = places.of(text).values
         assert.same({
             a = "{", b = "[", c = "1.0", d = "1", e = '"x', f = '{"g":', ["f.g"] = "[1",
         }, values)

@@ -367,7 +367,7 @@ describe("limits", function()
 
     it("are a role's when it has one, and nobody else's", function()
         local limits = limits_of({ requests_per_minute = 5 })
-        assert.same({ user = { requests_per_minute = 5 } }, limits.roles)
+        assert.same({ user = { requests_per_minute = 5, is_counted = true } }, limits.roles)
     end)
 
     it("hold the models where not all are allowed", function()
@@ -377,8 +377,17 @@ describe("limits", function()
     end)
 
     it("hold a body's length where it is less than anybody's", function()
-        assert.same({ largest_body_bytes = 67108863 },
+        assert.same({ largest_body_bytes = 67108863, is_counted = false },
             limits_of({ largest_body_bytes = 67108863 }).roles.user)
+    end)
+
+    it("say whether anything is counted, which is not so for models and lengths", function()
+        for name, value in pairs({
+            requests_per_minute = 1, tokens_per_minute = 1, concurrent_requests = 1,
+        }) do
+            assert.is_true(limits_of({ [name] = value }).roles.user.is_counted)
+        end
+        assert.is_false(limits_of({ models = { "a" } }).roles.user.is_counted)
     end)
 
     it("are a user's own, and false where the user has none in place of the role's", function()
