@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--sync-dir", type=Path, metavar="DIR", help="where the sync key goes")
     init.add_argument("--print-logins", action="store_true", help="print the demo logins")
     init.add_argument(
-        "--given", action="store_true", help="keep keys and users from standard input, as JSON"
+        "--given",
+        action="store_true",
+        help="keep keys, users and roles from standard input, as JSON",
     )
     init.set_defaults(command=_init)
 
@@ -129,11 +131,14 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _keep_given(data: Path, sync: Path) -> None:
-    """Keys and users that a person brings stand beside those made here, and replace none."""
+    """What a person brings stands beside what is made here, and replaces none of it. The gateway
+    sees the sync directory alone, so what it reads too goes there.
+    """
     places = {
         "SECRET_KEY": data / "secret_key",
         "SYNC_KEY": sync / "sync_key",
         "CREDENTIALS_FILE": data / "credentials.env",
+        "ROLES_FILE": sync / "roles.json",
     }
     try:
         given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}

@@ -57,7 +57,7 @@ def run(env: Mapping[str, str], insists: bool) -> None:
             wait_until_ready(plan, parts)
             announce(plan)
             say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
-            watch(parts, users_renewed(handover.users_file(plan, env), project))
+            watch(parts, files_renewed(handover.files(plan, env), project))
 
 
 def out_of_reach(env: Mapping[str, str]) -> str:
@@ -150,7 +150,7 @@ def death(ended: Sequence[Container]) -> str:
     return ""
 
 
-# --- users ---------------------------------------------------------------------------------------
+# --- users and roles -----------------------------------------------------------------------------
 
 
 def keep_demo_logins(plan: Plan, project: Project) -> None:
@@ -163,35 +163,39 @@ def keep_demo_logins(plan: Plan, project: Project) -> None:
     path.write_text("\n".join([*lines[heads[-1] + 1 :], ""]) if heads else "")
 
 
-def users_renewed(path: Path | None, project: Project) -> Callable[[], None]:
-    """To be called again and again: hands the users' file over whenever it has changed."""
-    seen = version(path)
+def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], None]:
+    """To be called again and again: hands each of the user's files over whenever it has changed."""
+    seen = {setting: version(path) for setting, path in files.items()}
 
     def look() -> None:
-        nonlocal seen
-        now = version(path)
-        if path is None or now == seen:
-            return
-        seen = now
-        faults: list[str] = []
-        text = handover.text_of("CREDENTIALS_FILE", path, faults)
-        try:
-            if faults:
-                raise RunError(*faults)
-            project.hand_over({"CREDENTIALS_FILE": text})
-        except RunError as error:  # the users in force stay in force
-            say("\n".join(error.lines))
+        for setting, path in files.items():
+            now = version(path)
+            if now != seen[setting]:
+                seen[setting] = now
+                renew(setting, path, project)
 
     return look
 
 
-def version(path: Path | None) -> tuple[int, int, int]:
+def renew(setting: str, path: Path, project: Project) -> None:
+    """Hand one file over; what cannot be is told, and what is in force stays in force."""
+    faults: list[str] = []
+    text = handover.text_of(setting, path, faults)
+    try:
+        if faults:
+            raise RunError(*faults)
+        project.hand_over({setting: text})
+    except RunError as error:
+        say("\n".join(error.lines))
+
+
+def version(path: Path) -> tuple[int, int, int]:
     """What changes when a file does."""
     try:
-        state = path.stat() if path else None
+        state = path.stat()
     except OSError:
-        state = None
-    return (state.st_mtime_ns, state.st_size, state.st_ino) if state else (0, 0, 0)
+        return (0, 0, 0)
+    return (state.st_mtime_ns, state.st_size, state.st_ino)
 
 
 def watch(parts: Sequence[Container], look: Callable[[], None]) -> None:

@@ -38,13 +38,18 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
     """What to hand over, by setting; `RunError` with every fault."""
     faults: list[str] = []
     found = {name: given_key(name, env, faults) for name in KEYS}
-    users = users_file(plan, env)
-    found["CREDENTIALS_FILE"] = text_of("CREDENTIALS_FILE", users, faults) if users else ""
-    if roles := env.get("ROLES_FILE"):
-        found["ROLES_FILE"] = text_of("ROLES_FILE", Path(roles), faults)
+    for setting, path in files(plan, env).items():
+        found[setting] = text_of(setting, path, faults)
     if faults:
         raise RunError(*faults)
     return {name: text for name, text in found.items() if text}
+
+
+def files(plan: Plan, env: Mapping[str, str]) -> dict[str, Path]:
+    """The user's own users and roles, by setting: files that may change while all runs."""
+    users = users_file(plan, env)
+    found = {"CREDENTIALS_FILE": users} if users else {}
+    return {**found, "ROLES_FILE": Path(env["ROLES_FILE"])} if "ROLES_FILE" in env else found
 
 
 def given_key(name: str, env: Mapping[str, str], faults: list[str]) -> str:
@@ -86,7 +91,9 @@ def settings_of_parts(
     issuer = {**keys, **files, **store}
     # The gateway sees the volume `sync` alone.
     sync = {name: place for name, place in issuer.items() if place.startswith("/sync/")}
-    return {"issuer": issuer, "reconciler": issuer, "gateway": sync}
+    # The demo users that `init` makes are one of each role.
+    roles = {name: place for name, place in files.items() if name == "ROLES_FILE"}
+    return {"init": roles, "issuer": issuer, "reconciler": issuer, "gateway": sync}
 
 
 def impossible(env: Mapping[str, str]) -> str:

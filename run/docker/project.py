@@ -82,12 +82,14 @@ class Project:
         return self._told(*words, to_the_end=True)
 
     def hand_over(self, given: Mapping[str, str]) -> None:
-        """Give `init` the user's keys and users, which it keeps on the volumes."""
+        """Give `init` what is the user's own, which it keeps on the volumes."""
         command = self.command("run", "--rm", "-T", *INIT, "--given")
         status, said = ask(command, self.env, json.dumps(given), HAND_OVER_SECONDS)
         if status:
             lines = "\n  | ".join(said.splitlines()[-LAST_LINES:])
-            raise RunError(f"keys and users of your own could not be handed over\n  | {lines}")
+            raise RunError(
+                f"keys, users or roles of your own could not be handed over\n  | {lines}"
+            )
 
     def containers(self, *filters: str) -> dict[str, str]:
         """Service -> container, of those that compose has started to stay."""

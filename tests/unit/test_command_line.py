@@ -643,14 +643,16 @@ def give(monkeypatch: pytest.MonkeyPatch, data: Path, text: str) -> int:
 
 
 @pytest.mark.usefixtures("no_settings")
-def test_init_keeps_given_keys_and_users_beside_its_own(
+def test_init_keeps_given_keys_users_and_roles_beside_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {"SECRET_KEY": "k" * 40, "SYNC_KEY": "s" * 40, "CREDENTIALS_FILE": "AGNR1=é\r\n"}
+    given["ROLES_FILE"] = '{"roles": {}}'
     assert give(monkeypatch, tmp_path, json.dumps(given)) == 0
     before = files_in(tmp_path)
     assert before["given/secret_key"] == (0o600, b"k" * 40)
     assert before["given/credentials.env"] == (0o600, "AGNR1=é\r\n".encode())
+    assert before["secrets/given/roles.json"] == (0o600, b'{"roles": {}}')
     assert before["secrets/secret_key"][1] != b"k" * 40
     assert "kkk" not in capsys.readouterr().out
     assert give(monkeypatch, tmp_path, '{"SYNC_KEY": "other"}') == 0
@@ -668,6 +670,17 @@ def test_init_refuses_what_it_cannot_keep(
     assert give(monkeypatch, tmp_path, text) == 1
     assert "standard input" in capsys.readouterr().err
     assert not (tmp_path / "given").exists()
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_makes_demo_users_of_the_roles_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = config.ROLES_FILE.read_text().replace('"AGNR"', '"ROBO"')
+    monkeypatch.setenv("ROLES_FILE", str(tmp_path / "secrets" / "given" / "roles.json"))
+    assert give(monkeypatch, tmp_path, json.dumps({"ROLES_FILE": own})) == 0
+    codes = {line[:4] for line in (tmp_path / "demo-logins").read_text().splitlines()}
+    assert codes == {"ROBO", "AGNF", "AGIA", "USRS", "MNTR", "ADMN"}
 
 
 # Explaining

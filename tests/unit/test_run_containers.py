@@ -1,5 +1,6 @@
 """`make run` through containers, before and around them. No engine is asked."""
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from issuer import __main__ as issuer_main
+from issuer.config import ROLES_FILE
 from run import choice, containers, local
 from run.docker import engine, handover, images, upstreams
 from run.docker.followed import as_of_a_process
@@ -35,24 +38,26 @@ def command(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-# --- keys and users ---
+# --- keys, users and roles ---
 
 
 def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
     assert handover.given(plan, {}) == {}
-    assert handover.settings_of_parts({}, {}) == {"issuer": {}, "reconciler": {}, "gateway": {}}
+    assert set(map(len, handover.settings_of_parts({}, {}).values())) == {0}
 
 
-def test_keys_and_users_are_read_by_value_and_by_file(plan: Plan, tmp_path: Path) -> None:
+def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path: Path) -> None:
     env = {
         "SECRET_KEY": KEY,
         "SYNC_KEY_FILE": private(tmp_path / "sync", KEY[::-1]),
         "CREDENTIALS_FILE": private(tmp_path / "users", "AGNR1=é\r\n"),
+        "ROLES_FILE": private(tmp_path / "roles", '{"roles": {}}'),
     }
     assert handover.given(plan, env) == {
         "SECRET_KEY": KEY,
         "SYNC_KEY": KEY[::-1],
         "CREDENTIALS_FILE": "AGNR1=é\r\n",
+        "ROLES_FILE": '{"roles": {}}',
     }
 
 
@@ -70,6 +75,7 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
         "SECRET_KEY_FILE": "/nowhere",
         "SYNC_KEY_FILE": str(path),
         "CREDENTIALS_FILE": str(tmp_path / "users"),
+        "ROLES_FILE": str(tmp_path / "nowhere"),
     }
     with pytest.raises(RunError) as caught:
         handover.given(plan, env)
@@ -78,17 +84,42 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
         "SECRET_KEY_FILE",
         "SYNC_KEY_FILE",
         "CREDENTIALS_FILE",
+        "ROLES_FILE",
     ]
     assert KEY not in str(caught.value)
 
 
 def test_the_parts_are_told_places_and_never_contents() -> None:
     given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
-    told = handover.settings_of_parts(given, {})
-    assert set(told["gateway"]) == {"SYNC_KEY_FILE"}
-    assert set(told["issuer"]) == {"SECRET_KEY_FILE", "SYNC_KEY_FILE", "CREDENTIALS_FILE"}
+    told = handover.settings_of_parts({**given, "ROLES_FILE": "{}"}, {})
+    assert set(told["gateway"]) == {"SYNC_KEY_FILE", "ROLES_FILE"}
+    assert set(told["issuer"]) == {
+        "SECRET_KEY_FILE",
+        "SYNC_KEY_FILE",
+        "CREDENTIALS_FILE",
+        "ROLES_FILE",
+    }
     assert told["issuer"] == told["reconciler"]
     assert all(place.startswith(("/sync/", "/data/")) for place in told["issuer"].values())
+    assert all(place.startswith("/sync/") for place in told["gateway"].values())
+
+
+def test_init_makes_demo_users_of_the_roles_that_are_given() -> None:
+    told = handover.settings_of_parts({"ROLES_FILE": "{}", "SECRET_KEY": KEY}, {})
+    assert told["init"] == {"ROLES_FILE": told["gateway"]["ROLES_FILE"]}
+
+
+def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan
+) -> None:
+    given = dict.fromkeys(handover.PLACES, ROLES_FILE.read_text())
+    monkeypatch.delenv("CREDENTIALS_FILE", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(given)))
+    data, sync = tmp_path / "data", tmp_path / "sync"
+    init = ["init", "--data-dir", str(data), "--sync-dir", str(sync), "--given"]
+    assert issuer_main.main(init) == 0
+    for place in handover.PLACES.values():
+        assert (tmp_path / place[1:]).read_text() == ROLES_FILE.read_text()
 
 
 @pytest.mark.parametrize(
@@ -308,25 +339,31 @@ class Recorder(Project):
         self.handed.append(json.dumps(given))
 
 
-def test_users_are_handed_over_whenever_their_file_changes(
+def test_users_and_roles_are_handed_over_whenever_their_file_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Recorder.handed.clear()
     path = Path(private(tmp_path / "users", "AGNR1=a"))
-    look = containers.users_renewed(path, Recorder((), tmp_path, {}))
+    roles = Path(private(tmp_path / "roles", "{}"))
+    files = {"CREDENTIALS_FILE": path, "ROLES_FILE": roles}
+    look = containers.files_renewed(files, Recorder((), tmp_path, {}))
     look()
     path.write_text("AGNR1=bb")
     look()
     look()
     path.unlink()
+    roles.write_text("{ }")
     look()
     look()
-    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}']
+    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"ROLES_FILE": "{ }"}']
     assert capsys.readouterr().out.count("cannot read") == 1
 
 
-def test_without_users_of_ones_own_nothing_is_looked_at(tmp_path: Path) -> None:
-    containers.users_renewed(None, Recorder((), tmp_path, {}))()
+def test_without_files_of_ones_own_nothing_is_looked_at(plan: Plan, tmp_path: Path) -> None:
+    Recorder.handed.clear()
+    assert handover.files(plan, {}) == {}
+    containers.files_renewed({}, Recorder((), tmp_path, {}))()
+    assert Recorder.handed == []
 
 
 def test_the_demo_logins_that_init_prints_are_kept(
