@@ -42,6 +42,13 @@ def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
         assert f"`{message}`" in text
 
 
+def test_every_module_of_the_gateway_is_in_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"(?m)^\| (`.*?) \|", text.partition("## The gateway's modules")[2])
+    named = [name for cell in listed for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(path.stem for path in LUA.glob("*.lua"))
+
+
 def test_every_promise_names_a_test_that_is_there() -> None:
     text = (ROOT / "docs" / "promises.md").read_text()
     named = set(re.findall(r"`(\w+(?:\.py|\.lua))`", text))

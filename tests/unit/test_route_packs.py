@@ -307,8 +307,14 @@ def test_no_name_outside_could_mean_two_routes() -> None:
 
 def test_the_model_is_said_to_be_in_the_path_only_where_the_path_has_it() -> None:
     in_path = [route for route in ALL if route.word == "path"]
-    assert [route.key() for route in in_path] == ["GET /v1/models/{}"]
+    assert {route.key() for route in in_path} == {"GET /v1/models/{}"}
     assert all("{model}" in route.path for route in in_path)
+
+
+def test_every_server_has_a_models_own_entry_which_the_gateway_looks_up_in_its_list() -> None:
+    with_entry = {route.pack for route in ALL if route.key() == "GET /v1/models/{}"}
+    with_list = {route.pack for route in ALL if route.key() == "GET /v1/models"}
+    assert sorted(with_entry) == sorted(with_list) == LLM_PACKS
 
 
 def test_a_model_is_looked_for_in_bodies_only_where_there_is_one() -> None:
