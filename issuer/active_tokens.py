@@ -22,7 +22,7 @@ PUSH_ENTRIES = 2_000
 
 @dataclass(frozen=True)
 class Revocation:
-    """What a revocation did: the sessions, and the gateways that have not acknowledged it."""
+    """What a revocation did: the unexpired sessions, and the gateways that did not acknowledge."""
 
     sessions: Sequence[Session]
     pending: Sequence[str]
@@ -57,14 +57,19 @@ class ActiveTokens:
             raise refusal
 
     def revoke(self, selection: Selection) -> Revocation:
-        """Revoke tokens: durable, then at once on every gateway that answers."""
-        sessions = self.store.revoke(selection, self._now())
+        """Revoke tokens: durable, then at once on every gateway that answers.
+
+        Expired ones too: a gateway may go by another clock, and a stream may outlive its token.
+        """
+        now = self._now()
+        sessions = self.store.revoke(selection, now)
         pending: set[str] = set()
         for start in range(0, len(sessions), PUSH_ENTRIES):
             entries = [_entry(session) for session in sessions[start : start + PUSH_ENTRIES]]
             acks = self._gateways.apply(Changes(revoke=entries))
             pending.update(ack.url for ack in acks if not ack.ok)
-        return Revocation(sessions, tuple(sorted(pending)))
+        unexpired = [session for session in sessions if session.expires_at > now]
+        return Revocation(unexpired, tuple(sorted(pending)))
 
     def is_active(self, jti: str) -> bool:
         """What the store says, which is what the gateways shall say."""

@@ -18,7 +18,7 @@ from issuer.credentials import CredentialsFile
 from issuer.errors import PorteroError
 from issuer.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways, mark_of
 from issuer.key_file import VERIFYING, WAITING, KeyFile
-from issuer.sessions import Selection, Session, SessionStore
+from issuer.sessions import KEPT_SECONDS, Selection, Session, SessionStore
 
 log = logging.getLogger("portero.reconciler")
 
@@ -68,9 +68,18 @@ class Reconciler:
         now = int(time.time())
         self._revoke_changed_credentials(now)
         self._turn_keys(now)
-        if now - self._pruned_at >= PRUNE_SECONDS:
-            self._store.prune(now)
-            self._pruned_at = now
+        if abs(now - self._pruned_at) >= PRUNE_SECONDS:
+            self._prune(now)
+
+    def _prune(self, now: int) -> None:
+        """Where the clock was so far ahead that live sessions may be forgotten, no one could revoke
+        their tokens: none is trusted then.
+        """
+        if now < self._pruned_at - KEPT_SECONDS:
+            revoked = self._store.begin_epoch(now)
+            log.critical("the clock was set back by hours; %d active tokens are revoked", revoked)
+        self._store.prune(now)
+        self._pruned_at = now
 
     def _revoke_changed_credentials(self, now: int) -> None:
         """A user removed, or whose secret changed, loses the live tokens of the old one."""

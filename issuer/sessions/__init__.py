@@ -10,12 +10,17 @@ What any store promises (and `tests/contract/test_session_stores.py` asks of eac
   with all its sessions revoked: what happened after the copy was made is not known to it.
 - A failure is `StoreUnavailable`, and then nothing half-done remains.
 
-Times are whole Unix seconds and come in as arguments.
+Times are whole Unix seconds and come in as arguments. A session outlives its token in the store:
+the clock may be wrong that says it has expired, and a stream may outlive its token too.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+#: So long is a session kept behind its token's end: a clock that was an hour wrong has forgotten no
+#: live one when it is right again.
+KEPT_SECONDS = 3_660
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class SessionStore(Protocol):
         """
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
-        """Revoke what is selected, active or not; answers all unexpired sessions selected."""
+        """Revoke what is selected, whether it has expired or not; answers all that is selected."""
 
     def find(self, jti: str) -> Session | None:
         """The session of this `jti`, or None."""
@@ -92,7 +97,7 @@ class SessionStore(Protocol):
         """Trust nothing of what is here: revoke all, and begin a history. Answers how many."""
 
     def prune(self, now: int) -> int:
-        """Forget sessions whose time is over; answers how many."""
+        """Forget sessions whose time is long over; answers how many."""
 
     def salt(self) -> bytes:
         """Random bytes made with the store, for fingerprints that mean nothing elsewhere."""

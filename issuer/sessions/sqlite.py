@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.sessions import Selection, Session
+from issuer.sessions import KEPT_SECONDS, Selection, Session
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
-#: Rows outlive their token a little, so that a clock set back finds its revocations.
-KEPT_SECONDS = 60
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -36,7 +34,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     position INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
-CREATE INDEX IF NOT EXISTS sessions_by_subject ON sessions (subject);
+CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0);
@@ -85,11 +83,11 @@ class SqliteSessions:
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
         """See `SessionStore.revoke`."""
         chosen = {name: value for name, value in vars(selection).items() if value is not None}
-        where = "".join(f" AND {name} = :{name}" for name in chosen)
+        where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
         values = {"now": now, **chosen}
         with self._transaction() as connection:
             _revoke(connection, where, values)
-            query = f"SELECT {_COLUMNS} FROM sessions WHERE expires_at > :now{where}"
+            query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
             return [Session(*row) for row in connection.execute(query, values)]
 
     def find(self, jti: str) -> Session | None:
@@ -244,19 +242,20 @@ def _identity(connection: sqlite3.Connection, column: str) -> Any:
 
 def _begin_epoch(connection: sqlite3.Connection, now: int) -> int:
     connection.execute("UPDATE identity SET epoch = ?, copied = 0", (_new_epoch(),))
-    return _revoke(connection, "", {"now": now})
+    active = _count_active(connection, now)
+    _revoke(connection, "TRUE", {"now": now})
+    return active
 
 
-def _revoke(connection: sqlite3.Connection, where: str, values: dict[str, object]) -> int:
+def _revoke(connection: sqlite3.Connection, where: str, values: dict[str, object]) -> None:
     """Each revocation gets a position of its own, so that no page of changes can split one."""
-    query = f"SELECT jti FROM sessions WHERE {_ACTIVE}{where}"
+    query = f"SELECT jti FROM sessions WHERE revoked_at IS NULL AND {where}"
     found = connection.execute(query, values).fetchall()
     last = _raise(connection, "position", len(found))
     connection.executemany(
         "UPDATE sessions SET revoked_at = ?, position = ? WHERE jti = ?",
         [(values["now"], last - index, jti) for index, (jti,) in enumerate(found)],
     )
-    return len(found)
 
 
 def _check_backup(copy: sqlite3.Connection, path: Path) -> None:

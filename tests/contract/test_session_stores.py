@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.sessions import Selection, Session, SessionStore
-from issuer.sessions.sqlite import KEPT_SECONDS, SqliteSessions
+from issuer.sessions import KEPT_SECONDS, Selection, Session, SessionStore
+from issuer.sessions.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
 MANY = 1_000_000
@@ -192,14 +192,25 @@ def test_revoked_is_final(store: SessionStore) -> None:
     assert not revoked.is_active(NOW)
 
 
-def test_a_revocation_answers_all_that_is_selected_and_unexpired(store: SessionStore) -> None:
+def test_a_revocation_answers_all_that_is_selected_also_what_has_expired(
+    store: SessionStore,
+) -> None:
     add(store, 1, 2)
     store.add(session(3, ends=5), MANY, NOW)
     store.revoke(Selection(jti=session(1).jti), NOW)
-    assert sorted(names(store.revoke(Selection(), NOW + 5))) == ["1", "2"]
+    assert sorted(names(store.revoke(Selection(), NOW + 5))) == ["1", "2", "3"]
     expired = store.find(session(3).jti)
     assert expired is not None
-    assert expired.revoked_at is None
+    assert expired.revoked_at == NOW + 5
+
+
+def test_a_session_that_was_revoked_by_a_clock_that_was_ahead_stays_revoked(
+    store: SessionStore,
+) -> None:
+    store.add(session(1, ends=5), MANY, NOW)
+    store.revoke(Selection(), NOW + 3600)
+    assert store.active(NOW, 10) == []
+    assert names(store.changes_after(1, 10)) == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -284,12 +295,18 @@ def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
     assert store.begin_epoch(NOW + 5) == 2
     assert place.open().epoch() == store.epoch() != first
     assert store.count_active(NOW + 5) == 0
-    assert store.position() == 5
+    assert store.position() == 6
+
+
+def test_a_clock_that_was_an_hour_ahead_has_forgotten_nothing(store: SessionStore) -> None:
+    store.add(session(1, ends=1), MANY, NOW)
+    assert store.prune(NOW + 3600) == 0
+    assert names(store.active(NOW, 10)) == ["1"]
 
 
 def test_prune_forgets_only_what_is_over(store: SessionStore) -> None:
     long_over = NOW + 10 + KEPT_SECONDS
-    for name, ends in (("old", 5), ("old and revoked", 6), ("live", 900), ("revoked", 900)):
+    for name, ends in (("old", 5), ("old and revoked", 6), ("live", 9000), ("revoked", 9000)):
         store.add(session(name, ends=ends), MANY, NOW)
     store.revoke(Selection(jti=session("revoked").jti), NOW)
     store.revoke(Selection(jti=session("old and revoked").jti), NOW)

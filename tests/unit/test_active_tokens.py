@@ -189,6 +189,16 @@ def test_a_revocation_again_is_pushed_again(store: SqliteSessions) -> None:
     assert gateways.pushed[-1] == gateways.pushed[-2]
 
 
+def test_an_expired_token_is_revoked_everywhere_too_and_is_not_counted(
+    store: SqliteSessions,
+) -> None:
+    gateways = FakeGateways(OK)
+    make(store, gateways).activate(session("1"), MOST_OF_SUBJECT)
+    done = make(store, gateways, now=NOW + 900).revoke(Selection(subject="USRSalice"))
+    assert done.sessions == []
+    assert gateways.pushed[-1] == Changes(revoke=[(session("1").jti, NOW + 900)])
+
+
 def test_many_revocations_go_out_in_messages_of_bounded_size(
     store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

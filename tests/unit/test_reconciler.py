@@ -21,7 +21,7 @@ from issuer.gateways import APPLY, KEYS, STATUS, Ack, Changes, Gateway, Gateways
 from issuer.key_file import SIGNING, VERIFYING, WAITING, KeyFile
 from issuer.reconciler import Reconciler, _Projection
 from issuer.roles import Roles
-from issuer.sessions import Selection, Session
+from issuer.sessions import KEPT_SECONDS, Selection, Session
 from issuer.sessions.sqlite import SqliteSessions
 from tests.conftest import SECRET_KEY, SYNC_KEY, GatewayModel, wait_until
 
@@ -452,9 +452,26 @@ def test_a_faulty_credentials_file_revokes_nobody(
 def test_the_loop_forgets_sessions_whose_time_is_long_over(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    add(store, "1", ends=-3600)
+    add(store, "1", ends=-2 * KEPT_SECONDS)
     with running(store, people, all_roles, ModelGateway(GatewayModel())):
         wait_until(lambda: store.find("1".rjust(22, "A")) is None, "it is forgotten")
+
+
+@pytest.mark.parametrize(("ahead", "alive"), [(3600, True), (2 * KEPT_SECONDS, False)])
+def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
+    store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    credentials = CredentialsFile(people, all_roles, store.salt())
+    gateways = ModelGateways(gateway)
+    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
+    add(store, "1")
+    refresh(store, gateway)
+    loop._prune(NOW + ahead)
+    loop._prune(NOW)
+    refresh(store, gateway)
+    assert bool(gateway.model.active()) is alive
+    assert bool(truth(store)) is alive
 
 
 # Keys

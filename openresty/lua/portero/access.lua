@@ -96,7 +96,7 @@ local function is_stale()
     if max_staleness_seconds == 0 then
         return false
     end
-    local staleness = active_tokens.staleness(ngx.now())
+    local staleness = active_tokens.staleness()
     return not staleness or staleness > max_staleness_seconds
 end
 

@@ -14,6 +14,7 @@
 -- entry at once would move it twice: the one that sees too high a number takes its move back, and
 -- looks again.
 
+local monotonic_time = require("resty.core.time").monotonic_time
 local state = require("portero.state")
 
 local tokens = ngx.shared.portero_active_tokens
@@ -26,12 +27,42 @@ local LEAST_TTL_SECONDS = 0.001
 local LONGEST_SILENCE_SECONDS = 600
 --- The reconciler is heard every second; after this long it is silent.
 local SILENCE_SECONDS = 3
+--- Less than this is no step of the clock: a token's last second belongs to nobody.
+local CLOCK_STEP_SECONDS = 1
 
 local _M = {}
 
+--- Notice that the clock was set. Entries end by it, so where it was set forward and back again
+--- live ones may be gone. All that is here up to now is in doubt then: what is missing is not known
+--- to be dead, and `status` asks for a snapshot.
+function _M.watch_clock()
+    local offset, known = ngx.now() - monotonic_time(), state.get("clock_offset")
+    if known and math.abs(offset - known) < CLOCK_STEP_SECONDS then
+        return
+    end
+    state.set("clock_offset", offset)
+    if known then
+        ngx.log(ngx.WARN, "the clock was set by ", offset - known, " s; a snapshot is asked for")
+        state.set("doubted", state.get("newest") or 0)
+    end
+end
+
+local function is_in_doubt()
+    return state.least() <= (state.get("doubted") or -1)
+end
+
+--- What to say of a token that is not here: false, or nil where that is in doubt.
+local function missing()
+    _M.watch_clock()
+    if not is_in_doubt() then
+        return false
+    end
+end
+
 --- Whether a token may be used, as of the request's look at the state.
 ---@param jti string
----@return boolean|nil active nil before the first snapshot is whole
+---@return boolean|nil active nil where it is not known: before the first snapshot is whole, and for
+--- what is missing after the clock was set
 ---@return boolean known whether anything is known of it (a tombstone is)
 function _M.is_active(jti)
     local least = state.least()
@@ -40,7 +71,7 @@ function _M.is_active(jti)
     end
     local number = tokens:get(jti)
     if not number then
-        return false, false
+        return missing(), false
     end
     return number >= least, true
 end
@@ -90,17 +121,17 @@ function _M.activate(jti, exp, now)
     return ok, err
 end
 
---- Revoke a token, known or not yet. The tombstone stands until no stream that the token opened can
---- still be silent: such a stream must find it when it moves again.
+--- Revoke a token, known or not yet, also one whose time is over: a stream may outlive its token.
+--- The tombstone stands until no stream that the token opened can still be silent: such a stream
+--- must find it when it moves again.
 ---@param jti string
 ---@param exp integer Unix seconds
 ---@param now number Unix seconds
 ---@return boolean|nil ok, string|nil err
 function _M.revoke(jti, exp, now)
-    if exp <= now then
-        return true
-    end
-    return with_room(tokens.safe_set, jti, TOMBSTONE, remaining(exp, now) + LONGEST_SILENCE_SECONDS)
+    local ttl = remaining(exp, now) + LONGEST_SILENCE_SECONDS
+    local ok, err = with_room(tokens.safe_set, jti, TOMBSTONE, ttl)
+    return ok or exp <= now, err
 end
 
 --- Begin a snapshot; what is activated from here on belongs to it.
@@ -130,18 +161,17 @@ function _M.set_position(epoch, position)
     state.set("mark", position .. ":" .. epoch)
 end
 
---- Remember that the issuer was heard.
----@param now number Unix seconds
-function _M.heard(now)
-    state.set("heard_at", now)
+--- Remember that the issuer was heard, by the clock that no one sets.
+function _M.heard()
+    state.set("heard_at", monotonic_time())
 end
 
 --- Seconds since the issuer was heard, or nil if it never was.
----@param now number Unix seconds
 ---@return number|nil
-function _M.staleness(now)
+function _M.staleness()
     local heard_at = state.get("heard_at")
-    return heard_at and math.max(0, now - heard_at)
+    -- Each worker reads the clock at its own moment, so another's may be a little ahead.
+    return heard_at and math.max(0, monotonic_time() - heard_at)
 end
 
 --- Whether a token issued at `iat` may be one this gateway has not been told of: the issuer has
@@ -150,8 +180,8 @@ end
 ---@param now number Unix seconds
 ---@return boolean
 function _M.may_be_behind(iat, now)
-    local heard_at = state.get("heard_at") or 0
-    return now - heard_at > SILENCE_SECONDS and iat >= math.floor(heard_at)
+    local silence = _M.staleness()
+    return not silence or (silence > SILENCE_SECONDS and iat >= math.floor(now - silence))
 end
 
 --- Name this life of the dictionaries: they survive a reload, and are empty after a restart.
@@ -162,6 +192,7 @@ end
 
 --- Clear away what has expired, a bounded part at a time.
 function _M.tidy()
+    _M.watch_clock()
     tokens:flush_expired(FLUSHED_AT_ONCE)
 end
 
@@ -170,7 +201,7 @@ end
 function _M.status()
     local position, epoch = (state.get("mark") or "0:"):match("^(%d+):(.*)$")
     return {
-        ready = state.is_ready(),
+        ready = state.is_ready() and not is_in_doubt(),
         boot = state.get("boot"),
         newest = state.get("newest") or 0,
         least = state.least(),

@@ -6,6 +6,7 @@
 -- chunk, which stops the LLM server too. It must never hold a chunk back.
 
 local cjson = require("cjson.safe")
+local monotonic_time = require("resty.core.time").monotonic_time
 local active_tokens = require("portero.active_tokens")
 local errors = require("portero.errors")
 local metrics = require("portero.metrics")
@@ -136,6 +137,8 @@ local function begin()
         return nil
     end
     local watch = { dialect = dialect, next_check = CHECK_SECONDS, tail = "" }
+    -- From here on by the clock that no one sets: a check must not wait for one that was set back.
+    watch.began_at = monotonic_time() - math.max(0, ngx.now() - ngx.req.start_time())
     ngx.ctx.watch = watch
     var.watched = "stream"
     return watch
@@ -170,7 +173,7 @@ function _M.filter(arrived)
     if is_last and chunk == "" then
         return
     end
-    local elapsed_seconds = ngx.now() - ngx.req.start_time()
+    local elapsed_seconds = monotonic_time() - watch.began_at
     local code = watch.pending or failure(watch, arrived or chunk)
         or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
     watch.has_begun = true

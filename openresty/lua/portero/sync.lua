@@ -110,7 +110,7 @@ local function apply(message)
         active_tokens.set_position(message.epoch, message.position)
     end
     if message.current == true then
-        active_tokens.heard(ngx.now())
+        active_tokens.heard()
     end
 end
 
@@ -133,7 +133,7 @@ local SNAPSHOT_STEPS = {
         end
         active_tokens.set_position(message.epoch, message.position)
         active_tokens.end_snapshot(message.generation)
-        active_tokens.heard(ngx.now())
+        active_tokens.heard()
     end,
 }
 
@@ -194,6 +194,7 @@ function _M.handle()
     if not message then
         return errors.exit(BAD_REQUEST)
     end
+    active_tokens.watch_clock()
     ngx.status = act(message) or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
@@ -204,7 +205,7 @@ end
 --- Answer `/metrics`.
 function _M.metrics()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4"
-    ngx.print(metrics.exposition(active_tokens.status(), active_tokens.staleness(ngx.now())))
+    ngx.print(metrics.exposition(active_tokens.status(), active_tokens.staleness()))
 end
 
 return _M

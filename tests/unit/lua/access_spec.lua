@@ -27,7 +27,7 @@ end
 
 local function become_ready()
     active_tokens.end_snapshot(active_tokens.begin_snapshot())
-    active_tokens.heard(fake.clock.now)
+    active_tokens.heard()
 end
 
 before_each(function()
@@ -473,7 +473,7 @@ describe("judge and readiness", function()
 
     it("answer 503 before the first snapshot although the issuer was heard just now", function()
         empty()
-        active_tokens.heard(NOW)
+        active_tokens.heard()
         assert_not_ready(ask("POST", CHAT, token_of("user")))
     end)
 
@@ -534,7 +534,7 @@ describe("judge and readiness", function()
         assert_forwarded(CHAT, ask("POST", CHAT, token))
         fake.clock.now = NOW + 30.1
         assert_not_ready(ask("POST", CHAT, token))
-        active_tokens.heard(fake.clock.now)
+        active_tokens.heard()
         assert_forwarded(CHAT, ask("POST", CHAT, token))
     end)
 
@@ -674,7 +674,7 @@ describe("judge", function()
         local token = token_of("monitoring")
         fake.clock.now = NOW + 100
         assert_refused(503, "not_ready", ask("POST", CHAT, token))
-        active_tokens.heard(fake.clock.now)
+        active_tokens.heard()
         assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token))
     end)
 

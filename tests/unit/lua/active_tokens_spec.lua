@@ -158,12 +158,20 @@ describe("activate and revoke", function()
         end
     end)
 
-    it("writes nothing for a token whose time is over", function()
+    it("activates nothing whose time is over", function()
         for _, exp in ipairs({ NOW, NOW - 1, 0, -5 }) do
             assert.is_true(activate("a", exp))
-            assert.is_true(revoke("b", exp))
         end
         assert.equal(0, tokens:count())
+    end)
+
+    it("keeps the tombstone of a token whose time is over for its streams to find", function()
+        for index, exp in ipairs({ NOW, NOW - 1, 0, -5 }) do
+            local jti = "jti" .. index
+            assert.is_true(revoke(jti, exp))
+            assert.same({ false, true }, { look_up(jti) })
+            assert.is_near(600, tokens:ttl(jti), 0.01)
+        end
     end)
 
     it("keeps an active entry for no longer than its token", function()
@@ -286,6 +294,11 @@ describe("a full dictionary", function()
     it("refuses the tombstone of an unknown token rather than drop a live one", function()
         assert.same({ false, "no memory" }, { revoke("d") })
         assert.is_true(is_active("a"))
+    end)
+
+    it("does without the tombstone of a token whose time is over", function()
+        assert.is_true(revoke("d", NOW - 1))
+        assert.equal(3, tokens:count())
     end)
 
     it("still takes the revocation of a token it knows", function()
@@ -421,20 +434,33 @@ end)
 
 describe("heard and staleness", function()
     it("answers nil before the issuer was ever heard", function()
-        assert.is_nil(active_tokens.staleness(NOW))
+        assert.is_nil(active_tokens.staleness())
     end)
 
     it("answers the seconds since the issuer was last heard", function()
-        active_tokens.heard(NOW - 50)
-        active_tokens.heard(NOW)
-        assert.equal(0, active_tokens.staleness(NOW))
-        assert.equal(7.5, active_tokens.staleness(NOW + 7.5))
+        active_tokens.heard()
+        fake.clock.now = NOW + 50
+        active_tokens.heard()
+        assert.equal(0, active_tokens.staleness())
+        fake.clock.now = NOW + 57.5
+        assert.equal(7.5, active_tokens.staleness())
     end)
 
-    it("is never negative when a clock steps back", function() -- S11
-        active_tokens.heard(NOW)
-        assert.equal(0, active_tokens.staleness(NOW - 100))
+    it("is never negative where another worker's look at the clock is newer", function()
+        active_tokens.heard()
+        fake.clock.now = NOW - 0.01
+        assert.equal(0, active_tokens.staleness())
     end)
+
+    for _, step in ipairs({ -3600, -30, 30, 3600 }) do
+        it(("counts the seconds that pass, not those the clock is set by: %d"):format(step),
+            function() -- S11
+                active_tokens.heard()
+                fake.set_clock(step)
+                fake.clock.now = fake.clock.now + 7
+                assert.equal(7, active_tokens.staleness())
+            end)
+    end
 end)
 
 describe("may_be_behind", function()
@@ -449,13 +475,89 @@ describe("may_be_behind", function()
     }
     for _, case in ipairs(CASES) do
         it(("is %s for %s"):format(tostring(case[4]), case[1]), function()
-            active_tokens.heard(NOW + 0.4)
-            assert.equal(case[4], active_tokens.may_be_behind(case[2], case[3] + 0.4))
+            fake.clock.now = NOW + 0.5
+            active_tokens.heard()
+            fake.clock.now = case[3] + 0.5
+            assert.equal(case[4], active_tokens.may_be_behind(case[2], fake.clock.now))
         end)
     end
 
     it("is true for every token when the issuer was never heard", function()
         assert.is_true(active_tokens.may_be_behind(NOW, NOW))
+    end)
+
+    it("is false for all while the issuer is heard, wherever the clock was set", function()
+        active_tokens.heard()
+        for _, step in ipairs({ 3600, -7200 }) do
+            fake.set_clock(step)
+            assert.is_false(active_tokens.may_be_behind(NOW, fake.clock.now))
+        end
+    end)
+end)
+
+describe("watch_clock", function()
+    before_each(function()
+        snapshot("a", "b")
+        active_tokens.watch_clock()
+    end)
+
+    it("lets all be as it is while the clock only runs", function()
+        for _ = 1, 10 do
+            fake.clock.now = fake.clock.now + 5
+            active_tokens.watch_clock()
+        end
+        fake.set_clock(0.9)
+        active_tokens.watch_clock()
+        assert.is_true(active_tokens.status().ready)
+        assert.same({ false, false }, { look_up("c") })
+        assert.same({}, fake.logged)
+    end)
+
+    for _, step in ipairs({ -3600, -30, -2, 2, 30, 3600 }) do
+        it(("asks for a snapshot where the clock was set by %d seconds"):format(step), function()
+            fake.set_clock(step)
+            active_tokens.watch_clock()
+            assert.is_false(active_tokens.status().ready)
+            assert.equal(1, #fake.logged)
+        end)
+    end
+
+    it("notices a clock that is set a little again and again", function()
+        for _ = 1, 3 do
+            fake.set_clock(0.5)
+            active_tokens.watch_clock()
+        end
+        assert.is_false(active_tokens.status().ready)
+    end)
+
+    it("says of what is missing then that it is not known, and judges the rest", function()
+        fake.set_clock(-30)
+        revoke("b")
+        assert.same({ nil, false }, { look_up("c") })
+        assert.same({ true, true }, { look_up("a") })
+        assert.same({ false, true }, { look_up("b") })
+    end)
+
+    it("finds again, with the next snapshot, what was cleared away meanwhile", function()
+        fake.set_clock(3600)
+        active_tokens.tidy()
+        assert.equal(0, tokens:count())
+        fake.set_clock(-3600)
+        assert.same({ nil, false }, { look_up("a") })
+        snapshot("a")
+        assert.same({ true, true }, { look_up("a") })
+        assert.same({ false, false }, { look_up("b") })
+        assert.is_true(active_tokens.status().ready)
+    end)
+
+    it("trusts no snapshot that was begun before", function()
+        local generation = active_tokens.begin_snapshot()
+        fake.set_clock(-30)
+        active_tokens.watch_clock()
+        active_tokens.end_snapshot(generation)
+        assert.is_false(active_tokens.status().ready)
+        snapshot("a")
+        assert.is_true(active_tokens.status().ready)
     end)
 end)
 

@@ -267,6 +267,9 @@ end
 local function add_time(ngx, fake)
     local clock = fake.clock
     function ngx.now() return clock.now end
+    package.loaded["resty.core.time"] = {
+        monotonic_time = function() return clock.now - clock.stepped end,
+    }
     function ngx.time() return math.floor(clock.now) end
     function ngx.update_time() clock.now = clock.real or clock.now end
     function ngx.sleep(seconds) fake.slept[#fake.slept + 1] = seconds end
@@ -401,7 +404,7 @@ end
 function fake_ngx.install(now)
     forget_modules()
     local fake = {
-        clock = { now = now or 1700000000 },
+        clock = { now = now or 1700000000, stepped = 0 },
         answer = new_answer(),
         timers = {},
         logged = {},
@@ -419,6 +422,11 @@ function fake_ngx.install(now)
     --- Begin a request: method, target, protocol, headers, body.
     function fake.request(request)
         set_request(fake, request)
+    end
+    --- Set the clock, which is not the time that passes.
+    function fake.set_clock(by_seconds)
+        fake.clock.now = fake.clock.now + by_seconds
+        fake.clock.stepped = fake.clock.stepped + by_seconds
     end
     --- Let every timer fire once.
     function fake.tick()
