@@ -22,6 +22,8 @@ local tokens = ngx.shared.portero_active_tokens
 local TOMBSTONE = -2 ^ 50
 --- How many expired entries one refused write clears away; the rest is cleared by the timer.
 local FLUSHED_AT_ONCE = 10000
+--- Clearing away looks at every entry while all others wait, so refused writes do it this seldom.
+local FLUSH_SECONDS = 0.25
 local LEAST_TTL_SECONDS = 0.001
 --- `proxy_read_timeout`: a stream silent for longer is ended by nginx.
 local LONGEST_SILENCE_SECONDS = 600
@@ -76,10 +78,21 @@ function _M.is_active(jti)
     return number >= least, true
 end
 
+local flushed_at = -FLUSH_SECONDS
+
+local function make_room()
+    local now = monotonic_time()
+    if now - flushed_at < FLUSH_SECONDS then
+        return false
+    end
+    flushed_at = now
+    return tokens:flush_expired(FLUSHED_AT_ONCE) > 0
+end
+
 --- One write that may find the dictionary full of expired entries: they are cleared, once.
 local function with_room(write, jti, number, ttl)
     local ok, err = write(tokens, jti, number, ttl)
-    if not ok and err == "no memory" and tokens:flush_expired(FLUSHED_AT_ONCE) > 0 then
+    if not ok and err == "no memory" and make_room() then
         ok, err = write(tokens, jti, number, ttl)
     end
     return ok, err

@@ -319,6 +319,19 @@ describe("a full dictionary", function()
         assert.is_true(is_active("d"))
     end)
 
+    it("is looked through four times a second at most, however many writes it refuses", function()
+        local looks, flush = 0, tokens.flush_expired
+        function tokens:flush_expired(most)
+            looks = looks + 1
+            return flush(self, most)
+        end
+        for index = 0, 99 do
+            fake.clock.now = NOW + index / 100
+            assert.same({ false, "no memory" }, { activate("d") })
+        end
+        assert.equal(4, looks)
+    end)
+
     it("makes room from tombstones no sooner than 600 seconds beyond their ends", function()
         for _, jti in ipairs({ "a", "b", "c" }) do
             revoke(jti)
