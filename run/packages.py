@@ -28,7 +28,7 @@ GATEWAY_PACKAGES = (
 #: What llama.cpp's wheel leaves to the system; desktops have it, a bare server does not.
 DEMO_PACKAGES = ("libgomp1",)
 #: luajit2, not luajit: that one would remove nginx's Lua module.
-TEST_PACKAGES = ("luajit2", "lua-busted", "lua-check", "wrk")
+TEST_PACKAGES = ("luajit2", "lua-busted", "lua-check", "wrk", "libfaketime")
 #: Where nginx and OpenResty lie although an ordinary user's PATH does not say so.
 EXTRA_PATH = ("/usr/local/openresty/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from run import local, processes
 from run.commands import ROOT
 from run.plan import clean_environment, read_plan
 from run.venv import PYTHON
+from tests.clocks import CLOCK_OF, Clock
 from tests.upstream import wait_for
 
 #: Users a test may be: name -> (secret, door). Two agents, so that one may be revoked alone.
@@ -122,7 +123,9 @@ class Local:
 
     client_address = "127.0.0.1"
 
-    def __init__(self, llm_upstream: str, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, llm_upstream: str, settings: Mapping[str, str], own_clocks: bool = False
+    ) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="portero-test-"))
         self._runtime = Path(tempfile.mkdtemp(prefix="portero-test-gw-"))
         self._runtime.chmod(0o711)
@@ -154,10 +157,17 @@ class Local:
         self.env = local.settings(plan, env, 0, str(self._runtime))
         self._services = {service.name: service for service in local.services(plan)}
         self._children: dict[str, processes.Child] = {}
+        #: The machines' clocks, where the parts do not go by the test's own.
+        self.clocks = (
+            {name: Clock(self._runtime / f"{name}-clock") for name in set(CLOCK_OF.values())}
+            if own_clocks
+            else {}
+        )
 
     def start(self, part: str) -> None:
         """See `Deployment.start`."""
-        self._children[part] = processes.start(self._services[part], self.data, self.env)
+        env = self._environment(part)
+        self._children[part] = processes.start(self._services[part], self.data, env)
 
     def stop(self, part: str, how: signal.Signals = signal.SIGTERM) -> None:
         """See `Deployment.stop`. A killed master leaves no worker behind."""
@@ -208,7 +218,7 @@ class Local:
         return subprocess.run(
             [str(PYTHON), "-m", "issuer", *words],
             cwd=ROOT,
-            env=self.env,
+            env=self._environment("issuer"),
             capture_output=True,
             text=True,
             check=check,
@@ -226,6 +236,10 @@ class Local:
         for folder in (self.data, self._runtime):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _environment(self, part: str) -> dict[str, str]:
+        clock = self.clocks.get(CLOCK_OF[part])
+        return {**self.env, **(clock.environment(part) if clock else {})}
+
     def _private_file(self, name: str, text: str) -> Path:
         path = self.data / name
         path.touch(0o600)
@@ -236,10 +250,18 @@ class Local:
 PARTS = ("gateway", "issuer", "reconciler")
 
 
-@contextmanager
-def deployed(llm_upstream: str, **settings: str) -> Iterator[Local]:
+def deployed(llm_upstream: str, **settings: str) -> AbstractContextManager[Local]:
     """A running deployment of local processes, ready to judge."""
-    deployment = Local(llm_upstream, settings)
+    return _running(Local(llm_upstream, settings))
+
+
+def deployed_with_clocks(llm_upstream: str, **settings: str) -> AbstractContextManager[Local]:
+    """The same, with machines whose clocks a test may set."""
+    return _running(Local(llm_upstream, settings, own_clocks=True))
+
+
+@contextmanager
+def _running(deployment: Local) -> Iterator[Local]:
     try:
         for part in PARTS:
             deployment.start(part)

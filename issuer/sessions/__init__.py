@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-#: So long is a session kept behind its token's end: a clock that was an hour wrong has forgotten no
-#: live one when it is right again.
-KEPT_SECONDS = 3_660
+#: So long is a session kept behind its token's end: a clock that is an hour wrong, to one side and
+#: then to the other, forgets no live one.
+KEPT_SECONDS = 7_260
 
 
 @dataclass(frozen=True)

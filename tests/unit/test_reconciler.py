@@ -19,7 +19,7 @@ from issuer.active_tokens import ActiveTokens
 from issuer.credentials import CredentialsFile
 from issuer.gateways import APPLY, KEYS, STATUS, Ack, Changes, Gateway, Gateways
 from issuer.key_file import SIGNING, VERIFYING, WAITING, KeyFile
-from issuer.reconciler import Reconciler, _Projection
+from issuer.reconciler import SKEW_SECONDS, Reconciler, _Projection
 from issuer.roles import Roles
 from issuer.sessions import KEPT_SECONDS, Selection, Session
 from issuer.sessions.sqlite import SqliteSessions
@@ -212,11 +212,14 @@ def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
     assert gateway.model.active() == truth(store)
 
 
-def test_expired_sessions_are_in_no_snapshot(store: SqliteSessions, gateway: ModelGateway) -> None:
-    add(store, "1", ends=-1)
+def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1", ends=-SKEW_SECONDS - 1)
     add(store, "2")
+    add(store, "3", ends=-SKEW_SECONDS + 10)
     refresh(store, gateway)
-    assert gateway.model.active() == truth(store) == {"2".rjust(22, "A")}
+    assert gateway.model.active() == {name.rjust(22, "A") for name in "23"}
 
 
 def test_a_gateway_that_does_not_answer_is_only_asked(
@@ -468,7 +471,7 @@ def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
     add(store, "1")
     refresh(store, gateway)
     loop._prune(NOW + ahead)
-    loop._prune(NOW)
+    loop._prune(NOW - 3600)
     refresh(store, gateway)
     assert bool(gateway.model.active()) is alive
     assert bool(truth(store)) is alive

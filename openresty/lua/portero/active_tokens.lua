@@ -44,7 +44,8 @@ function _M.watch_clock()
     end
     state.set("clock_offset", offset)
     if known then
-        ngx.log(ngx.WARN, "the clock was set by ", offset - known, " s; a snapshot is asked for")
+        ngx.log(ngx.WARN, ("the clock was set by %.1f s; a snapshot is asked for"):format(
+            offset - known))
         state.set("doubted", state.get("newest") or 0)
     end
 end
@@ -53,12 +54,13 @@ local function is_in_doubt()
     return state.least() <= (state.get("doubted") or -1)
 end
 
---- What to say of a token that is not here: false, or nil where that is in doubt.
-local function missing()
+--- What to say of a token that is not here, or that a snapshot hid: nil where that is in doubt.
+local function absent(is_hidden)
     _M.watch_clock()
-    if not is_in_doubt() then
-        return false
+    if is_in_doubt() then
+        return nil, false
     end
+    return false, is_hidden
 end
 
 --- Whether a token may be used, as of the request's look at the state.
@@ -72,10 +74,10 @@ function _M.is_active(jti)
         return nil, false
     end
     local number = tokens:get(jti)
-    if not number then
-        return missing(), false
+    if number and (number >= least or number < 0) then
+        return number >= least, true
     end
-    return number >= least, true
+    return absent(number ~= nil)
 end
 
 local flushed_at = -FLUSH_SECONDS
