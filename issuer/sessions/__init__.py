@@ -64,7 +64,7 @@ class SessionStore(Protocol):
         """
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
-        """Revoke what is selected, whether it has expired or not; answers all that is selected."""
+        """Revoke what is selected, expired or not; answers all of it, what ends last first."""
 
     def find(self, jti: str) -> Session | None:
         """The session of this `jti`, or None."""
