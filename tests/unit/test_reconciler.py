@@ -465,7 +465,7 @@ def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
     store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
 ) -> None:
     gateway = ModelGateway(GatewayModel())
-    credentials = CredentialsFile(people, all_roles, store.salt())
+    credentials = CredentialsFile(people, lambda: all_roles, store.salt())
     gateways = ModelGateways(gateway)
     loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
     add(store, "1")
