@@ -143,8 +143,11 @@ identity() {
     [ "$(id -u)" = 0 ] && echo "user nobody $(id -gn nobody);"
 }
 
-run_nginx() {
+# check DIRECTORY: what nginx finds wrong with the configuration, and Lua with the settings.
+check() {
+    render "$1"
     "$nginx" -c "$1/nginx.conf" -g "$(identity || true)" -e stderr -t -q
+    "$nginx" -c "$1/check.conf" -e stderr
 }
 
 case "${1:-start}" in
@@ -156,13 +159,11 @@ case "${1:-start}" in
         ;;
     check)
         settings
-        render "$runtime/check"
-        run_nginx "$runtime/check"
+        check "$runtime/check"
         ;;
     reload)
         settings
-        render "$runtime/check"
-        run_nginx "$runtime/check"
+        check "$runtime/check"
         render "$runtime"
         kill -HUP "$(cat "$runtime/nginx.pid")"
         ;;

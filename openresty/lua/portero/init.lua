@@ -35,13 +35,27 @@ local function env(name)
     return value ~= "" and value or nil
 end
 
+local function listed(what, faults)
+    return what .. ":\n  " .. table.concat(faults, "\n  ") .. "\n"
+end
+
+--- Read the settings, say every fault, and end the process: 0 when there is none.
+---@param directory string where roles.json and routes/ are
+function _M.check(directory)
+    local found, faults = config.read(env, directory)
+    if not found then
+        io.stderr:write(listed("the gateway could not start", faults))
+    end
+    os.exit(found and 0 or 1)
+end
+
 --- In the master, before the workers (`init_by_lua`).
 ---@param directory string where roles.json and routes/ are
 function _M.master(directory)
     local faults
     settings, faults = config.read(env, directory)
     if not settings then
-        error("the gateway cannot start:\n  " .. table.concat(faults, "\n  ") .. "\n", 0)
+        error(listed("the gateway cannot start", faults), 0)
     end
     upstreams.set("llm", settings.llm)
     upstreams.set("issuer", settings.issuer)

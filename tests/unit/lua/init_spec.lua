@@ -79,6 +79,36 @@ describe("master", function()
     end)
 end)
 
+describe("check", function()
+    local real_exit, real_stderr, said, status
+
+    before_each(function()
+        real_exit, real_stderr, said = os.exit, io.stderr, ""
+        rawset(os, "exit", function(code) status = code end)
+        rawset(io, "stderr", { write = function(_, text) said = said .. text end })
+    end)
+
+    after_each(function()
+        rawset(os, "exit", real_exit)
+        rawset(io, "stderr", real_stderr)
+    end)
+
+    it("ends with 0 and says nothing where there is no fault", function()
+        init.check("openresty/conf")
+        assert.equal(0, status)
+        assert.equal("", said)
+    end)
+
+    it("ends with 1 and says every fault, and no secret", function()
+        env.SYNC_KEY, env.WEB_UI = "SEEN", "x"
+        init.check("openresty/conf")
+        assert.equal(1, status)
+        assert.matches("^the gateway could not start:\n  SYNC_KEY: ", said)
+        assert.matches("\n  WEB_UI: ", said, 1, true)
+        assert.is_nil(said:find("SEEN", 1, true))
+    end)
+end)
+
 describe("worker", function()
     it("begins every module, so that a token is judged", function()
         start()
