@@ -279,6 +279,37 @@ def test_kong_14536_a_body_without_a_content_type_is_not_let_through(
     assert seen.seen == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/engines/other/chat/completions",
+        "/v1/engines/other/completions",
+        "/openai/deployments/other/chat/completions",
+        "/v1/other/chat/completions",
+    ],
+)
+def test_litellm_8780_a_model_in_the_path_is_no_way_round_the_body(
+    post: Any, seen: Upstream, path: str
+) -> None:
+    assert code_of(post({"model": "tiny"}, path)) == (404, "not_found")
+    assert seen.seen == []
+
+
+@pytest.mark.parametrize("way", ["Authorization", "x-api-key", "Cookie"])
+def test_litellm_8616_the_list_holds_however_the_token_is_shown(
+    post: Any, token: str, seen: Upstream, way: str
+) -> None:
+    shown = {
+        "Authorization": f"Bearer {token}",
+        "x-api-key": token,
+        "Cookie": f"auth_token={token}",
+    }
+    headers = {"Authorization": "", way: shown[way]}
+    assert code_of(post({"model": "other"}, **headers)) == (404, "model_not_found")
+    assert seen.seen == []
+    assert post({"model": "tiny"}, **headers).status_code == 200
+
+
 @pytest.mark.parametrize("name", [".*", "qwen|other", "(?:)", "tiny$|^other", "[a-z]*"])
 def test_litellm_21267_a_models_name_is_never_a_pattern(
     post: Any, seen: Upstream, name: str
