@@ -34,7 +34,7 @@ PROMOTED_SECONDS = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it was done, 1 for a fault, 2 for a revocation still pending."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -42,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = "\n  ".join(str(error).splitlines())
         print(f"issuer: {lines}", file=sys.stderr)
         return 1
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """One in 64 token IDs begins with a dash, and would pass for an option of its own."""
+    joined = list(words)
+    for at, word in enumerate(joined[:-1]):
+        if word == "--jti":
+            joined[at : at + 2] = [f"--jti={joined[at + 1]}"]
+            break
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
