@@ -4,6 +4,8 @@
 -- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
 
 local body = require("portero.body")
+local form_body = require("portero.form_body")
+local json_body = require("portero.json_body")
 local model_name = require("portero.model_name")
 local policy = require("portero.policy")
 
@@ -25,14 +27,14 @@ end
 --- What the JSON body says of its model; it stays what it is until the request is forwarded.
 ---@return table|nil found, string|nil code
 function _M.read_json()
-    if not is_plain() or not model_name.is_json(var.http_content_type) then
+    if not is_plain() or not json_body.is_json(var.http_content_type) then
         return nil, "unsupported_media_type"
     end
     local pointer, length, keep = body.read()
     if not pointer then
         return nil, length == "empty" and "invalid_json" or "internal_error"
     end
-    local found, reason = model_name.scan(pointer, length, body.pause)
+    local found, reason = json_body.scan(pointer, length, body.pause)
     if not found then
         return nil, reason == "duplicate" and "ambiguous_body" or "invalid_json"
     end
@@ -54,7 +56,7 @@ local function from_json(word)
 end
 
 local function from_form()
-    local boundary = is_plain() and model_name.boundary_of(var.http_content_type)
+    local boundary = is_plain() and form_body.boundary_of(var.http_content_type)
     if not boundary then
         return nil, "unsupported_media_type"
     end
@@ -62,7 +64,7 @@ local function from_form()
     if not pointer then
         return nil, length == "empty" and "model_missing" or "internal_error"
     end
-    local name, reason = model_name.from_form(pointer, length, boundary, body.pause)
+    local name, reason = form_body.model(pointer, length, boundary, body.pause)
     assert(keep) -- until here nothing may have taken the bytes away
     return name, CODES[reason] or (not name and "invalid_request") or nil
 end

@@ -1,6 +1,8 @@
 ---------
 -- The start of the gateway: settings, then each module, and the tick of each worker.
 
+local lfs = require("lfs")
+
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
 
@@ -42,6 +44,13 @@ local function start()
 end
 
 describe("master", function()
+    it("has loaded every module there is, as a worker may not read them", function()
+        for entry in lfs.dir("openresty/lua/portero") do
+            local name = entry:match("^(.+)%.lua$")
+            assert.is_truthy(not name or package.loaded["portero." .. name], name)
+        end
+    end)
+
     it("names both upstreams", function()
         init.master("openresty/conf")
         local balancer = package.loaded["ngx.balancer"]

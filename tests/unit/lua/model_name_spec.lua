@@ -1,1079 +1,20 @@
 ---------
--- Which model a request names: threats B1-B9, B11, B12; the B-numbers stand at their cases.
+-- Names of models, where a body that was scanned or a query has them: threats B4-B6; the B-numbers
+-- stand at their cases.
 
-local bit = require("bit")
-local cjson = require("cjson.safe")
 local ffi = require("ffi")
+local json_body = require("portero.json_body")
 local model_name = require("portero.model_name")
 
-ffi.cdef([[
-void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);
-int mprotect(void *address, size_t length, int protection);
-]])
-
-local PAUSE = 256 * 1024
-local LONG_S, KELVIN = "\197\191", "\226\132\170"
-
---- Calls with the bytes of a text, which must be held: a pointer holds nothing.
-local function with_bytes(text, call, ...)
-    local first, second = call(ffi.cast("const unsigned char *", text), #text, ...)
-    return first, second, text
-end
-
-local function scan(text, pause)
-    local found, reason = with_bytes(text, model_name.scan, pause)
-    return found, reason
-end
-
-local function fault_of(text)
-    local found, reason = scan(text)
-    return found == nil and reason or "none"
+local function scan(text)
+    local found, reason = json_body.scan(ffi.cast("const unsigned char *", text), #text)
+    return found, reason, text -- a pointer holds nothing
 end
 
 --- As a test's name: short, and of one line.
 local function shown(text)
     return (("%q"):format(text:sub(1, 60)):gsub("[%c\128-\255]", "?"))
 end
-
-local function accepts(text)
-    assert.equal("none", fault_of(text), shown(text))
-end
-
-local function refuses(text)
-    assert.equal("invalid_json", fault_of(text), shown(text))
-end
-
---- JSON texts of one value, by RFC 8259.
-local VALUES = {
-    -- numbers
-    "0", "-0", "1", "-1", "9", "10", "123", "-123", "0.0", "0.5", "-0.5", "1.5", "10.25",
-    "123.456789", "1e1", "1E1", "1e+1", "1e-1", "1E+01", "0e0", "0e+1", "0E-10", "-0e0", "1.5e10",
-    "1.5E-10", "0.4e00669999999999999999999999999999999999999999999", "1e400", "-1e400", "1e-400",
-    "123456789012345678901234567890", "-99999999999999999999999999999999999", "0.1e1", "20e1",
-    ("7"):rep(400), "1." .. ("3"):rep(400),
-    -- words
-    "true", "false", "null",
-    -- strings
-    '""', '" "', '"a"', '"abc"', [["\""]], [["\\"]], [["\/"]], [["\b\f\n\r\t"]], [["\\\\"]],
-    [["\\\""]], [["\u0000"]], [["\u0041"]], [["\u00e9"]], [["\u00E9"]], [["\uABCD"]], [["\uabcd"]],
-    [["\uFFFF"]], [["\ud83d\ude00"]], [["\uD83D\uDE00"]], [["\ud800"]], [["\udc00"]],
-    [["\ud800\ud800"]], [["\udc00\ud800"]], [["\ud800x"]], [["\ud800\n"]], [["\\u0041"]], [["\\a"]],
-    [["\u0022"]], [["\u005c"]], [["a\u000ab"]], '"\127"', '"/"', [["'"]], '"[]{},:"',
-    '"// no comment"', '"\194\128"', '"\195\169"', '"\223\191"', '"\224\160\128"', '"\225\128\128"',
-    '"\236\191\191"', '"\237\128\128"', '"\237\159\191"', '"\238\128\128"', '"\239\191\191"',
-    '"\239\187\191"', '"\240\144\128\128"', '"\241\128\128\128"', '"\243\191\191\191"',
-    '"\244\143\191\191"', '"\226\128\168\226\128\169"', '"Съешь же ещё"',
-    '"人人生而自由"', '"😀😀"',
-    -- arrays and objects
-    "[]", "[ ]", "[[]]", "[[],[]]", "[1]", "[1,2]", "[ 1 , 2 ]", "[\t1\n,\r2 ]", '["a",1,null,{}]',
-    "[0]", "[-0,-1]", "[1.5,1e1]", "[true,false,null]", "{}", "{ }", '{"a":1}', '{"a":1,"b":2}',
-    '{ "a" : 1 , "b" : 2 }', '{"":0}', '{"a":{"b":{"c":[]}}}', '{"a":1,"a":2}',
-    '{"model":"x","MODEL":"y"}', [[{"\u0061":1}]], [[{"\ud800":1}]], '{"é":1}', "[{},[],{}]",
-    "[[[[[[[[[[]]]]]]]]]]", '{"a":[{"b":[]}]}',
-}
-
---- What is no JSON value.
-local NO_VALUES = {
-    "",
-    -- numbers
-    "-", "+1", "+", "00", "01", "-01", "-00", "007", "1.", "-1.", "0.", ".1", "-.1", ".", "1.e1",
-    "1e", "1E", "1e+", "1e-", "0e", "0e+", "1.5e", "1e1.5", "1e 1", "1 .5", "- 1", "1 2", "1,",
-    "--1", "-+1", "1-", "1+1", "1e1e1", "1.2.3", "0x1", "0X1F", "0b1", "0o7", "1_000", "1a", "1L",
-    "1f", "-a", "-x1", "NaN", "-NaN", "nan", "Inf", "Infinity", "-Infinity", "+Infinity",
-    "infinity", "1/2", "1e+-1", "１", "1\0", "0 1", "123.a", "9.e+", "0.3e", "0.3e+", "-2.",
-    "2.e3", "2.e-3", "-012", "1eE2", "0.1.2", "1.8011670033376514H",
-    -- words
-    "tru", "truth", "True", "TRUE", "fals", "False", "FALSE", "nul", "nulll", "Null", "NULL", "nil",
-    "None", "undefined", "t", "f", "n", "truefalse", "true false", "null1", "true,", "yes",
-    -- strings
-    '"', '"a', 'a"', "a", "'a'", "''", "`a`", '"a"b', '"a""b"', '"a" "b"', [["\"]], [["\x41"]],
-    [["\a"]], [["\v"]], [["\0"]], [["\1"]], [["\'"]], [["\e"]], [["\ "]], [["\U0041"]], [["\u"]],
-    [["\u0"]], [["\u00"]], [["\u004"]], [["\u004g"]], [["\u00g1"]], [["\ug041"]], [["\u 041"]],
-    [["\u+041"]], [["\u-041"]], [["\u0x41"]], [["\u{41}"]], [["\ud800\u"]], [["\ud800\u1"]],
-    [["\ud800\x"]], [["\\\"]], '"\\\n"', '"\\\0"', '"\\\195\169"', '"\\é"', "\\\"a\\\"", "“a”",
-    '"a\\', '"\0"', '"\1"', '"\t"', '"\n"', '"\r"', '"\31"', '"a\0b"', '"a\nb"', '"a\tb"',
-    -- bytes that are no UTF-8
-    '"\128"', '"\191"', '"\192\128"', '"\192\175"', '"\193\191"', '"\194"', '"\194a"', '"\194\194"',
-    '"\223\192"', '"\224\128\128"', '"\224\159\191"', '"\224\160"', '"\225\128"', '"\225\128a"',
-    '"\236\128\192"', '"\237\160\128"', '"\237\191\191"', '"\237\160\189\237\184\128"',
-    '"\239\191"', '"\240\128\128\128"', '"\240\143\191\191"', '"\240\144\128"', '"\241\128\128a"',
-    '"\244\144\128\128"', '"\245\128\128\128"', '"\247\191\191\191"', '"\248\136\128\128\128"',
-    '"\252\132\128\128\128\128"', '"\254"', '"\255"', '"\255\254"', '"\195\169\169"', '"a\233b"',
-    "\239\187\1911", "\194\160", "1\194\160",
-    -- arrays and objects
-    "[", "]", "[1", "1]", "[,", "[,]", "[,1]", "[1,]", "[1,,2]", "[1 2]", "[1;2]", "[1:2]", "[1]]",
-    "[[1]", "[}", "{]", "[1}", '{"a":1]', "[true false]", "['a']", "[a]", "[1,2", "[\"a\"", "[\"a",
-    "[-]", "[01]", "{", "}", "{,}", "{1}", '{"a"}', '{"a":}', '{"a":1', '{"a":1,', '{"a":1,}',
-    '{,"a":1}', '{"a":1,,"b":2}', '{"a" 1}', '{"a"=1}', '{"a"::1}', '{"a":1 "b":2}',
-    '{"a":1;"b":2}', "{a:1}", "{'a':1}", "{1:1}", "{null:1}", "{[]:1}", '{"a":1}}', '{"a":{}',
-    '{"a":[}', '{"a","b"}', '{"a":"b":"c"}', "{:1}", '{"a":1,"b"}', '{"\1":1}', '{"\255":1}',
-    [[{"\x":1}]],
-    -- what other languages would take
-    "1//", "1/**/", "/**/1", "//\n1", "#\n1", "1#", "<!--1-->", "\v1", "\f1", "1\v", "1\f", "\0",
-    "\1272", "\\n", "*", "&a", "@", "(1)", "new Date()", "a.b", "$", "...",
-}
-
---- Texts that are not one object, whatever is in it.
-local NO_BODIES = {
-    "", " ", "\n", "\0", "1", "null", "true", '"model"', "[]", '[{"model":"a"}]', "{", "}", "{}}",
-    "}{", "{} {}", "{}{}", '{"model":"a"}{"model":"b"}', '{"model":"a"}\n{"model":"b"}', "{}x",
-    "{},", "{};", "{}\0", "{}#", "{}//", "{}/**/", "{} 1", "{}null", "{}[]", "{}\v", "{}\f",
-    "{}\194\160", "{}\239\187\191", "\239\187\191{}", "\254\255\0{\0}", "\255\254{\0}\0", "{\0}\0",
-    "\0{\0}", "\0\0\0{\0\0\0}", "{\0\0\0}\0\0\0", "\255\254\0\0{\0\0\0}\0\0\0",
-    "\0\0\254\255\0\0\0{\0\0\0}", "\194\160{}", "\0{}", "\v{}", "\f{}", "x{}", "/**/{}", "//\n{}",
-    ")]}',\n{}", "a({})", "({})", "data: {}", "\30{}", "'{}'", '"{}"', "---\nmodel: a", "model=a",
-    "<model/>",
-}
-
-describe("scan", function()
-    it("has enough texts to judge", function()
-        assert.is_true(#VALUES >= 80 and #NO_VALUES + #NO_BODIES >= 150)
-    end)
-
-    for index, value in ipairs(VALUES) do
-        it(("accepts value %d: %s"):format(index, shown(value)), function()
-            for _, form in ipairs({ '{"a":%s}', '{"a":%s,"b":1}', '{"b":1,"a":%s}', '{"a":[%s]}',
-                '{"a":[1,%s,2]}', '{"a":{"b":%s}}', '{"a":{"b":%s,"c":[]}}', ' {"a" : %s } ' }) do
-                accepts((form:gsub("%%s", function() return value end)))
-            end
-        end)
-    end
-
-    for index, value in ipairs(NO_VALUES) do
-        it(("refuses value %d: %s"):format(index, shown(value)), function() -- B3, B7, B11
-            for _, form in ipairs({ '{"a":%s}', '{"a":%s,"b":1}', '{"b":1,"a":%s}', '{"a":[[%s]]}',
-                '{"a":[1,%s,2]}', '{"a":{"b":%s}}' }) do
-                local text = form:gsub("%%s", function() return value end)
-                if not (value == "" and form:find("[[%s]]", 1, true)) then
-                    refuses(text)
-                end
-            end
-        end)
-    end
-
-    for index, text in ipairs(NO_BODIES) do
-        it(("refuses body %d: %s"):format(index, shown(text)), function() -- B7
-            refuses(text)
-        end)
-    end
-
-    it("refuses every beginning of a good body, and every byte more behind it", function() -- B7
-        local text = [[ {"model":"a\u00e9\ud83d\ude00é人😀","b":[1,-0.5e+3,{"c":null}],"d":true}]]
-        accepts(text)
-        for length = 0, #text - 1 do
-            refuses(text:sub(1, length))
-        end
-        for value = 0, 255 do
-            local more = string.char(value)
-            local is_space = more:find("[ \t\n\r]") ~= nil
-            assert.equal(is_space and "none" or "invalid_json", fault_of(text .. more))
-        end
-    end)
-
-    it("takes the four characters of JSON's space anywhere between, and no other", function()
-        local form = "S{S\"model\"S:S[SfalseS,S{S\"a\"S:SnullS}S]S,S\"b\"S:StrueS}S"
-        for value = 0, 255 do
-            local character = string.char(value)
-            local expected = character:find("[ \t\n\r]") and "none" or "invalid_json"
-            for place = 1, 18 do
-                local count = 0
-                local text = form:gsub("S", function()
-                    count = count + 1
-                    return count == place and character or ""
-                end)
-                assert.equal(18, count)
-                assert.equal(expected, fault_of(text), shown(text))
-            end
-        end
-    end)
-
-    it("allows 128 levels and refuses 129, 1,000 and 100,000", function() -- B12
-        local function nested(levels, open, close)
-            return '{"a":' .. open:rep(levels - 1) .. "1" .. close:rep(levels - 1) .. "}"
-        end
-        for _, pair in ipairs({ { "[", "]" }, { '{"b":', "}" } }) do
-            for _, levels in ipairs({ 2, 127, 128 }) do
-                accepts(nested(levels, pair[1], pair[2]))
-            end
-            for _, levels in ipairs({ 129, 130, 1000, 1001, 100000 }) do
-                refuses(nested(levels, pair[1], pair[2]))
-            end
-        end
-        accepts('{"a":[' .. ("[[]],"):rep(5000) .. "1]}")
-    end)
-
-    it("closes what it opened, at every depth, in any mixture", function()
-        math.randomseed(7)
-        for _ = 1, 500 do
-            local opened, closed = {}, {}
-            for level = 1, math.random(1, 120) do
-                local is_array = math.random(2) == 1
-                opened[level] = is_array and "[" or '{"b":'
-                table.insert(closed, 1, is_array and "]" or "}")
-            end
-            local text = '{"a":' .. table.concat(opened) .. "0"
-            accepts(text .. table.concat(closed) .. "}")
-            local place = math.random(#closed)
-            closed[place] = closed[place] == "]" and "}" or "]"
-            refuses(text .. table.concat(closed) .. "}")
-        end
-    end)
-
-    it("allows 1,000 names at the top and refuses 1,001 and 100,000", function() -- B12
-        local function with(count)
-            local members = {}
-            for index = 1, count do
-                members[index] = ('"n%d":%d'):format(index, index)
-            end
-            return "{" .. table.concat(members, ",") .. "}"
-        end
-        accepts(with(1000))
-        refuses(with(1001))
-        refuses(with(100000))
-        accepts('{"a":' .. with(5000) .. "}")
-    end)
-
-    it("refuses a name at the top that is longer than a kilobyte", function() -- B12
-        accepts('{"' .. ("n"):rep(1024) .. '":1}')
-        refuses('{"' .. ("n"):rep(1025) .. '":1}')
-        accepts('{"a":{"' .. ("n"):rep(5000) .. '":1}}')
-    end)
-end)
-
-describe("scan, of names", function()
-    -- B1
-    local TWICE = {
-        '{"model":"ok","model":"bad"}',
-        '{"model":"ok","model":"ok"}',
-        '{"model":"ok","a":1,"model":null}',
-        '{"a":1,"a":2}',
-        '{"":1,"":2}',
-        [[{"model":"ok","mod\u0065l":"bad"}]],
-        [[{"mod\u0065l":"ok","model":"bad"}]],
-        [[{"\u006dodel":"ok","m\u006Fdel":"bad"}]],
-        [[{"a\/b":1,"a/b":2}]],
-        [[{"a\"b":1,"a\u0022b":2}]],
-        [[{"é":1,"\u00e9":2}]],
-        [[{"😀":1,"\ud83d\ude00":2}]],
-        [[{"\u0001":1,"\u0001":2}]],
-        '{"stream":true,"stream":false}',
-    }
-    for _, text in ipairs(TWICE) do
-        it("refuses a name that is there twice: " .. shown(text), function()
-            assert.equal("duplicate", fault_of(text))
-        end)
-    end
-
-    it("allows names that only look alike to people", function()
-        accepts('{"a":1,"A":2}')
-        accepts('{"model":"x","modeI":1,"model ":2,"models":3,"mоdel":4}')
-        accepts([[{"a":1,"\\u0061":2}]])
-        accepts('{"é":1,"e\204\129":2}')
-    end)
-
-    local POLICY_NAMES = {
-        "model", "name", "stream", "stream_options", "source", "destination", "from", "adapters",
-        "lora", "backend", "model_base_name", "model_id", "lora_name", "lora_path", "adapter",
-        "lora_adapter", "lora_adapters",
-    }
-
-    --- Each way to write a name that folds to the same, by one letter.
-    local function variants(name)
-        local list = { name:upper(), name:sub(1, 1):upper() .. name:sub(2) }
-        for place = 1, #name do
-            local before, letter, behind = name:sub(1, place - 1), name:sub(place, place),
-                name:sub(place + 1)
-            if letter ~= "_" then
-                list[#list + 1] = before .. letter:upper() .. behind
-                list[#list + 1] = ("%s\\u%04X%s"):format(before, letter:upper():byte(), behind)
-            end
-            if letter == "s" then
-                list[#list + 1] = before .. LONG_S .. behind
-                list[#list + 1] = before .. "\\u017f" .. behind
-            elseif letter == "k" then
-                list[#list + 1] = before .. KELVIN .. behind
-                list[#list + 1] = before .. "\\u212A" .. behind
-            end
-        end
-        return list
-    end
-
-    for _, name in ipairs(POLICY_NAMES) do
-        it("refuses what folds to a policy name without being it: " .. name, function() -- B2
-            accepts(('{"%s":"x"}'):format(name))
-            for _, variant in ipairs(variants(name)) do
-                assert.equal("duplicate", fault_of(('{"%s":"x"}'):format(variant)), shown(variant))
-                assert.equal("duplicate",
-                    fault_of(('{"model":"ok","a":1,"%s":null}'):format(variant)), shown(variant))
-            end
-        end)
-    end
-
-    it("folds both of Unicode's strange letters, s and k, in one name", function() -- B2
-        assert.equal("duplicate", fault_of('{"' .. LONG_S .. "ource\":1}"))
-        assert.equal("duplicate", fault_of('{"' .. LONG_S .. 'TREAM_OPTION' .. LONG_S .. '":1}'))
-        assert.equal("duplicate", fault_of('{"bac' .. KELVIN .. 'end":1}'))
-        accepts('{"' .. KELVIN .. LONG_S .. '":1}')
-    end)
-
-    it("judges the names of the top alone", function()
-        accepts('{"messages":[{"model":"a","MODEL":"b","model":"c"}],"model":"x"}')
-    end)
-
-    for _, half in ipairs({ "\\ud800", "\\udfff", "\\ud800\\ud800", "\\udc00\\ud800",
-        "a\\udbffb" }) do
-        it("refuses half a surrogate pair in a name: " .. half, function() -- B3
-            refuses(('{"%s":1}'):format(half))
-            refuses(('{"model":"x","mod%sel":1}'):format(half))
-        end)
-    end
-
-    it("refuses a name with NUL, where a C string would end", function() -- B3
-        refuses([[{"model":"x","model\u0000":"y"}]])
-        refuses([[{"\u0000":1}]])
-        accepts([[{"a":{"b\u0000":1}}]])
-    end)
-end)
-
-describe("scan, of values", function()
-    local function model_of(value)
-        local found = assert(scan('{"a":1,"model": ' .. value .. ' ,"b":[{}]}'))
-        return found.model
-    end
-
-    local TEXTS = {
-        ['"llama3"'] = "llama3",
-        ['"a"'] = "a",
-        [ [["library\/llama3"]] ] = "library/llama3",
-        [ [["\u006clama3"]] ] = "llama3",
-        [ [["\u00e9\u20ac\ud83d\ude00"]] ] = "é€😀",
-        [ [["\uD800\uDC00\udbff\udfff"]] ] = "\240\144\128\128\244\143\191\191",
-        [ [["\ud7ff\ue000\uffff"]] ] = "\237\159\191\238\128\128\239\191\191",
-        [ [["\\u0041"]] ] = "\\u0041",
-        [ [["\\\\u0041\u0041"]] ] = "\\\\u0041A",
-        [ [["a\"b\\c"]] ] = 'a"b\\c',
-        ['"é"'] = "é",
-        ['" x "'] = " x ",
-        [ '"' .. ("m"):rep(1024) .. '"' ] = ("m"):rep(1024),
-    }
-    for value, expected in pairs(TEXTS) do
-        it("answers the decoded model of " .. shown(value), function() -- B3
-            assert.equal(expected, model_of(value))
-        end)
-    end
-
-    local NO_TEXTS = {
-        "null", '""', "[]", "{}", "1", "0", "true", "false", '["llama3"]', '{"model":"llama3"}',
-        "-1.5e3", [["a\u0000"]], [["\u0000"]], [["\n"]], [["a\tb"]], [["\u001f"]], [["\u007f"]],
-        '"a\127"', [["\ud800"]], [["a\udc00b"]], [["\udc00\ud800"]], '"' .. ("m"):rep(1025) .. '"',
-    }
-    for _, value in ipairs(NO_TEXTS) do
-        it("answers false for a model of " .. shown(value), function() -- B4
-            assert.is_false(model_of(value))
-        end)
-    end
-
-    it("answers nil for a model that is missing, and the same of a name", function() -- B4
-        assert.same({ brace = 0 }, scan("{}"))
-        assert.is_nil(scan('{"models":"x","messages":[{"model":"y","name":"z"}]}').model)
-        assert.equal("y", scan('{"name":"y"}').name)
-        assert.is_false(scan('{"name":7}').name)
-    end)
-
-    it("tells what is void, which Ollama leaves out, from what is wrong", function() -- B5
-        assert.same({ model = true }, scan('{"model":"","name":"a"}').is_void)
-        assert.same({ model = true, name = true }, scan('{"model":null,"name":""}').is_void)
-        assert.is_nil(scan('{"model":1,"name":" "}').is_void)
-    end)
-
-    it("answers true for the literal true as stream, false for all else, nil for none", function()
-        for _, case in ipairs({ { "true", true }, { "false", false }, { "null", false },
-            { '"true"', false }, { "1", false }, { "[true]", false }, { '"t"', false } }) do
-            assert.equal(case[2], scan('{"stream":' .. case[1] .. "}").stream)
-            assert.equal(case[2], scan('{"stream" :\t' .. case[1] .. '\n,"a":1}').stream)
-        end
-        assert.is_nil(scan('{"a":true}').stream)
-    end)
-
-    it("answers the bytes of stream_options, without the space around them", function()
-        for _, value in ipairs({ '{"include_usage":true}', "{}", "{ }", "null", "true", "17",
-            "-1.5e+2", "[[1]]", '""', '"a\\"b"', '{"a":{"b":[]}}' }) do
-            for _, space in ipairs({ "", " ", "\n\t  " }) do
-                for _, behind in ipairs({ "}", ',"a":1}' }) do
-                    local text = '{"stream_options":' .. space .. value .. space .. behind
-                    local range = scan(text).stream_options
-                    assert.equal(value, text:sub(range.from + 1, range.to))
-                end
-            end
-        end
-        assert.is_nil(scan('{"a":{"stream_options":{}}}').stream_options)
-    end)
-
-    it("answers where the object begins", function()
-        for spaces = 0, 40 do
-            assert.equal(spaces, scan((" "):rep(spaces) .. "{}\n").brace)
-        end
-    end)
-
-    it("answers what chooses a model beside `model`, unless it is null", function() -- B6
-        for _, name in ipairs({ "adapter", "adapters", "lora", "lora_adapter", "lora_adapters",
-            "lora_name", "lora_path", "backend", "model_base_name", "model_id", "from", "source",
-            "destination" }) do
-            for _, value in ipairs({ '"x"', '""', "1", "[]", "{}", "false", "true",
-                '[{"id":0,"scale":1}]' }) do
-                assert.equal(name, scan(('{"model":"a","%s":%s}'):format(name, value)).second)
-            end
-            assert.is_nil(scan(('{"model":"a","%s":null}'):format(name)).second)
-        end
-        assert.equal("lora", scan('{"lora":1,"adapter":null,"backend":2}').second)
-        assert.is_nil(scan('{"model":"a","messages":[{"lora":1}]}').second)
-    end)
-end)
-
-describe("scan, of long bodies", function()
-    it("finds the one byte that matters, wherever in a string it is", function()
-        local KINDS = {
-            { '"', "invalid_json" }, { "\\", "invalid_json" }, { "\31", "invalid_json" },
-            { "\0", "invalid_json" }, { "\128", "invalid_json" }, { "\255", "invalid_json" },
-            { "\237\160\128", "invalid_json" }, { "\\n", "none" }, { "\\u00e9", "none" }, { "é",
-            "none" },
-            { "人", "none" }, { "😀", "none" }, { "\127", "none" }, { " ", "none" }, { "!",
-            "none" },
-            { "#", "none" }, { "[", "none" }, { "]", "none" },
-        }
-        for _, kind in ipairs(KINDS) do
-            for length = 0, 40 do
-                for place = 0, length do
-                    local text = ("z"):rep(place) .. kind[1] .. ("z"):rep(length - place)
-                    assert.equal(kind[2], fault_of('{"a":"' .. text .. '"}'))
-                end
-            end
-            for place = 40, 140 do
-                local text = ("z"):rep(place) .. kind[1] .. ("z"):rep(40)
-                assert.equal(kind[2], fault_of('{"a":"' .. text .. '"}'))
-                assert.equal(kind[2], fault_of('{"' .. text .. '":0}'))
-            end
-        end
-    end)
-
-    it("judges every byte alike in a long string and in a short one", function()
-        for value = 0, 255 do
-            local character = string.char(value)
-            local short = fault_of('{"a":"' .. character .. '"}')
-            for place = 100, 133 do
-                local text = '{"a":"' .. ("z"):rep(place) .. character .. ("z"):rep(50) .. '"}'
-                assert.equal(character == "\\" and "invalid_json" or short, fault_of(text))
-            end
-        end
-    end)
-
-    local BODY = [[{"model":"a\u00e9é😀","b":[1.5e+10,true,{"c":"x\\\"y"}],]]
-        .. '"stream":true,"stream_options":{ }}'
-    local EXPECTED = scan(BODY)
-
-    it("answers the same wherever it pauses, while another body is scanned meanwhile", function()
-        for before = 0, #BODY do
-            local pauses = 0
-            local body = (" "):rep(PAUSE - before) .. BODY
-            local found = scan(body, function()
-                pauses = pauses + 1
-                assert.equal("other", scan('{"a":[[{"b":1}]],"model":"other"}').model)
-                assert.equal("duplicate", fault_of('{"a":1,"a":2}'))
-                refuses('{"a":[[[[[')
-            end)
-            assert.equal(before < #BODY and 1 or (before == #BODY and 0), pauses)
-            assert.equal("aéé😀", found.model)
-            assert.is_true(found.stream)
-            assert.equal(EXPECTED.stream_options.from + PAUSE - before, found.stream_options.from)
-            assert.equal(EXPECTED.stream_options.to + PAUSE - before, found.stream_options.to)
-        end
-    end)
-
-    it("finds a fault wherever it pauses", function()
-        for before = -3, 3 do
-            for _, text in ipairs({ '"\255"}', '"\0"}', "01}", "tru}", '"a\\x"}', "[}", "1}}" }) do
-                refuses('{"a":' .. (" "):rep(PAUSE - 5 + before) .. text)
-            end
-        end
-    end)
-
-    it("pauses every 256 KiB, whatever the bytes are", function()
-        local most = 5 * PAUSE
-        local FORMS = {
-            spaces = (" "):rep(most) .. "{}",
-            ["a string"] = '{"a":"' .. ("z"):rep(most) .. '"}',
-            ["a number"] = '{"a":' .. ("7"):rep(most) .. "}",
-            ["short strings"] = '{"a":[' .. ('"abc",'):rep(most / 6) .. "0]}",
-            ["another alphabet"] = '{"a":"' .. ("жё"):rep(most / 4) .. '"}',
-        }
-        for what, text in pairs(FORMS) do
-            local pauses = 0
-            assert.is_table(scan(text, function() pauses = pauses + 1 end), what)
-            assert.is_true(pauses == 5 or pauses == 4, what)
-        end
-    end)
-
-    it("needs no pause", function()
-        accepts('{"a":"' .. ("z"):rep(3 * PAUSE) .. '"}')
-    end)
-
-    it("judges 20 MiB as it judges a line", function() -- B12
-        local text = '{"a":"' .. ("z"):rep(20 * 1024 * 1024) .. '","model":"x"}'
-        assert.equal("x", scan(text).model)
-        refuses(text .. "}")
-    end)
-
-    it("never reads behind the body", function()
-        local PAGE, WRITABLE, PRIVATE_ANONYMOUS = 65536, 3, 0x22
-        local pages = ffi.cast("unsigned char *",
-            ffi.C.mmap(nil, 2 * PAGE, WRITABLE, PRIVATE_ANONYMOUS, -1, 0))
-        assert.equal(0, ffi.C.mprotect(pages + PAGE, PAGE, 0))
-        local text = '{"model":"' .. ("z"):rep(200) .. '","a":[1]}'
-        for length = 0, #text do
-            local start = pages + PAGE - length
-            ffi.copy(start, text, length)
-            local found = model_name.scan(start, length)
-            assert.equal(length == #text, found ~= nil)
-        end
-    end)
-end)
-
----------
--- Against another reader.
-
-local function random_text(kinds)
-    local parts = {}
-    for place = 1, math.random(0, 12) do
-        parts[place] = kinds[math.random(#kinds)]
-    end
-    return '"' .. table.concat(parts) .. '"'
-end
-
-local TEXT_PARTS = {
-    "a", "model", "é", "人", "😀", "\\n", '\\"', "\\\\", "\\u00e9", "\\ud83d\\ude00", " ", "/",
-    "\\/", "the quick brown fox jumps over ", "{", "]" } local NAME_PARTS = { "a", "b", "c", "d",
-    "é", "_", "x1", "\\u0062" } local NUMBERS = { "0", "-0", "1", "-17", "3.25", "1e5", "1E-3",
-    "-2.5e+2", "1234567890123" } local WORDS = { "true", "false", "null",
-}
-
-local function random_value(depth)
-    local kind = math.random(depth > 4 and 3 or 5)
-    if kind == 1 then
-        return NUMBERS[math.random(#NUMBERS)]
-    elseif kind == 2 then
-        return WORDS[math.random(#WORDS)]
-    elseif kind == 3 then
-        return random_text(TEXT_PARTS)
-    end
-    local parts = {}
-    for place = 1, math.random(0, 4) do
-        local value = random_value(depth + 1)
-        parts[place] = kind == 4 and value or random_text(NAME_PARTS) .. ":" .. value
-    end
-    local space = ({ "", " ", "\n" })[math.random(3)]
-    local inner = table.concat(parts, "," .. space)
-    return kind == 4 and "[" .. inner .. "]" or "{" .. space .. inner .. space .. "}"
-end
-
-local function random_body()
-    local members = {}
-    for index = 1, math.random(0, 5) do
-        members[index] = ('"k%d%s:%s'):format(index, random_text(NAME_PARTS):sub(2),
-        random_value(1))
-    end
-    table.insert(members, math.random(#members + 1), '"model":' .. random_text(TEXT_PARTS))
-    return "{" .. table.concat(members, ",") .. "}"
-end
-
-local function is_utf8(text)
-    local at = 1
-    while at <= #text do
-        local _, stop = text:find("^[%z\1-\127]+", at)
-        for _, form in ipairs({ "^[\194-\223][\128-\191]", "^\224[\160-\191][\128-\191]",
-            "^[\225-\236\238\239][\128-\191][\128-\191]", "^\237[\128-\159][\128-\191]",
-            "^\240[\144-\191][\128-\191][\128-\191]",
-            "^[\241-\243][\128-\191][\128-\191][\128-\191]",
-            "^\244[\128-\143][\128-\191][\128-\191]" }) do
-            stop = stop or select(2, text:find(form, at))
-        end
-        if not stop then
-            return false
-        end
-        at = stop + 1
-    end
-    return true
-end
-
-local function without_strings(text)
-    return (text:gsub("\\.", ""):gsub('"[^"]*"', '""'))
-end
-
---- Why cjson takes what is no JSON (threats B11): it reads numbers with strtod, knows no UTF-8, and
---- takes control characters in strings.
-local function is_known_lenience(text)
-    local bare = without_strings(text):lower()
-    return not is_utf8(text)
-        or text:find("[%z\1-\9\11-\31]") ~= nil
-        or text:find('"[^"]*\n[^"]*"') ~= nil
-        or bare:find("%f[%w.]0%d") ~= nil
-        or bare:find("0x") ~= nil
-        or bare:find("%.%f[^%d.]") ~= nil or bare:find("%f[%w.]%.%d") ~= nil
-        or bare:find("nan") ~= nil or bare:find("inf") ~= nil
-        or bare:find("%+%d") ~= nil
-end
-
---- cjson refuses half a surrogate pair, which RFC 8259 section 8.2 leaves open.
-local function has_half_pair(text)
-    local escapes = text:lower():gsub("\\\\", "")
-    return escapes:gsub("\\ud[89ab]%x%x\\ud[c-f]%x%x", ""):find("\\ud[89a-f]") ~= nil
-end
-
-local function mutated(text)
-    local place, byte = math.random(#text), string.char(math.random(0, 255))
-    local kind = math.random(4)
-    if kind == 1 then
-        return text:sub(1, place - 1) .. text:sub(place + 1)
-    elseif kind == 2 then
-        return text:sub(1, place - 1) .. byte .. text:sub(place)
-    elseif kind == 3 then
-        local marks = '{}[]:,"\\0123456789.eE+-tfn \t\n'
-        local mark = math.random(#marks)
-        return text:sub(1, place - 1) .. marks:sub(mark, mark) .. text:sub(place + 1)
-    end
-    return text:sub(1, place - 1) .. byte .. text:sub(place + 1)
-end
-
-describe("scan, against cjson", function()
-    it("accepts 2,000 random bodies and reads the same model from each", function()
-        math.randomseed(20261)
-        for _ = 1, 2000 do
-            local text = random_body()
-            local found = scan(text)
-            assert.is_table(found, text)
-            local theirs = assert(cjson.decode(text)).model
-            local is_fit = theirs ~= "" and not theirs:find("[%z\1-\31]")
-            assert.equal(is_fit and theirs, found.model, text)
-        end
-    end)
-
-    it("judges 5,000 mutated bodies alike, but for what cjson is known to take", function()
-        math.randomseed(20262)
-        local both = { [true] = 0, [false] = 0 }
-        for _ = 1, 5000 do
-            local text = mutated(random_body())
-            local theirs = cjson.decode(text)
-            local fault = fault_of(text)
-            local ours = fault ~= "invalid_json"
-            if ours ~= (theirs ~= nil) then
-                assert.is_true(ours and has_half_pair(text) or not ours and is_known_lenience(text),
-                    ("%s: %q"):format(fault, text))
-            else
-                both[ours] = both[ours] + 1
-            end
-        end
-        assert.is_true(both[true] > 1000 and both[false] > 1000)
-    end)
-
-    it("refuses some of what cjson takes, so the list of differences is not empty", function()
-        for _, value in ipairs({ "NaN", "01", "0x10", '"\n"', '"\255"' }) do
-            assert.is_table(cjson.decode('{"a":' .. value .. "}"), value)
-            refuses('{"a":' .. value .. "}")
-        end
-    end)
-end)
-
----------
--- What is made of it.
-
-describe("from_json", function()
-    local function from(text, word)
-        return model_name.from_json(assert(scan(text)), word)
-    end
-
-    it("answers the model of a body", function()
-        assert.equal("a", from('{"model":"a","name":"b"}', "body"))
-        assert.same({ nil, "missing" }, { from('{"name":"b"}', "body") })
-    end)
-
-    for _, value in ipairs({ "null", '""', "[]", "{}", "1", "true", [["\u0000"]] }) do
-        it("calls a model of " .. value .. " missing", function() -- B4
-            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body") })
-            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body-or-name") })
-        end)
-    end
-
-    it("takes the name where the model is missing or void, as Ollama does", function() -- B5
-        for _, model in ipairs({ "", '"model":"",', '"model":null,' }) do
-            assert.equal("b", from("{" .. model .. '"name":"b"}', "body-or-name"))
-        end
-        for _, name in ipairs({ "", ',"name":""', ',"name":null' }) do
-            assert.equal("a", from('{"model":"a"' .. name .. "}", "body-or-name"))
-        end
-        assert.same({ nil, "missing" }, { from('{"model":"","name":""}', "body-or-name") })
-        assert.same({ nil, "missing" }, { from("{}", "body-or-name") })
-    end)
-
-    it("takes neither beside one that is wrong", function() -- B5
-        for _, wrong in ipairs({ "1", "[]", "{}", "false", [["a\u0000"]], [["\ud800"]] }) do
-            assert.same({ nil, "missing" }, { from('{"model":' .. wrong .. ',"name":"b"}',
-                "body-or-name") })
-            assert.same({ nil, "missing" }, { from('{"model":"a","name":' .. wrong .. "}",
-                "body-or-name") })
-        end
-    end)
-
-    it("refuses a model and a name of two models", function() -- B5
-        assert.same({ nil, "duplicate" }, { from('{"model":"a","name":"b"}', "body-or-name") })
-        assert.equal("a", from('{"model":"a","name":"a"}', "body-or-name"))
-        assert.equal("A:latest", from('{"model":"A:latest","name":"library/a"}', "body-or-name"))
-    end)
-
-    it("refuses a body that chooses its model in a second way", function() -- B6
-        assert.same({ nil, "invalid" }, { from('{"model":"a","lora":[]}', "body") })
-        assert.same({ nil, "invalid" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
-        assert.equal("a", from('{"model":"a","adapter":null}', "body"))
-    end)
-end)
-
-describe("is_json", function()
-    for _, value in ipairs({ "application/json", "Application/JSON",
-        "application/json; charset=utf-8", "application/json;charset=UTF-8",
-        'application/json; charset="utf-8"', "application/json ;\tcharset=utf-8" }) do
-        it("takes " .. value, function()
-            assert.is_true(model_name.is_json(value))
-        end)
-    end
-
-    -- B9
-    for _, value in ipairs({ "", "text/plain", "application/jsonx", "application/json-seq",
-        "application/x-json", "application/ld+json", "text/json", "application/json;",
-        "application/json; charset=utf-16", "application/json; charset=utf-8; charset=utf-16",
-        "application/json; charset=utf-8;", "json", "application/json, text/plain",
-        "application/json; boundary=a", " application/json", "*/*",
-        "application/json; charset=utf-8x", "application/json; xcharset=utf-8",
-        "multipart/form-data; boundary=a", "application/x-www-form-urlencoded",
-        "application/json\0", "application/json charset=utf-8",
-        'application/json; charset="utf-8' .. '"x' }) do
-        it("refuses " .. shown(value), function()
-            assert.is_false(model_name.is_json(value))
-        end)
-    end
-
-    it("refuses a type that is not told", function() -- B9
-        assert.is_false(model_name.is_json(nil))
-    end)
-end)
-
-describe("from_query", function()
-    local ONE = {
-        ["model=a"] = "a",
-        ["?model=a"] = "a",
-        ["?x=1&model=llama3.1:8b&y=2"] = "llama3.1:8b",
-        ["?model=org%2Fname%3Atag"] = "org/name:tag",
-        ["?model=org/name:tag"] = "org/name:tag",
-        ["?model=a=b"] = "a=b",
-        ["?model=a&models=b&xname=c&mode=l"] = "a",
-        ["?model=" .. ("m"):rep(256)] = ("m"):rep(256),
-    }
-    for query, expected in pairs(ONE) do
-        it("answers the one model of " .. shown(query), function()
-            assert.equal(expected, model_name.from_query(query))
-            assert.is_true(model_name.names_model(query))
-        end)
-    end
-
-    it("calls a model missing that is not there or empty", function() -- B4
-        for _, query in ipairs({ "", "?", "?x=1", "?model", "?model=", "?x=model", "?models=a" }) do
-            assert.same({ nil, "missing" }, { model_name.from_query(query) })
-        end
-    end)
-
-    -- B6: litellm#41810
-    local SEVERAL = {
-        "?model=a&model=b", "?model=a&model=a", "?model=a&MODEL=b", "?Model=a", "?MODEL=a",
-        "?%6dodel=a", "?mod%65l=a", "?model=a&%6Dodel=b", "?model=a&name=b", "?name=b", "?Name=b",
-        "?n%61me=b", "?+model=a", "?model+=a", "?model%20=a", "?model%00=a", "?model%0a=a",
-        "?%u006dodel=a", "?m%odel=a", "?model%=a", "?model=a&%=1", "?model=a%", "?model=a%2",
-        "?model=a%zz", "?model=a%u0041", "?model=a;b", "?model=a;model=b", "?x=1;model=a",
-        "?model=a?model=b", "?model=a+b", "?model=a%20b", "?model=a%00", "?model=%0a",
-        "?model=%c3%a9", "?model=%22a", "?model=a%5c", "?model=a\"", "?model=" .. ("m"):rep(257),
-    }
-    for _, query in ipairs(SEVERAL) do
-        it("refuses what can be read in two ways: " .. shown(query), function()
-            assert.same({ nil, "duplicate" }, { model_name.from_query(query) })
-        end)
-    end
-end)
-
-describe("names_model", function()
-    for _, query in ipairs({ "?model=a", "?x=1&model=", "?model", "?MODEL=a", "?%6dodel=a",
-        "?name=a", "?NAME", "?%4eame=1", "?a;model=b", "?+model=a", "?model%00=a", "?%u006dodel=a",
-        "?%zz=1", "?%", "?a=1&mode%6c=2" }) do
-        it("sees a model in " .. shown(query), function() -- B6
-            assert.is_true(model_name.names_model(query))
-        end)
-    end
-
-    for _, query in ipairs({ "", "?", "?x=model", "?models=a", "?amodel=b", "?stream=true&x=%zz",
-        "?a=b=model" }) do
-        it("sees none in " .. shown(query), function()
-            assert.is_false(model_name.names_model(query))
-        end)
-    end
-end)
-
-describe("boundary_of", function()
-    local GOOD = {
-        ["multipart/form-data; boundary=abc"] = "abc",
-        ["multipart/form-data;boundary=abc"] = "abc",
-        ['multipart/form-data; boundary="abc"'] = "abc",
-        ["multipart/form-data; boundary=----WebKitFormBoundaryA1b2"] = "----WebKitFormBoundaryA1b2",
-        ["multipart/form-data; boundary=a'+_.-b"] = "a'+_.-b",
-        ['multipart/form-data; boundary="=== a"'] = false,
-        ['multipart/form-data; boundary="===1=="'] = "===1==",
-        ['multipart/form-data; boundary="a:/?,()="'] = "a:/?,()=",
-        ["multipart/form-data; boundary=" .. ("b"):rep(70)] = ("b"):rep(70),
-    }
-    for value, expected in pairs(GOOD) do
-        it("reads " .. value, function()
-            assert.equal(expected or nil, model_name.boundary_of(value))
-        end)
-    end
-
-    -- B6, B9
-    for _, value in ipairs({ "", "multipart/form-data", "multipart/form-data;",
-        "multipart/form-data; boundary=", 'multipart/form-data; boundary=""',
-        "multipart/form-data; boundary=a; boundary=b",
-        "multipart/form-data; boundary=a; charset=utf-16",
-        "multipart/form-data; charset=utf-7; boundary=a", 'multipart/form-data; boundary="a',
-        'multipart/form-data; boundary=a"', 'multipart/form-data; boundary="a"b',
-        'multipart/form-data; boundary="a\\"b"', 'multipart/form-data; boundary="a;b"',
-        "multipart/form-data; boundary=a b", "multipart/form-data; boundary=a,b",
-        "multipart/form-data; Boundary=a", "Multipart/Form-Data; boundary=a",
-        "multipart/mixed; boundary=a", "multipart/form-data, boundary=a",
-        "xmultipart/form-data; boundary=a", "multipart/form-data; boundary*=utf-8''a",
-        "multipart/form-data; boundary=a\0", "multipart/form-data; boundary=é",
-        "multipart/form-data; boundary=" .. ("b"):rep(71), "multipart/form-data; boundary = a" }) do
-        it("refuses " .. shown(value), function()
-            assert.is_nil(model_name.boundary_of(value))
-        end)
-    end
-
-    it("refuses a type that is not told", function()
-        assert.is_nil(model_name.boundary_of(nil))
-    end)
-end)
-
-describe("from_form", function()
-    local B = "XyZ"
-
-    local function from(text, pause)
-        local name, reason = with_bytes(text, model_name.from_form, B, pause)
-        return name, reason
-    end
-
-    local function part(head, content)
-        return "--" .. B .. "\r\n" .. head .. "\r\n\r\n" .. content .. "\r\n"
-    end
-
-    local function field(name, content)
-        return part('Content-Disposition: form-data; name="' .. name .. '"', content)
-    end
-
-    local END = "--" .. B .. "--\r\n"
-    local FILE = part('Content-Disposition: form-data; name="file"; filename="a.wav"\r\n'
-        .. "Content-Type: audio/wav", "RIFF\0\1\2\r\n\r\n--\r\n-- XyZ")
-    local MODEL = field("model", "whisper-1")
-
-    it("answers the one model, wherever it stands", function()
-        for _, form in ipairs({ MODEL .. END, FILE .. MODEL .. END, MODEL .. FILE .. END,
-            FILE .. field("language", "en") .. MODEL .. FILE .. END, MODEL .. END:sub(1, -3) }) do
-            assert.equal("whisper-1", from(form))
-        end
-    end)
-
-    local HEADS = {
-        'content-disposition: form-data; name="model"',
-        'Content-Disposition:form-data; name="model"',
-        'Content-Disposition: form-data;name="model"',
-        'Content-Disposition: form-data; name="model"\r\nContent-Type: text/plain',
-        'Content-Type: text/plain; charset=UTF-8\r\nContent-Disposition: form-data; name="model"',
-        'Content-Disposition: form-data; name="model"\r\nContent-Length: 9',
-    }
-    for _, head in ipairs(HEADS) do
-        it("reads the head " .. shown(head), function()
-            assert.equal("whisper-1", from(FILE .. part(head, "whisper-1") .. END))
-        end)
-    end
-
-    local OTHER_HEADS = {
-        'Content-Disposition: form-data; name="file"; filename="name.wav"',
-        'Content-Disposition: form-data; filename="é.wav"; name="file"',
-        "Content-Disposition: form-data; name=\"file\"; filename=\"a\"; filename*=utf-8''%c3%a9",
-        'Content-Disposition: form-data; name="file"; filename=""\r\n'
-            .. "Content-Transfer-Encoding: binary",
-        'Content-Disposition: form-data; name="models"',
-        'Content-Disposition: form-data; name=""',
-    }
-    for _, head in ipairs(OTHER_HEADS) do
-        it("takes another part of the head " .. shown(head), function()
-            assert.equal("whisper-1", from(part(head, "other") .. MODEL .. END))
-        end)
-    end
-
-    it("calls a model missing that is in no part", function() -- B4
-        assert.same({ nil, "missing" }, { from(FILE .. END) })
-        assert.same({ nil, "missing" }, { from(field("models", "a") .. END) })
-        assert.same({ nil, "missing" }, { from("--" .. B .. "--") })
-    end)
-
-    it("refuses several, also of the same name", function() -- B1
-        assert.same({ nil, "duplicate" }, { from(MODEL .. MODEL .. END) })
-        assert.same({ nil, "duplicate" }, { from(MODEL .. FILE .. field("model", "other") .. END) })
-    end)
-
-    -- B2, B6
-    local DOUBTFUL = {
-        'Content-Disposition: form-data; name="Model"',
-        'Content-Disposition: form-data; name="MODEL"',
-        'Content-Disposition: form-data; name=" model"',
-        'Content-Disposition: form-data; name="model "',
-        'Content-Disposition: form-data; name="model"; filename="a"',
-        "Content-Disposition: form-data; name=\"model\"; filename*=utf-8''a",
-        'Content-Disposition: form-data; name="model"\r\nContent-Transfer-Encoding: binary',
-        'Content-Disposition: form-data; name="model"\r\nContent-Type: text/plain; charset=utf-16',
-        'Content-Disposition: form-data; name="model"\r\nContent-Type: application/json',
-    }
-    for _, head in ipairs(DOUBTFUL) do
-        it("refuses what some would take for the model: " .. shown(head), function()
-            assert.same({ nil, "duplicate" }, { from(part(head, "a") .. END) })
-            assert.same({ nil, "duplicate" }, { from(MODEL .. part(head, "a") .. END) })
-        end)
-    end
-
-    -- B6
-    local BAD_HEADS = {
-        "",
-        "Content-Type: text/plain",
-        "Content-Disposition: form-data",
-        "Content-Disposition: form-data; name=model",
-        "Content-Disposition: form-data; name='model'",
-        'Content-Disposition: form-data; Name="model"',
-        "Content-Disposition: form-data; name*=utf-8''model",
-        "Content-Disposition: form-data; name=\"a\"; name*=utf-8''model",
-        'Content-Disposition: form-data; name="a"; name="model"',
-        'Content-Disposition: form-data; name="model"; x="y"',
-        'Content-Disposition: form-data; name="a"; filename="b"; filename="c"',
-        'Content-Disposition: form-data; name="mod\\el"',
-        'Content-Disposition: form-data; name="a\\"; name=\\"model"',
-        'Content-Disposition: form-data; name="a"; filename="x; name=model"',
-        'Content-Disposition: form-data; name="model',
-        'Content-Disposition: form-data; name="model"x',
-        'Content-Disposition: form-data; name="model";',
-        'Content-Disposition: form-data name="model"',
-        'Content-Disposition: form-data; name = "model"',
-        'Content-Disposition: attachment; name="model"',
-        'Content-Disposition: form-datax; name="model"',
-        'Content-Disposition : form-data; name="model"',
-        ' Content-Disposition: form-data; name="model"',
-        'Content-Disposition: form-data;\r\n name="model"',
-        'Content-Disposition: form-data;\r\n\tname="model"',
-        'Content-Disposition: form-data; name="model"\nX: y',
-        'Content-Disposition: form-data; name="mo\rdel"',
-        'Content-Disposition: form-data; name="model\0"',
-        'Content-Disposition: form-data; name="a"\r\nContent-Disposition: form-data; name="model"',
-        'Content-Disposition: form-data; name="a"\r\ncontent-disposition: form-data; name="model"',
-        'Content-Disposition: form-data; name="a"\r\nX-Other: 1',
-        'Content-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: quoted-printable',
-        'Content-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: base64',
-        'Content-Disposition: form-data; name="a"\r\n\1',
-        'Content-Disposition: form-data; name="a"; filename="' .. ("f"):rep(5000) .. '"',
-    }
-    for _, head in ipairs(BAD_HEADS) do
-        it("refuses the head " .. shown(head), function()
-            assert.same({ nil, "invalid" }, { from(part(head, "a") .. END) })
-            assert.same({ nil, "invalid" }, { from(MODEL .. part(head, "a") .. END) })
-        end)
-    end
-
-    -- B7
-    local BAD_FORMS = {
-        ["nothing"] = "",
-        ["a boundary alone"] = "--XyZ",
-        ["a boundary and a line end"] = "--XyZ\r\n",
-        ["no boundary"] = "model=whisper-1",
-        ["bytes before the first boundary"] = "x" .. MODEL .. END,
-        ["a line before the first boundary"] = "\r\n" .. MODEL .. END,
-        ["no last boundary"] = MODEL,
-        ["a last boundary cut short"] = MODEL .. "--XyZ-",
-        ["bytes behind the last boundary"] = MODEL .. END .. "x",
-        ["two line ends behind the last boundary"] = MODEL .. END .. "\r\n",
-        ["a bare line feed behind the last boundary"] = MODEL .. "--XyZ--\n",
-        ["a second form behind the first"] = FILE .. END .. MODEL .. END,
-        ["space behind a boundary"] = "--XyZ \r\n" .. MODEL:sub(8) .. END,
-        ["a bare line feed behind a boundary"] = "--XyZ\n" .. MODEL:sub(8) .. END,
-        ["bare line feeds everywhere"] = (MODEL .. END):gsub("\r\n", "\n"),
-        ["a bare line feed before a boundary"] = MODEL:sub(1, -3) .. "\n" .. FILE .. END,
-        ["nothing before a boundary"] = MODEL:sub(1, -3) .. FILE .. END,
-        ["a longer boundary"] = MODEL .. "--XyZW\r\n" .. FILE:sub(8) .. END,
-        ["the boundary within a file"] = part('Content-Disposition: form-data; name="f"',
-        "a--XyZb") .. MODEL .. END,
-        ["a head without an end"] =
-            '--XyZ\r\nContent-Disposition: form-data; name="model"\r\n' .. END,
-        ["a head whose end is the boundary's line end"] =
-            '--XyZ\r\nContent-Disposition: form-data; name="a"\r\n\r\n' .. END,
-        ["a part without a head"] = "--XyZ\r\n" .. MODEL .. END,
-        ["a boundary that is two"] = "--XyZ\r\n" .. END,
-        ["a long head that hides how long its model is"] = part(
-            "Content-Disposition: form-data;" .. (" "):rep(3900) .. 'name="model"',
-            ("m"):rep(300)) .. END,
-        ["an empty model"] = field("model", "") .. END,
-        ["a model with a space"] = field("model", "a b") .. END,
-        ["a model with a line end"] = field("model", "a\r\nb") .. END,
-        ["a model with NUL"] = field("model", "a\0") .. END,
-        ["a model with a quote"] = field("model", '"a"') .. END,
-        ["a model with a backslash"] = field("model", "a\\b") .. END,
-        ["a model that is not ASCII"] = field("model", "é") .. END,
-        ["a model of 257 characters"] = field("model", ("m"):rep(257)) .. END,
-        ["a model of 10,000 characters"] = field("model", ("m"):rep(10000)) .. END,
-        ["1,001 parts"] = field("a", "b"):rep(1001) .. END,
-    }
-    for what, form in pairs(BAD_FORMS) do
-        it("refuses " .. what, function()
-            assert.same({ nil, "invalid" }, { from(form) })
-        end)
-    end
-
-    it("reads a model of 256 characters, and a form of hundreds of parts", function()
-        assert.equal(("m"):rep(256), from(field("model", ("m"):rep(256)) .. END))
-        assert.equal("whisper-1", from(field("a", "b"):rep(900) .. MODEL .. END))
-    end)
-
-    it("refuses every beginning of a form", function() -- B7
-        local form = FILE .. MODEL .. END
-        for length = 0, #form - 3 do
-            assert.same({ nil, "invalid" }, { from(form:sub(1, length)) })
-        end
-        assert.same({ nil, "invalid" }, { from(form:sub(1, -2)) })
-    end)
-
-    it("finds the boundary wherever it pauses", function()
-        local head = '--XyZ\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
-        for before = -90, 10 do
-            local pauses = 0
-            local form = head .. ("x"):rep(PAUSE + before) .. "\r\n" .. MODEL .. END
-            assert.equal("whisper-1", from(form, function() pauses = pauses + 1 end))
-            assert.is_true(pauses <= 1)
-        end
-        local pauses = 0
-        local form = head .. ("x"):rep(4 * PAUSE) .. "\r\n" .. MODEL .. END
-        from(form, function() pauses = pauses + 1 end)
-        assert.equal(4, pauses)
-    end)
-end)
-
----------
--- Names and allow-lists.
 
 describe("canonical", function()
     local SAME = {
@@ -1221,17 +162,126 @@ describe("allows", function()
     end)
 end)
 
-it("words are loaded from any place alike", function()
-    -- The leap reads words of four bytes at any offset: it must find the same at each.
-    local text = ("z"):rep(64) .. "\31" .. ("z"):rep(64)
-    for offset = 0, 7 do
-        local buffer = ffi.new("unsigned char[?]", 512)
-        local body = '{"a":"' .. text .. '"}'
-        ffi.copy(buffer + offset, body, #body)
-        local found, reason = model_name.scan(buffer + offset, #body)
-        assert.is_nil(found)
-        assert.equal("invalid_json", reason)
-        buffer[offset + 70] = bit.bor(buffer[offset + 70], 0x20)
-        assert.is_table(model_name.scan(buffer + offset, #body))
+describe("is_plain", function()
+    it("takes visible ASCII of 1 to 256 characters, as an allow-list may hold", function()
+        for _, name in ipairs({ "a", "llama3.1:8b", "org/name", "*", "!", "~", "a%d[",
+            ("m"):rep(256) }) do
+            assert.is_true(model_name.is_plain(name))
+        end
+    end)
+
+    it("refuses all else", function() -- B3, B6
+        for _, name in ipairs({ "", " ", "a b", "a ", "\0", "a\n", "\127", "é", '"a"', "a\\",
+            ("m"):rep(257) }) do
+            assert.is_false(model_name.is_plain(name))
+        end
+    end)
+end)
+
+describe("from_json", function()
+    local function from(text, word)
+        return model_name.from_json(assert(scan(text)), word)
+    end
+
+    it("answers the model of a body", function()
+        assert.equal("a", from('{"model":"a","name":"b"}', "body"))
+        assert.same({ nil, "missing" }, { from('{"name":"b"}', "body") })
+    end)
+
+    for _, value in ipairs({ "null", '""', "[]", "{}", "1", "true", [["\u0000"]] }) do
+        it("calls a model of " .. value .. " missing", function() -- B4
+            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body") })
+            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body-or-name") })
+        end)
+    end
+
+    it("takes the name where the model is missing or void, as Ollama does", function() -- B5
+        for _, model in ipairs({ "", '"model":"",', '"model":null,' }) do
+            assert.equal("b", from("{" .. model .. '"name":"b"}', "body-or-name"))
+        end
+        for _, name in ipairs({ "", ',"name":""', ',"name":null' }) do
+            assert.equal("a", from('{"model":"a"' .. name .. "}", "body-or-name"))
+        end
+        assert.same({ nil, "missing" }, { from('{"model":"","name":""}', "body-or-name") })
+        assert.same({ nil, "missing" }, { from("{}", "body-or-name") })
+    end)
+
+    it("takes neither beside one that is wrong", function() -- B5
+        for _, wrong in ipairs({ "1", "[]", "{}", "false", [["a\u0000"]], [["\ud800"]] }) do
+            assert.same({ nil, "missing" }, { from('{"model":' .. wrong .. ',"name":"b"}',
+                "body-or-name") })
+            assert.same({ nil, "missing" }, { from('{"model":"a","name":' .. wrong .. "}",
+                "body-or-name") })
+        end
+    end)
+
+    it("refuses a model and a name of two models", function() -- B5
+        assert.same({ nil, "duplicate" }, { from('{"model":"a","name":"b"}', "body-or-name") })
+        assert.equal("a", from('{"model":"a","name":"a"}', "body-or-name"))
+        assert.equal("A:latest", from('{"model":"A:latest","name":"library/a"}', "body-or-name"))
+    end)
+
+    it("refuses a body that chooses its model in a second way", function() -- B6
+        assert.same({ nil, "invalid" }, { from('{"model":"a","lora":[]}', "body") })
+        assert.same({ nil, "invalid" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
+        assert.equal("a", from('{"model":"a","adapter":null}', "body"))
+    end)
+end)
+
+describe("from_query", function()
+    local ONE = {
+        ["model=a"] = "a",
+        ["?model=a"] = "a",
+        ["?x=1&model=llama3.1:8b&y=2"] = "llama3.1:8b",
+        ["?model=org%2Fname%3Atag"] = "org/name:tag",
+        ["?model=org/name:tag"] = "org/name:tag",
+        ["?model=a=b"] = "a=b",
+        ["?model=a&models=b&xname=c&mode=l"] = "a",
+        ["?model=" .. ("m"):rep(256)] = ("m"):rep(256),
+    }
+    for query, expected in pairs(ONE) do
+        it("answers the one model of " .. shown(query), function()
+            assert.equal(expected, model_name.from_query(query))
+            assert.is_true(model_name.names_model(query))
+        end)
+    end
+
+    it("calls a model missing that is not there or empty", function() -- B4
+        for _, query in ipairs({ "", "?", "?x=1", "?model", "?model=", "?x=model", "?models=a" }) do
+            assert.same({ nil, "missing" }, { model_name.from_query(query) })
+        end
+    end)
+
+    -- B6: litellm#41810
+    local SEVERAL = {
+        "?model=a&model=b", "?model=a&model=a", "?model=a&MODEL=b", "?Model=a", "?MODEL=a",
+        "?%6dodel=a", "?mod%65l=a", "?model=a&%6Dodel=b", "?model=a&name=b", "?name=b", "?Name=b",
+        "?n%61me=b", "?+model=a", "?model+=a", "?model%20=a", "?model%00=a", "?model%0a=a",
+        "?%u006dodel=a", "?m%odel=a", "?model%=a", "?model=a&%=1", "?model=a%", "?model=a%2",
+        "?model=a%zz", "?model=a%u0041", "?model=a;b", "?model=a;model=b", "?x=1;model=a",
+        "?model=a?model=b", "?model=a+b", "?model=a%20b", "?model=a%00", "?model=%0a",
+        "?model=%c3%a9", "?model=%22a", "?model=a%5c", "?model=a\"", "?model=" .. ("m"):rep(257),
+    }
+    for _, query in ipairs(SEVERAL) do
+        it("refuses what can be read in two ways: " .. shown(query), function()
+            assert.same({ nil, "duplicate" }, { model_name.from_query(query) })
+        end)
+    end
+end)
+
+describe("names_model", function()
+    for _, query in ipairs({ "?model=a", "?x=1&model=", "?model", "?MODEL=a", "?%6dodel=a",
+        "?name=a", "?NAME", "?%4eame=1", "?a;model=b", "?+model=a", "?model%00=a", "?%u006dodel=a",
+        "?%zz=1", "?%", "?a=1&mode%6c=2" }) do
+        it("sees a model in " .. shown(query), function() -- B6
+            assert.is_true(model_name.names_model(query))
+        end)
+    end
+
+    for _, query in ipairs({ "", "?", "?x=model", "?models=a", "?amodel=b", "?stream=true&x=%zz",
+        "?a=b=model" }) do
+        it("sees none in " .. shown(query), function()
+            assert.is_false(model_name.names_model(query))
+        end)
     end
 end)
