@@ -204,6 +204,34 @@ def test_b9_a_charset_that_is_json_own_is_taken(post: Any) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Content-Type: application/json", "Content-Type: multipart/form-data; boundary=x"),
+        ("Content-Type: application/json", "Content-Type: application/json"),
+        ("Content-Type: application/json", "Content-Encoding: identity", "Content-Encoding: gzip"),
+    ],
+)
+def test_b8_b9_a_kind_or_an_encoding_that_is_told_twice_is_refused(
+    limited: Deployment, token: str, seen: Upstream, headers: tuple[str, ...]
+) -> None:
+    caller, body = Caller(limited), b'{"model":"tiny"}'
+
+    def send(*lines: str) -> bytes:
+        head = "\r\n".join(
+            ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {token}",
+             f"Content-Length: {len(body)}", "Connection: close", *lines, "", "")
+        )  # fmt: skip
+        return caller.raw(head.encode() + body)
+
+    assert send(headers[0]).startswith(b"HTTP/1.1 200 ")
+    seen.seen.clear()
+    answer = send(*headers)
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b'"unsupported_media_type"' in answer
+    assert seen.seen == []
+
+
 def padded(size: int, model: str = "tiny") -> bytes:
     head, tail = b'{"pad":"', b'","model":"%s"}' % model.encode()
     return head + b"x" * (size - len(head) - len(tail)) + tail

@@ -9,14 +9,20 @@ local json_body = require("portero.json_body")
 local model_name = require("portero.model_name")
 local policy = require("portero.policy")
 
-local var = ngx.var
+local req, var = ngx.req, ngx.var
 
 local _M = {}
 
---- No client of an LLM server compresses; a body that only the LLM server can read is not judged.
-local function is_plain()
-    local encoding = var.http_content_encoding
-    return encoding == nil or encoding:lower() == "identity"
+--- The Content-Type; nil where it is missing, or where only the LLM server can read the body: no
+--- client compresses it. Of several headers of a name nginx shows the first and sends on all, so
+--- one that is there twice is none.
+local function content_type()
+    local headers = req.get_headers(0)
+    local kind, encoding = headers["content-type"], headers["content-encoding"] or "identity"
+    if type(kind) ~= "string" or type(encoding) ~= "string" or encoding:lower() ~= "identity" then
+        return nil
+    end
+    return kind
 end
 
 local function has_body()
@@ -24,10 +30,11 @@ local function has_body()
     return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
 end
 
---- What the JSON body says of its model; it stays what it is until the request is forwarded.
+--- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
+--- is done with its bytes releases `found.keep`.
 ---@return table|nil found, string|nil code
 function _M.read_json()
-    if not is_plain() or not json_body.is_json(var.http_content_type) then
+    if not json_body.is_json(content_type()) then
         return nil, "unsupported_media_type"
     end
     local pointer, length, keep = body.read()
@@ -36,6 +43,7 @@ function _M.read_json()
     end
     local found, reason = json_body.scan(pointer, length, body.pause)
     if not found then
+        body.release(keep)
         return nil, reason == "duplicate" and "ambiguous_body" or "invalid_json"
     end
     found.pointer, found.length, found.keep = pointer, length, keep
@@ -56,7 +64,7 @@ local function from_json(word)
 end
 
 local function from_form()
-    local boundary = is_plain() and form_body.boundary_of(var.http_content_type)
+    local boundary = form_body.boundary_of(content_type())
     if not boundary then
         return nil, "unsupported_media_type"
     end
@@ -65,7 +73,7 @@ local function from_form()
         return nil, length == "empty" and "model_missing" or "internal_error"
     end
     local name, reason = form_body.model(pointer, length, boundary, body.pause)
-    assert(keep) -- until here nothing may have taken the bytes away
+    body.release(keep)
     return name, CODES[reason] or (not name and "invalid_request") or nil
 end
 
@@ -89,7 +97,7 @@ local WITHOUT_MODEL = { listed = true, none = true }
 ---@param query string with its question mark, or empty
 ---@param list table the caller's allow-list
 ---@return string|nil code of the refusal; nil when it may
----@return table|nil found what the JSON body said
+---@return table|nil found from `read_json`, whatever the code
 function _M.refusal(route, value, query, list)
     local word = route.model
     if not word then
@@ -105,10 +113,10 @@ function _M.refusal(route, value, query, list)
         return nil
     end
     local name, code, found = READERS[word](value, query)
-    if not name then
-        return code
+    if name and not model_name.allows(list, name) then
+        code = "model_not_found"
     end
-    return not model_name.allows(list, name) and "model_not_found" or nil, found
+    return code, found
 end
 
 return _M

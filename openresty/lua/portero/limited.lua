@@ -19,7 +19,8 @@ local METERED = { inference = true }
 local MOST_OPTIONS_BYTES = 4096
 local FIRST_FAILURE = 300
 
---- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase.
+--- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase;
+--- until it is admitted also `found`, what its JSON body says.
 local tickets = {}
 
 local _M = {}
@@ -35,7 +36,8 @@ local function is_too_large(most)
     end
     local length = announced_length()
     if not length and var.http_transfer_encoding then
-        local _, read = body.read()
+        local _, read, keep = body.read()
+        body.release(keep)
         length = type(read) == "number" and read or nil
     end
     return length ~= nil and length > most
@@ -114,7 +116,8 @@ local function change_for_usage(found)
 end
 
 --- Have a stream of OpenAI's dialect tell what it used; the client does not see that it was asked.
-local function ask_for_usage(ticket, found)
+local function ask_for_usage(ticket)
+    local found = ticket.found
     local from, to, text = change_for_usage(found)
     if text then
         body.replace(found.pointer, found.length, from, to, text)
@@ -123,7 +126,7 @@ local function ask_for_usage(ticket, found)
 end
 
 --- Count what the answer says it used.
-local function begin_meter(ticket, route, found)
+local function begin_meter(ticket, route)
     if not ticket.limits.tokens_per_minute then
         return nil
     end
@@ -132,11 +135,11 @@ local function begin_meter(ticket, route, found)
         return nil
     end
     local code
-    if not found then
-        found, code = asked_model.read_json()
+    if not ticket.found then
+        ticket.found, code = asked_model.read_json()
     end
-    if found and found.stream == true then
-        ask_for_usage(ticket, found)
+    if ticket.found and ticket.found.stream == true then
+        ask_for_usage(ticket)
     end
     return code
 end
@@ -147,14 +150,23 @@ local function first_refusal(ticket, route, value, query)
     if is_too_large(ticket.limits.largest_body_bytes) then
         return "request_too_large"
     end
-    local code, found = count_request(ticket), nil
+    local code = count_request(ticket)
     if not code and ticket.limits.models then
-        code, found = asked_model.refusal(route, value, query, ticket.limits.models)
+        code, ticket.found = asked_model.refusal(route, value, query, ticket.limits.models)
     end
     if code or not METERED[route.class] then
         return code
     end
-    return check_tokens(ticket) or begin_meter(ticket, route, found) or take_slot(ticket)
+    return check_tokens(ticket) or begin_meter(ticket, route) or take_slot(ticket)
+end
+
+--- A body in a file is mapped, and takes its disk until it is given back: too long a wait for the
+--- collector, to whom it is a few bytes.
+local function forget_body(ticket)
+    if ticket.found then
+        body.release(ticket.found.keep)
+        ticket.found = nil
+    end
 end
 
 local function say_what_is_left(ticket)
@@ -173,6 +185,7 @@ end
 function _M.refusal(route, value, query, claims)
     local ticket = { user = claims.sub, limits = claims.limits, headers = {} }
     local code = first_refusal(ticket, route, value, query)
+    forget_body(ticket)
     if code then
         return code, ticket.headers
     end

@@ -4,12 +4,13 @@
 local ffi = require("ffi")
 local fake_ngx = require("fake_ngx")
 
-local fake, asked_model, list, text, reads
+local fake, asked_model, list, text, reads, released
 
 --- A body in memory, as `portero.body` answers one.
 local function fake_body()
     return {
         pause = function() end,
+        release = function(keep) released = keep end,
         read = function()
             reads = reads + 1
             if type(text) == "table" then
@@ -22,7 +23,7 @@ end
 
 before_each(function()
     fake = fake_ngx.install()
-    reads, text = 0, '{"model":"ok"}'
+    reads, released, text = 0, nil, '{"model":"ok"}'
     package.loaded["portero.body"] = fake_body()
     asked_model = fake.load("portero.asked_model")
     list = fake.load("portero.model_name").compile({ "ok", "wild*" }, true)
@@ -85,6 +86,29 @@ describe("refusal", function()
         assert.equal(0, reads)
     end)
 
+    it("is 415 for a type or an encoding that is told twice, unread", function() -- B8, B9
+        local JSON, FORM = "application/json", "multipart/form-data; boundary=B"
+        for word, kind in pairs({ body = JSON, form = FORM, ["body-or-name"] = JSON }) do
+            for _, headers in ipairs({
+                { ["content-type"] = { kind, "text/plain" } },
+                { ["content-type"] = { kind, kind } },
+                { ["content-type"] = { kind, FORM } }, { ["content-type"] = { kind, JSON } },
+                { ["content-type"] = kind, ["content-encoding"] = { "identity", "gzip" } },
+                { ["content-type"] = kind, ["content-encoding"] = { "identity", "identity" } },
+            }) do
+                assert.equal("unsupported_media_type", refusal(word, { headers = headers }))
+            end
+        end
+        assert.equal(0, reads)
+    end)
+
+    it("is none for a body that is said to be as it is", function()
+        for _, name in ipairs({ "identity", "Identity" }) do
+            local headers = { ["content-type"] = "application/json", ["content-encoding"] = name }
+            assert.is_nil(refusal("body", { headers = headers }))
+        end
+    end)
+
     it("is 400 for no body at all, and 500 for one that cannot be read", function() -- B10
         text = { "empty" }
         assert.equal("invalid_json", refusal("body"))
@@ -138,7 +162,9 @@ describe("refusal", function()
             return refusal("form", { headers = FORM })
         end
         assert.is_nil(form("ok"))
+        assert.equal(text, released)
         assert.equal("model_not_found", form("other"))
+        assert.equal(text, released)
         assert.equal("unsupported_media_type", refusal("form"))
         text = { "empty" }
         assert.equal("model_missing",
@@ -156,5 +182,13 @@ describe("read_json", function()
         local range = found.stream_options
         assert.equal('{"a":1}', text:sub(range.from + 1, range.to))
         assert.equal(text, found.keep)
+        assert.is_nil(released)
+    end)
+
+    it("gives back the bytes of a body that says nothing", function()
+        text = '{"model":"ok"'
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        assert.same({ nil, "invalid_json" }, { asked_model.read_json() })
+        assert.equal(text, released)
     end)
 end)

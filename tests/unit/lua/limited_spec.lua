@@ -7,19 +7,25 @@ local NOW = 1700000000
 local ROUTE = { is_llm = true, class = "inference", answered_by = "llm",
     target = "/v1/chat/completions", model = "body" }
 
-local fake, limited, dict, body_text, replaced
+local fake, limited, dict, body_text, replaced, held
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    replaced = nil
+    replaced, held = nil, 0
     package.loaded["portero.body"] = {
         pause = function() end,
         read = function()
             local ffi = require("ffi")
+            held = held + 1
             return ffi.cast("const unsigned char *", body_text), #body_text, body_text
+        end,
+        release = function(keep)
+            assert.equal(body_text, keep)
+            held = held - 1
         end,
         text = function(bytes, from, to) return require("ffi").string(bytes + from, to - from) end,
         replace = function(_, _, from, to, text)
+            assert.equal(1, held)
             replaced = body_text:sub(1, from) .. text .. body_text:sub(to + 1)
         end,
     }
@@ -130,6 +136,31 @@ describe("refusal", function()
     it("is 400 for a stream whose body cannot be told to tell its usage", function()
         body_text = '{"stream":true,"stream":false}'
         assert.equal("ambiguous_body", (ask({ tokens_per_minute = 5 })))
+    end)
+end)
+
+describe("a body that was read", function()
+    local MODELS = { "a" }
+
+    local function compiled()
+        return fake.load("portero.model_name").compile(MODELS, true)
+    end
+
+    it("is held while it is judged, and given back whatever comes of it", function()
+        for _, text in ipairs({ '{"model":"a","stream":true}', '{"model":"a"}', '{"model":"b"}',
+            "{}", "x", '{"model":"a","lora":1}' }) do
+            body_text = text
+            ask({ models = compiled() })
+            ask({ models = compiled(), tokens_per_minute = 5, concurrent_requests = 1 })
+            ask({ tokens_per_minute = 5 })
+            assert.equal(0, held, text)
+        end
+    end)
+
+    it("is given back when its length alone was asked", function()
+        ask({ largest_body_bytes = 12 }, { ["transfer-encoding"] = "chunked" })
+        ask({ largest_body_bytes = 13 }, { ["transfer-encoding"] = "chunked" })
+        assert.equal(0, held)
     end)
 end)
 
