@@ -15,8 +15,6 @@ void *mmap(void *address, size_t length, int protection, int flags, int fd, long
 int munmap(void *address, size_t length);
 ]])
 
-local ngx = ngx
-local req = ngx.req
 local C = ffi.C
 
 local READ_ONLY = 0x80000 -- O_RDONLY with O_CLOEXEC, the same number on x86-64 and arm64
@@ -69,12 +67,12 @@ end
 --- All of the request's body. Bytes are valid as long as `keep` is there, or until it is released.
 ---@return ffi.cdata*|nil bytes, integer|string length or the reason, any keep
 function _M.read()
-    req.read_body()
-    local text = req.get_body_data()
+    ngx.req.read_body()
+    local text = ngx.req.get_body_data()
     if text then
         return ffi.cast(bytes_at, text), #text, text
     end
-    local path = req.get_body_file()
+    local path = ngx.req.get_body_file()
     if not path then
         return nil, "empty"
     end
@@ -110,7 +108,7 @@ end
 local function append(bytes, from, to)
     while from < to do
         local length = math.min(to - from, PIECE_BYTES)
-        req.append_body(ffi.string(bytes + from, length))
+        ngx.req.append_body(ffi.string(bytes + from, length))
         from = from + length
     end
 end
@@ -123,16 +121,16 @@ end
 ---@param to integer
 ---@param text string
 function _M.replace(bytes, length, from, to, text)
-    if req.get_body_data() then
-        return req.set_body_data(ffi.string(bytes, from) .. text
+    if ngx.req.get_body_data() then
+        return ngx.req.set_body_data(ffi.string(bytes, from) .. text
             .. ffi.string(bytes + to, length - to))
     end
     -- nginx drops its old file here; the map outlives it.
-    req.init_body(PIECE_BYTES)
+    ngx.req.init_body(PIECE_BYTES)
     append(bytes, 0, from)
-    req.append_body(text)
+    ngx.req.append_body(text)
     append(bytes, to, length)
-    req.finish_body()
+    ngx.req.finish_body()
 end
 
 return _M

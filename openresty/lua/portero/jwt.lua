@@ -34,8 +34,14 @@ local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 --- Not a sextet: its highest bits are set, so that it shows in any combination.
 local INVALID = 0x40
 
+local bytes_at, words_at = ffi.typeof("const uint8_t *"), ffi.typeof("int32_t *")
 local decoded = ffi.new("uint8_t[?]", MOST_CHARACTERS)
 local sextets = ffi.new("uint8_t[256]")
+--- What a character adds to a word of three bytes, the first of which is the lowest, by its place
+--- among four.
+local INVALID_GROUP = 0x1000000
+local firsts, seconds = ffi.new("int32_t[256]"), ffi.new("int32_t[256]")
+local thirds, fourths = ffi.new("int32_t[256]"), ffi.new("int32_t[256]")
 local is_space = ffi.new("bool[256]")
 local is_subject_character = ffi.new("bool[256]")
 ffi.fill(sextets, 256, INVALID)
@@ -44,6 +50,14 @@ for i = 1, #ALPHABET do
     is_subject_character[byte(ALPHABET, i)] = true
 end
 is_subject_character[byte(".")] = true
+for c = 0, 255 do
+    local value = sextets[c]
+    local fault = value == INVALID and INVALID_GROUP or 0
+    firsts[c] = bor(lshift(value, 2), fault)
+    seconds[c] = bor(rshift(value, 4), lshift(band(value, 0xF), 12), fault)
+    thirds[c] = bor(lshift(rshift(value, 2), 8), lshift(band(value, 0x3), 22), fault)
+    fourths[c] = bor(lshift(value, 16), fault)
+end
 for _, character in ipairs({ " ", "\t", "\n", "\r" }) do
     is_space[byte(character)] = true
 end
@@ -80,7 +94,8 @@ local function decode_rest(text, at, out, rest)
     return band(third, 0x3) == 0 and out + 2 or nil
 end
 
---- Canonical base64url (RFC 4648 section 5) without padding: only what encodes back to itself.
+--- Canonical base64url (RFC 4648 section 5) without padding: only what encodes back to itself. Four
+--- characters are three bytes, written as a word of which the next one overwrites the fourth.
 ---@param text string
 ---@return string|nil raw
 function _M.decode(text)
@@ -89,17 +104,14 @@ function _M.decode(text)
     if length == 0 or length > MOST_CHARACTERS or rest == 1 then
         return nil
     end
-    local out = 0
-    for at = 1, length - rest, 4 do
-        local a, b, c, d = byte(text, at, at + 3)
-        local first, second, third, fourth = sextets[a], sextets[b], sextets[c], sextets[d]
-        if bor(first, second, third, fourth) >= INVALID then
+    local characters, out = ffi.cast(bytes_at, text), 0
+    for at = 0, length - rest - 1, 4 do
+        local group = bor(firsts[characters[at]], seconds[characters[at + 1]],
+            thirds[characters[at + 2]], fourths[characters[at + 3]])
+        if group >= INVALID_GROUP then
             return nil
         end
-        local group = bor(lshift(first, 18), lshift(second, 12), lshift(third, 6), fourth)
-        decoded[out] = rshift(group, 16)
-        decoded[out + 1] = band(rshift(group, 8), 0xFF)
-        decoded[out + 2] = band(group, 0xFF)
+        ffi.cast(words_at, decoded + out)[0] = group
         out = out + 3
     end
     if rest > 0 then

@@ -3,10 +3,9 @@
 -- Only verified tokens enter, the cache is bounded, and it says nothing of being active: that is
 -- asked of the active-token set every time. It must never log a token.
 
-local lrucache = require("resty.lrucache")
-
 local jwt = require("portero.jwt")
 local keys = require("portero.keys")
+local recent = require("portero.recent")
 local state = require("portero.state")
 
 local MOST_TOKENS = 20000
@@ -26,7 +25,7 @@ local _M = {}
 function _M.start(settings)
     roles = settings.roles
     limits = settings.limits
-    cache = assert(lrucache.new(MOST_TOKENS))
+    cache = recent.new(MOST_TOKENS)
 end
 
 local function key_of(header_text)
@@ -74,7 +73,7 @@ local function follow_keys()
     version = state.version()
     keys.load()
     keys_of_headers = {}
-    cache:flush_all()
+    cache:clear()
 end
 
 --- The claims of a token that is authentic and in its time.

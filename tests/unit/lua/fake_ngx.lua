@@ -8,10 +8,14 @@ local NGINX_CONF = "openresty/conf/nginx.conf"
 local BYTES_AN_ENTRY = 128
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
---- LuaJIT takes the declaration of a C struct once a process, while busted forgets modules after
---- each file: what declares one is kept here.
-local KEPT = "modules of the specs that declare C structs"
-local DECLARES_STRUCTS = { ["resty.lrucache"] = true, ["portero.resolver"] = true }
+--- What declares C types is loaded once a process, while busted forgets modules after each file:
+--- LuaJIT takes the declaration of a struct only once, and thousands of declarations, of whatever
+--- kind, damage its heap now and then (2.1-20230119). None of these keeps anything of nginx.
+local KEPT = "modules of the specs that declare C types"
+local DECLARES_TYPES = {
+    ["portero.resolver"] = true, ["portero.crypto"] = true,
+    ["portero.json_body"] = true, ["portero.form_body"] = true, ["portero.body"] = true,
+}
 
 local fake_ngx = {}
 
@@ -336,7 +340,7 @@ end
 local function forget_modules()
     local forgotten = {}
     for name, module in pairs(package.loaded) do
-        if name:find("^portero%.") then
+        if name:find("^portero%.") and not DECLARES_TYPES[name] then
             forgotten[name] = module
         end
     end
@@ -387,7 +391,7 @@ end
 ---@param name string
 ---@return table
 function fake_ngx.load(name)
-    if not DECLARES_STRUCTS[name] then
+    if not DECLARES_TYPES[name] then
         return require(name)
     end
     local registry = debug.getregistry()
@@ -418,7 +422,9 @@ function fake_ngx.install(now)
     fake.ngx = new_ngx(fake)
     fake.shared = fake.ngx.shared
     rawset(_G, "ngx", fake.ngx)
-    fake_ngx.load("resty.lrucache")
+    for name in pairs(DECLARES_TYPES) do
+        fake_ngx.load(name)
+    end
     --- Begin a request: method, target, protocol, headers, body.
     function fake.request(request)
         set_request(fake, request)
