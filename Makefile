@@ -65,7 +65,6 @@ help: ## this list
 setup-tests:
 	@$(PYTHON) -m run set-up-tests
 
-# Each file in a process of its own: LuaJIT's FFI does not bear that busted loads modules which
-# declare C types again for every file (seen with 2.1-20230119: one run in 20 ended in a fault).
+# Each file in a process of its own, as many at once as there are cores here and in CI.
 lua:
 	@printf '%s\n' $(LUA_SPECS)/*_spec.lua | xargs -n 1 -P 2 env $(BUSTED)

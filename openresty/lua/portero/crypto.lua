@@ -86,8 +86,14 @@ local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
 local SEALING_KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 local SET_TAG = 0x11 -- EVP_CTRL_AEAD_SET_TAG
 
+-- What libcrypto writes to is made once. LuaJIT 2.1-20230119 damages its heap now and then where
+-- compiled code makes an array of variable length (seen as faults of the specs, never without JIT).
 local mac_buffer = ffi.new("unsigned char[?]", MOST_MAC_BYTES)
 local mac_length = ffi.new("unsigned int[1]")
+local group_name, group_name_length = ffi.new("char[?]", MOST_NAME_BYTES), ffi.new("size_t[1]")
+local exponent_of = ffi.new("BIGNUM *[1]")
+local der_at = ffi.new("const unsigned char *[1]")
+local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES)
 
 --- The digest of each HMAC algorithm (RFC 7518 section 3.2).
 local DIGESTS = {
@@ -188,11 +194,11 @@ end
 
 --- With the exponent 1 a signature is its own text.
 local function has_sound_exponent(key)
-    local number = ffi.new("BIGNUM *[1]")
-    if C.EVP_PKEY_get_bn_param(key, "e", number) ~= SUCCESS then
+    exponent_of[0] = nil
+    if C.EVP_PKEY_get_bn_param(key, "e", exponent_of) ~= SUCCESS then
         return false
     end
-    local exponent = ffi.gc(number[0], C.BN_free)
+    local exponent = ffi.gc(exponent_of[0], C.BN_free)
     return C.BN_get_word(exponent) >= LEAST_RSA_EXPONENT
 end
 
@@ -203,10 +209,10 @@ end
 
 --- Other curves have 256 bits too.
 local function is_p256(key)
-    local name, length = ffi.new("char[?]", MOST_NAME_BYTES), ffi.new("size_t[1]")
     return C.EVP_PKEY_get_base_id(key) == EC
-        and C.EVP_PKEY_get_group_name(key, name, MOST_NAME_BYTES, length) == SUCCESS
-        and ffi.string(name, length[0]) == P256
+        and C.EVP_PKEY_get_group_name(
+            key, group_name, MOST_NAME_BYTES, group_name_length) == SUCCESS
+        and ffi.string(group_name, group_name_length[0]) == P256
 end
 
 local function is_ed25519(key)
@@ -218,8 +224,8 @@ local function as_it_is(signature)
 end
 
 local function read_public(der, fits)
-    local from = ffi.new("const unsigned char *[1]", { ffi.cast("const unsigned char *", der) })
-    local key = C.d2i_PUBKEY(nil, from, #der)
+    der_at[0] = ffi.cast("const unsigned char *", der)
+    local key = C.d2i_PUBKEY(nil, der_at, #der)
     if key == nil then
         C.ERR_clear_error()
         return nil
@@ -279,8 +285,6 @@ end
 
 local function decrypt(ctx, key, label, nonce, text, tag)
     local out, length = ffi.new("unsigned char[?]", #text + 1), ffi.new("int[1]")
-    -- Not as an initialiser: that would copy the string's own zero too, behind the buffer.
-    local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES)
     ffi.copy(tag_buffer, tag, TAG_BYTES)
     if C.EVP_DecryptInit_ex(ctx, C.EVP_aes_256_gcm(), nil, key, nonce) ~= SUCCESS
         or C.EVP_DecryptUpdate(ctx, nil, length, label, #label) ~= SUCCESS
@@ -294,6 +298,8 @@ local function decrypt(ctx, key, label, nonce, text, tag)
     end
     return ffi.string(out, written + length[0])
 end
+
+jit.off(decrypt) -- it makes an array of variable length: see `mac_buffer`
 
 --- Open what was sealed by AES-256-GCM: nonce, text, tag. nil when it was not sealed by this key.
 ---@param key string 32 bytes

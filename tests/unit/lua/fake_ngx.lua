@@ -8,9 +8,9 @@ local NGINX_CONF = "openresty/conf/nginx.conf"
 local BYTES_AN_ENTRY = 128
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
---- What declares C types is loaded once a process, while busted forgets modules after each file:
---- LuaJIT takes the declaration of a struct only once, and thousands of declarations, of whatever
---- kind, damage its heap now and then (2.1-20230119). None of these keeps anything of nginx.
+--- LuaJIT takes the declaration of a C struct once a process, while busted forgets modules after
+--- each file, and an `install` all others: what declares C types is kept here. None of these keeps
+--- anything of nginx.
 local KEPT = "modules of the specs that declare C types"
 local DECLARES_TYPES = {
     ["portero.resolver"] = true, ["portero.crypto"] = true,

@@ -38,6 +38,7 @@ function sealing.seal(key, label, text, nonce)
     assert(C.EVP_CIPHER_CTX_ctrl(ctx, GET_TAG, TAG_BYTES, tag) == 1)
     return nonce .. ffi.string(out, written) .. ffi.string(tag, TAG_BYTES)
 end
+jit.off(sealing.seal) -- it makes arrays of variable length: see `mac_buffer` in portero/crypto
 
 --- Whether libcrypto has no error to report: what is left there nginx would log as its own.
 ---@return boolean
