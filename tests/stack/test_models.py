@@ -204,32 +204,26 @@ def test_b9_a_charset_that_is_json_own_is_taken(post: Any) -> None:
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ("Content-Type: application/json", "Content-Type: multipart/form-data; boundary=x"),
-        ("Content-Type: application/json", "Content-Type: application/json"),
-        ("Content-Type: application/json", "Content-Encoding: identity", "Content-Encoding: gzip"),
-    ],
-)
-def test_b8_b9_a_kind_or_an_encoding_that_is_told_twice_is_refused(
-    limited: Deployment, token: str, seen: Upstream, headers: tuple[str, ...]
+@pytest.mark.parametrize("name", ["Content-Type", "Content-Encoding"])
+@pytest.mark.parametrize("values", [("good", "bad"), ("bad", "good"), ("good", "good")])
+def test_b8_b9_of_a_header_that_is_told_twice_only_what_was_judged_is_sent(
+    limited: Deployment, token: str, seen: Upstream, name: str, values: tuple[str, str]
 ) -> None:
-    caller, body = Caller(limited), b'{"model":"tiny"}'
-
-    def send(*lines: str) -> bytes:
-        head = "\r\n".join(
-            ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {token}",
-             f"Content-Length: {len(body)}", "Connection: close", *lines, "", "")
-        )  # fmt: skip
-        return caller.raw(head.encode() + body)
-
-    assert send(headers[0]).startswith(b"HTTP/1.1 200 ")
-    seen.seen.clear()
-    answer = send(*headers)
-    assert answer.startswith(b"HTTP/1.1 415 ")
-    assert b'"unsupported_media_type"' in answer
-    assert seen.seen == []
+    good = {"Content-Type": "application/json", "Content-Encoding": "identity"}
+    bad = {"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"}
+    body = b'{"model":"tiny"}'
+    twice = [f"{name}: {good[name] if value == 'good' else bad[name]}" for value in values]
+    once = [f"{other}: {value}" for other, value in good.items() if other != name]
+    head = "\r\n".join(
+        ("POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {token}",
+         f"Content-Length: {len(body)}", "Connection: close", *twice, *once, "", "")
+    )  # fmt: skip
+    answer = Caller(limited).raw(head.encode() + body)
+    if answer.startswith(b"HTTP/1.1 200 "):
+        assert seen.seen[-1].values(name.lower()) == [good[name]]
+    else:  # nginx 1.23 and newer joins them, or refuses them itself
+        assert answer.split()[1] in (b"400", b"415")
+        assert seen.seen == []
 
 
 def padded(size: int, model: str = "tiny") -> bytes:

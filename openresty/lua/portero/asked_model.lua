@@ -9,20 +9,18 @@ local json_body = require("portero.json_body")
 local model_name = require("portero.model_name")
 local policy = require("portero.policy")
 
-local req, var = ngx.req, ngx.var
+local var = ngx.var
 
 local _M = {}
 
 --- The Content-Type; nil where it is missing, or where only the LLM server can read the body: no
---- client compresses it. Of several headers of a name nginx shows the first and sends on all, so
---- one that is there twice is none.
+--- client compresses it. `llm.conf` sends both headers on as they are seen here, and once.
 local function content_type()
-    local headers = req.get_headers(0)
-    local kind, encoding = headers["content-type"], headers["content-encoding"] or "identity"
-    if type(kind) ~= "string" or type(encoding) ~= "string" or encoding:lower() ~= "identity" then
+    local encoding = var.http_content_encoding
+    if encoding and encoding:lower() ~= "identity" then
         return nil
     end
-    return kind
+    return var.http_content_type
 end
 
 local function has_body()

@@ -86,22 +86,6 @@ describe("refusal", function()
         assert.equal(0, reads)
     end)
 
-    it("is 415 for a type or an encoding that is told twice, unread", function() -- B8, B9
-        local JSON, FORM = "application/json", "multipart/form-data; boundary=B"
-        for word, kind in pairs({ body = JSON, form = FORM, ["body-or-name"] = JSON }) do
-            for _, headers in ipairs({
-                { ["content-type"] = { kind, "text/plain" } },
-                { ["content-type"] = { kind, kind } },
-                { ["content-type"] = { kind, FORM } }, { ["content-type"] = { kind, JSON } },
-                { ["content-type"] = kind, ["content-encoding"] = { "identity", "gzip" } },
-                { ["content-type"] = kind, ["content-encoding"] = { "identity", "identity" } },
-            }) do
-                assert.equal("unsupported_media_type", refusal(word, { headers = headers }))
-            end
-        end
-        assert.equal(0, reads)
-    end)
-
     it("is none for a body that is said to be as it is", function()
         for _, name in ipairs({ "identity", "Identity" }) do
             local headers = { ["content-type"] = "application/json", ["content-encoding"] = name }
