@@ -32,7 +32,7 @@ stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows
 lint: setup-tests ## ruff, luacheck, hadolint, and the layers that import-linter holds
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@luacheck openresty/lua $(LUA_SPECS)
+	@luacheck openresty/lua $(LUA_SPECS) bench
 	@$(BIN)/hadolint $(wildcard */Dockerfile)
 	@$(BIN)/lint-imports
 

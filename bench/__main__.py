@@ -26,6 +26,7 @@ from issuer import key_file, keys, tokens
 from issuer.config import ROLES_FILE
 from issuer.gateways import Changes, Gateway
 from issuer.roles import parse
+from run.commands import ROOT
 from tests.deployment import Caller, Local, deployed
 from tests.promises.stores import insert
 from tests.stack.policies import write_roles
@@ -66,6 +67,7 @@ def main() -> int:
             for row in rows:
                 samples[row.name].append(measure(row.server, row.script, SECONDS))
     _print_table(rows, samples)
+    print(f"\nroute and role, without what surrounds them: {_policy_nanoseconds()} ns a request")
     return 0
 
 
@@ -189,6 +191,17 @@ def _print_table(rows: Sequence[Row], samples: dict[str, list[Sample]]) -> None:
             f"| {middle.cpu_microseconds - base.cpu_microseconds:+.1f} "
             f"| {middle.p50_milliseconds:.2f} | {middle.p99_milliseconds:.2f} |"
         )
+
+
+def _policy_nanoseconds() -> str:
+    return subprocess.run(
+        ["luajit", "bench/policy.lua"],
+        cwd=ROOT,
+        env={**os.environ, "LUA_PATH": "openresty/lua/?.lua;;"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
 
 
 def _medians(taken: Sequence[Sample]) -> Sample:
