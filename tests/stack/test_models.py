@@ -4,6 +4,7 @@ B1-B13, and the bypasses published of other gateways.
 
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import requests
 
 from tests.deployment import Caller, Deployment, deployed
 from tests.stack.policies import write_roles
-from tests.upstream import CHAT_ANSWER, Upstream
+from tests.upstream import CHAT_ANSWER, Upstream, wait_for
 
 #: What AGNF users may use; one user has a list of its own.
 ALLOWED = ["tiny", "qwen*", "big:8b-cloud"]
@@ -379,6 +380,32 @@ def test_b13_a_body_where_none_belongs_is_refused(limited: Deployment, seen: Ups
     )
     assert code_of(answer) == (400, "invalid_request")
     assert seen.seen == []
+
+
+def test_a_token_that_is_revoked_while_its_body_comes_is_refused(
+    limited: Deployment, seen: Upstream
+) -> None:
+    caller, body = Caller(limited), b'{"model":"tiny"}'
+    token = caller.token("AGNFTEST01")
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode()
+    for revoke, status in ((False, b"200"), (True, b"401")):
+        seen.seen.clear()
+        host, port = limited.gateway.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(head + body[:5])
+            # Its head has been judged once another request of the same connection's worker has.
+            wait_for(lambda: caller.call(token).status_code == 200, 5, "the gateway serves")
+            if revoke:
+                assert caller.call(token, "/logout").status_code == 204
+            seen.seen.clear()
+            connection.sendall(body[5:])
+            answer = connection.makefile("rb").read()
+        assert answer.split()[1] == status
+        assert len(seen.seen) == (not revoke)
 
 
 def form(*fields: tuple[str, str], last: str = "--X--\r\n") -> bytes:

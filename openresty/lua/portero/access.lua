@@ -100,6 +100,12 @@ local function is_stale()
     return not staleness or staleness > max_staleness_seconds
 end
 
+--- A body that is judged may take its time to come: the token may have ended meanwhile.
+local function has_ended(claims)
+    state.look()
+    return not active_tokens.is_active(claims.jti)
+end
+
 --- Where the request goes on; nil where it stays.
 local function location_of(route, claims)
     local limits = claims.limits
@@ -174,6 +180,10 @@ function _M.judge()
         local code, headers = limited.refusal(route, value, query, claims)
         if code then
             return errors.refuse(code, headers)
+        end
+        if has_ended(claims) then
+            limited.settle()
+            return refuse_token(route, claims.exp <= time() and "expired" or "invalid_api_key")
         end
     end
     local prefix = route.is_llm and upstream_prefix or ""

@@ -1,9 +1,9 @@
 ---------
 -- What a request must know to be judged by the newest state, in one number: the least valid
 -- generation of the active-token set, and the version of the keys.
--- It owns the dictionary `portero_sync`. A request reads the number once, at its beginning; until
--- it ends nothing yields, so what was read stays true for it. The number is only ever moved by
--- `incr`: two writers cannot undo each other.
+-- It owns the dictionary `portero_sync`. A request reads the number at its beginning, and again
+-- where it has waited; in between nothing yields, so what was read stays true for it. The number is
+-- only ever moved by `incr`: two writers cannot undo each other.
 
 local dict = ngx.shared.portero_sync
 

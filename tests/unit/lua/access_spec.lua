@@ -740,6 +740,19 @@ describe("judge and limits", function()
         assert.equal("@limited", ask("POST", CHAT, token).exec)
     end)
 
+    it("are not met by a token that ended while its body came, and keep nothing then", function()
+        with_limits({ requests_per_minute = 5, concurrent_requests = 1 })
+        local token = token_of("user")
+        local limited = fake.load("portero.limited")
+        local real = limited.refusal
+        limited.refusal = function(...)
+            active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+            return real(...)
+        end
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+        assert.is_nil(fake.shared.portero_limits:get("s:USRSX1:1"))
+    end)
+
     it("say nothing of pages, nor of callers of another role", function()
         with_limits({ requests_per_minute = 1 })
         for _ = 1, 3 do
