@@ -80,7 +80,10 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     plain = Server("plain", url, (pid,))
     yield Row(PLAIN, plain, known)
     yield Row("Portero, known token", _server(first), known)
-    yield from _model_rows(folder, plain, first)
+    # Of its own: thousands of tokens that another row brings would be its collector's work here.
+    yield from _model_rows(
+        folder, plain, stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
+    )
     for algorithm in ALGORITHMS:
         one = (
             first

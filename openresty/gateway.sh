@@ -134,7 +134,7 @@ render() {
         sed -i -e '/proxy_ssl_/d' "$1/llm.conf"
     fi
     if [ -z "$cors_origins" ]; then
-        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf"
+        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf" "$1/issuer.conf"
     fi
 }
 

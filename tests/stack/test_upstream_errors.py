@@ -96,7 +96,7 @@ def preflight(caller: Caller, origin: str, path: str = "/v1/chat/completions") -
 def test_a_page_of_a_configured_origin_may_ask_and_read(anew: Anew, upstream: Upstream) -> None:
     with anew(CORS_ORIGINS=f"{ORIGIN}, http://localhost:3000") as running:
         caller = Caller(running)
-        for path in ("/v1/chat/completions", "/api/chat", "/llm/models", "/v1/models/x"):
+        for path in ("/v1/chat/completions", "/api/chat", "/llm/models", "/llm/login", "/logout"):
             asked = preflight(caller, ORIGIN, path)
             assert asked.status_code == 204
             assert asked.headers["Access-Control-Allow-Origin"] == ORIGIN
