@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
@@ -34,7 +35,7 @@ PROMOTED_SECONDS = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it was done, 1 for a fault, 2 for a revocation still pending."""
-    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_args(_shielded(sys.argv[1:] if arguments is None else arguments))
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -44,14 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    """One in 64 token IDs begins with a dash, and would pass for an option of its own."""
-    joined = list(words)
-    for at, word in enumerate(joined[:-1]):
-        if word == "--jti":
-            joined[at : at + 2] = [f"--jti={joined[at + 1]}"]
-            break
-    return joined
+#: Shields an ID from the parser, and is nowhere in one.
+_SHIELD = "="
+_DASHED_ID = re.compile(r"-[A-Za-z0-9_-]{15,42}\Z", re.ASCII)
+
+
+def _shielded(words: Sequence[str]) -> list[str]:
+    """One in 64 IDs begins with a dash, and would pass for an option; no option is as long."""
+    return [_SHIELD + word if _DASHED_ID.match(word) else word for word in words]
+
+
+def _bare(word: str) -> str:
+    return word.removeprefix(_SHIELD)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     revoke = commands.add_parser("revoke", help="revoke active tokens at once, everywhere")
     chosen = revoke.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--jti", metavar="JTI", help="one token")
+    chosen.add_argument("--jti", type=_bare, metavar="JTI", help="one token")
     chosen.add_argument("--user", metavar="NAME", help="every token of a user")
     chosen.add_argument("--role", metavar="ROLE", help="every token of a role")
     chosen.add_argument("--all", action="store_true", help="every token there is")
@@ -116,7 +121,7 @@ def _add_key_commands(parser: argparse.ArgumentParser) -> None:
     add.set_defaults(command=_add_key)
 
     retire = commands.add_parser("retire", help="end a key when its last token has ended")
-    retire.add_argument("kid")
+    retire.add_argument("kid", type=_bare)
     retire.add_argument("--now", action="store_true", help="at once, with all its tokens: a leak")
     retire.set_defaults(command=_retire_key)
 

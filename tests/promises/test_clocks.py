@@ -30,7 +30,7 @@ from tests.upstream import Upstream, wait_for
 
 #: By seconds within the window of the sync and beyond it, by an hour; forth, and back at once.
 SKEWS = (2, -2, 0, 29, -29, 0, 31, -31, 0, 3600, 0, -3600, 3600, 0)
-LOOK_SECONDS = size(1, 40) / 2
+LOOK_SECONDS = size(1, 100) / 5
 #: A round of the reconciler, and a snapshot.
 HEALED_SECONDS = 2.0 + 1.0
 #: What `revoke` answers while a gateway has not acknowledged.

@@ -38,7 +38,9 @@ local function start(sync_key)
     state, crypto = fake.load("portero.state"), fake.load("portero.crypto")
     keys, verified = fake.load("portero.keys"), fake.load("portero.verified")
     active_tokens = fake.load("portero.active_tokens")
-    local settings = { sync_key = from_hex(sync_key), roles = roles() }
+    local settings = {
+        sync_key = from_hex(sync_key), roles = roles(), limits = { roles = {}, users = {} },
+    }
     keys.start(settings)
     verified.start(settings)
     active_tokens.end_snapshot(active_tokens.begin_snapshot())

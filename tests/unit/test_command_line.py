@@ -235,7 +235,7 @@ def store(settings: dict[str, str]) -> SqliteSessions:
         ("3", "USRSbob", "user"),
         ("4", "ADMNroot", "admin"),
     ):
-        session = Session(name.rjust(22, "A"), subject, role, NOW, NOW + 900, "x")
+        session = Session(name.rjust(22, "A"), subject, role, NOW, NOW + 9_000, "x")
         opened.add(session, 100, NOW)
     return opened
 
@@ -248,7 +248,7 @@ def store(settings: dict[str, str]) -> SqliteSessions:
         (["--role", "user"], {"4"}),
         (["--all"], set()),
         (["--jti", "Z" * 22], {"1", "2", "3", "4"}),
-        (["--jti", "-" * 22], {"1", "2", "3", "4"}),
+        (["--jti", "-" + "a" * 21], {"1", "2", "3", "4"}),
         (["--user", "USRSnobody"], {"1", "2", "3", "4"}),
         (["--user", ""], {"1", "2", "3", "4"}),
     ],
@@ -453,6 +453,13 @@ def test_keys_retire_now_replaces_a_signing_key_and_tells_the_gateways_before_it
     assert f"retired {leaked}\n" in said.out
     assert model.keys.keys() == {key_file().keyring().signing().kid} != {leaked}
     assert_no_secret(said.out + said.err)
+
+
+def test_keys_retire_takes_an_id_that_begins_with_a_dash_for_no_option(
+    settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issuer_main.main(["keys", "retire", "-1exu0Z2QPCsIyVa", "--now"]) == 1
+    assert "usage:" not in capsys.readouterr().err
 
 
 def test_keys_retire_now_answers_2_and_names_a_gateway_that_has_not_acknowledged(

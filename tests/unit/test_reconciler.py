@@ -93,7 +93,7 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "PERIOD_SECONDS", 0.01)
 
 
-def add(store: SqliteSessions, *names: str, subject: str = "USRSalice", ends: int = 900) -> None:
+def add(store: SqliteSessions, *names: str, subject: str = "USRSalice", ends: int = 9_000) -> None:
     for name in names:
         issued = min(NOW, NOW + ends - 1)
         one = Session(name.rjust(22, "A"), subject, "user", issued, NOW + ends, "old fingerprint")
@@ -160,8 +160,8 @@ def test_a_revocation_is_never_undone_by_an_activation_that_comes_late(
     add(store, "1")
     refresh(store, gateway)
     jti = "1".rjust(22, "A")
-    gateway.apply(Changes(revoke=[(jti, NOW + 900)]))
-    gateway.apply(Changes(activate=[(jti, NOW + 900)]))
+    gateway.apply(Changes(revoke=[(jti, NOW + 9_000)]))
+    gateway.apply(Changes(activate=[(jti, NOW + 9_000)]))
     assert gateway.model.active() == set()
 
 
@@ -206,7 +206,7 @@ def test_a_restarted_gateway_gets_a_snapshot(store: SqliteSessions, gateway: Mod
 def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
     store: SqliteSessions, gateway: ModelGateway
 ) -> None:
-    gateway.apply(Changes(activate=[("Z" * 22, NOW + 900)]))
+    gateway.apply(Changes(activate=[("Z" * 22, NOW + 9_000)]))
     add(store, "1")
     refresh(store, gateway)
     assert gateway.model.active() == truth(store)
@@ -239,7 +239,7 @@ def test_what_is_revoked_while_a_snapshot_runs_stays_revoked(
         ack = tell(what, method, path, content)
         if what == "part" and store.find("1".rjust(22, "A")) in store.active(NOW, 10):
             revoke(store, "1")
-            gateway.apply(Changes(revoke=[("1".rjust(22, "A"), NOW + 900)]))
+            gateway.apply(Changes(revoke=[("1".rjust(22, "A"), NOW + 9_000)]))
         return ack
 
     gateway._tell = revoke_after_the_first_part  # type: ignore[method-assign]
@@ -257,7 +257,7 @@ def test_what_is_activated_while_a_snapshot_runs_is_active_at_its_end(
         ack = tell(what, method, path, content)
         if what == "part" and store.position() == 2:
             add(store, "1")
-            gateway.apply(Changes(activate=[("1".rjust(22, "A"), NOW + 900)]))
+            gateway.apply(Changes(activate=[("1".rjust(22, "A"), NOW + 9_000)]))
         return ack
 
     gateway._tell = add_behind_the_first_part  # type: ignore[method-assign]
@@ -385,7 +385,7 @@ def people(tmp_path: Path) -> Path:
 
 def log_in(store: SqliteSessions, credentials: CredentialsFile, name: str, subject: str) -> None:
     fingerprint = credentials.in_force().fingerprint(subject) or ""
-    session = Session(name.rjust(22, "A"), subject, "user", NOW, NOW + 900, fingerprint)
+    session = Session(name.rjust(22, "A"), subject, "user", NOW, NOW + 9_000, fingerprint)
     store.add(session, 1000, NOW)
 
 
