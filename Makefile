@@ -21,7 +21,7 @@ run: ## the whole stack in the foreground; Ctrl-C stops it all (RUNTIME= GATEWAY
 ##@ Testing
 .PHONY: test unit stack lint typecheck
 test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
-	@exec $(BIN)/python -m pytest --cov=issuer --cov-report=term-missing:skip-covered $(T)
+	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov-report=term-missing:skip-covered $(T),tests.both)
 
 unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
 	@exec $(BIN)/python -m pytest $(or $(T),tests/unit)
@@ -53,7 +53,7 @@ fuzz: setup-tests ## a million mutated tokens against both verifiers
 ##@ Housekeeping
 .PHONY: clean help setup-tests lua
 clean: ## remove what set-up and tests made; DATA_DIR stays
-	@rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov
+	@rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
