@@ -100,10 +100,26 @@ local function is_stale()
     return not staleness or staleness > max_staleness_seconds
 end
 
---- A body that is judged may take its time to come: the token may have ended meanwhile.
-local function has_ended(claims)
+--- Whether a caller's limits refuse a request. A body that is judged may take its time to come, so
+--- the token is asked for once more.
+local function refuse_by_limits(route, value, query, claims)
+    local code, headers = limited.refusal(route, value, query, claims)
+    if code then
+        errors.refuse(code, headers)
+        return true
+    end
     state.look()
-    return not active_tokens.is_active(claims.jti)
+    local active, known = active_tokens.is_active(claims.jti)
+    if active then
+        return false
+    end
+    limited.settle()
+    if claims.exp <= time() then
+        refuse_token(route, "expired")
+    else
+        refuse_inactive(route, claims, active, known)
+    end
+    return true
 end
 
 --- Where the request goes on; nil where it stays.
@@ -176,15 +192,8 @@ function _M.judge()
     if route.is_llm and not upstreams.is_known("llm") then
         return errors.refuse("upstream_unavailable")
     end
-    if claims.limits and route.is_llm then
-        local code, headers = limited.refusal(route, value, query, claims)
-        if code then
-            return errors.refuse(code, headers)
-        end
-        if has_ended(claims) then
-            limited.settle()
-            return refuse_token(route, claims.exp <= time() and "expired" or "invalid_api_key")
-        end
+    if claims.limits and route.is_llm and refuse_by_limits(route, value, query, claims) then
+        return
     end
     local prefix = route.is_llm and upstream_prefix or ""
     return forward(route, prefix .. policy.target(route, value) .. query, claims)
