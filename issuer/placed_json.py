@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 
 MOST_DEPTH = 16
 #: A number of more digits is none that we use; Python would refuse some, and take its time.
-MOST_DIGITS = 18
+MOST_DIGITS = 64
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-][A-Za-z0-9_.$-]*\Z", re.ASCII)
