@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ import bcrypt
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import settings as hypothesis_settings
 
 from issuer import config, roles
 from issuer.key_file import KeyFile
@@ -45,6 +47,13 @@ USERS = {
 def password(username: str) -> str:
     """The secret of one of `USERS`."""
     return f"right secret of {username}"
+
+
+# `make test` tries the same examples every time, so that a red run tells of the change that it
+# tests; `make fuzz` tries many, and new ones. Neither is a matter of how quick the machine is.
+hypothesis_settings.register_profile("test", derandomize=True, deadline=None)
+hypothesis_settings.register_profile("fuzz", max_examples=5000, deadline=None)
+hypothesis_settings.load_profile("fuzz" if os.environ.get("PORTERO_FUZZ") else "test")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -324,9 +324,7 @@ STEPS = st.lists(
 )
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from issuer import config, keys, roles, tokens
@@ -563,7 +563,6 @@ def test_any_text_is_refused_and_never_an_accident(token: str) -> None:
         verify(token)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["header", "claims"]))
 def test_any_signed_bytes_are_refused_and_never_an_accident(raw: bytes, part: str) -> None:
     token = forge(header=raw) if part == "header" else forge(claims=raw)
@@ -578,7 +577,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(CLAIMS)), JSON)
 def test_a_claim_of_any_other_value_is_refused_or_still_a_good_one(name: str, value: Any) -> None:
     try:
