@@ -47,11 +47,12 @@ UPSTREAM = """
     }}
 """
 
-#: Portero's own lines, without what decides: the limit of what it could be.
+#: Portero's own lines, without what decides: the limit of what it could be. It tells the upstream
+#: and the log of a user just as Portero does.
 PROXY = """
-    map "" $auth_user {{ default "u"; }}
-    map "" $auth_role {{ default "r"; }}
-    map "" $auth_token_id {{ default "t"; }}
+    map "" $auth_user {{ default "AGIATEST01"; }}
+    map "" $auth_role {{ default "agi"; }}
+    map "" $auth_token_id {{ default "AAAAAAAAAAAAAAAAAAAAAA"; }}
     {log_format}
     access_log {folder}/{name}-access.log json buffer=64k flush=1s;
     upstream llm {{
@@ -120,10 +121,9 @@ def log_format() -> str:
 
 
 def asking() -> str:
-    """How Portero asks an LLM server, but for the path, which no judgement has put there."""
+    """How Portero asks an LLM server: the path as it came."""
     text = (CONF / "llm.conf").read_text()
-    text = re.sub(r"proxy_pass .*", "proxy_pass http://llm;", text)
-    text = re.sub(r"proxy_ssl_.*\n", "", text)
+    text = "proxy_pass http://llm;\n" + re.sub(r"proxy_ssl_.*\n", "", text)
     return text.replace("@LLM_AUTHORITY@", "x").replace("include ", f"include {CONF}/")
 
 

@@ -319,12 +319,15 @@ class Caller:
         method: str = "POST",
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        session: requests.Session | None = None,
         **options: Any,
     ) -> requests.Response:
-        """One request to the gateway; a chat unless told otherwise."""
+        """One request to the gateway; a chat unless told otherwise. A session's requests share a
+        connection.
+        """
         sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
         content = CHAT if body is None and method == "POST" else body
-        return requests.request(
+        return (session or requests).request(
             method,
             self.deployment.gateway + path,
             json=content,

@@ -49,7 +49,7 @@ end
 local function verdict(now, token)
     fake.clock.now = tonumber(now)
     state.look()
-    local claims, reason = verified.claims(from_hex(token), fake.clock.now)
+    local claims, reason = verified.claims(from_hex(token), 1, fake.clock.now)
     if not claims then
         return reason == "expired" and "expired" or "refused"
     end
@@ -62,7 +62,8 @@ local function signature(algorithm, key, text, bytes)
         return "unfit"
     end
     text = from_hex(text)
-    return tostring(verify(text, #text, from_hex(bytes)))
+    bytes = from_hex(bytes)
+    return tostring(verify(text, #text, bytes, #bytes))
 end
 
 local COMMANDS = {

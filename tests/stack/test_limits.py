@@ -98,13 +98,16 @@ def test_what_is_left_is_told_with_every_answer_and_never_the_llm_servers_word(
 
 
 def spend(caller: Caller, token: str, times: int = 40, **request: Any) -> int:
-    """How many requests pass before the tokens are used up."""
-    for passed in range(times):
-        answer = caller.call(token, **request)
-        if answer.status_code == 429:
-            assert_limited(answer, "tokens")
-            return passed
-        assert answer.status_code == 200
+    """How many requests pass before the tokens are used up. They share a connection: on it nothing
+    is read before the last request was charged.
+    """
+    with requests.Session() as session:
+        for passed in range(times):
+            answer = caller.call(token, session=session, **request)
+            if answer.status_code == 429:
+                assert_limited(answer, "tokens")
+                return passed
+            assert answer.status_code == 200
     raise AssertionError("the tokens are never used up")
 
 

@@ -75,11 +75,11 @@ end
 
 --- The clock is read once per turn of the event loop: a token minted within this turn would seem
 --- to come from the future.
-local function claims_of(token)
-    local claims, reason = verified.claims(token, time())
+local function claims_of(text, from)
+    local claims, reason = verified.claims(text, from, time())
     if reason == "not yet issued" then
         ngx.update_time()
-        claims, reason = verified.claims(token, time())
+        claims, reason = verified.claims(text, from, time())
     end
     return claims, reason
 end
@@ -122,27 +122,37 @@ local function refuse_by_limits(route, value, query, claims)
     return true
 end
 
---- Where the request goes on; nil where it stays.
-local function location_of(route, claims)
+--- The path that is sent on.
+local function path_of(route, value)
+    local path = policy.target(route, value)
+    if not route.is_llm or upstream_prefix == "" then
+        return path
+    end
+    return upstream_prefix .. path
+end
+
+--- Where the request goes on; nil where it stays, and is sent as it came.
+local function location_of(route, claims, is_renamed)
+    if route.answered_by ~= "llm" then
+        return ANSWERED_AT[route.answered_by]
+    end
     local limits = claims.limits
-    if limits and limits.is_counted and route.answered_by == "llm" then
+    if limits and limits.is_counted then
         return "@limited"
     end
-    return ANSWERED_AT[route.answered_by]
+    return is_renamed and "@renamed" or nil
 end
 
 --- Variables that `proxy_set_header` and `proxy_pass` use.
-local function forward(route, target, claims)
+local function forward(route, value, asked, query, claims)
     metrics.count("allowed")
-    var.upstream_target = target
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
-    if route.is_watched then
-        var.watched = "yes"
-    end
-    local location = location_of(route, claims)
+    local path = path_of(route, value)
+    local location = location_of(route, claims, path ~= asked)
     if location then
+        var.upstream_target = path .. query
         return ngx.exec(location)
     end
 end
@@ -162,7 +172,7 @@ function _M.judge()
     if not PROTOCOLS[var.server_protocol] or holds_token(query) then
         return errors.refuse("invalid_request")
     end
-    local token, fault, by_cookie = credential.read()
+    local token, fault, by_cookie, from = credential.read()
     if fault == "several" then
         return errors.refuse("several_credentials")
     end
@@ -172,7 +182,7 @@ function _M.judge()
     if by_cookie and not SAFE_METHODS[method] and credential.from_another_site() then
         return errors.refuse("other_site")
     end
-    local claims, reason = claims_of(token)
+    local claims, reason = claims_of(token, from)
     if reason == "no keys" then
         return errors.refuse("not_ready")
     end
@@ -195,8 +205,7 @@ function _M.judge()
     if claims.limits and route.is_llm and refuse_by_limits(route, value, query, claims) then
         return
     end
-    local prefix = route.is_llm and upstream_prefix or ""
-    return forward(route, prefix .. policy.target(route, value) .. query, claims)
+    return forward(route, value, path, query, claims)
 end
 
 return _M

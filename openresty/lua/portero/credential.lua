@@ -6,19 +6,20 @@
 local var = ngx.var
 local byte, find, lower, sub = string.byte, string.find, string.lower, string.sub
 
+local SCHEME = "Bearer "
 local COOKIE = "auth_token="
 local SPACE, TAB = 0x20, 0x09
 
 local _M = {}
 
---- The token of an Authorization value; "" when it is of another scheme. Whether it has the form of
---- a token at all is the verifier's question.
+--- Where the token begins in an Authorization value; behind its end when it is of another scheme.
+--- Whether it has the form of a token at all is the verifier's question.
 local function bearer(value)
-    local scheme = sub(value, 1, 7)
-    if scheme ~= "Bearer " and lower(scheme) ~= "bearer " then
-        return ""
+    local scheme = sub(value, 1, #SCHEME)
+    if scheme ~= SCHEME and lower(scheme) ~= lower(SCHEME) then
+        return #value + 1
     end
-    return sub(value, 8)
+    return #SCHEME + 1
 end
 
 --- All values of the cookie, from the raw header: split at semicolons only, names by their bytes.
@@ -45,12 +46,9 @@ local function is_repeated(name)
     return type(ngx.req.get_headers(0)[name]) == "table"
 end
 
---- The caller's token.
----@return string|nil token, string|nil fault "missing" or "several"
----@return boolean by_cookie whether a browser brought it by itself
-function _M.read()
-    local authorization, key, cookie = var.http_authorization, var.http_x_api_key, var.http_cookie
-    local token = authorization and bearer(authorization)
+--- Where more than one place may name a token.
+local function read_all(authorization, key, cookie)
+    local token = authorization and sub(authorization, bearer(authorization))
     local from_cookie, differs
     if cookie then
         from_cookie, differs = cookies(cookie)
@@ -66,6 +64,21 @@ function _M.read()
         return nil, "missing", false
     end
     return token or from_cookie, nil, not token
+end
+
+--- The caller's token: a text, and where in it the token begins. Nearly all come in Authorization
+--- alone; they are left in the header's value, for a text of their own would be the longest of the
+--- request.
+---@return string|nil text, string|nil fault "missing" or "several"
+---@return boolean by_cookie whether a browser brought it by itself
+---@return integer from
+function _M.read()
+    local authorization, key, cookie = var.http_authorization, var.http_x_api_key, var.http_cookie
+    if authorization and not key and not cookie then
+        return authorization, nil, false, bearer(authorization)
+    end
+    local token, fault, by_cookie = read_all(authorization, key, cookie)
+    return token, fault, by_cookie, 1
 end
 
 local function host_of(origin)

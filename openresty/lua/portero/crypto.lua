@@ -153,14 +153,14 @@ local function hmac_verifier(algorithm)
         if C.HMAC_Init_ex(ctx, key, #key, DIGESTS[algorithm], nil) ~= SUCCESS then
             return nil, "crypto.verifier: libcrypto refused the secret"
         end
-        return function(text, length, signature)
+        return function(text, length, signature, signature_length)
             if C.HMAC_Init_ex(ctx, nil, 0, nil, nil) ~= SUCCESS
                 or C.HMAC_Update(ctx, text, length) ~= SUCCESS
                 or C.HMAC_Final(ctx, mac_buffer, mac_length) ~= SUCCESS then
                 return false
             end
-            return mac_length[0] == #signature
-                and C.CRYPTO_memcmp(mac_buffer, signature, #signature) == 0
+            return mac_length[0] == signature_length
+                and C.CRYPTO_memcmp(mac_buffer, signature, signature_length) == 0
         end
     end
 end
@@ -179,17 +179,19 @@ local function der_integer(raw)
 end
 
 --- `r || s` (RFC 7518 section 3.4) as libcrypto wants it; nil when its length is not exactly right.
-local function ecdsa_der(signature)
-    if #signature ~= 2 * P256_HALF_BYTES then
+local function ecdsa_der(bytes, length)
+    if length ~= 2 * P256_HALF_BYTES then
         return nil
     end
+    local signature = ffi.string(bytes, length)
     local content = der_integer(signature:sub(1, P256_HALF_BYTES))
         .. der_integer(signature:sub(P256_HALF_BYTES + 1))
-    return "\48" .. string.char(#content) .. content
+    local der = "\48" .. string.char(#content) .. content
+    return der, #der
 end
 
-local function exactly_64_bytes(signature)
-    return #signature == ED25519_SIGNATURE_BYTES and signature or nil
+local function exactly_64_bytes(signature, length)
+    return length == ED25519_SIGNATURE_BYTES and signature or nil, length
 end
 
 --- With the exponent 1 a signature is its own text.
@@ -219,8 +221,8 @@ local function is_ed25519(key)
     return C.EVP_PKEY_get_base_id(key) == ED25519
 end
 
-local function as_it_is(signature)
-    return signature
+local function as_it_is(signature, length)
+    return signature, length
 end
 
 local function read_public(der, fits)
@@ -242,13 +244,13 @@ local function public_verifier(digest, fits, form)
             return nil, "crypto.verifier: no fit public key"
         end
         local ctx = ffi.gc(C.EVP_MD_CTX_new(), C.EVP_MD_CTX_free)
-        return function(text, length, signature)
-            local formed = form(signature)
+        return function(text, length, signature, signature_length)
+            local formed, formed_length = form(signature, signature_length)
             if not formed or C.EVP_MD_CTX_reset(ctx) ~= SUCCESS
                 or C.EVP_DigestVerifyInit(ctx, nil, digest, nil, key) ~= SUCCESS then
                 return false
             end
-            if C.EVP_DigestVerify(ctx, formed, #formed, text, length) == SUCCESS then
+            if C.EVP_DigestVerify(ctx, formed, formed_length, text, length) == SUCCESS then
                 return true
             end
             C.ERR_clear_error()
@@ -274,11 +276,13 @@ function _M.is_algorithm(algorithm)
     return VERIFIERS[algorithm] ~= nil
 end
 
---- A function that tells whether a signature is by this key, over the first `length` bytes of a
---- text.
+--- A function that tells whether a signature of so many bytes is by this key, over `length` bytes
+--- of a text.
 ---@param algorithm string
 ---@param key string a secret for HMAC, else SubjectPublicKeyInfo in DER
----@return (fun(text: string, length: integer, signature: string): boolean)|nil, string|nil err
+---@return function|nil verify (text, length: integer, signature, bytes: integer) -> boolean; text
+--- and signature are strings or pointers
+---@return string|nil err
 function _M.verifier(algorithm, key)
     return VERIFIERS[algorithm](key)
 end

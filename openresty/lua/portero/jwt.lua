@@ -7,6 +7,7 @@
 
 local bit = require("bit")
 local ffi = require("ffi")
+local new_table = require("table.new")
 
 local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
 local byte, find, sub = string.byte, string.find, string.sub
@@ -18,6 +19,8 @@ local MOST_DIGITS = 15
 local CODE_LENGTH = 4
 local MOST_SUBJECT = CODE_LENGTH + 60
 local JTI_LENGTH = 22
+--- So many members find room at once: the claims, and what their user's limits are.
+local MOST_MEMBERS = 8
 
 local QUOTE, BACKSLASH, OPEN, CLOSE, COLON, COMMA = 0x22, 0x5C, 0x7B, 0x7D, 0x3A, 0x2C
 local ZERO, NINE = 0x30, 0x39
@@ -64,19 +67,21 @@ end
 
 local _M = {}
 
---- The three segments of a compact JWS, or nil.
----@param token string
----@return string|nil header, string|nil payload, string|nil signature
-function _M.split(token)
-    if #token > MOST_CHARACTERS then
+--- Where the two dots of a compact JWS stand, or nil. Its segments are read where they are: a text
+--- of their own for each would cost more than a MAC.
+---@param text string
+---@param from integer where the token begins in it
+---@return integer|nil first, integer|nil second
+function _M.dots(text, from)
+    if #text - from >= MOST_CHARACTERS then
         return nil
     end
-    local first = find(token, ".", 1, true)
-    local second = first and find(token, ".", first + 1, true)
-    if not second or find(token, ".", second + 1, true) then
+    local first = find(text, ".", from, true)
+    local second = first and find(text, ".", first + 1, true)
+    if not second or find(text, ".", second + 1, true) then
         return nil
     end
-    return sub(token, 1, first - 1), sub(token, first + 1, second - 1), sub(token, second + 1)
+    return first, second
 end
 
 --- The last two or three characters, whose unused bits must be zero; answers the new length.
@@ -94,17 +99,21 @@ local function decode_rest(text, at, out, rest)
     return band(third, 0x3) == 0 and out + 2 or nil
 end
 
---- Canonical base64url (RFC 4648 section 5) without padding: only what encodes back to itself. Four
---- characters are three bytes, written as a word of which the next one overwrites the fourth.
+--- The bytes of canonical base64url (RFC 4648 section 5) without padding, from one place of a text
+--- to another: only what encodes back to itself. They stand until the next call, a NUL behind them.
+--- Four characters are three bytes, written as a word of which the next one overwrites the fourth.
 ---@param text string
----@return string|nil raw
-function _M.decode(text)
-    local length = #text
+---@param from integer
+---@param to integer
+---@return integer|nil length
+---@return ffi.cdata* bytes
+function _M.bytes(text, from, to)
+    local length = to - from + 1
     local rest = band(length, 3)
-    if length == 0 or length > MOST_CHARACTERS or rest == 1 then
+    if length <= 0 or length > MOST_CHARACTERS or rest == 1 then
         return nil
     end
-    local characters, out = ffi.cast(bytes_at, text), 0
+    local characters, out = ffi.cast(bytes_at, text) + (from - 1), 0
     for at = 0, length - rest - 1, 4 do
         local group = bor(firsts[characters[at]], seconds[characters[at + 1]],
             thirds[characters[at + 2]], fourths[characters[at + 3]])
@@ -115,106 +124,116 @@ function _M.decode(text)
         out = out + 3
     end
     if rest > 0 then
-        out = decode_rest(text, length - rest + 1, out, rest)
+        out = decode_rest(text, to - rest + 1, out, rest)
     end
-    return out and ffi.string(decoded, out)
+    decoded[out or 0] = 0
+    return out, decoded
 end
 
-local function skip_spaces(text, at)
-    local c = byte(text, at)
-    while c and is_space[c] do
+--- The same as a text of its own.
+---@param text string
+---@param from integer|nil
+---@param to integer|nil
+---@return string|nil raw
+function _M.decode(text, from, to)
+    local length, bytes = _M.bytes(text, from or 1, to or #text)
+    return length and ffi.string(bytes, length)
+end
+
+local function skip_spaces(bytes, at)
+    while is_space[bytes[at]] do
         at = at + 1
-        c = byte(text, at)
     end
     return at
 end
 
 --- A string of plain printable characters, without escapes; answers it and the place behind.
-local function read_string(text, at)
-    if byte(text, at) ~= QUOTE then
+local function read_string(bytes, at)
+    if bytes[at] ~= QUOTE then
         return nil
     end
     local stop = at + 1
-    local c = byte(text, stop)
+    local c = bytes[stop]
     while c ~= QUOTE do
-        if not c or c < LEAST_PRINTABLE or c > MOST_PRINTABLE or c == BACKSLASH then
+        if c < LEAST_PRINTABLE or c > MOST_PRINTABLE or c == BACKSLASH then
             return nil
         end
         stop = stop + 1
-        c = byte(text, stop)
+        c = bytes[stop]
     end
-    return sub(text, at + 1, stop - 1), stop + 1
+    return ffi.string(bytes + at + 1, stop - at - 1), stop + 1
 end
 
 --- A non-negative integer below 10^15 without leading zeros; answers it and the place behind.
-local function read_integer(text, at)
+local function read_integer(bytes, at)
     local value, stop = 0, at
-    local c = byte(text, stop)
-    while c and c >= ZERO and c <= NINE do
+    local c = bytes[stop]
+    while c >= ZERO and c <= NINE do
         value, stop = value * 10 + (c - ZERO), stop + 1
-        c = byte(text, stop)
+        c = bytes[stop]
     end
     local digits = stop - at
-    if digits == 0 or digits > MOST_DIGITS or (digits > 1 and byte(text, at) == ZERO) then
+    if digits == 0 or digits > MOST_DIGITS or (digits > 1 and bytes[at] == ZERO) then
         return nil
     end
     return value, stop
 end
 
-local function read_value(text, at)
-    if byte(text, at) == QUOTE then
-        return read_string(text, at)
+local function read_value(bytes, at)
+    if bytes[at] == QUOTE then
+        return read_string(bytes, at)
     end
-    return read_integer(text, at)
+    return read_integer(bytes, at)
 end
 
 --- One `"name": value` into `object`; answers the place of the comma or brace behind it.
-local function read_member(text, at, object)
+local function read_member(bytes, at, object)
     local name, value
-    name, at = read_string(text, skip_spaces(text, at))
+    name, at = read_string(bytes, skip_spaces(bytes, at))
     if not name or object[name] ~= nil then
         return nil
     end
-    at = skip_spaces(text, at)
-    if byte(text, at) ~= COLON then
+    at = skip_spaces(bytes, at)
+    if bytes[at] ~= COLON then
         return nil
     end
-    value, at = read_value(text, skip_spaces(text, at + 1))
+    value, at = read_value(bytes, skip_spaces(bytes, at + 1))
     if value == nil then
         return nil
     end
     object[name] = value
-    return skip_spaces(text, at)
+    return skip_spaces(bytes, at)
 end
 
 --- A flat JSON object of plain strings and integers, no name twice, and nothing behind it.
----@param text string
+---@param bytes ffi.cdata* as `bytes` answers them: no reader passes the NUL behind them
+---@param length integer
 ---@return table|nil object, integer|nil count how many members it has
-function _M.flat_object(text)
-    local object, count = {}, 0
-    local at = skip_spaces(text, 1)
-    local delimiter = byte(text, at)
+function _M.flat_object(bytes, length)
+    local object, count = new_table(0, MOST_MEMBERS), 0
+    local at = skip_spaces(bytes, 0)
+    local delimiter = bytes[at]
     if delimiter ~= OPEN then
         return nil
     end
     repeat
-        at = read_member(text, at + 1, object)
+        at = read_member(bytes, at + 1, object)
         count = count + 1
-        delimiter = at and byte(text, at)
+        delimiter = at and bytes[at]
     until delimiter ~= COMMA
-    if delimiter ~= CLOSE or skip_spaces(text, at + 1) <= #text then
+    if delimiter ~= CLOSE or skip_spaces(bytes, at + 1) ~= length then
         return nil
     end
     return object, count
 end
 
 --- The object of a segment, if it has exactly these members.
-local function object_of(segment, members)
-    local raw = _M.decode(segment)
-    if not raw then
+local function object_of(text, from, to, members)
+    local length, bytes = _M.bytes(text, from, to)
+    if not length then
         return nil
     end
-    local object, count = _M.flat_object(raw)
+    local object, count = _M.flat_object(bytes, length)
     if not object or count ~= #members then
         return nil
     end
@@ -231,7 +250,7 @@ end
 ---@param segment string
 ---@return table|nil header
 function _M.header(segment)
-    local header = object_of(segment, HEADER)
+    local header = object_of(segment, 1, #segment, HEADER)
     if not header or header.typ ~= "JWT" then
         return nil
     end
@@ -266,13 +285,15 @@ local function time_fault(claims, role, now)
     end
 end
 
---- The claims of a payload whose signature holds.
----@param segment string
+--- The claims of a payload whose signature holds, from one place of a text to another.
+---@param text string
+---@param from integer
+---@param to integer
 ---@param roles table by name: code, ttl_seconds
 ---@param now integer Unix seconds
 ---@return table|nil claims, string|nil reason "expired" for an authentic token past its time
-function _M.claims(segment, roles, now)
-    local claims = object_of(segment, CLAIMS)
+function _M.claims(text, from, to, roles, now)
+    local claims = object_of(text, from, to, CLAIMS)
     if not claims or claims.iss ~= ISSUER or claims.aud ~= AUDIENCE
         or not _M.is_jti(claims.jti) then
         return nil, "claims"

@@ -24,7 +24,7 @@ function _M.start(settings)
     sealing_key = assert(crypto.hmac("HS256", settings.sync_key, SEAL_LABEL))
 end
 
---- The key of a `kid`, or nil: its `algorithm`, and `verify(text, length, signature)`.
+--- The key of a `kid`, or nil: its `algorithm`, and `verify(text, length, signature, bytes)`.
 ---@param kid string
 ---@return table|nil key
 function _M.find(kid)

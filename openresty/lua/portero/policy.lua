@@ -25,9 +25,6 @@ local MODEL_WORDS = {
     none = true,
 }
 
---- The classes whose answers may be streams, which are watched for revocation.
-local STREAMING = { inference = true, management = true }
-
 --- What nginx takes of anybody; a role that may send as much is not limited.
 local MOST_BODY_BYTES = 67108864
 
@@ -169,7 +166,6 @@ local function new_route(parsed, class, roles, answered_by)
         model = parsed.model,
         is_llm = is_llm,
         answered_by = is_llm and is_discovery(parsed, class) and "discovery" or answered_by,
-        is_watched = STREAMING[class] or false,
         allowed = allowed_roles(class, roles),
     }
 end

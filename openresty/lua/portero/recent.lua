@@ -44,9 +44,4 @@ function Recent:get(key)
     return value
 end
 
---- Forget everything.
-function Recent:clear()
-    self.young, self.old, self.count = {}, {}, 0
-end
-
 return _M

@@ -128,19 +128,22 @@ local function is_due(watch, elapsed_seconds)
     return true
 end
 
+--- Most answers, told apart without a note of their own.
+local function is_plain(content_type)
+    return content_type and find(content_type, "application/json", 1, true) == 1
+end
+
 --- An answer that is no stream is not looked at again.
-local function begin()
-    local content_type = ngx.header["Content-Type"]
-    local dialect = content_type ~= "application/json" and dialect_of(content_type)
+local function begin(content_type)
+    local dialect = dialect_of(content_type)
     if not dialect then
-        var.watched = ""
-        return nil
+        ngx.ctx.watch = false
+        return false
     end
     local watch = { dialect = dialect, next_check = CHECK_SECONDS, tail = "" }
     -- From here on by the clock that no one sets: a check must not wait for one that was set back.
     watch.began_at = monotonic_time() - math.max(0, ngx.now() - ngx.req.start_time())
     ngx.ctx.watch = watch
-    var.watched = "stream"
     return watch
 end
 
@@ -153,15 +156,13 @@ end
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 ---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
 function _M.filter(arrived)
-    local watched = var.watched
-    if watched == "" then
+    local content_type = ngx.header["Content-Type"]
+    if is_plain(content_type) then
         return
     end
-    local watch
-    if watched == "stream" then
-        watch = ngx.ctx.watch
-    else
-        watch = begin()
+    local watch = ngx.ctx.watch
+    if watch == nil then
+        watch = begin(content_type)
     end
     if not watch then
         return

@@ -1,18 +1,26 @@
 ---------
--- Tokens this worker has verified, kept by their whole text, so that a known one costs a look-up.
+-- Tokens this worker has verified, kept by their whole text, so that a known one costs a look-up. A
+-- text is the token, or what it came in: then where the token begins is part of the question.
 -- Only verified tokens enter, the cache is bounded, and it says nothing of being active: that is
 -- asked of the active-token set every time. It must never log a token.
 
+local ffi = require("ffi")
 local jwt = require("portero.jwt")
 local keys = require("portero.keys")
 local recent = require("portero.recent")
 local state = require("portero.state")
 
+local sub = string.sub
+local bytes_at = ffi.typeof("const unsigned char *")
+
 local MOST_TOKENS = 20000
+--- A token that holds begins a text, or stands behind the name of its scheme.
+local PLACES = 2
 
 local roles
 local limits
-local cache
+--- Where the token begins -> claims by text: the same text from another place is another token.
+local caches = {}
 --- Which version of the keys the cache and the keys of this worker are of.
 local version
 --- The key of each header under which a signature held: the issuer writes one header a key.
@@ -25,7 +33,16 @@ local _M = {}
 function _M.start(settings)
     roles = settings.roles
     limits = settings.limits
-    cache = recent.new(MOST_TOKENS)
+    caches = {}
+end
+
+local function cache_of(from)
+    local cache = caches[from]
+    if not cache then
+        cache = recent.new(MOST_TOKENS / PLACES)
+        caches[from] = cache
+    end
+    return cache
 end
 
 local function key_of(header_text)
@@ -37,22 +54,23 @@ local function key_of(header_text)
 end
 
 --- Verify in the order of RFC 7519 section 7.2: nothing of the payload before the signature.
-local function verify(token, now)
-    local header_text, payload_text, signature_text = jwt.split(token)
-    if not header_text then
+local function verify(text, from, now)
+    local first, second = jwt.dots(text, from)
+    if not first then
         return nil, "form"
     end
+    local header_text = sub(text, from, first - 1)
     local key = keys_of_headers[header_text] or key_of(header_text)
     if not key then
         return nil, "key"
     end
-    local signature = jwt.decode(signature_text)
-    local signed_length = #header_text + 1 + #payload_text
-    if not signature or not key.verify(token, signed_length, signature) then
+    local length, signature = jwt.bytes(text, second + 1, #text)
+    local signed = ffi.cast(bytes_at, text) + (from - 1)
+    if not length or not key.verify(signed, second - from, signature, length) then
         return nil, "signature"
     end
     keys_of_headers[header_text] = key
-    return jwt.claims(payload_text, roles, now)
+    return jwt.claims(text, first + 1, second - 1, roles, now)
 end
 
 --- The user's own limits where there are any (false says none), else the role's.
@@ -73,27 +91,29 @@ local function follow_keys()
     version = state.version()
     keys.load()
     keys_of_headers = {}
-    cache:clear()
+    caches = {}
 end
 
 --- The claims of a token that is authentic and in its time.
----@param token string
+---@param text string
+---@param from integer where the token begins in it
 ---@param now integer Unix seconds
 ---@return table|nil claims, string|nil reason "expired", "no keys", or why it is not authentic
-function _M.claims(token, now)
+function _M.claims(text, from, now)
     follow_keys()
     if version == 0 then
         return nil, "no keys"
     end
-    local claims = cache:get(token)
+    local cache = caches[from]
+    local claims = cache and cache:get(text)
     if not claims then
         local reason
-        claims, reason = verify(token, now)
+        claims, reason = verify(text, from, now)
         if not claims then
             return nil, reason
         end
         claims.limits = limits_of(claims)
-        cache:set(token, claims)
+        cache_of(from):set(text, claims)
     end
     if claims.iat > now then
         return nil, "not yet issued"

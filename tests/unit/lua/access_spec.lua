@@ -77,7 +77,7 @@ end
 local function assert_not_forwarded()
     local var = fake.ngx.var
     for _, name in ipairs({
-        "upstream_target", "auth_user", "auth_role", "auth_token_id", "watched",
+        "upstream_target", "auth_user", "auth_role", "auth_token_id",
     }) do
         assert.is_nil(var[name], name)
     end
@@ -92,11 +92,19 @@ local function assert_refused(status, code, answer)
     assert_not_forwarded()
 end
 
+--- What came is sent as it came, or the target is named where it is another.
 local function assert_forwarded(target, answer)
-    assert.equal(0, answer.endings)
+    local var = fake.ngx.var
+    if target == var.request_uri then
+        assert.is_nil(answer.exec)
+        assert.equal(0, answer.endings)
+    else
+        assert.equal("@renamed", answer.exec)
+        assert.equal(target, var.upstream_target)
+    end
+    assert.is_string(var.auth_user)
     assert.is_nil(answer.status)
     assert.equal("", answer.body)
-    assert.equal(target, fake.ngx.var.upstream_target)
 end
 
 describe("judge forwards", function()
@@ -177,24 +185,9 @@ describe("judge forwards", function()
     it("each version of HTTP that there is", function()
         local headers = { authorization = "Bearer " .. token_of("user") }
         for _, protocol in ipairs({ "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" }) do
-            judge({ method = "POST", target = CHAT, protocol = protocol, headers = headers })
-            assert.equal(CHAT, fake.ngx.var.upstream_target)
-        end
-    end)
-
-    it("the streams of inference and management, and no other route's, to be watched", function()
-        for line, watched in pairs({
-            ["POST /v1/chat/completions"] = "yes", ["POST /llm/api/chat"] = "yes",
-            ["POST /completion"] = "yes", ["POST /v1/messages"] = "yes",
-            ["POST /api/pull"] = "yes", ["POST /llm/api/create"] = "yes",
-            ["DELETE /api/delete"] = "yes",
-            ["GET /v1/models"] = false, ["GET /health"] = false, ["POST /api/show"] = false,
-            ["GET /"] = false, ["GET /admin/"] = false, ["GET /metrics"] = false,
-        }) do
-            local method, target = line:match("^(%S+) (%S+)$")
-            ask(method, target, token_of("admin"))
-            assert.is_string(fake.ngx.var.upstream_target)
-            assert.equal(watched or nil, fake.ngx.var.watched, line)
+            local request =
+                { method = "POST", target = CHAT, protocol = protocol, headers = headers }
+            assert_forwarded(CHAT, judge(request))
         end
     end)
 
@@ -232,7 +225,7 @@ describe("judge and the roles", function()
                 local answer = ask(method, target, token_of(role))
                 if who:find("%f[%w_]" .. role .. "%f[^%w_]") then
                     assert.is_nil(answer.exit, role)
-                    assert.is_string(fake.ngx.var.upstream_target)
+                    assert.equal(role, fake.ngx.var.auth_role)
                 else
                     assert.equal(403, answer.exit, role)
                     assert_not_forwarded()
@@ -686,7 +679,7 @@ describe("judge", function()
         local token = token_of("user")
         fake.shared.portero_active_tokens.get = function() error("broken") end
         assert.has_error(function() ask("POST", CHAT, token) end)
-        assert.is_nil(fake.ngx.var.upstream_target)
+        assert.is_nil(fake.ngx.var.auth_user)
         assert.is_nil(fake.answer.exec)
     end)
 

@@ -148,7 +148,7 @@ end
 local function verifier(algorithm, key)
     local verify = assert(crypto.verifier(algorithm, key))
     return function(text, signature)
-        return verify(text, #text, signature)
+        return verify(text, #text, signature, #signature)
     end
 end
 
@@ -223,9 +223,9 @@ describe("verifier", function()
         it("looks at as many bytes of the text as it is told: " .. algorithm, function()
             local _, text, signature = example(algorithm)
             local verify = crypto.verifier(algorithm, jwt.decode(signatures[algorithm].key))
-            assert.is_true(verify(text .. ".rest", #text, signature))
-            assert.is_false(verify(text .. ".rest", #text + 1, signature))
-            assert.is_false(verify(text, #text - 1, signature))
+            assert.is_true(verify(text .. ".rest", #text, signature, #signature))
+            assert.is_false(verify(text .. ".rest", #text + 1, signature, #signature))
+            assert.is_false(verify(text, #text - 1, signature, #signature))
         end)
 
         it("refuses signatures of every other length: " .. algorithm, function()

@@ -143,7 +143,7 @@ describe("worker", function()
         load("portero.init").master("openresty/conf")
         load("portero.init").worker()
         load("portero.state").look()
-        assert.is_table(load("portero.verified").claims(minted.token(), minted.NOW))
+        assert.is_table(load("portero.verified").claims(minted.token(), 1, minted.NOW))
     end)
 
     it("begins the sync with its own key", function()
@@ -157,7 +157,7 @@ describe("worker", function()
         start()
         fake.request({ method = "POST", target = "/api/chat" })
         local var = fake.ngx.var
-        var.watched, var.auth_role, var.auth_token_id = "yes", "user", minted.JTI
+        var.auth_role, var.auth_token_id = "user", minted.JTI
         fake.ngx.header["Content-Type"] = "application/x-ndjson"
         local active_tokens = fake.load("portero.active_tokens")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())

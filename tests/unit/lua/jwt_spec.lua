@@ -10,21 +10,30 @@ local ROLES = {
     agent_fast = { code = "AGNF", ttl_seconds = 60 },
 }
 
-local function claims_of(changes, extra, now)
-    return jwt.claims(minted.encode(minted.payload(changes, extra)), ROLES, now or NOW)
+local function flat_object(text)
+    local segment = minted.encode(text)
+    local length, bytes = jwt.bytes(segment, 1, #segment)
+    if length then
+        return jwt.flat_object(bytes, length)
+    end
 end
 
 local function claims_of_text(text, now)
-    return jwt.claims(minted.encode(text), ROLES, now or NOW)
+    local segment = minted.encode(text)
+    return jwt.claims(segment, 1, #segment, ROLES, now or NOW)
+end
+
+local function claims_of(changes, extra, now)
+    return claims_of_text(minted.payload(changes, extra), now)
 end
 
 local function header_of(text)
     return jwt.header(minted.encode(text))
 end
 
-describe("split", function()
-    it("answers the three segments of a compact JWS", function()
-        assert.same({ "aa", "bb", "cc" }, { jwt.split("aa.bb.cc") })
+describe("dots", function()
+    it("answers where the three segments of a compact JWS meet", function()
+        assert.same({ 2, 6 }, { jwt.dots("a.bbb.cc", 1) })
     end)
 
     -- J9
@@ -41,21 +50,34 @@ describe("split", function()
     }
     for what, token in pairs(OTHERS) do
         it("answers nil to " .. what, function()
-            assert.is_nil(jwt.split(token))
+            assert.is_nil(jwt.dots(token, 1))
         end)
     end
 
     it("answers empty segments as they are, which no decoder accepts", function() -- J7, J9
-        assert.same({ "", "", "" }, { jwt.split("..") })
-        assert.same({ "aa", "", "cc" }, { jwt.split("aa..cc") })
+        assert.same({ 1, 2 }, { jwt.dots("..", 1) })
+        assert.same({ 3, 4 }, { jwt.dots("aa..cc", 1) })
+        assert.is_nil(jwt.bytes("..", 2, 1))
+    end)
+
+    it("begins where the token does", function()
+        assert.same({ 9, 11 }, { jwt.dots("Bearer a.b.c", 8) })
+        assert.is_nil(jwt.dots("a.b.c", 3))
+        assert.is_nil(jwt.dots("a.b.c", 6))
+        local longest = ("a"):rep(2044) .. ".b.c"
+        assert.same({ 2052, 2054 }, { jwt.dots("Bearer " .. longest, 8) })
+        assert.is_nil(jwt.dots("Bearer a" .. longest, 8))
+    end)
+
+    it("answers empty segments as no bytes", function()
         assert.is_nil(jwt.decode(""))
     end)
 
     it("takes a token of 2048 characters and no longer one, however long", function() -- J23
         local rest = "." .. ("b"):rep(100) .. ".cc"
-        assert.is_string(jwt.split(("a"):rep(2048 - #rest) .. rest))
+        assert.is_number(jwt.dots(("a"):rep(2048 - #rest) .. rest, 1))
         for _, length in ipairs({ 2049, 4096, 8192, 9000, 65536, 1048576 }) do
-            assert.is_nil(jwt.split(("a"):rep(length - #rest) .. rest))
+            assert.is_nil(jwt.dots(("a"):rep(length - #rest) .. rest, 1))
         end
     end)
 end)
@@ -71,6 +93,19 @@ describe("decode", function()
             assert.equal(raw, jwt.decode(text))
         end)
     end
+
+    it("reads from one place to another, whatever stands around", function()
+        for raw, text in pairs(VECTORS) do
+            for _, before in ipairs({ "", "a", "a.b=" }) do
+                for _, behind in ipairs({ "", "=", ".", "A" }) do
+                    local from = #before + 1
+                    local to = from + #text - 1
+                    assert.equal(raw, jwt.decode(before .. text .. behind, from, to))
+                end
+            end
+        end
+        assert.is_nil(jwt.decode("Zm9v=m9v", 1, 8))
+    end)
 
     it("reads every byte in every place", function()
         for value = 0, 255 do
@@ -138,25 +173,25 @@ end)
 
 describe("flat_object", function()
     it("reads strings and whole numbers", function()
-        assert.same({ a = "b", n = 12, z = 0 }, jwt.flat_object('{"a":"b","n":12,"z":0}'))
+        assert.same({ a = "b", n = 12, z = 0 }, flat_object('{"a":"b","n":12,"z":0}'))
     end)
 
     it("allows the four spaces of JSON between its parts", function()
         local text = ' {\t"a"\n:\r"b" , "n" : 1 } \n'
-        assert.same({ a = "b", n = 1 }, jwt.flat_object(text))
+        assert.same({ a = "b", n = 1 }, flat_object(text))
     end)
 
     it("reads the header of RFC 7515 appendix A.1", function()
         local raw = jwt.decode("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9")
-        assert.same({ typ = "JWT", alg = "HS256" }, jwt.flat_object(raw))
+        assert.same({ typ = "JWT", alg = "HS256" }, flat_object(raw))
     end)
 
     it("allows an empty string and an empty name", function()
-        assert.same({ [""] = "" }, jwt.flat_object('{"":""}'))
+        assert.same({ [""] = "" }, flat_object('{"":""}'))
     end)
 
     it("reads 15 digits exactly", function() -- J18
-        assert.equal(999999999999999, jwt.flat_object('{"n":999999999999999}').n)
+        assert.equal(999999999999999, flat_object('{"n":999999999999999}').n)
     end)
 
     -- The value of one member; J16, J18.
@@ -204,7 +239,7 @@ describe("flat_object", function()
     }
     for what, value in pairs(VALUES) do
         it("refuses " .. what .. " as a value", function()
-            assert.is_nil(jwt.flat_object('{"a":' .. value .. "}"))
+            assert.is_nil(flat_object('{"a":' .. value .. "}"))
         end)
     end
 
@@ -248,14 +283,14 @@ describe("flat_object", function()
     }
     for what, text in pairs(TEXTS) do
         it("refuses " .. what, function()
-            assert.is_nil(jwt.flat_object(text))
+            assert.is_nil(flat_object(text))
         end)
     end
 
     it("refuses whatever is cut off a good object", function()
         local text = minted.payload()
         for length = 0, #text - 1 do
-            assert.is_nil(jwt.flat_object(text:sub(1, length)))
+            assert.is_nil(flat_object(text:sub(1, length)))
         end
     end)
 end)
@@ -288,7 +323,7 @@ describe("header", function()
 
         it("refuses a header without " .. name, function()
             local text = minted.header():gsub('"' .. name .. '":"[^"]*",?', ""):gsub(",}", "}")
-            assert.is_table(jwt.flat_object(text))
+            assert.is_table(flat_object(text))
             assert.is_nil(header_of(text))
         end)
 
@@ -480,9 +515,9 @@ describe("claims", function()
 
     it("refuses a payload that is not canonical base64url", function() -- J13, J14
         local segment = minted.encode(minted.payload())
-        assert.is_table(jwt.claims(segment, ROLES, NOW))
+        assert.is_table(jwt.claims(segment, 1, #segment, ROLES, NOW))
         for _, deformed in ipairs({ segment .. "=", segment .. "==", segment .. "\n", "", "." }) do
-            assert.same({ nil, "claims" }, { jwt.claims(deformed, ROLES, NOW) })
+            assert.same({ nil, "claims" }, { jwt.claims(deformed, 1, #deformed, ROLES, NOW) })
         end
     end)
 

@@ -278,17 +278,6 @@ describe("compile", function()
         assert.same(allowed("DELETE", "/api/delete"), allowed("DELETE", "/llm/api/delete"))
     end)
 
-    it("has the streams of inference and management watched, and no others", function()
-        local watched = { inference = true, management = true }
-        local compiled = policy.compile(ROLES, PACKS, "llm")
-        for _, line in ipairs(LINES) do
-            local route = policy.find(compiled, line.method, line.example)
-            assert.equal(watched[line.class] or false, route.is_watched, line.path)
-        end
-        assert.is_true(policy.find(COMPILED, "POST", "/chat/completions").is_watched)
-        assert.is_true(policy.find(COMPILED, "POST", "/llm/api/pull").is_watched)
-    end)
-
     it("leaves the page at / to whom the setting names", function()
         for _, by in ipairs({ "issuer", "llm" }) do
             local compiled = policy.compile(ROLES, PACKS, by)

@@ -60,15 +60,3 @@ describe("new, set and get", function()
         assert.is_nil(map:get("k3"))
     end)
 end)
-
-describe("clear", function()
-    it("forgets everything, and the map can be used again", function()
-        local map = filled(10, 8)
-        map:clear()
-        for i = 1, 8 do
-            assert.is_nil(map:get("k" .. i))
-        end
-        map:set("k1", 2)
-        assert.equal(2, map:get("k1"))
-    end)
-end)

@@ -28,9 +28,9 @@ before_each(function()
     signatures, is_refused = 0, false
     crypto.verifier = function(...)
         local verify, err = verifier(...)
-        return verify and function(text, length, signature)
+        return verify and function(text, length, signature, bytes)
             signatures = signatures + 1
-            return not is_refused and verify(text, length, signature)
+            return not is_refused and verify(text, length, signature, bytes)
         end, err
     end
     minted.put_key(fake)
@@ -44,7 +44,7 @@ end)
 --- As a request asks: it looks at the state once, at its beginning.
 local function claims_of(token, now)
     state.look()
-    return verified.claims(token, now or NOW)
+    return verified.claims(token, 1, now or NOW)
 end
 
 local function assert_refused(reason, token, now)
@@ -178,7 +178,23 @@ end)
 
 describe("the cache", function()
     it("is bounded", function()
-        assert.equal(20000, made)
+        assert.is_table(claims_of(minted.token()))
+        assert.equal(10000, made)
+    end)
+
+    it("tells a text from the same one whose token begins elsewhere", function() -- H2
+        local token = minted.token()
+        local text = "Bearer " .. token
+        state.look()
+        for _ = 1, 3 do
+            assert.is_table(verified.claims(text, 8, NOW))
+            assert.is_table(verified.claims(token, 1, NOW))
+            for _, from in ipairs({ 1, 2, 7, 9, 10, #text, #text + 1 }) do
+                assert.is_nil((verified.claims(text, from, NOW)))
+            end
+            assert.is_nil((verified.claims(token, 8, NOW)))
+        end
+        assert.equal(2, signatures)
     end)
 
     it("verifies a token once", function()
@@ -346,7 +362,7 @@ describe("other keys", function()
         other.start({ roles = ROLES, limits = LIMITS })
         local function in_other(token)
             load("portero.state").look()
-            return (other.claims(token, NOW))
+            return (other.claims(token, 1, NOW))
         end
         local token = minted.token()
         assert.is_table(in_other(token))
@@ -361,9 +377,9 @@ describe("other keys", function()
         local token = minted.token()
         claims_of(token)
         put(1, OTHER)
-        assert.is_table((verified.claims(token, NOW)))
+        assert.is_table((verified.claims(token, 1, NOW)))
         state.look()
-        assert.is_nil((verified.claims(token, NOW)))
+        assert.is_nil((verified.claims(token, 1, NOW)))
     end)
 
     it("that were refused leave cache and keys as they are", function()
