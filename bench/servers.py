@@ -88,9 +88,10 @@ class Server:
     url: str
     roots: tuple[int, ...]
 
-    def cpu_microseconds(self) -> float:
-        """User and system time of all its processes so far."""
-        return sum(_cpu(pid) for root in self.roots for pid in _tree(root))
+    def cpu_microseconds(self) -> tuple[float, float]:
+        """Time of all its processes so far: in user mode, and in the kernel."""
+        taken = [_cpu(pid) for root in self.roots for pid in _tree(root)]
+        return sum(user for user, _ in taken), sum(kernel for _, kernel in taken)
 
 
 def _tree(pid: int) -> list[int]:
@@ -101,9 +102,9 @@ def _tree(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in _tree(int(child)))]
 
 
-def _cpu(pid: int) -> float:
+def _cpu(pid: int) -> tuple[float, float]:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * 1e6 / TICKS_A_SECOND
+    return int(fields[11]) * 1e6 / TICKS_A_SECOND, int(fields[12]) * 1e6 / TICKS_A_SECOND
 
 
 def pin(root: int, core: str) -> None:
