@@ -12,7 +12,14 @@ import pytest
 from tests.deployment import CHAT, Caller, Deployment
 from tests.upstream import Upstream, wait_for
 
-STREAMED = {"/v1/chat/completions": b"[DONE]", "/api/chat": b'"4"'}
+#: Paths that are sent as they come, and aliases, which another location asks for; and what is in
+#: the last event.
+STREAMED = {
+    "/v1/chat/completions": b"[DONE]",
+    "/api/chat": b'"4"',
+    "/llm/chat/completions": b"[DONE]",
+    "/llm/api/chat": b'"4"',
+}
 
 
 def open_stream(caller: Caller, token: str, path: str) -> socket.socket:
@@ -44,11 +51,12 @@ def test_events_arrive_one_by_one_as_they_are_sent(
     assert max(delays) < 0.15, "an event was held back"
 
 
+@pytest.mark.parametrize("path", STREAMED)
 def test_the_upstream_sees_the_client_leave_within_a_second(
-    caller: Caller, agent: str, upstream: Upstream
+    caller: Caller, agent: str, upstream: Upstream, path: str
 ) -> None:
     upstream.events, upstream.gap = 1000, 0.05
-    with open_stream(caller, agent, "/v1/chat/completions") as connection:
+    with open_stream(caller, agent, path) as connection:
         connection.recv(4096)
     left = time.time()
     wait_for(lambda: upstream.departures, 5, "the upstream noticed")
@@ -76,8 +84,12 @@ def test_a_revoked_tokens_stream_is_cut_within_a_second_with_the_dialects_error(
         assert caller.call(token, "/logout").status_code == 204
         revoked = time.time()
         received, ended = read_to_end(connection)
-    error = b'{"error":"The token was revoked."}' if path == "/api/chat" else b"invalid_api_key"
-    last_event = received.strip(b"\r\n0").rsplit(b"data: " if path != "/api/chat" else b"\n", 1)[-1]
+    error = (
+        b'{"error":"The token was revoked."}' if path.endswith("/api/chat") else b"invalid_api_key"
+    )
+    last_event = received.strip(b"\r\n0").rsplit(
+        b"data: " if not path.endswith("/api/chat") else b"\n", 1
+    )[-1]
     assert error in last_event
     assert not received.endswith(b"0\r\n\r\n"), "the cut can be seen"
     assert ended - revoked < 1.2
