@@ -21,8 +21,8 @@ class Link:
     #: Before anything is forwarded.
     delay_seconds: float = 0.0
     loss: float = 0.3
-    #: Every request that passed towards the gateway, raw, in order.
-    recorded: list[bytes] = field(default_factory=list)
+    #: What passed towards the gateway, raw, of each connection: several talk at once.
+    recorded: list[bytearray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(7)
@@ -74,10 +74,12 @@ class Link:
         self._pump(client, server, True)
 
     def _pump(self, source: socket.socket, sink: socket.socket, forth: bool) -> None:
+        said = bytearray()
+        if forth:
+            self.recorded.append(said)
         try:
             while block := source.recv(65536):
-                if forth:
-                    self.recorded.append(block)
+                said += block
                 self._pass(block, sink)
         except OSError:
             pass

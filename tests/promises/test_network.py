@@ -121,13 +121,14 @@ def test_f15_recorded_messages_played_again_change_nothing(
         for token in tokens[::2]:
             assert recorder.revoke(token) == 204
         wait_for(lambda: position(deployment.internal) >= len(tokens), 5, "all is applied")
-        messages = _messages(b"".join(link.recorded))
+        messages = [one for said in link.recorded for one in _messages(bytes(said))]
         deployment.stop("reconciler")
         before = position(deployment.internal)
         random.Random(15).shuffle(messages)
         statuses = [_play(deployment.internal, message) for message in messages]
+        dice = random.Random(15)
         for _ in range(len(messages)):
-            statuses.append(_play(deployment.internal, _spliced(messages)))
+            statuses.append(_play(deployment.internal, _spliced(messages, dice)))
         assert set(statuses) <= {401, 409}
         assert position(deployment.internal) == before
         assert [recorder.use(token) for token in tokens] == [401, 200] * (len(tokens) // 2)
@@ -136,7 +137,7 @@ def test_f15_recorded_messages_played_again_change_nothing(
 
 
 def _messages(recorded: bytes) -> list[bytes]:
-    """The single requests of a recorded stream."""
+    """The single requests of a recorded connection."""
     found = []
     while recorded:
         head, separator, rest = recorded.partition(b"\r\n\r\n")
@@ -147,9 +148,8 @@ def _messages(recorded: bytes) -> list[bytes]:
     return found
 
 
-def _spliced(messages: list[bytes]) -> bytes:
+def _spliced(messages: list[bytes], dice: random.Random) -> bytes:
     """The head of one message over the body of another."""
-    dice = random.Random(len(messages))
     head = dice.choice(messages).partition(b"\r\n\r\n")[0]
     body = dice.choice(messages).partition(b"\r\n\r\n")[2]
     head = re.sub(rb"(?i)content-length: \d+", b"Content-Length: %d" % (len(body) + 1), head)

@@ -276,7 +276,7 @@ def test_an_eddsa_gateway_is_sent_no_private_key_and_cannot_find_one(
         recorder = Recorder(deployment)
         assert recorder.use(recorder.login()) == 200
         private = [entry.key().signing for entry in entries(deployment)]
-        messages = _messages(b"".join(link.recorded))
+        messages = [one for said in link.recorded for one in _messages(bytes(said))]
         lists = [_unsealed(deployment, one) for one in messages if b"/sync/keys " in one[:40]]
         seeds = [
             key.private_bytes(
