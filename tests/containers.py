@@ -5,6 +5,7 @@ It owns the containers, networks and volumes whose names begin with `SESSION`. I
 another's, nor prune: several sessions may use one engine.
 """
 
+import copy
 import hashlib
 import io
 import itertools
@@ -20,6 +21,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pytest
 
 from run.docker import upstreams
 from tests.deployment import PARTS, READY_SECONDS, answers, credentials_text, free_ports, wait_ready
@@ -74,6 +77,18 @@ class Docker:
     def __init__(self, engine: Engine) -> None:
         self.env = {name: value for name, value in engine.env.items() if name not in SETTINGS}
         self.compose = engine.compose
+        self._engine = engine
+
+    def spelled(self, words: list[str]) -> "Docker":
+        """The same engine, told by another compose. An engine that the tests brought has both;
+        beside one that was here before them a missing one skips the test.
+        """
+        if words not in self._engine.composes:
+            assert not self._engine.started_here, words
+            pytest.skip(f"this machine has an engine of its own, and no `{' '.join(words)}`")
+        other = copy.copy(self)
+        other.compose = words
+        return other
 
     def run(
         self,
@@ -200,9 +215,9 @@ class Containers:
 
     # The project as a whole.
 
-    def compose(self, *words: str) -> str:
+    def compose(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
         """What a compose command prints."""
-        return self.docker.run(*self._compose, *words, env=self._env).stdout
+        return self.docker.run(*self._compose, *words, env=self._env, seconds=seconds).stdout
 
     def create(self) -> None:
         """Make networks, volumes and the container that has both volumes; start nothing."""
@@ -392,6 +407,23 @@ def composed(docker: Docker) -> Iterator[Containers]:
     containers = Containers(docker, {})
     try:
         containers.up()
+        containers.wait_ready()
+        yield containers
+    finally:
+        containers.close()
+
+
+@contextmanager
+def built_and_composed(docker: Docker) -> Iterator[Containers]:
+    """The same, with images that this compose builds of its own."""
+    spelling = "-".join(docker.compose)
+    own = {
+        service: {"image": f"portero-test/{image}:{TAG}-{spelling}"}
+        for service, image in SERVICES.items()
+    }
+    containers = Containers(docker, {}, {"services": own})
+    try:
+        containers.compose("up", "-d", "--build", seconds=BUILD_SECONDS)
         containers.wait_ready()
         yield containers
     finally:

@@ -41,6 +41,7 @@ RUN = Path("/run/portero-engine")
 SOCKET = RUN / "docker.sock"
 PID_FILE = RUN / "docker.pid"
 LEASE = RUN / "lease"
+CLIENT = RUN / "client"
 KEEP = RUN / "keep"
 NETWORK_BEFORE = RUN / "network-before.json"
 LOCK = Path("/run/portero-engine.lock")
@@ -50,9 +51,25 @@ PACKAGES = {
     "iptables": "iptables",
     "ip": "iproute2",
     "debootstrap": "debootstrap",
+    "docker-compose": "docker-compose",
 }
+#: How compose is called, the one that most people have first.
+COMPOSES = (["docker", "compose"], ["docker-compose"])
+#: Debian 12 has compose 1.29 alone; the plugin is taken out of the stand-ins' release, in a
+#: container, whose packages are checked as always.
+PLUGIN = CACHE / "compose" / "docker-compose"
+PLUGIN_HOME = "/usr/libexec/docker/cli-plugins/docker-compose"
+FETCH_PLUGIN = f"""\
+set -e
+apt-get update -qq
+cd /tmp
+apt-get download -qq docker-compose
+dpkg -x docker-compose_*.deb /tmp/unpacked
+cat /tmp/unpacked{PLUGIN_HOME}
+"""
 DOCKERFILES = ("openresty/Dockerfile", "issuer/Dockerfile", "demo/Dockerfile")
 SUITE = "trixie"
+DEBIAN = f"portero-stand-in/debian:{SUITE}"
 HOST_CA = "/usr/local/share/portero-host-ca.pem"
 HOST_SETTINGS = (
     "PIP_INDEX_URL",
@@ -110,13 +127,20 @@ class NoEngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Engine:
-    """How to talk to the engine: pass `env` to every docker and compose command."""
+    """How to talk to the engine: pass `env` to every docker and compose command. `composes` are
+    the spellings of compose that are here, `compose` the first of them.
+    """
 
     env: dict[str, str]
-    compose: list[str]
+    composes: list[list[str]]
     build_args: dict[str, str]
     started_here: bool
     steps: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def compose(self) -> list[str]:
+        """The words that most commands to compose begin with."""
+        return self.composes[0]
 
 
 @contextmanager
@@ -222,8 +246,7 @@ def _answers(env: Mapping[str, str]) -> bool:
 
 
 def _missing_packages() -> list[str]:
-    missing = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
-    return missing if _compose_words(os.environ) else [*missing, "docker-compose"]
+    return [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
 
 
 def _install(packages: Sequence[str]) -> None:
@@ -296,7 +319,8 @@ def _stop_daemon() -> None:
         _remove_all(env, ["network", "ls", "-q", "--filter", "type=custom"], ["network", "rm"])
         _remove_all(env, ["volume", "ls", "-q"], ["volume", "rm", "-f"])
         # Images without a name are the stages of earlier builds, and next time's cache.
-        _run(["docker", "image", "prune", "-f", "--filter", KEEP_STAGES], env, check=False)
+        for kind in ("image", "builder"):
+            _run(["docker", kind, "prune", "-f", "--filter", KEEP_STAGES], env, check=False)
     pid = _daemon_pid()
     if pid is not None:
         _end(pid)
@@ -392,19 +416,55 @@ def _uplink_mtu() -> int:
 
 
 def _prepare(env: Mapping[str, str], *, started_here: bool, steps: dict[str, float]) -> Engine:
-    compose = _compose_words(env)
-    if compose is None:
-        _install(["docker-compose"])
-        compose = ["docker-compose"]
     build_args = _base_images(env, steps)
-    return Engine({**env, **build_args}, compose, build_args, started_here, steps)
+    if started_here:
+        env = _with_plugin(env, steps)
+    composes = _composes(env)
+    if not composes:
+        _install(["docker-compose"])
+        composes = _composes(env)
+    return Engine({**env, **build_args}, composes, build_args, started_here, steps)
 
 
-def _compose_words(env: Mapping[str, str]) -> list[str] | None:
-    for words in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(words[0]) and _run([*words, "version"], env, check=False) == 0:
-            return words
-    return None
+def _composes(env: Mapping[str, str]) -> list[list[str]]:
+    return [
+        words
+        for words in COMPOSES
+        if shutil.which(words[0]) and _run([*words, "version"], env, check=False) == 0
+    ]
+
+
+def _with_plugin(env: Mapping[str, str], steps: dict[str, float]) -> Mapping[str, str]:
+    """The environment in which `docker compose` answers. The machine's own folders stay as they
+    are: docker is pointed at one of ours, which has the user's settings.
+    """
+    if COMPOSES[0] in _composes(env):
+        return env
+    if not PLUGIN.exists():
+        _make_debian(env, steps)
+        with _timed("compose plugin", steps):
+            _fetch_plugin(env)
+    plugins = CLIENT / "cli-plugins"
+    plugins.mkdir(parents=True, exist_ok=True)
+    settings = Path(env.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
+    links = {plugins / PLUGIN.name: PLUGIN, CLIENT / settings.name: settings.resolve()}
+    for link, target in links.items():
+        link.unlink(missing_ok=True)
+        if target.exists():
+            link.symlink_to(target)
+    return {**env, "DOCKER_CONFIG": str(CLIENT)}
+
+
+def _fetch_plugin(env: Mapping[str, str]) -> None:
+    command = ["docker", "run", "--rm", DEBIAN, "sh", "-c", FETCH_PLUGIN]
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    if done.returncode:
+        raise NoEngineError(f"no compose plugin:\n{done.stderr.decode(errors='replace')[-3000:]}")
+    PLUGIN.parent.mkdir(parents=True, exist_ok=True)
+    part = PLUGIN.with_suffix(".part")
+    part.write_bytes(done.stdout)
+    part.chmod(0o755)
+    part.rename(PLUGIN)  # whole or not at all: a later run takes it as it is
 
 
 def _base_images(env: Mapping[str, str], steps: dict[str, float]) -> dict[str, str]:
@@ -444,18 +504,23 @@ def _pull(env: Mapping[str, str], image: str) -> bool:
 def _make_stand_ins(
     env: Mapping[str, str], images: Mapping[str, str], steps: dict[str, float]
 ) -> None:
-    base = f"portero-stand-in/debian:{SUITE}"
-    if not _has_image(env, base):
-        tarball = IMAGES / f"{SUITE}-minbase.tar"
-        if not tarball.exists():
-            with _timed("debootstrap", steps):
-                _bootstrap(tarball)
-        with _timed("import", steps):
-            _run(["docker", "import", str(tarball), base], env)
+    _make_debian(env, steps)
     for name, image in images.items():
         with _timed(image.partition(":")[0], steps):
-            _build_stand_in(env, _stand_in_recipe(STAND_INS[name], base), image)
+            _build_stand_in(env, _stand_in_recipe(STAND_INS[name], DEBIAN), image)
             _forget_older(env, image)
+
+
+def _make_debian(env: Mapping[str, str], steps: dict[str, float]) -> None:
+    """The image that everything of ours begins with."""
+    if _has_image(env, DEBIAN):
+        return
+    tarball = IMAGES / f"{SUITE}-minbase.tar"
+    if not tarball.exists():
+        with _timed("debootstrap", steps):
+            _bootstrap(tarball)
+    with _timed("import", steps):
+        _run(["docker", "import", str(tarball), DEBIAN], env)
 
 
 def _forget_older(env: Mapping[str, str], image: str) -> None:
@@ -575,9 +640,10 @@ def main(words: Sequence[str]) -> int:
         print("usage: python -m tests.engine up|down", file=sys.stderr)
         return 2
     running = up()
-    for name in ("DOCKER_HOST", *running.build_args):
-        print(f"export {name}={running.env[name]}")
-    print(f"# compose here is: {' '.join(running.compose)}")
+    for name in ("DOCKER_HOST", "DOCKER_CONFIG", *running.build_args):
+        if name in running.env:
+            print(f"export {name}={running.env[name]}")
+    print(f"# compose here is: {' or '.join(map(' '.join, running.composes))}")
     return 0
 
 

@@ -4,7 +4,6 @@ networks that are cut, disks that are full; and what a container may do and whom
 
 import json
 import re
-import shutil
 import signal
 import threading
 import time
@@ -15,8 +14,17 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 
-from tests.containers import IMAGES, SERVICES, Containers, Docker, composed, on_a_small_disk
+from tests.containers import (
+    IMAGES,
+    SERVICES,
+    Containers,
+    Docker,
+    built_and_composed,
+    composed,
+    on_a_small_disk,
+)
 from tests.deployment import PARTS, USERS, Caller
+from tests.engine import COMPOSES
 from tests.upstream import wait_for
 
 #: The issuer waits for the name of a gateway that is gone as long as the C library does.
@@ -439,12 +447,22 @@ def test_the_networks_of_issuer_and_llm_lead_nowhere_else(demo: Containers) -> N
     assert internal == {"front": "false", "sync": "true", "llm": "true"}
 
 
-def test_each_spelling_of_compose_that_is_here_takes_the_file(docker: Docker) -> None:
-    spellings = [
-        words
-        for words in (["docker", "compose"], ["docker-compose"])
-        if shutil.which(words[0]) and docker.run(*words, "version", check=False).returncode == 0
-    ]
-    assert docker.compose in spellings
-    for words in spellings:
-        docker.run(*words, "-f", "docker-compose.yml", "config", "-q")
+# Both composes: `docker compose`, which builds with BuildKit, and docker-compose 1.29.
+
+
+@pytest.fixture(params=COMPOSES, ids=" ".join)
+def spelling(request: pytest.FixtureRequest, docker: Docker) -> Docker:
+    return docker.spelled(request.param)
+
+
+def test_either_compose_builds_and_brings_up_a_stack_whose_printed_logins_last(
+    spelling: Docker,
+) -> None:
+    with built_and_composed(spelling) as stack:
+        token, logins = demo_token(stack), printed_logins(stack)
+        assert wait_for(lambda: chat_events(stack, token), 60, "the model is loaded")
+        stack.up()
+        stack.wait_ready()
+        assert printed_logins(stack) == logins
+        assert wait_for(lambda: chat_events(stack, token), 60, "the old token is good")
+        demo_token(stack)

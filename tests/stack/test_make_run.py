@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ import requests
 from run.commands import ROOT
 from tests.containers import Docker
 from tests.deployment import USERS, credentials_text, free_ports
+from tests.engine import COMPOSES
 from tests.upstream import wait_for
 
 READY_SECONDS = 240
@@ -144,6 +146,12 @@ def container(docker: Docker, run: Run, part: str) -> str:
     return docker("ps", "--quiet", "--filter", project, "--filter", service)
 
 
+def compose_of(docker: Docker, run: Run) -> str:
+    """The version of the compose that made its containers."""
+    form = '{{index .Config.Labels "com.docker.compose.version"}}'
+    return docker("inspect", "--format", form, container(docker, run, "gateway"))
+
+
 @pytest.fixture(scope="module")
 def running(start: Start) -> Iterator[Run]:
     with tempfile.TemporaryDirectory(prefix="portero-run-") as folder:
@@ -247,16 +255,38 @@ def test_a_taken_port_is_told_in_one_line(running: Run, runtime: str, tmp_path: 
     assert "GATEWAY_PORT" in answer.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "hang-up"])
+def choosing(compose: list[str], docker: Docker, folder: Path) -> dict[str, str]:
+    """The environment in which `make run` takes this compose; left alone it takes the plugin."""
+    spelled = docker.spelled(compose)
+    if compose != ["docker-compose"]:
+        return {}
+    without_plugin = folder / "docker"
+    real = shutil.which("docker")
+    without_plugin.write_text(f'#!/bin/sh\n[ "$1" != compose ] && exec {real} "$@"\n')
+    without_plugin.chmod(0o755)
+    return {"PATH": f"{folder}:{spelled.env['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("how", "compose"),
+    list(zip([signal.SIGINT, signal.SIGHUP], COMPOSES, strict=True)),
+    ids=["Ctrl-C, docker compose", "hang-up, docker-compose"],
+)
 def test_an_end_takes_all_containers_and_leaves_the_users(
-    start_containers: Start, docker: Docker, tmp_path: Path, how: signal.Signals
+    start_containers: Start,
+    docker: Docker,
+    tmp_path: Path,
+    how: signal.Signals,
+    compose: list[str],
 ) -> None:
-    run = start_containers(tmp_path)
+    choice = choosing(compose, docker, tmp_path)
+    run = start_containers(tmp_path, **choice)
     logins = (tmp_path / "demo-logins").read_text()
+    assert compose_of(docker, run) in docker.run(*compose, "version", "--short").stdout
     run.end(how)
     left = of_project(docker, run.project)
     assert (left["container"], left["network"], len(left["volume"])) == ([], [], 2)
-    again = start_containers(tmp_path)
+    again = start_containers(tmp_path, **choice)
     assert again.project == run.project
     assert (tmp_path / "demo-logins").read_text() == logins
     assert agent_token(again)
