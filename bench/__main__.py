@@ -35,7 +35,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "2"))
 ALGORITHMS = os.environ.get("BENCH_ALGORITHMS", "HS256,ES256,EdDSA,RS256").split(",")
 #: More than the workers remember: in turn, each is seen for the first time whenever it comes.
-FIRST_SEEN = 24_000
+FIRST_SEEN = 6_000
 PLAIN = "plain nginx, no auth"
 
 

@@ -148,6 +148,13 @@ def test_a_minted_token_says_exactly_what_the_contract_lists() -> None:
     assert tokens.is_jti(claims["jti"])
 
 
+@pytest.mark.parametrize("algorithm", EVERY_KEY)
+def test_tokens_differ_in_the_half_by_which_the_gateway_tells_them_apart(algorithm: str) -> None:
+    all_claims = [Claims("USRSalice", "user", letter * 22, NOW, NOW + 100) for letter in "AB"]
+    minted = [f"Bearer {tokens.mint(claims, EVERY_KEY[algorithm])}" for claims in all_claims]
+    assert len({header[: len(header) // 2] for header in minted}) == len(minted)
+
+
 def test_every_token_has_a_jti_of_its_own() -> None:
     role = ROLES.named("user")
     assert role is not None

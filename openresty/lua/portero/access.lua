@@ -109,7 +109,7 @@ local function refuse_by_limits(route, value, query, claims)
         return true
     end
     state.look()
-    local active, known = active_tokens.is_active(claims.jti)
+    local active, known = active_tokens.holds(claims)
     if active then
         return false
     end
@@ -189,7 +189,7 @@ function _M.judge()
     if not claims then
         return refuse_token(route, reason == "expired" and "expired" or "invalid_api_key")
     end
-    local active, known = active_tokens.is_active(claims.jti)
+    local active, known = active_tokens.holds(claims)
     if not active then
         return refuse_inactive(route, claims, active, known)
     end

@@ -80,6 +80,23 @@ function _M.is_active(jti)
     return absent(number ~= nil)
 end
 
+--- The same of a verified token. What was found active is so as long as nothing was taken away; its
+--- end is the verifier's question.
+---@param claims table remembers for which count of changes the token was found active
+---@return boolean|nil active
+---@return boolean known
+function _M.holds(claims)
+    local changes = state.changes()
+    if claims.active_as_of == changes then
+        return true, true
+    end
+    local active, known = _M.is_active(claims.jti)
+    if active then
+        claims.active_as_of = changes
+    end
+    return active, known
+end
+
 local flushed_at = -FLUSH_SECONDS
 
 local function make_room()
@@ -146,6 +163,7 @@ end
 function _M.revoke(jti, exp, now)
     local ttl = remaining(exp, now) + LONGEST_SILENCE_SECONDS
     local ok, err = with_room(tokens.safe_set, jti, TOMBSTONE, ttl)
+    state.changed()
     return ok or exp <= now, err
 end
 

@@ -15,8 +15,7 @@ local _M = {}
 --- Where the token begins in an Authorization value; behind its end when it is of another scheme.
 --- Whether it has the form of a token at all is the verifier's question.
 local function bearer(value)
-    local scheme = sub(value, 1, #SCHEME)
-    if scheme ~= SCHEME and lower(scheme) ~= lower(SCHEME) then
+    if find(value, SCHEME, 1, true) ~= 1 and lower(sub(value, 1, #SCHEME)) ~= lower(SCHEME) then
         return #value + 1
     end
     return #SCHEME + 1

@@ -9,8 +9,11 @@ local bit = require("bit")
 local ffi = require("ffi")
 local new_table = require("table.new")
 
+ffi.cdef("int memcmp(const void *a, const void *b, size_t length);")
+
+local C = ffi.C
 local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
-local byte, find, sub = string.byte, string.find, string.sub
+local byte, find = string.byte, string.find
 
 local ISSUER = "portero"
 local AUDIENCE = "portero-gateway"
@@ -19,19 +22,35 @@ local MOST_DIGITS = 15
 local CODE_LENGTH = 4
 local MOST_SUBJECT = CODE_LENGTH + 60
 local JTI_LENGTH = 22
---- So many members find room at once: the claims, and what their user's limits are.
+--- So many members find room at once: the claims that are kept, and what others note beside them.
 local MOST_MEMBERS = 8
 
 local QUOTE, BACKSLASH, OPEN, CLOSE, COLON, COMMA = 0x22, 0x5C, 0x7B, 0x7D, 0x3A, 0x2C
 local ZERO, NINE = 0x30, 0x39
 local LEAST_PRINTABLE, MOST_PRINTABLE = 0x20, 0x7E
 
---- The members of each object: its names, and what type each is.
-local HEADER = { { "alg", "string" }, { "kid", "string" }, { "typ", "string" } }
-local CLAIMS = {
-    { "iss", "string" }, { "aud", "string" }, { "sub", "string" }, { "role", "string" },
-    { "iat", "number" }, { "exp", "number" }, { "jti", "string" },
-}
+--- The members of an object, in the order in which the issuer writes them. A name is compared where
+--- it stands, and a value that is always the same too: a text of its own for each would have to be
+--- looked for among all the texts there are.
+---@param list table[] { name, "string" or "number", value where it is always the same }
+---@return table members
+local function members_of(list)
+    local members = { all = lshift(1, #list) - 1 }
+    for i, entry in ipairs(list) do
+        local name, kind, value = unpack(entry, 1, 3)
+        members[i] = {
+            name = name, written = '"' .. name .. '"', bit = lshift(1, i - 1),
+            is_number = kind == "number", fixed = value and '"' .. value .. '"',
+        }
+    end
+    return members
+end
+
+local HEADER = members_of({ { "typ", "string", "JWT" }, { "alg", "string" }, { "kid", "string" } })
+local CLAIMS = members_of({
+    { "jti", "string" }, { "iss", "string", ISSUER }, { "aud", "string", AUDIENCE },
+    { "sub", "string" }, { "role", "string" }, { "iat", "number" }, { "exp", "number" },
+})
 
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 --- Not a sextet: its highest bits are set, so that it shows in any combination.
@@ -66,6 +85,8 @@ for _, character in ipairs({ " ", "\t", "\n", "\r" }) do
 end
 
 local _M = {}
+
+_M.members_of = members_of
 
 --- Where the two dots of a compact JWS stand, or nil. Its segments are read where they are: a text
 --- of their own for each would cost more than a MAC.
@@ -179,88 +200,93 @@ local function read_integer(bytes, at)
     return value, stop
 end
 
-local function read_value(bytes, at)
-    if bytes[at] == QUOTE then
-        return read_string(bytes, at)
-    end
-    return read_integer(bytes, at)
+local function stands(text, bytes, at)
+    return C.memcmp(bytes + at, text, #text) == 0
 end
 
---- One `"name": value` into `object`; answers the place of the comma or brace behind it.
-local function read_member(bytes, at, object)
-    local name, value
-    name, at = read_string(bytes, skip_spaces(bytes, at))
-    if not name or object[name] ~= nil then
+--- Which member's name stands at a place: the expected one, or any other.
+local function member_at(bytes, at, members, expected)
+    local member = members[expected]
+    if member and stands(member.written, bytes, at) then
+        return member
+    end
+    for i = 1, #members do
+        if stands(members[i].written, bytes, at) then
+            return members[i]
+        end
+    end
+end
+
+--- A value into `object`, unless it is always the same; answers the place behind it.
+local function read_value(bytes, at, member, object)
+    local fixed = member.fixed
+    if fixed then
+        return stands(fixed, bytes, at) and at + #fixed or nil
+    end
+    local read = member.is_number and read_integer or read_string
+    object[member.name], at = read(bytes, at)
+    return at
+end
+
+--- One `"name": value` into `object`; answers the member and the place behind.
+local function read_member(bytes, at, members, expected, object)
+    at = skip_spaces(bytes, at)
+    local member = member_at(bytes, at, members, expected)
+    if not member then
         return nil
     end
-    at = skip_spaces(bytes, at)
+    at = skip_spaces(bytes, at + #member.written)
     if bytes[at] ~= COLON then
         return nil
     end
-    value, at = read_value(bytes, skip_spaces(bytes, at + 1))
-    if value == nil then
-        return nil
-    end
-    object[name] = value
-    return skip_spaces(bytes, at)
+    at = read_value(bytes, skip_spaces(bytes, at + 1), member, object)
+    return member, at and skip_spaces(bytes, at)
 end
 
---- A flat JSON object of plain strings and integers, no name twice, and nothing behind it.
+--- A flat JSON object of exactly these members, in any order, none twice, and nothing behind it.
 ---@param bytes ffi.cdata* as `bytes` answers them: no reader passes the NUL behind them
 ---@param length integer
----@return table|nil object, integer|nil count how many members it has
-function _M.flat_object(bytes, length)
-    local object, count = new_table(0, MOST_MEMBERS), 0
+---@param members table of `members_of`
+---@return table|nil object without the values that are always the same
+function _M.object(bytes, length, members)
+    local object, found, count = new_table(0, MOST_MEMBERS), 0, 0
     local at = skip_spaces(bytes, 0)
     local delimiter = bytes[at]
     if delimiter ~= OPEN then
         return nil
     end
     repeat
-        at = read_member(bytes, at + 1, object)
+        local member
         count = count + 1
-        delimiter = at and bytes[at]
-    until delimiter ~= COMMA
-    if delimiter ~= CLOSE or skip_spaces(bytes, at + 1) ~= length then
-        return nil
-    end
-    return object, count
-end
-
---- The object of a segment, if it has exactly these members.
-local function object_of(text, from, to, members)
-    local length, bytes = _M.bytes(text, from, to)
-    if not length then
-        return nil
-    end
-    local object, count = _M.flat_object(bytes, length)
-    if not object or count ~= #members then
-        return nil
-    end
-    for i = 1, #members do
-        local member = members[i]
-        if type(object[member[1]]) ~= member[2] then
+        member, at = read_member(bytes, at + 1, members, count, object)
+        if not at or band(found, member.bit) ~= 0 then
             return nil
         end
+        found = bor(found, member.bit)
+        delimiter = bytes[at]
+    until delimiter ~= COMMA
+    if found ~= members.all or delimiter ~= CLOSE or skip_spaces(bytes, at + 1) ~= length then
+        return nil
     end
     return object
 end
 
---- The header's parameters, if it is exactly alg, kid and typ "JWT".
+local function object_of(text, from, to, members)
+    local length, bytes = _M.bytes(text, from, to)
+    return length and _M.object(bytes, length, members)
+end
+
+--- The header's alg and kid, if it is exactly these and typ "JWT".
 ---@param segment string
 ---@return table|nil header
 function _M.header(segment)
-    local header = object_of(segment, 1, #segment, HEADER)
-    if not header or header.typ ~= "JWT" then
-        return nil
-    end
-    return header
+    return object_of(segment, 1, #segment, HEADER)
 end
 
 local function is_subject_of(role, subject)
     local length = #subject
     if length <= CODE_LENGTH or length > MOST_SUBJECT
-        or sub(subject, 1, CODE_LENGTH) ~= role.code then
+        or C.memcmp(subject, role.code, CODE_LENGTH) ~= 0 then
         return false
     end
     for at = CODE_LENGTH + 1, length do
@@ -285,7 +311,8 @@ local function time_fault(claims, role, now)
     end
 end
 
---- The claims of a payload whose signature holds, from one place of a text to another.
+--- The claims of a payload whose signature holds, from one place of a text to another: all but iss
+--- and aud, which are always the same.
 ---@param text string
 ---@param from integer
 ---@param to integer
@@ -294,8 +321,7 @@ end
 ---@return table|nil claims, string|nil reason "expired" for an authentic token past its time
 function _M.claims(text, from, to, roles, now)
     local claims = object_of(text, from, to, CLAIMS)
-    if not claims or claims.iss ~= ISSUER or claims.aud ~= AUDIENCE
-        or not _M.is_jti(claims.jti) then
+    if not claims or not _M.is_jti(claims.jti) then
         return nil, "claims"
     end
     local role = roles[claims.role]

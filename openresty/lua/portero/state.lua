@@ -1,28 +1,36 @@
 ---------
--- What a request must know to be judged by the newest state, in one number: the least valid
--- generation of the active-token set, and the version of the keys.
--- It owns the dictionary `portero_sync`. A request reads the number at its beginning, and again
--- where it has waited; in between nothing yields, so what was read stays true for it. The number is
--- only ever moved by `incr`: two writers cannot undo each other.
+-- What a request must know to be judged by the newest state: the least valid generation of the
+-- active-token set, the version of the keys, and how many changes there were that may take away
+-- what was granted: of either of them, and revocations.
+-- It owns the dictionary `portero_sync`. A request reads the count of changes at its beginning, and
+-- again where it has waited; as long as the count stands, what was read and found before stands. So
+-- whoever changes something must write first and count after, and must count whenever it is asked
+-- to, also when it finds its change made: who made it may have ended before he could count it.
 
 local dict = ngx.shared.portero_sync
 
---- Versions of the keys are counted above this, generations below.
-local VERSION = 2 ^ 30
-
-local seen
-local least, version = 0, 0
+local changes, least, version = 0, 0, 0
 
 local _M = {}
 
---- Read the number, once a request.
+--- Read the count, once a request, and what it is the count of where it has moved.
 function _M.look()
-    local number = dict:get("gate")
-    if number ~= seen then
-        seen = number
-        least = (number or 0) % VERSION
-        version = ((number or 0) - least) / VERSION
+    local count = dict:get("changes") or 0
+    if count ~= changes then
+        changes = count
+        least, version = dict:get("least") or 0, dict:get("version") or 0
     end
+end
+
+--- The count of changes as of the last look; 0 before there was one.
+---@return integer
+function _M.changes()
+    return changes
+end
+
+--- Count a change that was written: every worker sees it at its next look.
+function _M.changed()
+    assert(dict:incr("changes", 1, 0))
 end
 
 --- The least valid generation as of the last look; 0 before the first snapshot is whole.
@@ -48,21 +56,19 @@ end
 --- takes its move back, and looks again.
 ---@param generation integer
 function _M.raise_least(generation)
-    _M.look()
-    local move = generation - least
-    if move <= 0 then
-        return
-    end
-    local number = assert(dict:incr("gate", move, 0))
-    if number % VERSION > generation then
-        assert(dict:incr("gate", -move))
+    local move = generation - (dict:get("least") or 0)
+    local number = move > 0 and assert(dict:incr("least", move, 0)) or generation
+    if number > generation then
+        assert(dict:incr("least", -move))
         return _M.raise_least(generation)
     end
+    _M.changed()
 end
 
 --- Say that the keys have changed: every worker reads them again before its next request.
 function _M.raise_version()
-    assert(dict:incr("gate", VERSION, 0))
+    assert(dict:incr("version", 1, 0))
+    _M.changed()
 end
 
 --- Count one up and answer it.

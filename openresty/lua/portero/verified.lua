@@ -2,7 +2,7 @@
 -- Tokens this worker has verified, kept by their whole text, so that a known one costs a look-up. A
 -- text is the token, or what it came in: then where the token begins is part of the question.
 -- Only verified tokens enter, the cache is bounded, and it says nothing of being active: that is
--- asked of the active-token set every time. It must never log a token.
+-- asked of the active-token set, which notes its answer in the claims. It must never log a token.
 
 local ffi = require("ffi")
 local jwt = require("portero.jwt")
@@ -10,10 +10,11 @@ local keys = require("portero.keys")
 local recent = require("portero.recent")
 local state = require("portero.state")
 
+local C = ffi.C
 local sub = string.sub
 local bytes_at = ffi.typeof("const unsigned char *")
 
-local MOST_TOKENS = 20000
+local MOST_TOKENS = 10000
 --- A token that holds begins a text, or stands behind the name of its scheme.
 local PLACES = 2
 
@@ -23,8 +24,8 @@ local limits
 local caches = {}
 --- Which version of the keys the cache and the keys of this worker are of.
 local version
---- The key of each header under which a signature held: the issuer writes one header a key.
-local keys_of_headers = {}
+--- The header under which a signature held last, and its key: the issuer writes one header a key.
+local last_header, last_key = "", nil
 
 local _M = {}
 
@@ -36,6 +37,10 @@ function _M.start(settings)
     caches = {}
 end
 
+local function start_of(text, from)
+    return ffi.cast(bytes_at, text) + (from - 1)
+end
+
 local function cache_of(from)
     local cache = caches[from]
     if not cache then
@@ -45,11 +50,17 @@ local function cache_of(from)
     return cache
 end
 
-local function key_of(header_text)
+--- The key that a header names. Answers the header's text too where it is not the last one's.
+local function key_of(text, from, to)
+    local length = to - from + 1
+    if length == #last_header and C.memcmp(start_of(text, from), last_header, length) == 0 then
+        return last_key
+    end
+    local header_text = sub(text, from, to)
     local header = jwt.header(header_text)
     local key = header and keys.find(header.kid)
     if key and key.algorithm == header.alg then
-        return key
+        return key, header_text
     end
 end
 
@@ -59,17 +70,17 @@ local function verify(text, from, now)
     if not first then
         return nil, "form"
     end
-    local header_text = sub(text, from, first - 1)
-    local key = keys_of_headers[header_text] or key_of(header_text)
+    local key, header_text = key_of(text, from, first - 1)
     if not key then
         return nil, "key"
     end
     local length, signature = jwt.bytes(text, second + 1, #text)
-    local signed = ffi.cast(bytes_at, text) + (from - 1)
-    if not length or not key.verify(signed, second - from, signature, length) then
+    if not length or not key.verify(start_of(text, from), second - from, signature, length) then
         return nil, "signature"
     end
-    keys_of_headers[header_text] = key
+    if header_text then
+        last_header, last_key = header_text, key
+    end
     return jwt.claims(text, first + 1, second - 1, roles, now)
 end
 
@@ -90,7 +101,7 @@ local function follow_keys()
     end
     version = state.version()
     keys.load()
-    keys_of_headers = {}
+    last_header, last_key = "", nil
     caches = {}
 end
 

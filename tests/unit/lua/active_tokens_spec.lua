@@ -7,8 +7,11 @@ local NOW = 1700000000
 local EXP = NOW + 100
 
 local fake, tokens, dict, state, active_tokens
+--- What a worker remembers of each token that was activated.
+local claims_of
 
 before_each(function()
+    claims_of = {}
     fake = fake_ngx.install(NOW)
     tokens, dict = fake.shared.portero_active_tokens, fake.shared.portero_sync
     state = fake.load("portero.state")
@@ -17,6 +20,7 @@ before_each(function()
 end)
 
 local function activate(jti, exp)
+    claims_of[jti] = claims_of[jti] or { jti = jti, exp = exp or EXP }
     return active_tokens.activate(jti, exp or EXP, fake.clock.now)
 end
 
@@ -24,10 +28,16 @@ local function revoke(jti, exp)
     return active_tokens.revoke(jti, exp or EXP, fake.clock.now)
 end
 
---- As a request asks: it looks at the state once, at its beginning.
+--- As a request asks: it looks at the state once, at its beginning. What is remembered of a token
+--- that has not ended must say the same, whatever has happened.
 local function look_up(jti)
     state.look()
-    return active_tokens.is_active(jti)
+    local active, known = active_tokens.is_active(jti)
+    local claims = claims_of[jti]
+    if claims and fake.clock.now < claims.exp then
+        assert.same({ active, known }, { active_tokens.holds(claims) })
+    end
+    return active, known
 end
 
 local function is_active(jti)
@@ -189,6 +199,107 @@ describe("activate and revoke", function()
         fake.clock.now = EXP + 3600
         assert.is_nil(tokens:get("a"))
         assert.is_nil(tokens:get("b"))
+    end)
+end)
+
+describe("holds", function()
+    local function holds(jti)
+        state.look()
+        return active_tokens.holds(claims_of[jti])
+    end
+
+    local function count_look_ups(jti)
+        local look_ups, get = { count = 0 }, tokens.get
+        tokens.get = function(self, key)
+            look_ups.count = look_ups.count + (key == jti and 1 or 0)
+            return get(self, key)
+        end
+        return look_ups
+    end
+
+    it("asks the dictionary once while nothing is taken away", function()
+        snapshot("a")
+        local look_ups = count_look_ups("a")
+        for _ = 1, 3 do
+            assert.same({ true, true }, { holds("a") })
+            activate("b")
+        end
+        assert.equal(1, look_ups.count)
+    end)
+
+    it("asks again after any revocation, end of a snapshot or change of keys", function()
+        local generation = snapshot("a")
+        local CHANGES = {
+            function() revoke("another") end,
+            function() active_tokens.end_snapshot(generation) end,
+            function() state.raise_version() end,
+        }
+        for _, change in ipairs(CHANGES) do
+            assert.is_true((holds("a")))
+            change()
+            local look_ups = count_look_ups("a")
+            assert.is_true((holds("a")))
+            assert.equal(1, look_ups.count)
+        end
+    end)
+
+    it("remembers no 'no'", function()
+        snapshot()
+        claims_of.a = { jti = "a", exp = EXP }
+        assert.is_false((holds("a")))
+        activate("a")
+        assert.is_true((holds("a")))
+    end)
+
+    -- The tombstone is written first and counted after.
+    it("is false as soon as a revocation is counted, in every worker", function()
+        snapshot("a")
+        assert.is_true((holds("a")))
+        local incr = dict.incr
+        dict.incr = function(self, ...)
+            assert.is_false((active_tokens.is_active("a")))
+            return incr(self, ...)
+        end
+        revoke("a")
+        assert.is_false((holds("a")))
+    end)
+
+    it("is false after a revocation that came between its look and its look-up", function()
+        snapshot("a")
+        state.look()
+        tokens.meanwhile.get = function() revoke("a") end
+        assert.is_false((active_tokens.holds(claims_of.a)))
+        assert.is_false((holds("a")))
+    end)
+
+    it("is false after a revocation that came behind its look-up", function()
+        snapshot("a")
+        state.look()
+        local get = tokens.get
+        tokens.get = function(...)
+            tokens.get = get
+            local number = get(...)
+            revoke("a")
+            return number
+        end
+        assert.is_true((active_tokens.holds(claims_of.a)))
+        assert.is_false((holds("a")))
+    end)
+
+    it("is nil in a gateway that was emptied", function()
+        snapshot("a")
+        assert.is_true((holds("a")))
+        dict.entries, tokens.entries = {}, {}
+        assert.is_nil((holds("a")))
+    end)
+
+    -- Who wrote it may have been killed before he could count it.
+    it("is false after a revocation that was sent again", function()
+        snapshot("a")
+        assert.is_true((holds("a")))
+        tokens:safe_set("a", -2 ^ 50, 100)
+        revoke("a")
+        assert.is_false((holds("a")))
     end)
 end)
 

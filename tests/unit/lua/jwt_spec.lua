@@ -10,13 +10,15 @@ local ROLES = {
     agent_fast = { code = "AGNF", ttl_seconds = 60 },
 }
 
-local function flat_object(text)
+--- The object of a text, with members as `members_of` takes them.
+local function object(text, ...)
     local segment = minted.encode(text)
     local length, bytes = jwt.bytes(segment, 1, #segment)
-    if length then
-        return jwt.flat_object(bytes, length)
-    end
+    return length and jwt.object(bytes, length, jwt.members_of({ ... })) or nil
 end
+
+local A_STRING, A_NUMBER = { "a", "string" }, { "a", "number" }
+local B_NUMBER, EMPTY = { "b", "number" }, { "", "number" }
 
 local function claims_of_text(text, now)
     local segment = minted.encode(text)
@@ -171,27 +173,55 @@ describe("decode", function()
     end)
 end)
 
-describe("flat_object", function()
+describe("object", function()
     it("reads strings and whole numbers", function()
-        assert.same({ a = "b", n = 12, z = 0 }, flat_object('{"a":"b","n":12,"z":0}'))
+        local members = { A_STRING, { "n", "number" }, { "z", "number" } }
+        assert.same({ a = "b", n = 12, z = 0 }, object('{"a":"b","n":12,"z":0}', unpack(members)))
+    end)
+
+    it("takes its members in any order", function()
+        for _, text in ipairs({ '{"a":"x","b":1}', '{"b":1,"a":"x"}' }) do
+            assert.same({ a = "x", b = 1 }, object(text, A_STRING, B_NUMBER))
+            assert.same({ a = "x", b = 1 }, object(text, B_NUMBER, A_STRING))
+        end
     end)
 
     it("allows the four spaces of JSON between its parts", function()
-        local text = ' {\t"a"\n:\r"b" , "n" : 1 } \n'
-        assert.same({ a = "b", n = 1 }, flat_object(text))
+        local text = ' {\t"a"\n:\r"b" , "b" : 1 } \n'
+        assert.same({ a = "b", b = 1 }, object(text, A_STRING, B_NUMBER))
     end)
 
     it("reads the header of RFC 7515 appendix A.1", function()
         local raw = jwt.decode("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9")
-        assert.same({ typ = "JWT", alg = "HS256" }, flat_object(raw))
+        local members = { { "typ", "string" }, { "alg", "string" } }
+        assert.same({ typ = "JWT", alg = "HS256" }, object(raw, unpack(members)))
     end)
 
     it("allows an empty string and an empty name", function()
-        assert.same({ [""] = "" }, flat_object('{"":""}'))
+        assert.same({ [""] = "" }, object('{"":""}', { "", "string" }))
     end)
 
     it("reads 15 digits exactly", function() -- J18
-        assert.equal(999999999999999, flat_object('{"n":999999999999999}').n)
+        assert.equal(999999999999999, object('{"a":999999999999999}', A_NUMBER).a)
+    end)
+
+    it("compares a value that is always the same, and does not keep it", function()
+        local fixed = { "a", "string", "always" }
+        assert.same({ b = 1 }, object('{"a":"always","b":1}', fixed, B_NUMBER))
+        for _, value in ipairs({
+            '"alway"', '"always "', '"Always"', '""', "1", '"\\u0061lways"', '"always', "always",
+        }) do
+            assert.is_nil(object('{"a":' .. value .. ',"b":1}', fixed, B_NUMBER), value)
+        end
+    end)
+
+    it("refuses a member too few, too many, or of another name or type", function()
+        for _, text in ipairs({
+            '{"a":"x"}', '{"b":1}', '{"a":"x","b":1,"c":1}', '{"a":"x","c":1}', '{"A":"x","b":1}',
+            '{"a":1,"b":1}', '{"a":"x","b":"1"}', '{"a":"x","a":"x"}', '{"a":"x","bb":1}',
+        }) do
+            assert.is_nil(object(text, A_STRING, B_NUMBER), text)
+        end
     end)
 
     -- The value of one member; J16, J18.
@@ -239,7 +269,8 @@ describe("flat_object", function()
     }
     for what, value in pairs(VALUES) do
         it("refuses " .. what .. " as a value", function()
-            assert.is_nil(flat_object('{"a":' .. value .. "}"))
+            assert.is_nil(object('{"a":' .. value .. "}", A_STRING))
+            assert.is_nil(object('{"a":' .. value .. "}", A_NUMBER))
         end)
     end
 
@@ -283,14 +314,25 @@ describe("flat_object", function()
     }
     for what, text in pairs(TEXTS) do
         it("refuses " .. what, function()
-            assert.is_nil(flat_object(text))
+            assert.is_nil(object(text, A_NUMBER))
+            assert.is_nil(object(text, A_NUMBER, B_NUMBER))
+            assert.is_nil(object(text, EMPTY))
+            assert.is_nil(object(text))
         end)
     end
 
     it("refuses whatever is cut off a good object", function()
-        local text = minted.payload()
+        local text = '{"a":"text","b":1700000000}'
+        assert.is_table(object(text, A_STRING, B_NUMBER))
         for length = 0, #text - 1 do
-            assert.is_nil(flat_object(text:sub(1, length)))
+            assert.is_nil(object(text:sub(1, length), A_STRING, B_NUMBER))
+        end
+    end)
+
+    it("sees nothing of the object that was read before", function()
+        assert.is_table(object('{"a":1}', A_NUMBER))
+        for length = 0, 6 do
+            assert.is_nil(object(('{"a":1}'):sub(1, length), A_NUMBER))
         end
     end)
 end)
@@ -298,7 +340,7 @@ end)
 describe("header", function()
     it("answers alg and kid of a header that has exactly alg, kid and typ", function()
         local header = header_of('{"alg":"HS256","kid":"k","typ":"JWT"}')
-        assert.same({ alg = "HS256", kid = "k", typ = "JWT" }, header)
+        assert.same({ alg = "HS256", kid = "k" }, header)
     end)
 
     it("accepts its parameters in any order", function()
@@ -323,7 +365,11 @@ describe("header", function()
 
         it("refuses a header without " .. name, function()
             local text = minted.header():gsub('"' .. name .. '":"[^"]*",?', ""):gsub(",}", "}")
-            assert.is_table(flat_object(text))
+            local others = {}
+            for _, other in ipairs({ "alg", "kid", "typ" }) do
+                others[#others + 1] = other ~= name and { other, "string" } or nil
+            end
+            assert.is_table(object(text, unpack(others)))
             assert.is_nil(header_of(text))
         end)
 
@@ -385,8 +431,7 @@ describe("claims", function()
         local claims, reason = claims_of()
         assert.is_nil(reason)
         assert.same({
-            iss = "portero", aud = "portero-gateway", sub = "USRSABC123", role = "user",
-            iat = NOW, exp = NOW + 900, jti = minted.JTI,
+            sub = "USRSABC123", role = "user", iat = NOW, exp = NOW + 900, jti = minted.JTI,
         }, claims)
     end)
 

@@ -15,7 +15,7 @@ minted.JTI = "AAAAAAAAAAAAAAAAAAAAAA"
 minted.SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
 minted.HISTORY = "a history of the keys"
 
-local ORDER = { "iss", "aud", "sub", "role", "iat", "exp", "jti" }
+local ORDER = { "jti", "iss", "aud", "sub", "role", "iat", "exp" }
 
 --- Base64url without padding (RFC 4648 section 5).
 ---@param raw string

@@ -1,5 +1,5 @@
 ---------
--- The one number that a request reads: least valid generation and version of the keys.
+-- What a request reads at its beginning: the count of changes, and what it is the count of.
 
 local fake_ngx = require("fake_ngx")
 
@@ -89,14 +89,6 @@ describe("least and version", function()
         end
     end)
 
-    it("hold more generations and versions than a gateway will ever see", function()
-        state.raise_least(2 ^ 30 - 1)
-        dict:incr("gate", 2 ^ 30 * 4000000)
-        assert.same({ 2 ^ 30 - 1, 4000000 }, seen_by(state))
-        state.raise_version()
-        assert.same({ 2 ^ 30 - 1, 4000001 }, seen_by(state))
-    end)
-
     it("are 0 again in a gateway that was restarted empty", function()
         state.raise_least(3)
         state.raise_version()
@@ -106,18 +98,82 @@ describe("least and version", function()
 end)
 
 describe("look", function()
-    it("reads the dictionary once", function()
-        local reads = 0
+    it("reads one number where nothing has changed", function()
+        state.raise_least(1)
+        state.look()
+        local names = {}
+        local get = dict.get
+        dict.get = function(self, name)
+            names[#names + 1] = name
+            return get(self, name)
+        end
+        for _ = 1, 3 do
+            state.look()
+            assert.same({ 1, 0 }, { state.least(), state.version() })
+        end
+        assert.same({ "changes", "changes", "changes" }, names)
+    end)
+
+    it("answers what is at least as new as the count it read", function()
+        state.raise_least(1)
         local get = dict.get
         dict.get = function(...)
-            reads = reads + 1
-            return get(...)
+            dict.get = get
+            local count = get(...)
+            other.raise_least(2)
+            return count
         end
         state.look()
-        for _ = 1, 3 do
-            assert.same({ 0, 0 }, { state.least(), state.version() })
+        assert.equal(2, state.least())
+        assert.same({ 2, 0 }, seen_by(state))
+    end)
+end)
+
+describe("changes", function()
+    it("moves with whatever may take something away, in every worker", function()
+        local CHANGES = {
+            state.changed,
+            state.raise_version,
+            function() state.raise_least(1) end,
+        }
+        other.look()
+        assert.equal(0, other.changes())
+        for _, change in ipairs(CHANGES) do
+            local before = other.changes()
+            change()
+            assert.equal(before, other.changes())
+            other.look()
+            assert.is_true(other.changes() > before)
         end
-        assert.equal(1, reads)
+    end)
+
+    -- Who raised it may have been killed before he could count it; the issuer then sends it again.
+    it("moves also where the least valid generation is what it shall be", function()
+        dict:incr("least", 5, 0)
+        state.raise_least(5)
+        assert.same({ 5, 0 }, seen_by(other))
+    end)
+
+    it("moves only when what it counts can be seen", function()
+        local incr = dict.incr
+        dict.incr = function(self, name, ...)
+            if name == "changes" then
+                assert.equal(7, dict:get("least"))
+            end
+            return incr(self, name, ...)
+        end
+        state.raise_least(7)
+        assert.same({ 7, 0 }, seen_by(other))
+    end)
+
+    it("shows a generation that was raised too high for no longer than it is", function()
+        state.raise_least(1)
+        dict.meanwhile.incr = function()
+            other.raise_least(3)
+        end
+        state.raise_least(2)
+        assert.same({ 3, 0 }, seen_by(state))
+        assert.same({ 3, 0 }, seen_by(other))
     end)
 end)
 
