@@ -46,7 +46,7 @@ local function members_of(list)
     return members
 end
 
-local HEADER = members_of({ { "typ", "string", "JWT" }, { "alg", "string" }, { "kid", "string" } })
+local HEADER = members_of({ { "alg", "string" }, { "kid", "string" }, { "typ", "string", "JWT" } })
 local CLAIMS = members_of({
     { "jti", "string" }, { "iss", "string", ISSUER }, { "aud", "string", AUDIENCE },
     { "sub", "string" }, { "role", "string" }, { "iat", "number" }, { "exp", "number" },
@@ -200,6 +200,8 @@ local function read_integer(bytes, at)
     return value, stop
 end
 
+--- Whether a text stands at a place. It holds no NUL, so it ends before the one behind the object;
+--- and the buffer has room behind the longest.
 local function stands(text, bytes, at)
     return C.memcmp(bytes + at, text, #text) == 0
 end
