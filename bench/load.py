@@ -71,14 +71,14 @@ def measure(server: Server, script: Path, seconds: int) -> Sample:
     run = subprocess.run(
         ["taskset", "-c", LOAD_CORE, *command, server.url], capture_output=True, text=True
     )
-    user, kernel = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
+    cpu, user = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
     assert "Non-2xx" not in run.stdout, f"{server.name}, {script.stem}: {run.stdout}"
     found = re.search(r"(\d+) requests in", run.stdout)
     assert found, run.stdout + run.stderr
     count = int(found[1])
     return Sample(
         count / seconds,
-        (user + kernel) / count,
+        cpu / count,
         user / count,
         _milliseconds(run.stdout, "50%"),
         _milliseconds(run.stdout, "99%"),

@@ -24,9 +24,9 @@ from tests.security.wire import Wire
 from tests.upstream import Upstream
 
 ALGORITHM = "ES256"
-#: What the workers grow to before they are measured (buffers, traces, Lua's heap, which takes four
+#: What the workers grow to before they are measured (buffers, traces, Lua's heap, which takes eight
 #: times what lives in it): it is the more the longer they run, and flat from half a million on.
-WARM_UP = 30_000
+WARM_UP = 60_000
 WARM_UP_SHARE = 0.15
 PIPELINED = 100
 CONNECTIONS = 2

@@ -24,8 +24,8 @@ local verified = require("portero.verified")
 require("jit.opt").start("maxrecord=40000", "maxirconst=4000", "maxsnap=2000")
 
 -- A first-seen token leaves some texts behind, and the collector walks all that lives to find them:
--- it comes when there is four times as much as lived after the last time, not twice.
-local COLLECT_AT_PERCENT = 400
+-- it comes when there is eight times as much as lived after the last time, not twice.
+local COLLECT_AT_PERCENT = 800
 local TICK_SECONDS = 1
 local BOOT_BYTES = 8
 

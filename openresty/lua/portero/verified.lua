@@ -14,7 +14,7 @@ local C = ffi.C
 local sub = string.sub
 local bytes_at = ffi.typeof("const unsigned char *")
 
-local MOST_TOKENS = 10000
+local MOST_TOKENS = 4000
 --- A token that holds begins a text, or stands behind the name of its scheme.
 local PLACES = 2
 

@@ -179,7 +179,7 @@ end)
 describe("the cache", function()
     it("is bounded", function()
         assert.is_table(claims_of(minted.token()))
-        assert.equal(5000, made)
+        assert.equal(2000, made)
     end)
 
     it("tells a text from the same one whose token begins elsewhere", function() -- H2
