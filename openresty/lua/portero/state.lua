@@ -57,8 +57,7 @@ end
 ---@param generation integer
 function _M.raise_least(generation)
     local move = generation - (dict:get("least") or 0)
-    local number = move > 0 and assert(dict:incr("least", move, 0)) or generation
-    if number > generation then
+    if move > 0 and assert(dict:incr("least", move, 0)) > generation then
         assert(dict:incr("least", -move))
         return _M.raise_least(generation)
     end

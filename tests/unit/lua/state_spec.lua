@@ -166,13 +166,19 @@ describe("changes", function()
         assert.same({ 7, 0 }, seen_by(other))
     end)
 
-    it("shows a generation that was raised too high for no longer than it is", function()
+    it("moves when a generation that was raised too high is taken back", function()
         state.raise_least(1)
-        dict.meanwhile.incr = function()
-            other.raise_least(3)
+        dict.meanwhile.incr = function() other.raise_least(3) end
+        local incr, seen_too_high = dict.incr, nil
+        dict.incr = function(self, name, by, ...)
+            if name == "least" and by < 0 then
+                other.changed()
+                seen_too_high = seen_by(other)
+            end
+            return incr(self, name, by, ...)
         end
         state.raise_least(2)
-        assert.same({ 3, 0 }, seen_by(state))
+        assert.same({ 4, 0 }, seen_too_high)
         assert.same({ 3, 0 }, seen_by(other))
     end)
 end)
