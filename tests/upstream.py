@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,16 @@ class Seen:
         return [value for key, value in self.headers if key == name]
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What is answered at a path in both ways: as one JSON text, and as the events of a stream,
+    `Upstream.gap` seconds apart, to who asks for one.
+    """
+
+    plain: Any
+    events: Sequence[str]
+
+
 @dataclass
 class Upstream:
     """Listens on `host`, on a free port. Attributes may be set at any time by a test."""
@@ -71,7 +81,8 @@ class Upstream:
     gap: float = 0.02
     #: Sent in place of the usual answer: a whole raw response.
     raw_answer: bytes | None = None
-    #: Path -> what is answered there in place of the usual: JSON, or a text that streams as it is.
+    #: Path -> what is answered there in place of the usual: JSON, a text that streams as it is, or
+    #: `Spoken`.
     answers: dict[str, Any] = field(default_factory=dict)
     #: "answer", "hang" (never says a word), "die" (closes without one), "die in stream".
     mood: str = "answer"
@@ -140,31 +151,38 @@ class Upstream:
         if seen.line.startswith("HEAD "):
             connection.sendall(_json_response({}).partition(b"{")[0])
             return True
-        if path in self.answers:
-            connection.sendall(_as_told(self.answers[path], path))
+        told = self.answers.get(path)
+        is_streamed = re.search(rb'"stream"\s*:\s*true', seen.body)
+        if isinstance(told, Spoken) and is_streamed:
+            return self._send(connection, path, (event.encode() for event in told.events), b"")
+        if told is not None:
+            plain = told.plain if isinstance(told, Spoken) else told
+            connection.sendall(_as_told(plain, path))
             return True
-        if re.search(rb'"stream"\s*:\s*true', seen.body):
-            return self._stream(connection, seen)
+        if is_streamed:
+            return self._stream(connection, path)
         answer = MODELS_ANSWER if seen.target.endswith("/models") else CHAT_ANSWER
         connection.sendall(_json_response(answer))
         return True
 
-    def _stream(self, connection: socket.socket, seen: Seen) -> bool:
-        ollama = seen.target.startswith("/api/")
-        kind = b"application/x-ndjson" if ollama else b"text/event-stream"
-        connection.sendall(
-            b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        event = _ollama_line if ollama else _openai_event
+    def _stream(self, connection: socket.socket, path: str) -> bool:
+        ollama = path.startswith("/api/")
+        events = map(_ollama_line if ollama else _openai_event, range(self.events))
+        return self._send(connection, path, events, b"" if ollama else _chunk(b"data: [DONE]\n\n"))
+
+    def _send(
+        self, connection: socket.socket, path: str, events: Iterable[bytes], end: bytes
+    ) -> bool:
+        connection.sendall(_stream_head(path))
         try:
-            for number in range(self.events):
+            for number, event in enumerate(events):
                 self.sent.append(time.time())
-                connection.sendall(_chunk(event(number)))
+                connection.sendall(_chunk(event))
                 if self.mood == "die in stream" and number == 1:
                     return False
                 if _is_gone(connection, self.gap):
                     raise ConnectionResetError
-            connection.sendall((b"" if ollama else _chunk(b"data: [DONE]\n\n")) + b"0\r\n\r\n")
+            connection.sendall(end + b"0\r\n\r\n")
         except OSError:
             self.departures.append(time.time())
             return False
@@ -230,9 +248,12 @@ def _as_told(answer: Any, path: str) -> bytes:
         )
     if not isinstance(answer, list):
         return _json_response(answer)
+    return _stream_head(path) + b"".join(_chunk(event.encode()) for event in answer) + b"0\r\n\r\n"
+
+
+def _stream_head(path: str) -> bytes:
     kind = b"application/x-ndjson" if path.startswith("/api/") else b"text/event-stream"
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
-    return head + b"".join(_chunk(event.encode()) for event in answer) + b"0\r\n\r\n"
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
 
 
 def _chunk(data: bytes) -> bytes:

@@ -1,0 +1,43 @@
+"""A deployment for the clients: one with limits, and an LLM server that speaks every API."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.deployment import Caller, Local, deployed
+from tests.stack.clients import answers
+from tests.stack.policies import write_roles
+from tests.upstream import Upstream
+
+
+def limit(content: dict[str, Any]) -> None:
+    """One role that is soon over its limit, one whose bodies are read and counted, and one user who
+    may ask for one thing at a time.
+    """
+    content["roles"]["agent_fast"].update(requests_per_minute=1)
+    content["roles"]["agent_reasoning"].update(models=["tiny"], tokens_per_minute=1_000_000)
+    content["users"]["AGNRTEST02"] = {"concurrent_requests": 1}
+
+
+@pytest.fixture(scope="package")
+def running(local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The deployment that all clients ask."""
+    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", limit)
+    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def said(local_upstream: Upstream) -> Iterator[Upstream]:
+    """The LLM server, which answers in every API."""
+    local_upstream.forget()
+    local_upstream.answers.update(answers.everything())
+    yield local_upstream
+    local_upstream.forget()
+
+
+@pytest.fixture
+def token(running: Local) -> str:
+    """Of a caller whose models and tokens are limited: what costs most must work with all."""
+    return Caller(running).token("AGNRTEST01")

@@ -1,0 +1,177 @@
+"""The Python clients that people use, unchanged: each gets its answers, plain and streamed, and
+raises its own right exception for each refusal and for a stream that is cut.
+
+One real LLM answers the openai client in `test_make_run.py`; here an LLM server that can be told
+what to say speaks every API.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from langchain_openai import OpenAIEmbeddings
+from pydantic import SecretStr
+
+from tests.deployment import Caller, Local
+from tests.stack.clients.answers import everything
+from tests.stack.clients.python_clients import (
+    CLIENTS,
+    HI,
+    Client,
+    anthropic_client,
+    ollama_client,
+    openai_client,
+    openai_plain,
+    openai_streamed,
+)
+from tests.stack.clients.situations import REFUSALS, Asked, endless, refused
+from tests.upstream import Upstream
+
+#: These clients leave their connections to the collector, which says so.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()  # while the warnings are this module's
+
+
+each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+#: Those that ask again by themselves, and by what they are told.
+RETRYING = [one for one in CLIENTS if "ollama" not in one.name]
+
+
+@each_client
+def test_a_client_gets_its_answer(
+    running: Local, token: str, said: Upstream, client: Client
+) -> None:
+    said.answers.update(everything(["pong"]))  # langchain-ollama puts it together from a stream
+    assert client.plain(Asked(running.gateway, token)) == "pong"
+
+
+@each_client
+def test_a_client_gets_its_stream(running: Local, token: str, client: Client) -> None:
+    assert list(client.streamed(Asked(running.gateway, token))) == ["pong", "pong"]
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@each_client
+def test_a_client_raises_its_own_right_exception_for_each_refusal(
+    running: Local, said: Upstream, client: Client, status: int
+) -> None:
+    asked = refused(running, said, status)
+    with pytest.raises(client.errors[status]) as raised:
+        client.plain(asked)
+    assert status_of(raised.value) == status
+    with pytest.raises(client.errors[status]) as raised:
+        list(client.streamed(asked))
+    assert status_of(raised.value) == status
+
+
+def status_of(error: Exception) -> object:
+    return getattr(error, "status_code", None)
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_what_openai_raises_has_code_and_request_id(
+    running: Local, said: Upstream, status: int
+) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        openai_plain(refused(running, said, status))
+    assert isinstance(raised.value.code, str)
+    assert raised.value.request_id
+
+
+@each_client
+def test_a_stream_whose_token_is_revoked_ends_in_an_exception_and_never_silently(
+    running: Local, token: str, said: Upstream, client: Client
+) -> None:
+    endless(said)
+    pieces = client.streamed(Asked(running.gateway, token))
+    assert next(pieces) == "pong"
+    assert Caller(running).call(token, "/logout").status_code == 204
+    with pytest.raises(client.cut):
+        exhaust(pieces)
+
+
+@each_client
+def test_a_stream_whose_server_dies_ends_in_an_exception_and_never_silently(
+    running: Local, token: str, said: Upstream, client: Client
+) -> None:
+    endless(said)
+    said.mood = "die in stream"
+    with pytest.raises(client.cut):
+        exhaust(client.streamed(Asked(running.gateway, token)))
+
+
+def exhaust(pieces: Iterator[str]) -> None:
+    for _ in pieces:
+        pass
+
+
+@pytest.mark.parametrize("client", RETRYING, ids=lambda client: client.name)
+def test_a_client_that_is_over_its_limit_asks_again_when_it_is_told_to(
+    running: Local, said: Upstream, client: Client
+) -> None:
+    token = Caller(running).token("AGNRTEST02")
+    said.answers.update(everything(["pong"]))
+    said.gap = 0.375
+    # It holds the only place for 0.75 s: a client that asks again after its own 0.5 s asks in vain.
+    place = openai_streamed(Asked(running.gateway, token))
+    next(place)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(client.plain, Asked(running.gateway, token, retries=1))
+        exhaust(place)
+        assert answer.result(20) == "pong"
+    assert time.monotonic() - begun >= 1.0
+
+
+# What else these clients ask for.
+
+
+def test_openai_completes_embeds_and_lists(running: Local, token: str) -> None:
+    client = openai_client(Asked(running.gateway, token))
+    assert client.completions.create(model="tiny", prompt="hi").choices[0].text == "pong"
+    embedded = client.embeddings.create(model="tiny", input="hi", encoding_format="float")
+    assert embedded.data[0].embedding == [0.5, 0.25]
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_openai_completes_in_a_stream(running: Local, token: str) -> None:
+    client = openai_client(Asked(running.gateway, token))
+    events = client.completions.create(model="tiny", prompt="hi", stream=True)
+    assert [event.choices[0].text for event in events] == ["pong", "pong"]
+
+
+def test_ollama_generates_embeds_and_lists(running: Local, token: str) -> None:
+    client = ollama_client(Asked(running.gateway, token))
+    assert client.generate(model="tiny", prompt="hi").response == "pong"
+    text = client.generate(model="tiny", prompt="hi", stream=True)
+    assert [event.response for event in text if not event.done] == ["pong", "pong"]
+    assert client.embed(model="tiny", input="hi").embeddings == [[0.5, 0.25]]
+    assert [model.model for model in client.list().models] == ["tiny:latest"]
+    assert client.show("tiny").details is not None
+
+
+def test_anthropic_counts_tokens(running: Local, token: str) -> None:
+    client = anthropic_client(Asked(running.gateway, token))
+    assert client.messages.count_tokens(model="tiny", messages=HI).input_tokens == 3
+
+
+def test_langchain_embeds(running: Local, token: str) -> None:
+    embeddings = OpenAIEmbeddings(
+        model="tiny",
+        base_url=f"{running.gateway}/v1",
+        api_key=SecretStr(token),
+        check_embedding_ctx_length=False,
+    )
+    assert embeddings.embed_query("hi") == [0.5, 0.25]
