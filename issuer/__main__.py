@@ -154,6 +154,8 @@ def _keep_given(data: Path, sync: Path) -> None:
         "SYNC_KEY": sync / "sync_key",
         "CREDENTIALS_FILE": data / "credentials.env",
         "ROLES_FILE": sync / "roles.json",
+        "LLM_API_KEY": sync / "llm_api_key",
+        "LLM_CA_FILE": sync / "llm_ca.pem",
     }
     try:
         given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}

@@ -34,6 +34,50 @@ check_secret_file() {
     fi
 }
 
+# The key that LLM servers ask for, byte by byte: from a builtin or a file into a pipe. It must never
+# be an argument of a process.
+llm_key() {
+    if [ -n "${LLM_API_KEY_FILE:-}" ]; then
+        cat "$LLM_API_KEY_FILE"
+    else
+        printf %s "${LLM_API_KEY:-}"
+    fi
+}
+
+# The key between double quotes of nginx.
+llm_key_quoted() {
+    llm_key | LC_ALL=C sed 's/[\\"]/\\&/g'
+}
+
+check_llm_key() {
+    llm_authorization='""'
+    name=LLM_API_KEY${LLM_API_KEY_FILE:+_FILE}
+    [ -n "${LLM_API_KEY:-}${LLM_API_KEY_FILE:-}" ] || return 0
+    llm_authorization='$llm_authorization'
+    if [ -n "${LLM_API_KEY:-}" ] && [ -n "${LLM_API_KEY_FILE:-}" ]; then
+        fault "LLM_API_KEY: set LLM_API_KEY or LLM_API_KEY_FILE, not both"
+    elif ! llm_key >/dev/null 2>&1; then
+        fault "$name: cannot read $LLM_API_KEY_FILE"
+    elif [ "$(llm_key | LC_ALL=C tr -d '\040-\176\200-\377' | wc -c)" -ne 0 ]; then
+        fault "$name: must be one line without a newline at its end, and no control character in it"
+    else
+        case "$(llm_key)" in
+            "" | " "* | *" ") fault "$name: must be a key, without a blank before or behind it" ;;
+        esac
+        # nginx takes no longer word.
+        [ "$(llm_key_quoted | wc -c)" -le 4000 ] || fault "$name: is longer than 4000 bytes"
+    fi
+    check_secret_file LLM_API_KEY_FILE
+}
+
+check_seconds() {
+    case "$2" in
+        *[!0-9]* | ?????? | "") ;;
+        *) [ "$2" -ge 1 ] && [ "$2" -le 86400 ] && return ;;
+    esac
+    fault "$1: must be a whole number from 1 to 86400"
+}
+
 check_word() {
     case "$2" in
         *[!A-Za-z0-9._:/\[\]-]* | "") fault "$1: is not a plain address" ;;
@@ -52,7 +96,10 @@ settings() {
     llm_authority=${llm_authority%%/*}
     llm_host=$(echo "$llm_authority" | sed "s/:[0-9]*\$//; s/^\[//; s/\]\$//")
     case "$llm_scheme" in https) default_port=443 ;; *) default_port=80 ;; esac
-    ca_bundle=/etc/ssl/certs/ca-certificates.crt
+    # What is named here is trusted, and nothing beside it.
+    ca_bundle=${LLM_CA_FILE:+llm_ca.pem}
+    ca_bundle=${ca_bundle:-/etc/ssl/certs/ca-certificates.crt}
+    LLM_TIMEOUT_SECONDS=${LLM_TIMEOUT_SECONDS:-600}
     nginx=$(nginx_program)
 
     [ -n "$nginx" ] || fault "neither openresty nor nginx is installed"
@@ -65,7 +112,9 @@ settings() {
     check_word GATEWAY_LISTEN "$GATEWAY_LISTEN"
     check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
     check_word LLM_UPSTREAM "$llm_authority"
+    check_seconds LLM_TIMEOUT_SECONDS "$LLM_TIMEOUT_SECONDS"
     check_secret_file SYNC_KEY_FILE
+    check_llm_key
     read_cors_origins
     if [ -n "$faults" ]; then
         echo "gateway: cannot start:$faults" >&2
@@ -108,6 +157,32 @@ read_cors_origins() {
     done
 }
 
+# render_llm_key DIRECTORY: the key as a variable that is asked for only where it is sent. `geo` takes
+# a dollar as it stands. Written anew, for its owner alone: the other files may be read by anybody.
+render_llm_key() {
+    rm -f "$1/llm_key.conf"
+    if [ "$llm_authorization" = '""' ]; then
+        sed -i -e '/ # key$/d' "$1/nginx.conf"
+        return
+    fi
+    (
+        umask 077
+        set -C
+        printf 'geo $llm_authorization { default "Bearer %s"; }\n' "$(llm_key_quoted)" \
+            >"$1/llm_key.conf"
+    )
+}
+
+# render_llm_ca DIRECTORY: the certificates by a name that nginx can read, whatever their path is.
+render_llm_ca() {
+    rm -f "$1/llm_ca.pem"
+    case "${LLM_CA_FILE:-}" in
+        "") ;;
+        /*) ln -s "$LLM_CA_FILE" "$1/llm_ca.pem" ;;
+        *) ln -s "$PWD/$LLM_CA_FILE" "$1/llm_ca.pem" ;;
+    esac
+}
+
 # render DIRECTORY: the configuration as nginx shall read it.
 render() {
     mkdir -p "$1"
@@ -124,11 +199,15 @@ render() {
             -e "s|@LLM_SCHEME@|$llm_scheme|g" \
             -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
             -e "s|@LLM_HOST@|$llm_host|g" \
+            -e "s|@LLM_AUTHORIZATION@|$llm_authorization|g" \
+            -e "s|@LLM_TIMEOUT@|${LLM_TIMEOUT_SECONDS}s|g" \
             -e "s|@CA_BUNDLE@|$ca_bundle|g" \
             -e "s|@CORS_ORIGINS@|$cors_origins|g" \
             -e "s|@CORS_EXPOSED@|$cors_exposed|g" \
             "$file" >"$1/$(basename "$file")"
     done
+    render_llm_key "$1"
+    render_llm_ca "$1"
     # Only https upstreams need the certificates that the machine trusts.
     if [ "$llm_scheme" = http ]; then
         sed -i -e '/proxy_ssl_/d' "$1/llm.conf"
@@ -143,11 +222,12 @@ identity() {
     [ "$(id -u)" = 0 ] && echo "user nobody $(id -gn nobody);"
 }
 
-# check DIRECTORY: what nginx finds wrong with the configuration, and Lua with the settings.
+# check DIRECTORY: what Lua finds wrong with the settings, and nginx with the configuration. Lua first:
+# it names the setting, and nginx the line of a file that nobody wrote.
 check() {
     render "$1"
-    "$nginx" -c "$1/nginx.conf" -g "$(identity || true)" -e stderr -t -q
     "$nginx" -c "$1/check.conf" -e stderr
+    "$nginx" -c "$1/nginx.conf" -g "$(identity || true)" -e stderr -t -q
 }
 
 case "${1:-start}" in
@@ -155,6 +235,8 @@ case "${1:-start}" in
         settings
         mkdir -p "$runtime"
         render "$runtime"
+        # nginx reads these certificates before Lua could say what is wrong with them.
+        [ -z "${LLM_CA_FILE:-}" ] || "$nginx" -c "$runtime/check.conf" -e stderr
         exec "$nginx" -c "$runtime/nginx.conf" -g "$(identity || true)" -e stderr
         ;;
     check)

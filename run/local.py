@@ -25,6 +25,8 @@ from run.watching import watch
 SECRET_FILES = ("SECRET_KEY_FILE", "SYNC_KEY_FILE")
 #: The gateway is sent what verifies, and cannot sign.
 ISSUERS_OWN = ("SECRET_KEY", "SECRET_KEY_FILE", "CREDENTIALS_FILE", "DATABASE_URL")
+#: What the LLM server asks for is said by the gateway alone.
+GATEWAYS_OWN = ("LLM_API_KEY", "LLM_API_KEY_FILE")
 
 
 def main() -> int:
@@ -97,12 +99,12 @@ def services(plan: Plan) -> list[Service]:
         "issuer/gunicorn.conf.py",
         "issuer:create_app()",
     )
-    llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py")),)
+    llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py"), GATEWAYS_OWN),)
     return [
         *llm,
         Service("gateway", ("sh", "openresty/gateway.sh"), withheld=ISSUERS_OWN),
-        Service("issuer", gunicorn),
-        Service("reconciler", (python, "-m", "issuer", "reconcile")),
+        Service("issuer", gunicorn, GATEWAYS_OWN),
+        Service("reconciler", (python, "-m", "issuer", "reconcile"), GATEWAYS_OWN),
     ]
 
 

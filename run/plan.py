@@ -12,7 +12,14 @@ HOST = "127.0.0.1"
 DEFAULT_PORTS = {"GATEWAY_PORT": 8080, "INTERNAL_PORT": 8081, "ISSUER_PORT": 9000}
 DEFAULT_DATA_DIR = "var"
 #: Settings that hold a path. The user's are relative to where make ran; the parts run elsewhere.
-PATH_SETTINGS = ("CREDENTIALS_FILE", "ROLES_FILE", "SECRET_KEY_FILE", "SYNC_KEY_FILE")
+PATH_SETTINGS = (
+    "CREDENTIALS_FILE",
+    "LLM_API_KEY_FILE",
+    "LLM_CA_FILE",
+    "ROLES_FILE",
+    "SECRET_KEY_FILE",
+    "SYNC_KEY_FILE",
+)
 #: make's own, of no use to the parts.
 MAKE_SETTINGS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 

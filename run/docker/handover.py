@@ -1,5 +1,5 @@
-"""Keys, users and roles of the user's own, on their way into containers: over the standard input of
-`init`, which keeps them on the volumes as files that only the parts can read.
+"""Keys, users, roles and certificates of the user's own, on their way into containers: over the
+standard input of `init`, which keeps them on the volumes as files that only the parts can read.
 
 No secret may ever be in a container's environment, on a command line or in an image; and a setting
 that containers cannot honour is a fault.
@@ -12,13 +12,17 @@ from pathlib import Path
 from run.plan import Plan
 from run.terminal import RunError
 
-KEYS = ("SECRET_KEY", "SYNC_KEY")
+KEYS = ("SECRET_KEY", "SYNC_KEY", "LLM_API_KEY")
+#: What the gateway alone is told of.
+GATEWAYS_OWN = ("LLM_API_KEY_FILE", "LLM_CA_FILE")
 #: Where `init --given` puts what it is handed.
 PLACES = {
     "SECRET_KEY": "/data/given/secret_key",
     "SYNC_KEY": "/sync/given/sync_key",
     "CREDENTIALS_FILE": "/data/given/credentials.env",
     "ROLES_FILE": "/sync/given/roles.json",
+    "LLM_API_KEY": "/sync/given/llm_api_key",
+    "LLM_CA_FILE": "/sync/given/llm_ca.pem",
 }
 INIT = (
     "init",
@@ -46,10 +50,13 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def files(plan: Plan, env: Mapping[str, str]) -> dict[str, Path]:
-    """The user's own users and roles, by setting: files that may change while all runs."""
+    """The user's own users, roles and trusted certificates, by setting: files that may change while
+    all runs.
+    """
     users = users_file(plan, env)
     found = {"CREDENTIALS_FILE": users} if users else {}
-    return {**found, "ROLES_FILE": Path(env["ROLES_FILE"])} if "ROLES_FILE" in env else found
+    named = {name: Path(env[name]) for name in ("ROLES_FILE", "LLM_CA_FILE") if name in env}
+    return {**found, **named}
 
 
 def given_key(name: str, env: Mapping[str, str], faults: list[str]) -> str:
@@ -86,11 +93,12 @@ def settings_of_parts(
 ) -> dict[str, dict[str, str]]:
     """Service -> what its environment has besides the compose file's: places, never contents."""
     keys = {f"{name}_FILE": PLACES[name] for name in KEYS if name in given}
-    files = {name: PLACES[name] for name in ("CREDENTIALS_FILE", "ROLES_FILE") if name in given}
+    files = {name: place for name, place in PLACES.items() if name in given and name not in KEYS}
     store = {name: env[name] for name in ("DATABASE_URL",) if name in env}
-    issuer = {**keys, **files, **store}
+    told = {**keys, **files, **store}
+    issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
     # The gateway sees the volume `sync` alone.
-    sync = {name: place for name, place in issuer.items() if place.startswith("/sync/")}
+    sync = {name: place for name, place in told.items() if place.startswith("/sync/")}
     # The demo users that `init` makes are one of each role.
     roles = {name: place for name, place in files.items() if name == "ROLES_FILE"}
     return {"init": roles, "issuer": issuer, "reconciler": issuer, "gateway": sync}

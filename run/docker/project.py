@@ -20,7 +20,7 @@ COMPOSE_FILE = ROOT / "docker-compose.yml"
 #: As with local processes; the compose file would let the gateway's streams go on for longer.
 STOP_SECONDS = 5
 #: What Docker's client and compose are told beside the user's settings: not their secrets.
-KEPT_BACK = ("SECRET_KEY", "SYNC_KEY", "DATABASE_URL")
+KEPT_BACK = ("SECRET_KEY", "SYNC_KEY", "DATABASE_URL", "LLM_API_KEY")
 #: Longest of all: the issuer's health. Only an engine that hangs comes near it.
 UP_SECONDS = 180
 HAND_OVER_SECONDS = 60

@@ -52,12 +52,16 @@ def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path
         "SYNC_KEY_FILE": private(tmp_path / "sync", KEY[::-1]),
         "CREDENTIALS_FILE": private(tmp_path / "users", "AGNR1=é\r\n"),
         "ROLES_FILE": private(tmp_path / "roles", '{"roles": {}}'),
+        "LLM_API_KEY_FILE": private(tmp_path / "llm", 'sk-"$\\é'),
+        "LLM_CA_FILE": private(tmp_path / "ca", "a certificate"),
     }
     assert handover.given(plan, env) == {
         "SECRET_KEY": KEY,
         "SYNC_KEY": KEY[::-1],
         "CREDENTIALS_FILE": "AGNR1=é\r\n",
         "ROLES_FILE": '{"roles": {}}',
+        "LLM_API_KEY": 'sk-"$\\é',
+        "LLM_CA_FILE": "a certificate",
     }
 
 
@@ -102,6 +106,15 @@ def test_the_parts_are_told_places_and_never_contents() -> None:
     assert told["issuer"] == told["reconciler"]
     assert all(place.startswith(("/sync/", "/data/")) for place in told["issuer"].values())
     assert all(place.startswith("/sync/") for place in told["gateway"].values())
+
+
+def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() -> None:
+    told = handover.settings_of_parts({"LLM_API_KEY": KEY, "LLM_CA_FILE": "PEM"}, {})
+    assert told["gateway"] == {
+        "LLM_API_KEY_FILE": "/sync/given/llm_api_key",
+        "LLM_CA_FILE": "/sync/given/llm_ca.pem",
+    }
+    assert [part for part, settings in told.items() if settings] == ["gateway"]
 
 
 def test_init_makes_demo_users_of_the_roles_that_are_given() -> None:
@@ -153,7 +166,7 @@ def test_each_data_dir_has_a_project_of_its_own(tmp_path: Path) -> None:
 
 
 def test_compose_is_told_no_secret() -> None:
-    env = {"SECRET_KEY": KEY, "SYNC_KEY": KEY, "WEB_UI": "upstream"}
+    env = {"SECRET_KEY": KEY, "SYNC_KEY": KEY, "LLM_API_KEY": KEY, "WEB_UI": "upstream"}
     assert project_of(("docker-compose",), Path("/data"), env).env == {"WEB_UI": "upstream"}
 
 

@@ -56,6 +56,12 @@ def test_no_command_line_carries_a_secret() -> None:
     assert not [word for word in words if "secret" in word.lower() or "=" in word]
 
 
+def test_the_llm_servers_key_is_for_the_gateway_alone_u4() -> None:
+    withheld = {service.name: service.withheld for service in local.services(plan())}
+    for name in ("LLM_API_KEY", "LLM_API_KEY_FILE"):
+        assert {part for part, names in withheld.items() if name not in names} == {"gateway"}
+
+
 def test_the_bundled_llm_is_left_out_when_there_is_another() -> None:
     own = plan(LLM_UPSTREAM="http://127.0.0.1:11434")
     assert "llm" in {service.name for service in local.services(plan())}

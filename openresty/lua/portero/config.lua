@@ -4,6 +4,7 @@
 -- message holds a secret.
 
 local cjson = require("cjson.safe")
+local crypto = require("portero.crypto")
 local policy = require("portero.policy")
 local roles = require("portero.roles")
 
@@ -17,9 +18,9 @@ local function read_file(path)
     if not file then
         return nil, err
     end
-    local text = file:read("*a")
+    local text, fault = file:read("*a")
     file:close()
-    return text
+    return text, fault and path .. ": " .. fault
 end
 
 local function read_json(path, faults)
@@ -126,6 +127,39 @@ local function base_urls(env, name, faults)
     return found
 end
 
+local BEGINS_CERTIFICATE = "%-%-%-%-%-BEGIN [%u%d ]*CERTIFICATE%-%-%-%-%-"
+
+--- What is wrong with a file of certificates that shall be trusted; nil when nothing is.
+local function certificates_fault(text)
+    local _, begun = text:gsub(BEGINS_CERTIFICATE, "")
+    local count, expired = crypto.certificates(text)
+    if begun == 0 then
+        return "holds no certificate in PEM"
+    elseif count < begun then
+        return "its certificate number " .. count + 1 .. " cannot be read"
+    elseif expired == count then
+        return count == 1 and "its certificate has expired" or "all its certificates have expired"
+    end
+end
+
+--- Nothing of the file is kept: nginx reads it by itself.
+local function check_ca(env, name, servers, faults)
+    local path = env(name)
+    if not path then
+        return
+    end
+    local text, err = read_file(path)
+    local fault = text and certificates_fault(text)
+    if not text then
+        faults[#faults + 1] = name .. ": " .. err
+    elseif fault then
+        faults[#faults + 1] = name .. ": " .. path .. ": " .. fault
+    end
+    if servers[1] and servers[1].scheme ~= "https" then
+        faults[#faults + 1] = name .. ": is for https://, and LLM_UPSTREAM is http://"
+    end
+end
+
 --- The packs of routes in `conf/routes`: Portero's own, and one a kind of LLM server.
 local KINDS = { "ollama", "vllm", "llama-server", "localai" }
 
@@ -188,6 +222,7 @@ function _M.read(env, directory)
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
         llm_kind = env("LLM_KIND") and choice(env, "LLM_KIND", KINDS, faults),
     }
+    check_ca(env, "LLM_CA_FILE", settings.llm, faults)
     local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
     settings.internal_host = internal:find("^%a") and internal or nil
     local ttl = whole(env, "TOKEN_TTL_SECONDS", MOST_TTL_SECONDS, 1, MOST_TTL_SECONDS, faults)

@@ -58,6 +58,16 @@ int EVP_DecryptInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *en
 int EVP_DecryptUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_length,
                       const unsigned char *in, int in_length);
 int EVP_DecryptFinal_ex(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_length);
+
+typedef struct bio_st BIO;
+typedef struct x509_st X509;
+typedef struct asn1_string_st ASN1_TIME;
+BIO *BIO_new_mem_buf(const void *buffer, int length);
+int BIO_free(BIO *bio);
+X509 *PEM_read_bio_X509(BIO *bio, X509 **certificate, void *callback, void *argument);
+void X509_free(X509 *certificate);
+const ASN1_TIME *X509_get0_notAfter(const X509 *certificate);
+int X509_cmp_current_time(const ASN1_TIME *time);
 ]])
 
 local function is_loaded()
@@ -320,6 +330,26 @@ function _M.unseal(key, label, sealed)
     local opened = decrypt(ctx, key, label, nonce, text, tag)
     C.ERR_clear_error()
     return opened
+end
+
+--- The certificates of a text in PEM, up to the first that cannot be read.
+---@param text string
+---@return integer count, integer expired how many there are, and how many of them have expired
+function _M.certificates(text)
+    local bio = ffi.gc(C.BIO_new_mem_buf(text, #text), C.BIO_free)
+    local count, expired = 0, 0
+    while true do
+        local certificate = C.PEM_read_bio_X509(bio, nil, nil, nil)
+        if certificate == nil then
+            C.ERR_clear_error()
+            return count, expired
+        end
+        count = count + 1
+        if C.X509_cmp_current_time(C.X509_get0_notAfter(certificate)) < 0 then
+            expired = expired + 1
+        end
+        C.X509_free(certificate)
+    end
 end
 
 return _M

@@ -45,6 +45,8 @@ function _M.refuse()
     if not was_answered() then
         return errors.refuse(code)
     end
+    -- What a 401 asked of the gateway: nginx hands it on with the error, whatever is hidden.
+    ngx.header["WWW-Authenticate"] = nil
     if code == "not_found" and names_a_model() then
         code = "model_not_found"
     end

@@ -3,6 +3,7 @@
 
 local lfs = require("lfs")
 
+local certificates = require("certificates")
 local config = require("portero.config")
 local model_name = require("portero.model_name")
 local shipped = require("shipped")
@@ -295,6 +296,52 @@ describe("a wrong setting", function()
             assert.is_nil(settings)
             assert.is_nil(table.concat(faults, "\n"):find("SEEN", 1, true), name)
         end
+    end)
+end)
+
+describe("LLM_CA_FILE", function()
+    local HTTPS = "https://llm"
+    local GOOD, EXPIRED = certificates.good, certificates.expired
+    local DAMAGED = GOOD:gsub("\n[^\n]+\n", "\n", 1)
+
+    local function fault_of_text(text)
+        local path = write("ca.pem", text)
+        return fault_of({ LLM_UPSTREAM = HTTPS, LLM_CA_FILE = path }):sub(#path + 16)
+    end
+
+    it("may hold several certificates, old ones too where one is in force", function()
+        for _, text in ipairs({ GOOD, GOOD .. EXPIRED, EXPIRED .. GOOD, "# mine\n" .. GOOD }) do
+            local path = write("ca.pem", text)
+            assert.is_table((read({ LLM_UPSTREAM = HTTPS, LLM_CA_FILE = path })))
+        end
+    end)
+
+    -- Text, fault.
+    for text, fault in pairs({
+        [""] = "holds no certificate in PEM",
+        ["no PEM"] = "holds no certificate in PEM",
+        [DAMAGED] = "its certificate number 1 cannot be read",
+        [GOOD .. DAMAGED] = "its certificate number 2 cannot be read",
+        [EXPIRED] = "its certificate has expired",
+        [EXPIRED .. EXPIRED] = "all its certificates have expired",
+    }) do
+        it(("may not be %q"):format(text:sub(1, 10) .. #text), function()
+            assert.equal(fault, fault_of_text(text))
+        end)
+    end
+
+    it("must be a file that is there", function()
+        local path = directory .. "/none"
+        assert.equal("LLM_CA_FILE: " .. path .. ": No such file or directory",
+            fault_of({ LLM_UPSTREAM = HTTPS, LLM_CA_FILE = path }))
+        assert.equal("LLM_CA_FILE: " .. directory .. ": Is a directory",
+            fault_of({ LLM_UPSTREAM = HTTPS, LLM_CA_FILE = directory }))
+    end)
+
+    it("is of no use for http://, and says so", function()
+        local path = write("ca.pem", GOOD)
+        assert.equal("LLM_CA_FILE: is for https://, and LLM_UPSTREAM is http://",
+            fault_of({ LLM_CA_FILE = path }))
     end)
 end)
 

@@ -2,6 +2,7 @@
 -- libcrypto by FFI: MACs by the vectors of RFC 4231, signatures by those of RFC 7515 and RFC 8037,
 -- comparison, unsealing, random bytes; threats J2, J3, J25, J27, J28.
 
+local certificates = require("certificates")
 local crypto = require("portero.crypto")
 local jwt = require("portero.jwt")
 local sealing = require("sealing")
@@ -607,5 +608,37 @@ describe("hexadecimal", function()
     it("writes two lower-case digits a byte, also for NUL and line ends", function()
         assert.equal("", crypto.hexadecimal(""))
         assert.equal("000a0dff61", crypto.hexadecimal("\0\n\r\255a"))
+    end)
+end)
+
+describe("certificates", function()
+    local GOOD, EXPIRED = certificates.good, certificates.expired
+    --- A line of a certificate left out: it begins and ends, and is none.
+    local DAMAGED = GOOD:gsub("\n[^\n]+\n", "\n", 1)
+    local KEY = "-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END PRIVATE KEY-----\n"
+
+    -- Text, how many, how many of them expired.
+    local CASES = {
+        { "", 0, 0 },
+        { "no PEM", 0, 0 },
+        { GOOD, 1, 0 },
+        { EXPIRED, 1, 1 },
+        { GOOD .. EXPIRED .. GOOD, 3, 1 },
+        { "a word before\n" .. GOOD .. "and behind", 1, 0 },
+        { KEY .. GOOD, 1, 0 },
+        { DAMAGED, 0, 0 },
+        { GOOD .. DAMAGED .. GOOD, 1, 0 },
+        { GOOD:gsub("\n", "\r\n"), 1, 0 },
+        { GOOD:sub(1, -20), 0, 0 },
+    }
+    for index, case in ipairs(CASES) do
+        it(("are counted (%d)"):format(index), function()
+            assert.same({ case[2], case[3] }, { crypto.certificates(case[1]) })
+        end)
+    end
+
+    it("leave no error behind that a signature could be blamed for", function()
+        crypto.certificates(DAMAGED)
+        assert.same({ 1, 0 }, { crypto.certificates(GOOD) })
     end)
 end)
