@@ -63,6 +63,13 @@ def local_path(wanted: str | None) -> str:
     return wanted if wanted and _LOCAL_PATH.match(wanted) and "//" not in wanted else "/"
 
 
+def over_tls() -> bool:
+    """Whether the client came over TLS: the gateway's word alone, which hears it from fronts that
+    TRUSTED_PROXIES names.
+    """
+    return request.headers.get("X-Forwarded-Proto") == "https"
+
+
 def from_another_site() -> bool:
     """Whether a browser says that a page of another site sent this request (threats I5).
 

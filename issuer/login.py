@@ -75,8 +75,7 @@ class _Doors:
             answer = make_response(jsonify({"redirect": goal}))
         else:
             answer = make_response(redirect(goal))
-        answers.set_cookie(answer, outcome.token, outcome.ttl_seconds, self._cookie_secure)
-        return answer
+        return self._with_cookie(answer, outcome.token, outcome.ttl_seconds)
 
     def page(self, door: str) -> Response:
         """The login page."""
@@ -132,7 +131,11 @@ class _Doors:
         return _login_page(door, request.form.get("next"), username, text, status)
 
     def _forget(self, answer: Response) -> Response:
-        answers.set_cookie(answer, "", 0, self._cookie_secure)
+        return self._with_cookie(answer, "", 0)
+
+    def _with_cookie(self, answer: Response, token: str, age_seconds: int) -> Response:
+        """`Secure` is switched off for plain HTTP only: over TLS a browser keeps it either way."""
+        answers.set_cookie(answer, token, age_seconds, self._cookie_secure or answers.over_tls())
         return answer
 
 

@@ -7,6 +7,9 @@ umask 022
 # As many connections as this machine grants; each stream holds two.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
+# Ranges such as [a-z] mean the characters of ASCII, whatever the language of the machine.
+LC_ALL=C
+
 home=$(cd "$(dirname "$0")" && pwd)
 runtime=${GATEWAY_RUNTIME_DIR:-/tmp/portero-gateway}
 faults=
@@ -84,6 +87,17 @@ check_word() {
     esac
 }
 
+# The entries of a list, one a line, without the blanks around them.
+entries() {
+    printf '%s\n' "$1" | tr "," "\n" | sed "s/^ *//; s/ *\$//; /^\$/d"
+}
+
+# check_entries NAME ENTRIES: every fault of a list; what has none is nothing else to nginx.
+check_entries() {
+    wrong=$(printf '%s\n' "$2" | sed "/^\$/d" | awk -v "setting=$1" -f "$home/lists.awk")
+    [ -z "$wrong" ] || fault "$(printf '%s\n' "$wrong" | sed "2,\$s/^/  /")"
+}
+
 settings() {
     GATEWAY_LISTEN=${GATEWAY_LISTEN:-127.0.0.1:8080}
     INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
@@ -116,6 +130,7 @@ settings() {
     check_secret_file SYNC_KEY_FILE
     check_llm_key
     read_cors_origins
+    read_trusted_proxies
     if [ -n "$faults" ]; then
         echo "gateway: cannot start:$faults" >&2
         exit 1
@@ -183,6 +198,19 @@ render_llm_ca() {
     esac
 }
 
+# each_as FORM ENTRIES: each entry once, as nginx reads it; & stands for the entry.
+each_as() {
+    printf '%s\n' "$2" | sort -u | sed -n "s|..*|$1|p" | tr "\n" " "
+}
+
+# TRUSTED_PROXIES: whose word counts on where a request comes from, and how.
+read_trusted_proxies() {
+    listed=$(entries "${TRUSTED_PROXIES:-}")
+    check_entries TRUSTED_PROXIES "$listed"
+    real_ip_from=$(each_as "set_real_ip_from &;" "$listed")
+    trusted_proxies=$(each_as "& 1;" "$listed")
+}
+
 # render DIRECTORY: the configuration as nginx shall read it.
 render() {
     mkdir -p "$1"
@@ -204,6 +232,8 @@ render() {
             -e "s|@CA_BUNDLE@|$ca_bundle|g" \
             -e "s|@CORS_ORIGINS@|$cors_origins|g" \
             -e "s|@CORS_EXPOSED@|$cors_exposed|g" \
+            -e "s|@REAL_IP_FROM@|$real_ip_from|g" \
+            -e "s|@TRUSTED_PROXIES@|$trusted_proxies|g" \
             "$file" >"$1/$(basename "$file")"
     done
     render_llm_key "$1"
@@ -214,6 +244,12 @@ render() {
     fi
     if [ -z "$cors_origins" ]; then
         sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf" "$1/issuer.conf"
+    fi
+    if [ -z "$trusted_proxies" ]; then
+        sed -i -e '/ # proxies$/d' "$1/nginx.conf" "$1/public.conf"
+    else
+        sed -i -e 's/X-Forwarded-Proto $scheme/X-Forwarded-Proto $client_scheme/' \
+            "$1/upstream_headers.conf"
     fi
 }
 

@@ -80,6 +80,11 @@ def explain(env: Mapping[str, str]) -> None:
             f"LLM_UPSTREAM: in a container localhost is the container, so it asks {known}; "
             "on Linux that server must listen beyond loopback (Ollama: OLLAMA_HOST=0.0.0.0)"
         )
+    if "TRUSTED_PROXIES" in env:
+        say(
+            "TRUSTED_PROXIES: a front on this machine does not come to containers from 127.0.0.1, "
+            "but from their network's own gateway; `docker network inspect` tells its address"
+        )
     if unused := [name for name in INNER_PORTS if name in env]:
         say(f"{' and '.join(unused)}: not used, as containers publish the gateway alone")
 

@@ -207,6 +207,18 @@ def test_i4_only_the_switch_takes_secure_from_the_cookie(environ: dict[str, str]
     assert given["httponly"]
 
 
+@pytest.mark.parametrize("setting", ["true", "false"])
+def test_i4_over_tls_the_cookie_is_secure_whatever_is_set_f3(
+    environ: dict[str, str], setting: str
+) -> None:
+    with issuing(environ, COOKIE_SECURE=setting) as house:
+        over_tls = {"X-Forwarded-Proto": "https"}
+        given = cookie_of(house.log_in("user", headers=over_tls))
+        taken = cookie_of(house.client.post("/logout", headers=cookie(given.value) | over_tls))
+    assert given["secure"]
+    assert taken["secure"]
+
+
 @pytest.mark.parametrize(("wanted", "goal"), [("", "/"), ("/admin/", "/admin/")])
 def test_a_program_at_a_form_door_gets_json_and_the_cookie(
     house: House, wanted: str, goal: str

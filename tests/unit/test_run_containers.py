@@ -252,6 +252,7 @@ def test_a_server_that_does_not_run_yet_may_be_within_reach(
         ({"LLM_UPSTREAM": "http://ollama:1, http://vllm:2"}, 0),
         ({"LLM_UPSTREAM": "http://localhost:1"}, 1),
         ({"INTERNAL_PORT": "1", "ISSUER_PORT": "2"}, 1),
+        ({"TRUSTED_PROXIES": "127.0.0.1"}, 1),
     ],
 )
 def test_what_reads_differently_in_containers_is_told_in_a_line(
