@@ -14,7 +14,7 @@ from issuer.errors import Faults
 from issuer.placed_json import Document, spell
 from issuer.placed_json import Path as JsonPath
 from issuer.roles import CLASSES, NAME, Limits, Role, Roles, is_subject
-from issuer.shapes import Rule, judge, list_of, one_of, record, table
+from issuer.shapes import Rule, judge, list_of, one_of, or_null, record, table, whole
 
 KINDS = ("ollama", "vllm", "llama-server", "localai")
 OWN = "portero"
@@ -121,8 +121,13 @@ def is_canonical(path: str) -> bool:
 # Packs, and their faults.
 
 
+#: How long an LLM server leaves a connection open that nobody uses; null for ever. It is for the
+#: gateway, which hangs up before.
+MOST_IDLE_SECONDS = 86_400
+
 _PACK = record(
     {
+        "idle_seconds": or_null(whole(MOST_IDLE_SECONDS, " of seconds")),
         "routes": table(
             one_of(CLASSES),
             list_of(
@@ -134,8 +139,9 @@ _PACK = record(
             ),
             0,
             "must be an object of lists",
-        )
-    }
+        ),
+    },
+    optional=frozenset({"idle_seconds"}),
 )
 
 

@@ -153,6 +153,24 @@ llm_servers() {
     echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.upstreams\").pick(\"llm\") \}}"
 }
 
+# The seconds after which a kind of LLM server may end an idle connection; empty for never. What is
+# wrong with a pack, Lua says.
+idle_seconds_of() {
+    { tr -d " \t\r\n" <"$home/conf/routes/$1.json"; } 2>/dev/null |
+        sed -n 's/.*"idle_seconds":\([0-9]\{1,5\}\)[^0-9].*/\1/p'
+}
+
+# How long a connection to an LLM server may be idle here: four fifths of what it may be there. A
+# request on its way when the server hangs up is lost, and a chat is never sent twice.
+llm_idle() {
+    least=75
+    for kind in ${LLM_KIND:-ollama vllm llama-server localai}; do
+        seconds=$(idle_seconds_of "$kind")
+        [ "${seconds:-$least}" -ge "$least" ] || least=$seconds
+    done
+    echo "$((least * 800))ms"
+}
+
 # What a page of another origin may read of an answer.
 cors_exposed="x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
 x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
@@ -215,6 +233,7 @@ read_trusted_proxies() {
 render() {
     mkdir -p "$1"
     servers=$(llm_servers)
+    idle=$(llm_idle)
     for file in "$home"/conf/*.conf; do
         sed -e "s|@WORKERS@|$GATEWAY_WORKERS|g" \
             -e "s|@ACTIVE_TOKEN_MEMORY@|$ACTIVE_TOKEN_MEMORY|g" \
@@ -227,6 +246,7 @@ render() {
             -e "s|@LLM_SCHEME@|$llm_scheme|g" \
             -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
             -e "s|@LLM_HOST@|$llm_host|g" \
+            -e "s|@LLM_IDLE@|$idle|g" \
             -e "s|@LLM_AUTHORIZATION@|$llm_authorization|g" \
             -e "s|@LLM_TIMEOUT@|${LLM_TIMEOUT_SECONDS}s|g" \
             -e "s|@CA_BUNDLE@|$ca_bundle|g" \

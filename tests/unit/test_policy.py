@@ -32,6 +32,7 @@ PACKS = {
         "page": ["GET / model=none", "GET /index.html model=none"],
     },
 }
+KINDS = policy.pack_names(None)
 AGENT, LIMITED, ADMIN = "AGNFany", "AGNFlimited", "ADMNroot"
 USERS = {LIMITED: {"models": ["llama3*", "phi:cloud"]}}
 
@@ -238,6 +239,67 @@ def test_a_pack_of_another_shape_is_a_fault(text: str) -> None:
     with pytest.raises(Faults) as found:
         policy.parse_packs({"ollama": text})
     assert all(fault.startswith("routes/ollama.json line 1: ") for fault in found.value.faults)
+
+
+#: What a pack may say of its server beside its routes, and what it may not.
+IDLE_SECONDS = {
+    "1": True,
+    "5": True,
+    "86400": True,
+    "null": True,
+    " 5 ": True,
+    "0": False,
+    "86401": False,
+    "1" * 400: False,
+    "-5": False,
+    "5.0": False,
+    "5e0": False,
+    "0.5": False,
+    '"5"': False,
+    "true": False,
+    "[]": False,
+    "{}": False,
+    '5, "idle_seconds": 5': False,
+    '5, "requests": 5': False,
+}
+
+#: Reads directories, and says of the packs in each what the gateway says at its start.
+JUDGE = """
+local config = require("portero.config")
+local values = {
+    LLM_UPSTREAM = "http://llm", ISSUER_URL = "http://issuer", SYNC_KEY = ("x"):rep(32),
+}
+for directory in io.lines() do
+    print(config.read(function(name) return values[name] end, directory) and "good" or "faulty")
+end
+"""
+
+
+def test_both_sides_judge_alike_what_a_pack_says_of_idle_connections_u1(tmp_path: Path) -> None:
+    packs = {name: (config.ROUTES_DIRECTORY / f"{name}.json").read_text() for name in KINDS}
+    mine = []
+    for index, text in enumerate(IDLE_SECONDS):
+        changed = packs | {"vllm": packs["vllm"].replace('": 5,', f'": {text},')}
+        folder = tmp_path / str(index)
+        (folder / "routes").mkdir(parents=True)
+        (folder / "roles.json").write_text(config.ROLES_FILE.read_text())
+        for name, pack in changed.items():
+            (folder / "routes" / f"{name}.json").write_text(pack)
+        try:
+            policy.parse_packs(changed)
+            mine.append("good")
+        except Faults:
+            mine.append("faulty")
+    theirs = subprocess.run(
+        ["luajit", "-e", JUDGE],
+        cwd=ROOT,
+        env={**os.environ, "LUA_PATH": "openresty/lua/?.lua;;"},
+        input="".join(f"{tmp_path / str(index)}\n" for index in range(len(IDLE_SECONDS))),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert mine == theirs == ["good" if good else "faulty" for good in IDLE_SECONDS.values()]
 
 
 def test_the_faults_of_all_packs_are_told_together() -> None:

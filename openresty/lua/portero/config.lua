@@ -5,6 +5,7 @@
 
 local cjson = require("cjson.safe")
 local crypto = require("portero.crypto")
+local places = require("portero.places")
 local policy = require("portero.policy")
 local roles = require("portero.roles")
 
@@ -30,7 +31,7 @@ local function read_json(path, faults)
         faults[#faults + 1] = path .. ": " .. (err or "is not valid JSON")
         return nil
     end
-    return value
+    return value, text
 end
 
 local function secret(env, name, faults)
@@ -164,12 +165,20 @@ end
 local KINDS = { "ollama", "vllm", "llama-server", "localai" }
 
 local function pack(directory, name, faults)
-    local content = read_json(directory .. "/routes/" .. name .. ".json", faults)
-    if content and type(content.routes) ~= "table" then
-        faults[#faults + 1] = "routes/" .. name .. ".json: must hold an object 'routes'"
+    local file = "routes/" .. name .. ".json"
+    local content, text = read_json(directory .. "/" .. file, faults)
+    if not content then
         return nil
     end
-    return content and { name = name, routes = content.routes }
+    if type(content.routes) ~= "table" then
+        faults[#faults + 1] = file .. ": must hold an object 'routes'"
+        return nil
+    end
+    local where = places.of(text)
+    for _, twice in ipairs(where.twice) do
+        faults[#faults + 1] = ("%s line %d: %s is there twice"):format(file, twice.line, twice.path)
+    end
+    return { name = name, routes = content.routes, fields = content, written = where.values }
 end
 
 local function packs_of(directory, kind, faults)

@@ -28,6 +28,11 @@ local MODEL_WORDS = {
 --- What nginx takes of anybody; a role that may send as much is not limited.
 local MOST_BODY_BYTES = 67108864
 
+--- What a pack may hold beside its routes: how long its LLM server leaves a connection open that
+--- nobody uses, null for ever. `gateway.sh` reads it too.
+local FIELDS = { routes = true, idle_seconds = true }
+local MOST_IDLE_SECONDS = 86400
+
 local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = true }
 
 --- What a `{name}` in a route may stand for: a path without empty or dot segments.
@@ -115,6 +120,25 @@ local function line_fault(place, line, class, known, pack_name)
     end
 end
 
+--- How it is written decides: a decoder makes 5, 5.0 and 0x5 the same.
+local function is_idle_seconds(raw)
+    local digits = raw:match("^[1-9]%d*$")
+    return raw == "null" or (digits ~= nil and tonumber(digits) <= MOST_IDLE_SECONDS)
+end
+
+local function field_faults(pack, found)
+    for name in pairs(pack.fields or {}) do
+        if not FIELDS[name] then
+            found[#found + 1] = pack.name .. ": " .. name .. " is not a known field"
+        end
+    end
+    local raw = pack.written and pack.written.idle_seconds
+    if raw and not is_idle_seconds(raw) then
+        found[#found + 1] = pack.name .. ": idle_seconds must be a whole number of seconds, 1 to "
+            .. MOST_IDLE_SECONDS .. ", or null for no limit"
+    end
+end
+
 local function pack_faults(pack, known, found)
     for class, lines in pairs(pack.routes) do
         local place = pack.name .. ": routes." .. class
@@ -130,11 +154,13 @@ local function pack_faults(pack, known, found)
 end
 
 --- What is wrong with the route packs; an empty list when nothing is.
----@param packs table[] { name, routes = { class -> list of "METHOD /path model=WHERE" } }
+---@param packs table[] { name, routes = { class -> list of "METHOD /path model=WHERE" },
+--- fields = all that the pack holds or nil, written = { [field] = its first characters } or nil }
 ---@return string[] faults
 function _M.faults(packs)
     local known, found = {}, {}
     for _, pack in ipairs(packs) do
+        field_faults(pack, found)
         pack_faults(pack, known, found)
     end
     return found

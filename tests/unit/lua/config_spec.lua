@@ -401,6 +401,19 @@ describe("roles.json and the packs", function()
         end)
     end
 
+    it("say of an LLM server how long it lets connections idle, once and well", function()
+        for text, fault in pairs({
+            ['{"idle_seconds":5.0,"routes":{}}'] = "routes/vllm: idle_seconds must be a whole",
+            ['{"idle":5,"routes":{}}'] = "routes/vllm: idle is not a known field",
+            ['{"idle_seconds":5,\n"idle_seconds":6,"routes":{}}'] =
+                "routes/vllm.json line 2: idle_seconds is there twice",
+        }) do
+            assert.equal(fault, fault_of({}, conf_with("routes/vllm.json", text)):sub(1, #fault))
+        end
+        assert.is_table((read({}, conf_with("routes/vllm.json",
+            '{"idle_seconds":null,"routes":{}}'))))
+    end)
+
     it("must be there", function()
         local settings, faults = read({}, directory)
         assert.is_nil(settings)

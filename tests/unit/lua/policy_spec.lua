@@ -438,6 +438,37 @@ describe("faults", function()
         end)
     end
 
+    --- A pack that says `idle_seconds` so.
+    local function pack_saying(written)
+        return { {
+            name = "vllm", routes = {}, fields = { routes = {}, idle_seconds = 1 },
+            written = { idle_seconds = written },
+        } }
+    end
+
+    it("finds none in seconds of idleness, nor in null for as long as one likes", function()
+        for _, written in ipairs({ "1", "5", "86400", "null" }) do
+            assert.same({}, policy.faults(pack_saying(written)))
+        end
+    end)
+
+    for _, written in ipairs({
+        "0", "05", "86401", "-5", "5.0", "5e0", "0x5", '"5"', "true", "[", "{", ("9"):rep(400),
+    }) do
+        it(("lists %s seconds of idleness"):format(written), function()
+            assert.same({
+                "vllm: idle_seconds must be a whole number of seconds, 1 to 86400, or null for no"
+                    .. " limit",
+            }, policy.faults(pack_saying(written)))
+        end)
+    end
+
+    it("lists a field that is none", function()
+        assert.same({ "vllm: idle is not a known field" }, policy.faults({
+            { name = "vllm", routes = {}, fields = { routes = {}, idle = 5 } },
+        }))
+    end)
+
     it("finds none in a class without routes", function()
         assert.same({}, policy.faults(packs_of({ models = {} })))
     end)
