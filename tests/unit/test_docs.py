@@ -1,5 +1,6 @@
 """The docs name everything a user can set, call or watch."""
 
+import json
 import re
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_every_dependency_is_told_why() -> None:
     assert len(names) > 10
     for name in names:
         assert re.search(rf"\b{name}\b", text), name
+
+
+def test_every_npm_dependency_is_told_why_and_pinned_without_a_registry() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    folder = ROOT / "tests" / "stack" / "clients" / "node"
+    direct = json.loads((folder / "package.json").read_text())["dependencies"]
+    lock = (folder / "package-lock.json").read_text()
+    pinned = json.loads(lock)["packages"]
+    assert len(direct) > 5
+    for name, version in direct.items():
+        assert f"`{name}`" in text, name
+        assert pinned[f"node_modules/{name}"]["version"] == version, "the lock is another's"
+    assert not re.search(r"https?://", lock)
 
 
 def test_both_sides_word_their_errors_by_the_same_codes() -> None:

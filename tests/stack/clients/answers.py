@@ -40,12 +40,15 @@ EMBEDDINGS = {
     "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
     "usage": {"prompt_tokens": 1, "total_tokens": 1},
 }
+#: Vercel's ai takes a stream without a reason for its end for one that broke off.
+LAST_CHUNK = {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 DONE = "data: [DONE]\n\n"
 
 
 def chat(pieces: Sequence[str] = PIECES) -> Spoken:
     """`/v1/chat/completions`."""
-    return Spoken(CHAT_ANSWER, [*[sse(CHUNK, named=False) for _ in pieces], DONE])
+    chunks = [*[CHUNK for _ in pieces], LAST_CHUNK]
+    return Spoken(CHAT_ANSWER, [*[sse(chunk, named=False) for chunk in chunks], DONE])
 
 
 def completions(pieces: Sequence[str] = PIECES) -> Spoken:

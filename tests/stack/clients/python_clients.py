@@ -80,7 +80,8 @@ def openai_streamed(asked: Asked) -> Iterator[str]:
         model=asked.model, messages=HI, stream=True
     )
     for event in stream:
-        yield event.choices[0].delta.content or ""
+        if event.choices[0].delta.content:
+            yield event.choices[0].delta.content
 
 
 def async_openai_plain(asked: Asked) -> str:
@@ -96,7 +97,8 @@ async def _async_openai_pieces(asked: Asked) -> AsyncIterator[str]:
     async with async_openai_client(asked) as client:
         stream = await client.chat.completions.create(model=asked.model, messages=HI, stream=True)
         async for event in stream:
-            yield event.choices[0].delta.content or ""
+            if event.choices[0].delta.content:
+                yield event.choices[0].delta.content
 
 
 def responses_plain(asked: Asked) -> str:

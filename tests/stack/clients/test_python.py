@@ -121,9 +121,8 @@ def test_a_client_that_is_over_its_limit_asks_again_when_it_is_told_to(
     running: Local, said: Upstream, client: Client
 ) -> None:
     token = Caller(running).token("AGNRTEST02")
-    said.answers.update(everything(["pong"]))
-    said.gap = 0.375
-    # It holds the only place for 0.75 s: a client that asks again after its own 0.5 s asks in vain.
+    said.gap = 0.22
+    # It holds the only place for 0.66 s: who asks again after half a second asks in vain.
     place = openai_streamed(Asked(running.gateway, token))
     next(place)
     begun = time.monotonic()
