@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from issuer import admin, answers, config, health, login, metrics, validate
 from issuer.active_tokens import ActiveTokens
@@ -32,7 +32,12 @@ MOST_BODY_BYTES = 64 * 1024
 #: Logins that may wait for their turn; more would answer too late to be of use.
 LOGINS_WAITING = 16
 
-_HTTP_ERRORS = {404: "not_found", 405: "not_found", 413: "request_too_large"}
+_HTTP_ERRORS = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     # A key that was changed by hand signs from now on: the gateways that can be told are told now,
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
-    app = Flask(__name__)
+    app = _new_app()
     app.extensions["portero"] = parts
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     app.register_blueprint(login.blueprint(authority, settings.cookie_secure))
@@ -105,6 +110,19 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     app.after_request(_harden)
+    return app
+
+
+def _new_app() -> Flask:
+    """An application that answers each path as it is written alone, and by the path's own methods.
+    Flask would send others on to it, and put the Host that a client made up into the Location.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False
+    app.before_request(answers.refuse_other_spellings)
+    app.static_folder = "static"
+    app.add_url_rule("/static/<path:filename>", "static", app.send_static_file)
     return app
 
 
@@ -125,7 +143,10 @@ def _too_many_tokens(_: TooManyTokens) -> Response:
 
 
 def _http_error(error: HTTPException) -> Response:
-    return answers.error(_HTTP_ERRORS.get(error.code or 500, "invalid_request"))
+    headers = {}
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+    return answers.error(_HTTP_ERRORS.get(error.code or 500, "invalid_request"), headers=headers)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -35,7 +35,7 @@ def blueprint(authority: Authority) -> Blueprint:
             return answers.error("insufficient_permissions")
         return None
 
-    @routes.get("/", strict_slashes=False)
+    @routes.get("/")
     def console() -> Response:
         return make_response(render_template("admin.html", sessions=_listed(authority)))
 

@@ -14,6 +14,8 @@ from issuer.errors import WIRE_ERRORS, envelope
 
 RETRY_SECONDS = "1"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
+#: How a target begins that names the host too (RFC 9112 §3.2.2).
+_AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 SECURITY_HEADERS = {
@@ -27,6 +29,15 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer, same-origin",
     "Cache-Control": "no-store",
 }
+
+
+def refuse_other_spellings() -> Response | None:
+    """Whoever asks for `/llm%2flogin` is not told what is at `/llm/login`: a rule in front of this
+    listener may know a path only as it is written (the gateway's twin is `doors.lua`).
+    """
+    target = str(request.environ.get("RAW_URI", request.path))
+    path = _AUTHORITY.sub("", target).partition("?")[0]
+    return None if path == request.path else error("invalid_request")
 
 
 def wants_page() -> bool:

@@ -83,6 +83,20 @@ WIRE_ERRORS = {
         403, "permission_error", "Your role may not use this route."
     ),
     "not_found": WireError(404, "invalid_request_error", "No such route."),
+    "method_not_allowed": WireError(
+        405, "invalid_request_error", "This path is asked by other methods; Allow names them."
+    ),
+    "invalid_json": WireError(
+        400,
+        "invalid_request_error",
+        "Send one JSON object in UTF-8, with username and password as texts.",
+    ),
+    "unsupported_media_type": WireError(
+        415,
+        "invalid_request_error",
+        "Send username and password as a form (application/x-www-form-urlencoded) or as JSON "
+        "(application/json).",
+    ),
     "request_too_large": WireError(413, "invalid_request_error", "The request is too large."),
     "rate_limit_exceeded": WireError(
         429, "rate_limit_error", "You have as many active tokens as your role allows."

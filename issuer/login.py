@@ -3,9 +3,12 @@
 Thin: the decisions are `Authority`'s. It must never say whether the user or the secret was wrong.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
+from werkzeug.exceptions import BadRequest
 
 from issuer import answers, bearer, metrics
 from issuer.authority import Authority, Login, Refusal
@@ -13,6 +16,8 @@ from issuer.errors import TokenRefused
 
 BASIC_DOORS = ("/llm/login", "/agi/login")
 FORM_DOORS = ("/login", "/admin/login")
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+FIELDS = ("username", "password", "next")
 #: Other paths of the same doors.
 ALIASES = {
     "/auth/llm/login": "/llm/login",
@@ -24,6 +29,7 @@ _REFUSALS = {
     Refusal.WRONG_CREDENTIALS: "invalid_api_key",
     Refusal.WRONG_DOOR: "insufficient_permissions",
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WRONG_DOOR = "Your role logs in at another door."
 _OTHER_SITE = "This request came from another site."
 _BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
@@ -41,6 +47,7 @@ def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
             routes.add_url_rule(path, f"{path} page", view.page, defaults={"door": door})
     routes.add_url_rule("/logout", "logout", view.logout, methods=["POST"])
     routes.add_url_rule("/", "home", view.home)
+    routes.add_url_rule("/admin", "console", lambda: redirect("/admin/", 308))
     return routes
 
 
@@ -66,12 +73,15 @@ class _Doors:
         """A person's login: the token in a cookie."""
         if answers.from_another_site():
             return answers.error("insufficient_permissions", _OTHER_SITE)
-        username = request.form.get("username", "")
-        outcome = self._login(username, request.form.get("password", ""), door)
+        try:
+            fields = _fields()
+        except (BadRequest, RecursionError):
+            return answers.error("invalid_json")
+        outcome = self._login(fields.get("username", ""), fields.get("password", ""), door)
         if isinstance(outcome, Refusal):
-            return self._form_again(outcome, door, username)
-        goal = answers.local_path(request.form.get("next") or request.args.get("next"))
-        if answers.wants_json():
+            return _form_again(outcome, door, fields)
+        goal = answers.local_path(fields.get("next") or request.args.get("next"))
+        if _wants_json():
             answer = make_response(jsonify({"redirect": goal}))
         else:
             answer = make_response(redirect(goal))
@@ -123,13 +133,6 @@ class _Doors:
         metrics.LOGINS.labels(door, outcome.value if isinstance(outcome, Refusal) else "ok").inc()
         return outcome
 
-    def _form_again(self, refusal: Refusal, door: str, username: str) -> Response:
-        if not answers.wants_page():
-            return answers.error(_REFUSALS[refusal], _reason(refusal))
-        status = 403 if refusal is Refusal.WRONG_DOOR else 401
-        text = _reason(refusal) or "That name and password do not fit together."
-        return _login_page(door, request.form.get("next"), username, text, status)
-
     def _forget(self, answer: Response) -> Response:
         return self._with_cookie(answer, "", 0)
 
@@ -137,6 +140,36 @@ class _Doors:
         """`Secure` is switched off for plain HTTP only: over TLS a browser keeps it either way."""
         answers.set_cookie(answer, token, age_seconds, self._cookie_secure or answers.over_tls())
         return answer
+
+
+def _fields() -> Mapping[str, str]:
+    """What a login sent, as a form or as a JSON object. Raises `BadRequest` or `RecursionError` for
+    JSON that is no such object, and `UnsupportedMediaType` for anything else.
+    """
+    if request.mimetype in FORM_TYPES:
+        return request.form
+    body = request.get_json()
+    if not (isinstance(body, dict) and all(_is_text(body.get(name, "")) for name in FIELDS)):
+        raise BadRequest
+    return body
+
+
+def _is_text(value: object) -> bool:
+    """A lone surrogate, which JSON can name, is none."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _wants_json() -> bool:
+    """Who sends JSON reads it, unless a browser's page was asked for."""
+    return answers.wants_json() or (request.is_json and not answers.wants_page())
+
+
+def _form_again(refusal: Refusal, door: str, fields: Mapping[str, str]) -> Response:
+    if not answers.wants_page():
+        return answers.error(_REFUSALS[refusal], _reason(refusal))
+    status = 403 if refusal is Refusal.WRONG_DOOR else 401
+    text = _reason(refusal) or "That name and password do not fit together."
+    return _login_page(door, fields.get("next"), fields.get("username", ""), text, status)
 
 
 def _reason(refusal: Refusal) -> str | None:

@@ -263,7 +263,7 @@ render() {
         sed -i -e '/proxy_ssl_/d' "$1/llm.conf"
     fi
     if [ -z "$cors_origins" ]; then
-        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf" "$1/issuer.conf"
+        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf"
     fi
     if [ -z "$trusted_proxies" ]; then
         sed -i -e '/ # proxies$/d' "$1/nginx.conf" "$1/public.conf"

@@ -37,11 +37,4 @@ function _M.answer()
     })
 end
 
---- At the doors, which are open: the question before a login.
-function _M.at_door()
-    if _M.is_preflight(ngx.req.get_method()) then
-        return _M.answer()
-    end
-end
-
 return _M

@@ -51,6 +51,9 @@ local ERRORS = {
     not_found = {
         404, "invalid_request_error", "No such route.",
     },
+    method_not_allowed = {
+        405, "invalid_request_error", "This path is asked by other methods; Allow names them.",
+    },
     model_not_found = {
         404, "invalid_request_error",
         "The model does not exist, or you do not have access to it.", param = "model",
@@ -174,12 +177,13 @@ function _M.no_content(headers)
     return ngx.exit(NO_CONTENT)
 end
 
---- Send a browser to a login page; `next` brings it back.
----@param location string
-function _M.redirect(location)
+--- Send a browser elsewhere on this host; to a login page, where `next` brings it back.
+---@param location string a path: what the client calls this host goes into no answer
+---@param status integer|nil 302 when nil
+function _M.redirect(location, status)
     metrics.count("redirected")
     ngx.header["Cache-Control"] = "no-store"
-    return ngx.redirect(location, 302)
+    return ngx.redirect(location, status or 302)
 end
 
 --- End a request of the internal listener with a status alone.

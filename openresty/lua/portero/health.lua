@@ -1,10 +1,15 @@
 ---------
--- Readiness for probes: open to all, and silent about everything but yes or no.
+-- Liveness and readiness for probes: open to all, and silent about everything but yes or no.
 
 local errors = require("portero.errors")
 local state = require("portero.state")
 
 local _M = {}
+
+--- The gateway runs, whatever it can do.
+function _M.healthz()
+    ngx.say('{"status":"ok"}')
+end
 
 --- Ready means: the keys are there, and the first snapshot is whole.
 function _M.readyz()

@@ -217,6 +217,7 @@ local function set_request(fake, request)
         var[name] = nil
     end
     var.request_uri = request.target or "/"
+    var.uri = request.uri or var.request_uri:match("^[^?]*")
     var.server_protocol = request.protocol or "HTTP/1.1"
     for name, value in pairs(request.headers or {}) do
         local lower = name:lower()

@@ -1,5 +1,5 @@
 ---------
--- Readiness: contract sections 5 and 8.
+-- Liveness and readiness: contract sections 5 and 8.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
@@ -10,6 +10,15 @@ before_each(function()
     fake = fake_ngx.install()
     health = fake.load("portero.health")
     fake.request({ target = "/readyz" })
+end)
+
+describe("healthz", function()
+    it("answers yes and nothing more, ready or not", function()
+        fake.request({ target = "/healthz" })
+        health.healthz()
+        assert.is_nil(fake.answer.exit)
+        assert.same({ status = "ok" }, cjson.decode(fake.answer.body))
+    end)
 end)
 
 describe("readyz", function()

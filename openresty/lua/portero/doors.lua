@@ -1,0 +1,56 @@
+---------
+-- The open paths: the login endpoints, the way out, what their pages are made of, and health. They
+-- ask for no token, so they never come to `access`; who passes here is answered by the issuer or the
+-- gateway itself. What each login endpoint decides is the issuer's.
+
+local cors = require("portero.cors")
+local errors = require("portero.errors")
+
+local var = ngx.var
+local get_method = ngx.req.get_method
+local byte, find = string.byte, string.find
+
+local QUESTION_MARK = 0x3f
+local READ = { GET = true, HEAD = true }
+local ONLY_READ = { Allow = "GET, HEAD" }
+local CONSOLE = "/admin/"
+local PERMANENT = 308
+
+local _M = {}
+
+--- nginx chooses an open path by what it made of the one that was asked: escapes undone, slashes
+--- merged, dots resolved. A rule in front of the gateway may know the path as it is written only.
+local function is_spelled_otherwise()
+    local asked, path = var.request_uri, var.uri
+    if asked == path then
+        return false
+    end
+    return find(asked, path, 1, true) ~= 1 or byte(asked, #path + 1) ~= QUESTION_MARK
+end
+
+--- Where the issuer answers, which knows the methods of its paths.
+function _M.enter()
+    if is_spelled_otherwise() then
+        return errors.refuse("invalid_request")
+    end
+    if cors.is_preflight(get_method()) then
+        return cors.answer()
+    end
+end
+
+--- Where the gateway itself answers, and there is only something to read.
+function _M.enter_to_read()
+    if is_spelled_otherwise() then
+        return errors.refuse("invalid_request")
+    end
+    if not READ[get_method()] then
+        return errors.refuse("method_not_allowed", ONLY_READ)
+    end
+end
+
+--- The console's name without its slash, as people type it.
+function _M.to_console()
+    return errors.redirect(CONSOLE, PERMANENT)
+end
+
+return _M
