@@ -1,6 +1,7 @@
 """The credentials file: who may log in, checked by bcrypt, re-read when it changes.
 
-`python -m issuer.credentials --generate 5` makes one. A faulty file is refused whole: the set in
+`python -m issuer.credentials --generate 5` makes one; how a line is written is the matter of
+`issuer/credential_lines.py`. A faulty file is refused whole: the set in
 force stays in force, and every fault is told with its line. It must never put a secret, or a part
 of one, into a message.
 """
@@ -11,7 +12,6 @@ import hashlib
 import hmac
 import logging
 import os
-import re
 import secrets
 import sys
 import threading
@@ -21,23 +21,19 @@ from pathlib import Path
 
 import bcrypt
 
-from issuer import config
+from issuer import config, credential_lines
+from issuer.credential_lines import COSTS as COSTS
+from issuer.credential_lines import MOST_SECRET_BYTES, Line
 from issuer.errors import Faults, PorteroError, TooManyLogins
-from issuer.roles import Roles, is_subject
+from issuer.roles import Roles
 from issuer.watched import Watched
 
 log = logging.getLogger("portero.credentials")
 
 COST = 12
-COSTS = range(10, 15)
-#: bcrypt reads no further (and its versions disagree on what to do beyond).
-MOST_SECRET_BYTES = 72
 SECRET_BYTES = 18
 #: Enough that no two of many generated names are alike.
 NAME_BYTES = 5
-
-_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}\Z", re.ASCII)
-_LOOKS_HASHED = re.compile(r"\$[0-9a-z]+\$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,18 +107,15 @@ def parse(
     """
     users: dict[str, Credential] = {}
     faults: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
+    for line in credential_lines.read(text):
+        place = f"credentials line {line.number}"
+        reasons = [*_name_faults(line.username, users, roles), *line.faults]
+        faults += [f"{place}: {reason}" for reason in reasons]
+        if reasons or line.username is None:
             continue
-        username, _, secret = (part.strip() for part in stripped.partition("="))
-        reasons = _line_faults(username, secret, users, roles)
-        faults += [f"credentials line {number}: {reason}" for reason in reasons]
-        if reasons:
-            continue
-        users[username] = _credential(username, secret)
-        if users[username].plain:
-            warn(f"credentials line {number}: the secret is plain text; store a bcrypt hash")
+        users[line.username] = _credential(line.username, line)
+        if line.warning:
+            warn(f"{place}: {line.warning}")
     if not users and not faults:
         faults.append("credentials: the file names no user")
     if faults:
@@ -130,41 +123,23 @@ def parse(
     return Credentials(users, salt)
 
 
-def _credential(username: str, secret: str) -> Credential:
-    hashed = _BCRYPT.match(secret)
-    cost = int(hashed[1]) if hashed else COST
-    return Credential(username, secret.encode(), cost, plain=hashed is None)
+def _credential(username: str, line: Line) -> Credential:
+    cost = COST if line.cost is None else line.cost
+    return Credential(username, line.secret.encode(), cost, plain=line.cost is None)
 
 
-def _line_faults(
-    username: str, secret: str, seen: Mapping[str, Credential], roles: Roles | None
+def _name_faults(
+    username: str | None, seen: Mapping[str, Credential], roles: Roles | None
 ) -> list[str]:
-    reasons = []
-    if not is_subject(username):
-        reasons.append(
-            "expected USERNAME=SECRET; a username is a role's code and 1 to 60 of "
-            "the characters A-Z a-z 0-9 . _ -"
-        )
-    elif roles is not None and roles.of(username) is None:
-        reasons.append(f"{username[:4]} is no role's code")
+    """What is wrong with a name of the right form. Where a line is broken or turned round it may be
+    a secret's: only one that was a user's before is told.
+    """
+    if username is None:
+        return []
     if username in seen:
-        reasons.append(f"{username} is there twice")
-    return reasons + _secret_faults(secret)
-
-
-def _secret_faults(secret: str) -> list[str]:
-    hashed = _BCRYPT.match(secret)
-    if hashed:
-        good = int(hashed[1]) in COSTS
-        return [] if good else [f"bcrypt cost must be {COSTS[0]} to {COSTS[-1]}"]
-    if _LOOKS_HASHED.match(secret):
-        return ["the hash is not bcrypt ($2a$, $2b$ or $2y$), or not whole"]
-    raw = secret.encode()
-    if not raw:
-        return ["the secret is empty"]
-    if len(raw) > MOST_SECRET_BYTES:
-        return [f"the secret is longer than {MOST_SECRET_BYTES} bytes"]
-    return ["the secret holds a NUL"] if b"\0" in raw else []
+        return [f"{username} is there twice"]
+    known = roles is None or roles.of(username) is not None
+    return [] if known else ["what the username begins with is no role's code"]
 
 
 class CredentialsFile(Watched[Credentials]):

@@ -73,7 +73,7 @@ class LastGood:
     def text(self) -> str | None:
         """What was kept, or None."""
         try:
-            return self._path.read_text(encoding="utf-8") if self._path else None
+            return self._path.read_bytes().decode("utf-8") if self._path else None
         except OSError:
             return None
 
@@ -186,7 +186,7 @@ class Watched(Generic[T]):
     def _text(self) -> str:
         try:
             if isinstance(self._content, bytes):
-                return self._content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+                return self._content.decode("utf-8").replace("\r\n", "\n")
             reason = self._content
         except UnicodeDecodeError:
             reason = "it is not UTF-8"

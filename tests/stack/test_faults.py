@@ -96,6 +96,33 @@ def test_a_broken_credentials_file_leaves_the_old_set_in_force(breakable: Deploy
     assert "is there twice" in breakable.output("reconciler")
 
 
+def test_a_hash_in_quotes_is_read_and_a_spoiled_one_is_a_fault_while_all_runs_c1(
+    breakable: Deployment,
+) -> None:
+    caller = Caller(breakable)
+    name, secret = "AGNRTEST01", "agent-secret-1"
+    good = breakable.credentials.read_text()
+    (hashed,) = (line[11:] for line in good.splitlines() if line.startswith(f"{name}="))
+    others = good.replace(f"{name}={hashed}\n", "").replace("AGNRTEST02=", "AGNRTEST03=")
+
+    def read_again() -> bool:
+        return caller.login("AGNRTEST03", "agent-secret-2").status_code == 200
+
+    breakable.credentials.write_text(f"{others}{name}='{hashed}'\n")
+    wait_for(read_again, 10, "the file is read again")
+    assert caller.login(name, secret).status_code == 200
+    escaped = hashed.replace("$", "\\$")
+    breakable.credentials.write_text(f'{good}AGNRTEST04="{escaped}"\nAGNRTEST05=a\u200bb\n')
+    wait_for(lambda: "ZERO WIDTH SPACE" in breakable.output("reconciler"), 5, "the faults")
+    said = breakable.output("reconciler")
+    assert "take the backslashes away; the former version stays in force" in said
+    assert hashed[7:] not in said
+    assert caller.login(name, secret).status_code == 200
+    for text in (hashed, f"'{hashed}'", escaped, f'"{escaped}"'):
+        assert caller.login(name, text).status_code == 401
+        assert caller.login("AGNRTEST04", text).status_code == 401
+
+
 def test_workers_that_begin_while_the_credentials_file_is_broken_know_the_former_users(
     local_deployment: Local,
 ) -> None:

@@ -342,3 +342,37 @@ def test_a_check_that_fails_badly_gives_its_place_back(
             with pytest.raises(ValueError, match="out of luck"):
                 door.check(users, "USRSalice", SECRET)
     assert door.check(users, "USRSalice", SECRET)
+
+
+def test_a_carriage_return_within_a_line_of_the_file_is_named_c1(
+    all_roles: Roles, tmp_path: Path
+) -> None:
+    path = tmp_path / "credentials.env"
+    path.write_bytes(b"USRSalice=one\rUSRSbob=two\r\n")
+    with pytest.raises(Faults, match=r"line 1: U\+000D CARRIAGE RETURN at column 14, in the sec"):
+        CredentialsFile(path, lambda: all_roles, SALT)
+
+
+def test_a_file_of_windows_is_read_kept_and_read_again_c1(all_roles: Roles, tmp_path: Path) -> None:
+    path, kept = tmp_path / "credentials.env", tmp_path / "kept"
+    kept.mkdir()
+    path.write_bytes(f"\ufeffUSRSalice='{HASH}'\r\n".encode())
+    CredentialsFile(path, lambda: all_roles, SALT, directory=kept)
+    path.write_text("USRSalice=$2b$")
+    again = CredentialsFile(path, lambda: all_roles, SALT, directory=kept)
+    assert again.in_force().check("USRSalice", SECRET)
+
+
+def test_what_the_generator_writes_and_shows_is_read_and_logs_in_c1(
+    all_roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "COST", 10)
+    users = credentials.generate([role.code for role in all_roles], 1)
+    hashed = credentials.parse(credentials.hashed_lines(users), all_roles, SALT, pytest.fail)
+    said: list[str] = []
+    shown = "".join(f"{name}={secret}\n" for name, secret in users)
+    plain = credentials.parse(shown, all_roles, SALT, said.append)
+    assert len(said) == len(users) == len(list(all_roles))
+    for name, secret in users:
+        assert hashed.check(name, secret)
+        assert plain.check(name, secret)
