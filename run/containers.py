@@ -17,6 +17,7 @@ from run.docker.followed import Container
 from run.docker.images import have_bases
 from run.docker.project import Project, project_of
 from run.edge import guarded
+from run.findings import first_example, in_container
 from run.greeting import DEMO_LOGINS, announce
 from run.plan import Plan, clean_environment, read_plan
 from run.ports import port_faults
@@ -55,7 +56,8 @@ def run(env: Mapping[str, str], insists: bool) -> None:
         explain(env)
         with stack(plan, project, given) as parts:
             wait_until_ready(plan, parts)
-            announce(plan)
+            beside = in_container(project.run_beside_gateway)
+            announce(plan, first_example(plan, with_upstreams(env), beside))
             say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
             watch(parts, files_renewed(handover.files(plan, env), project))
 

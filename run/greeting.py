@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import dataclass
 
 from run.files import read_text
 from run.plan import Plan
@@ -12,28 +13,41 @@ DEMO_QUESTION = "What is the capital of France?"
 #: Takes the token out of the login's JSON with what every machine has.
 READ_JSON = r"""sed -n 's/.*"token": *"\([^"]*\)".*/\1/p'"""
 DEMO_LOGINS = "demo-logins"
-LOGIN_TO_FILL_IN, MODEL_TO_FILL_IN = "USERNAME:SECRET", "MODEL"
+LOGIN_TO_FILL_IN = "USERNAME:SECRET"
 
 
-def announce(plan: Plan) -> None:
+@dataclass(frozen=True)
+class Example:
+    """The model that the line to paste names, and whether it answers chats; it embeds where not."""
+
+    model: str
+    chats: bool = True
+
+
+MODEL_TO_FILL_IN = Example("MODEL")
+
+
+def announce(plan: Plan, example: Example) -> None:
     """Print the line `ready …` and the two lines to paste."""
     say("")
     say(f"ready {plan.url}")
     say("")
-    model = MODEL_TO_FILL_IN if plan.own_llm else DEMO_MODEL
-    for line in curl_lines(plan.url, demo_login(plan) or LOGIN_TO_FILL_IN, model):
+    for line in curl_lines(plan.url, demo_login(plan) or LOGIN_TO_FILL_IN, example):
         say(line)
     say("")
     say(f"Logs are in {plan.data_dir / 'log'}. Ctrl-C stops it all.")
 
 
-def curl_lines(url: str, login: str, model: str) -> list[str]:
-    """One login and one streamed chat, for a shell."""
-    body = json.dumps({**question(model), "stream": True})
+def curl_lines(url: str, login: str, example: Example) -> list[str]:
+    """One login and one streamed chat, for a shell; or what a model without chats is for."""
+    path = "/v1/chat/completions" if example.chats else "/v1/embeddings"
+    body: dict[str, object] = {"model": example.model, "input": DEMO_QUESTION}
+    if example.chats:
+        body = {**question(example.model), "stream": True}
     return [
         f"TOKEN=$(curl -sS -u {shlex.quote(login)} -X POST {url}/llm/login | {READ_JSON})",
-        f'curl -sSN {url}/v1/chat/completions -H "Authorization: Bearer $TOKEN"'
-        f" -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+        f'curl -sSN {url}{path} -H "Authorization: Bearer $TOKEN"'
+        f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}",
     ]
 
 

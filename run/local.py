@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from run import packages, set_up
+from run import llm_servers, packages, set_up
 from run.commands import call
 from run.data_dir import data_dir_in_use, runtime_directory
 from run.edge import guarded
+from run.findings import first_example
 from run.greeting import announce
 from run.plan import HOST, Plan, clean_environment, read_plan
 from run.ports import free_port, port_faults
@@ -43,7 +44,7 @@ def run(env: Mapping[str, str]) -> None:
         say("Starting.")
         with stack(plan, env) as children:
             wait_until_ready(plan, children)
-            announce(plan)
+            announce(plan, first_example(plan, env, llm_servers.find_all))
             watch(children)
 
 

@@ -79,10 +79,26 @@ def gateway_fault(plan: Plan) -> str:
     return "" if status == 200 else f"/readyz answers {status}"
 
 
+def log_in(plan: Plan, login: str) -> tuple[int, bytes]:
+    """A real login through the gateway."""
+    basic = base64.b64encode(login.encode()).decode()
+    return ask(plan, "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
+
+
+def models_for(plan: Plan, login: str) -> list[str] | None:
+    """The models that this user sees through the gateway; None where that cannot be told."""
+    try:
+        status, answer = log_in(plan, login)
+        headers = {"Authorization": f"Bearer {token_in(answer)}"}
+        status, answer = ask(plan, "GET", "/v1/models", headers)
+        return [str(one["id"]) for one in json.loads(answer)["data"]] if status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+
+
 def chat_fault(plan: Plan, login: str) -> str:
     """A real login and a real answer of the LLM through the gateway; the fault if it may pass."""
-    basic = base64.b64encode(login.encode()).decode()
-    status, answer = ask(plan, "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
+    status, answer = log_in(plan, login)
     if status == 200:
         headers = {"Authorization": f"Bearer {token_in(answer)}"}
         body = {**question(DEMO_MODEL), "max_tokens": 4}

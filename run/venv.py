@@ -53,7 +53,12 @@ def fill_venv(installed: dict[str, str], todo: Sequence[str]) -> None:
 
 
 def make_venv() -> None:
-    """A new, empty `.venv`."""
+    """A new, empty `.venv`. Making one empties what is there, and would do so through a link."""
+    if VENV.is_symlink():
+        raise RunError(
+            f"{VENV} is a link to {VENV.resolve()}, which was made for another checkout or Python; "
+            "remove the link, and a new one is made here"
+        )
     say(f"Making a virtual environment in {VENV}")
     if call([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         raise RunError(f"'{sys.executable} -m venv' failed, its words are above")

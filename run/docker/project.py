@@ -24,6 +24,7 @@ KEPT_BACK = ("SECRET_KEY", "SYNC_KEY", "DATABASE_URL", "LLM_API_KEY")
 #: Longest of all: the issuer's health. Only an engine that hangs comes near it.
 UP_SECONDS = 180
 HAND_OVER_SECONDS = 60
+BESIDE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,16 @@ class Project:
             raise RunError(
                 f"keys, users or roles of your own could not be handed over\n  | {lines}"
             )
+
+    def run_beside_gateway(self, program: str, given: str) -> tuple[int, str]:
+        """Run a Python program that sees the network, and the names, that the gateway sees; its
+        standard input may be secret.
+        """
+        options = ("--rm", "--interactive", "--read-only", "--cap-drop", "ALL")
+        network = f"container:{self.containers().get('gateway', 'gateway')}"
+        image = image_names()["issuer"]
+        command = ["docker", "run", *options, "--network", network, image]
+        return ask([*command, "python", "-I", "-c", program], self.env, given, BESIDE_SECONDS)
 
     def containers(self, *filters: str) -> dict[str, str]:
         """Service -> container, of those that compose has started to stay."""

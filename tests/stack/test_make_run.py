@@ -1,5 +1,6 @@
 """`make run` as a newcomer meets it: a real LLM, two lines to paste, one end for all."""
 
+import json
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ from run.commands import ROOT
 from tests.containers import Docker
 from tests.deployment import USERS, credentials_text, free_ports
 from tests.engine import COMPOSES
-from tests.upstream import wait_for
+from tests.upstream import Upstream, wait_for
 
 READY_SECONDS = 240
 STREAM_EVENTS = 3
@@ -253,6 +254,57 @@ def test_a_taken_port_is_told_in_one_line(running: Run, runtime: str, tmp_path: 
     assert answer.returncode != 0
     assert f"{running.gateway}" in answer.stderr
     assert "GATEWAY_PORT" in answer.stderr
+
+
+def test_what_the_llm_servers_are_is_told_before_ready_and_the_lines_name_a_model_that_is_there_u3(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.answers["/api/version"] = {"version": "0.1"}
+    (nobody,) = free_ports(1)
+    servers = [upstream.url, f"http://{upstream.host}:{nobody}"]
+    run = start(tmp_path, LLM_UPSTREAM=",".join(servers), LLM_KIND="vllm", LLM_API_KEY="of-theirs")
+    said = run.output().partition("\nready ")[0].splitlines()
+    assert [line for line in said if line.startswith("LLM server")] == [
+        f"LLM server {servers[0]}: seems to be ollama, but LLM_KIND is vllm: set LLM_KIND=ollama; "
+        "1 model: tiny",
+        f"LLM server {servers[1]}: cannot be reached: nothing listens there",
+    ]
+    upstream.forget()
+    pasted = subprocess.run(
+        ["bash", "-c", curl_lines(run)], capture_output=True, text=True, timeout=60
+    )
+    assert pasted.stdout.rstrip().endswith("data: [DONE]"), pasted.stderr
+    chat = upstream.seen[-1]
+    assert (chat.target, json.loads(chat.body)["model"]) == ("/v1/chat/completions", "tiny")
+    assert chat.values("authorization") == ["Bearer of-theirs"]
+    assert "of-theirs" not in run.output()
+    run.end()
+
+
+@pytest.mark.parametrize("path", ["/v1", "/api/chat"])
+def test_a_base_url_that_goes_on_is_told_in_one_line_before_anything_starts_u3(
+    runtime: str, tmp_path: Path, path: str
+) -> None:
+    answer = subprocess.run(
+        ["make", "run"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "RUNTIME": runtime,
+            "DATA_DIR": str(tmp_path / "data"),
+            "LLM_UPSTREAM": f"http://127.0.0.1:8000{path}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode != 0
+    told = [line for line in answer.stderr.splitlines() if line.startswith("portero: ")]
+    assert told == [
+        f"portero: LLM_UPSTREAM: number 1 ends in {path}: leave out {path}, a base URL is what "
+        "comes before /v1 and /api"
+    ]
+    assert not (tmp_path / "data").exists()
 
 
 def choosing(compose: list[str], docker: Docker, folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from run import readiness, watching
-from run.greeting import curl_lines, demo_login
+from run.greeting import Example, curl_lines, demo_login
 from run.plan import Plan, read_plan
 from run.terminal import RunError
 
@@ -46,12 +46,19 @@ echo '{LOGIN_ANSWER}'
 
 @pytest.mark.parametrize("secret", ["plain", "it's", 'a"b', "$HOME", "a b", "`id`", "\\"])
 def test_the_printed_lines_work_as_pasted(secret: str, tmp_path: Path) -> None:
-    lines = curl_lines("http://127.0.0.1:8080", f"AGNR01:{secret}", "tiny")
+    lines = curl_lines("http://127.0.0.1:8080", f"AGNR01:{secret}", Example("tiny"))
     words = pasted(lines, tmp_path).splitlines()
     assert f"AGNR01:{secret}" in words
     assert "Authorization: Bearer aaa.bbb.ccc" in words
     body = json.loads(words[-1])
     assert (body["model"], body["stream"]) == ("tiny", True)
+
+
+def test_a_model_that_answers_no_chat_is_asked_for_what_it_can_do(tmp_path: Path) -> None:
+    lines = curl_lines("http://127.0.0.1:8080", "AGNR01:x", Example("bge", chats=False))
+    words = pasted(lines, tmp_path).splitlines()
+    assert "http://127.0.0.1:8080/v1/embeddings" in words
+    assert json.loads(words[-1])["model"] == "bge"
 
 
 def test_an_end_is_told_in_the_words_of_the_system() -> None:

@@ -72,3 +72,16 @@ def test_a_failed_installation_keeps_the_venv(
             venv_module.ensure_venv(["a.txt"])
     venv_module.ensure_venv(["a.txt"])
     assert venv == ["venv", "a.txt"]
+
+
+def test_a_venv_behind_a_link_is_never_emptied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    (tmp_path / ".venv").symlink_to(theirs)
+    monkeypatch.setattr(venv_module, "VENV", tmp_path / ".venv")
+    with pytest.raises(RunError, match=f"is a link to {theirs}"):
+        venv_module.make_venv()
+    assert (theirs / "kept").exists()

@@ -104,14 +104,41 @@ local function base_url(text)
     return { scheme = scheme, host = host, port = port, path = (path:gsub("/+$", "")) }
 end
 
-local function base_urls(env, name, faults)
+--- What the path of an LLM server's base URL may end in that is a route's; longer ones first.
+local ROUTE_ENDS = {
+    "/api/embeddings", "/api/generate", "/api/version", "/api/embed", "/api/chat", "/api/show",
+    "/api/tags", "/api/ps", "/api", "/chat/completions", "/completions", "/embeddings", "/models",
+}
+
+--- What of a base URL's path is a route, or the beginning of one. A twin of `run/base_urls.py`.
+local function route_in(path)
+    local at = (path .. "/"):find("/v1/", 1, true)
+    if at then
+        return path:sub(at)
+    end
+    for _, route in ipairs(ROUTE_ENDS) do
+        if path:sub(-#route) == route then
+            return route
+        end
+    end
+end
+
+local function llm_url_fault(url)
+    local route = route_in(url.path)
+    return route and ("ends in %s: leave out %s, a base URL is what comes before /v1 and /api")
+        :format(route, route)
+end
+
+local function base_urls(env, name, faults, fault_of)
     local found, count = {}, 0
     for text in (env(name) or ""):gmatch("[^,%s]+") do
         local url = base_url(text)
         count = count + 1
         found[#found + 1] = url
-        if not url then -- it may hold a password, so it is not shown
-            faults[#faults + 1] = name .. ": number " .. count .. " is not http://HOST:PORT"
+        -- What is no URL may hold a password, so it is not shown.
+        local fault = not url and "is not http://HOST:PORT" or (fault_of and fault_of(url))
+        if fault then
+            faults[#faults + 1] = name .. ": number " .. count .. " " .. fault
         end
     end
     local first = found[1]
@@ -226,7 +253,7 @@ function _M.read(env, directory)
     local faults = {}
     local settings = {
         sync_key = secret(env, "SYNC_KEY", faults),
-        llm = base_urls(env, "LLM_UPSTREAM", faults),
+        llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url_fault),
         issuer = base_urls(env, "ISSUER_URL", faults),
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
         llm_kind = env("LLM_KIND") and choice(env, "LLM_KIND", KINDS, faults),

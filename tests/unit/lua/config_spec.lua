@@ -193,6 +193,29 @@ describe("a server of LLM_UPSTREAM", function()
         }, faults)
     end)
 
+    -- Path, what of it is to be left out.
+    for path, route in pairs({
+        ["/v1"] = "/v1", ["/v1/"] = "/v1", ["/v1/chat/completions"] = "/v1/chat/completions",
+        ["/ollama/v1"] = "/v1", ["/openai/v1/models/"] = "/v1/models", ["/api"] = "/api",
+        ["/api/chat"] = "/api/chat", ["/x/api/generate"] = "/api/generate",
+        ["/models"] = "/models", ["/chat/completions"] = "/chat/completions",
+        ["/v1/api"] = "/v1/api",
+    }) do
+        it("ends before its routes, which " .. path .. " does not", function()
+            assert.equal(("LLM_UPSTREAM: number 1 ends in %s: leave out %s, a base URL is what"
+                .. " comes before /v1 and /api"):format(route, route),
+                fault_of({ LLM_UPSTREAM = "http://a" .. path }))
+        end)
+    end
+
+    for _, path in ipairs({
+        "/ollama", "/v10", "/v2", "/av1", "/api2", "/xapi", "/api/llm", "/my-models", "/chat",
+    }) do
+        it("may have the path " .. path, function()
+            assert.equal(path, read({ LLM_UPSTREAM = "http://a" .. path }).llm[1].path)
+        end)
+    end
+
     it("must share scheme and path with all others", function()
         for _, text in ipairs({
             "http://a,https://b", "http://a/x,http://b/y", "http://a,http://b/x",
