@@ -19,6 +19,9 @@ keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Names with an underscore could pass for the gateway's own headers.
 header_map = "refuse"
+# A header may be as long as at the gateway, where it is read too, and there may be more of them.
+limit_request_field_size = 16 * 1024
+limit_request_fields = 256
 # No way in but the listener.
 control_socket_disable = True
 
@@ -51,6 +54,13 @@ def on_starting(server: object) -> None:
 def post_worker_init(worker: Any) -> None:
     """A changed file counts within a second."""
     worker.wsgi.extensions["portero"].keep_looking()
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Before WSGI joins the lines of a header with commas."""
+    from issuer import bearer  # a worker has loaded it; the master must load nothing of ours
+
+    request.headers = bearer.one_of_each(request.headers)
 
 
 def on_exit(server: object) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.deployment import BASIC_DOORS, TTL_SECONDS, USERS, Caller
+from tests.deployment import BASIC_DOORS, TTL_SECONDS, USERS, Caller, basic
 from tests.stack.forge import parts
 
 DOORS = ("/llm/login", "/agi/login", "/login", "/admin/login")
@@ -72,6 +72,12 @@ def test_the_basic_doors_challenge_for_basic_and_no_other_path_does(caller: Call
         challenge = caller.call(path=door).headers["WWW-Authenticate"]
         assert challenge.startswith("Basic ")
     assert caller.call().headers["WWW-Authenticate"] == 'Bearer realm="portero"'
+
+
+@pytest.mark.parametrize("form", ["Basic {}", "basic {}", "BASIC  {}", "bAsIc    {} \t"])
+def test_basic_is_read_in_every_form_that_rfc_9110_allows_h4(caller: Caller, form: str) -> None:
+    value = form.format(basic("AGNRTEST01", "agent-secret-1").removeprefix("Basic "))
+    assert caller.call(path="/llm/login", headers={"Authorization": value}).status_code == 200
 
 
 def test_a_login_page_is_shown_and_asks_for_a_name_and_a_password(caller: Caller) -> None:

@@ -154,7 +154,10 @@ def test_identity_arrives_once_and_is_never_the_clients_copy(
 WAYS: dict[str, Mapping[str, str]] = {
     "bearer": {"Authorization": "Bearer {}"},
     "lower-case bearer": {"Authorization": "bearer {}"},
+    "two spaces H4": {"Authorization": "Bearer  {}"},
     "api key": {"x-api-key": "{}"},
+    "api key beside Basic H8": {"x-api-key": "{}", "Authorization": "Basic dTpw"},
+    "cookie beside Basic H8": {"Cookie": "auth_token={}", "Authorization": "Basic dTpw"},
     "cookie": {"Cookie": "a=b; auth_token={}; c=d"},
     "all three alike": {
         "Authorization": "Bearer {}",
@@ -193,7 +196,7 @@ def test_two_credentials_that_differ_are_refused_even_if_both_are_good(
     assert upstream.seen == []
 
 
-BAD_SCHEMES = ("{}", "Bearer", "Bearer ", "Bearer  {}", "Bearer\t{}", "Bearer {} x", "Token {}")
+BAD_SCHEMES = ("{}", "Bearer", "Bearer ", "Bearer: {}", "Bearer\t{}", "Bearer {} x", "Token {}")
 
 
 @pytest.mark.parametrize("scheme", BAD_SCHEMES)

@@ -1,9 +1,20 @@
 """The one reader of a caller's token."""
 
+import json
+import runpy
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from issuer import bearer
 from issuer.errors import TokenRefused
+from tests.credential_forms import BAD, TOKENS, every_request
+
+ROOT = Path(__file__).resolve().parents[2]
+LUA_PATH = "openresty/lua/?.lua;tests/unit/lua/?.lua;;"
 
 A, B = "aaa.bbb.ccc", "ddd.eee.fff"
 
@@ -14,6 +25,16 @@ A, B = "aaa.bbb.ccc", "ddd.eee.fff"
         pytest.param({"Authorization": f"Bearer {A}"}, False, id="bearer"),
         pytest.param({"Authorization": f"bearer {A}"}, False, id="bearer in lower case"),
         pytest.param({"Authorization": f"BEARER {A}"}, False, id="bearer in capitals"),
+        pytest.param({"Authorization": f"Bearer  {A}"}, False, id="two spaces H4"),
+        pytest.param({"Authorization": f" Bearer {A} \t"}, False, id="blanks around H4"),
+        pytest.param(
+            {"Authorization": "Basic dTpw", "X-Api-Key": A}, False, id="a key beside Basic H8"
+        ),
+        pytest.param(
+            {"Authorization": "Basic dTpw", "Cookie": f"auth_token={A}"},
+            True,
+            id="a cookie beside Basic H8",
+        ),
         pytest.param({"X-Api-Key": A}, False, id="x-api-key"),
         pytest.param({"Cookie": f"auth_token={A}"}, True, id="cookie"),
         pytest.param({"Cookie": f"x=1; auth_token={A}; y=2"}, True, id="cookie among others"),
@@ -53,8 +74,8 @@ def test_one_token_is_read(headers: dict[str, str], by_cookie: bool) -> None:
             id="H2 no way back from a bad bearer to a good cookie",
         ),
         pytest.param(
-            {"Authorization": "Basic dTpw", "Cookie": f"auth_token={A}"},
-            id="H2 no way back from Basic to a good cookie",
+            {"Authorization": f"Bearer\t{A}", "Cookie": f"auth_token={A}"},
+            id="H2 no way back from a tab to a good cookie",
         ),
         pytest.param({"X-Api-Key": "", "Cookie": f"auth_token={A}"}, id="H2 nor from an empty key"),
     ],
@@ -69,13 +90,12 @@ def test_none_and_more_than_one_are_refused(headers: dict[str, str]) -> None:
     [
         "Bearer",
         "Bearer ",
-        f"Bearer  {A}",
         f"Bearer\t{A}",
-        f"Bearer {A} ",
+        f"Bearer \t{A}",
         f"Bearer {A} {B}",
         f"Bearer {A},{B}",
         f"Bearer {A}, Bearer {A}",
-        f" Bearer {A}",
+        f"Bearer: {A}",
         f"Token {A}",
         f"Basic {A}",
         f"Bearer={A}",
@@ -89,7 +109,8 @@ def test_h3_no_other_authorization_gives_a_token_that_could_be_good(value: str) 
         presented = bearer.read({"Authorization": value}.get)
     except TokenRefused:
         return
-    assert presented == bearer.Presented("", by_cookie=False)
+    assert presented.token != A
+    assert not presented.by_cookie
 
 
 @pytest.mark.parametrize(
@@ -102,3 +123,67 @@ def test_i2_no_other_place_is_looked_at(query: str) -> None:
 
 def test_o4_a_space_after_the_cookie_is_part_of_it_as_at_the_gateway() -> None:
     assert bearer.read({"Cookie": f"auth_token={A} ; x=1"}.get).token != A
+
+
+# Both sides, one verdict.
+
+Lines = Sequence[tuple[str, str]]
+
+
+def as_gunicorn_hands_on(lines: Lines) -> Mapping[str, str]:
+    """Names in capitals and values without blanks around; what is left of a name is joined."""
+    conf = runpy.run_path(str(ROOT / "issuer" / "gunicorn.conf.py"))
+    request = SimpleNamespace(headers=[(name.upper(), text.strip(" \t")) for name, text in lines])
+    conf["pre_request"](None, request)
+    found: dict[str, str] = {}
+    for name, value in request.headers:
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def read_by_the_issuer(headers: Mapping[str, str]) -> tuple[str, bool]:
+    try:
+        presented = bearer.read(lambda name: headers.get(name.upper()))
+    except TokenRefused as refused:
+        return ("!missing" if str(refused) == "no credential" else "!several"), False
+    return presented.token, presented.by_cookie
+
+
+def read_by_the_gateway(requests: Sequence[Lines]) -> list[tuple[str, bool]]:
+    done = subprocess.run(
+        ["luajit", "tests/unit/lua/read_credentials.lua"],
+        input="".join(f"{json.dumps(lines)}\n" for lines in requests),
+        env={"PATH": "/usr/bin:/bin", "LUA_PATH": LUA_PATH},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return [(token, by_cookie) for token, by_cookie in map(json.loads, done.stdout.splitlines())]
+
+
+def test_both_sides_read_every_way_to_carry_a_credential_alike_h4_h8_q3() -> None:
+    requests = list(every_request())
+    gateway = read_by_the_gateway([request.headers() for request in requests])
+    assert len(gateway) == len(requests) > 10_000
+    seen = set()
+    for request, of_gateway in zip(requests, gateway, strict=True):
+        of_issuer = read_by_the_issuer(as_gunicorn_hands_on(request.headers()))
+        good = request.read in TOKENS
+        for token, by_cookie in (of_gateway, of_issuer):
+            told = (request.name, token)
+            assert (token in TOKENS) == good, told
+            assert (token == "!missing") == (request.read == ""), told
+            if good:
+                assert (token, by_cookie) == (request.read, request.by_cookie), told
+        seen.add(request.read)
+    assert seen == {*TOKENS, BAD, "several", ""}
+
+
+def test_lines_of_a_header_that_is_there_once_stay_as_they_are_q3() -> None:
+    lines = [("COOKIE", "a=1"), ("ACCEPT", "a"), ("ACCEPT", "b"), ("AUTHORIZATION", "x")]
+    assert bearer.one_of_each(lines) is lines
+    assert bearer.one_of_each([*lines, ("COOKIE", "b=2")]) == [
+        *lines[1:],
+        ("COOKIE", "a=1; b=2"),
+    ]

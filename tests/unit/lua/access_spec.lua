@@ -124,6 +124,15 @@ describe("judge forwards", function()
         ["two that are equal"] = function(t)
             return { authorization = "Bearer " .. t, ["x-api-key"] = t }
         end,
+        ["Authorization behind two spaces (H4)"] = function(t)
+            return { authorization = "Bearer  " .. t }
+        end,
+        ["x-api-key, beside another scheme (H8)"] = function(t)
+            return { authorization = "Basic dTpw", ["x-api-key"] = t }
+        end,
+        ["the cookie, beside another scheme (H8)"] = function(t)
+            return { authorization = "Basic dTpw", cookie = "auth_token=" .. t }
+        end,
     }
     for way, headers in pairs(WAYS) do
         it("a token in " .. way, function()
@@ -291,7 +300,7 @@ describe("judge refuses with 404 and 400", function()
             { ["x-api-key"] = "other" },
             { cookie = "auth_token=other" },
             { ["x-api-key"] = { token, token } },
-            { authorization = "Basic x", cookie = "auth_token=" .. token },
+            { authorization = "Bearer:", cookie = "auth_token=" .. token },
             { authorization = "Bearer", ["x-api-key"] = token },
         }) do
             assert_refused(400, "invalid_request", ask("POST", CHAT, token, headers))
@@ -344,8 +353,8 @@ describe("judge refuses with 401", function()
 
     -- H3: what surrounds a good token in Authorization.
     for _, form in ipairs({
-        "Bearer  %s", "Bearer\t%s", "Bearer %s ", "Bearer %s x", "Bearer %s,%s", "Bearer\n%s",
-        "Bearer %s, Basic x", "Token %s", "Basic %s", "%s", "Bearer%s", "Bearer %s\t", "Bearer =%s",
+        "Bearer: %s", "Bearer\t%s", "Bearer \t%s", "Bearer %s x", "Bearer %s,%s", "Bearer\n%s",
+        "Bearer %s, Basic x", "Token %s", "Basic %s", "%s", "Bearer%s", "Bearer=%s", "Bearer =%s",
         "Bearer \"%s\"", "Bearer %s\n", "Bearer Bearer %s",
     }) do
         it(("the good token of %q"):format(form), function()
@@ -426,6 +435,12 @@ describe("judge and other sites", function()
         local headers = with_cookie(token_of("admin"), EVIL)
         local answer = ask("DELETE", "/admin/api/users/USRSX/sessions", nil, headers)
         assert_refused(403, "insufficient_permissions", answer)
+    end)
+
+    it("refuse such a cookie beside another scheme, which a browser brings by itself", function()
+        local headers = with_cookie(token_of("user"), EVIL)
+        headers.authorization = "Basic dTpw" -- H8
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, nil, headers))
     end)
 
     it("forward a cookie of our own page", function()

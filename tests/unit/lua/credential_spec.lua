@@ -32,23 +32,32 @@ describe("read", function()
         { "a bearer token", { authorization = "Bearer T" }, sent("T") },
         { "the scheme in small letters", { authorization = "bearer T" }, sent("T") },
         { "the scheme in capitals", { authorization = "BEARER T" }, sent("T") },
+        { "two spaces behind the scheme as one (H4)", { authorization = "Bearer  T" },
+            sent("T") },
+        { "many spaces behind the scheme as one (H4)",
+            { authorization = "bearer" .. (" "):rep(40) .. "T" }, sent("T") },
+        { "no blanks around the value (H4)", { authorization = "\t Bearer T \t" }, sent("T") },
         -- The verifier refuses these by their characters.
-        { "two spaces behind the scheme as one and a token's", { authorization = "Bearer  T" },
-            sent(" T") },
         { "two tokens as one", { authorization = "Bearer T U" }, sent("T U") },
         { "a list of tokens as one", { authorization = "Bearer T,U" }, sent("T,U") },
         { "a list of schemes as one", { authorization = "Bearer T, Basic x" },
             sent("T, Basic x") },
-        { "a token and a tab as they are", { authorization = "Bearer T\t" }, sent("T\t") },
+        { "a tab behind a space as part of the token", { authorization = "Bearer \tT" },
+            sent("\tT") },
         { "a tab behind the scheme as no token", { authorization = "Bearer\tT" }, BAD },
         { "the scheme alone as no token", { authorization = "Bearer" }, BAD },
         { "the scheme and a space as no token", { authorization = "Bearer " }, BAD },
-        { "another scheme as no token", { authorization = "Token T" }, BAD },
-        { "Basic as no token", { authorization = "Basic VDpU" }, BAD },
-        { "a longer scheme as no token", { authorization = "Bearers T" }, BAD },
-        { "a bare token as no token", { authorization = "T" }, BAD },
-        { "an empty Authorization as no token", { authorization = "" }, BAD },
+        { "a colon behind the scheme as no token", { authorization = "Bearer: T" }, BAD },
+        { "an equals sign behind the scheme as no token", { authorization = "Bearer=T" }, BAD },
+        { "another scheme as missing (H8)", { authorization = "Token T" }, MISSING },
+        { "Basic as missing (H8)", { authorization = "Basic VDpU" }, MISSING },
+        { "a longer scheme as missing (H8)", { authorization = "Bearers T" }, MISSING },
+        { "a bare token as missing (H8)", { authorization = "T" }, MISSING },
+        { "what begins with no scheme as missing (H8)", { authorization = "=Bearer T" }, MISSING },
+        { "an empty Authorization as missing (H8)", { authorization = "" }, MISSING },
         { "an API key", { ["x-api-key"] = "T" }, sent("T") },
+        { "no blanks around an API key", { ["x-api-key"] = "\t T\t " }, sent("T") },
+        { "an API key of blanks as no token", { ["x-api-key"] = "\t" }, BAD },
         { "an API key by its bytes", { ["x-api-key"] = "Bearer T" }, sent("Bearer T") },
         { "an empty API key as no token", { ["x-api-key"] = "" }, BAD },
         { "the cookie", { cookie = "auth_token=T" }, by_cookie("T") },
@@ -57,6 +66,12 @@ describe("read", function()
         { "the cookie behind tabs", { cookie = "a=b;\t auth_token=T" }, by_cookie("T") },
         { "the cookie behind empty parts", { cookie = ";; ;auth_token=T" }, by_cookie("T") },
         { "the cookie in a second header", { cookie = { "a=b", "auth_token=T" } }, by_cookie("T") },
+        { "no tabs around the cookies of a line (Q3)",
+            { cookie = { "a=b\t", "\tauth_token=T\t" } }, by_cookie("T") },
+        { "no tabs around the cookies of the only line (Q3)",
+            { cookie = "\tauth_token=T\t" }, by_cookie("T") },
+        { "a tab before a semicolon as part of the cookie", { cookie = "auth_token=T\t; a=b" },
+            by_cookie("T\t") },
         { "an empty cookie as no token", { cookie = "auth_token=" }, by_cookie("") },
         { "a quoted cookie by its bytes", { cookie = 'auth_token="T"' }, by_cookie('"T"') },
         { "a cookie with a second =", { cookie = "auth_token=T=U" }, by_cookie("T=U") },
@@ -93,9 +108,13 @@ describe("read", function()
         { "an API key and another cookie as several",
             { ["x-api-key"] = "T", cookie = "auth_token=U" }, SEVERAL },
         { "a bad Authorization and a cookie as several, and never the cookie",
-            { authorization = "Basic VDpU", cookie = "auth_token=T" }, SEVERAL },
+            { authorization = "Bearer", cookie = "auth_token=T" }, SEVERAL },
         { "a bad Authorization and an API key as several",
-            { authorization = "Token T", ["x-api-key"] = "T" }, SEVERAL },
+            { authorization = "Bearer\tT", ["x-api-key"] = "T" }, SEVERAL },
+        { "a cookie beside Basic as the cookie (H8)",
+            { authorization = "Basic VDpU", cookie = "auth_token=T" }, by_cookie("T") },
+        { "an API key beside another scheme as the key (H8)",
+            { authorization = "Token U", ["x-api-key"] = "T" }, sent("T") },
         { "an empty API key and a cookie as several",
             { ["x-api-key"] = "", cookie = "auth_token=T" }, SEVERAL },
         { "three that are equal as one",
@@ -111,6 +130,16 @@ describe("read", function()
             assert.same(case[3], read(case[2]))
         end)
     end
+
+    it("leaves a token of the usual form where it came, and takes any other out", function() -- H4
+        for value, from in pairs({
+            ["Bearer T"] = 8, ["bearer T"] = 8, ["Bearer  T"] = 1, ["Bearer T\t"] = 1,
+        }) do
+            fake.request({ headers = { authorization = value } })
+            local text, _, _, begin = credential.read()
+            assert.same({ from == 8 and value or "T", from }, { text, begin })
+        end
+    end)
 
     it("reads nothing from the query", function() -- I2
         assert.same(MISSING, read({}, "/?auth_token=T&access_token=T&token=T"))
