@@ -103,6 +103,11 @@ class Server:
         self._first = urlsplit(question.urls[0])
         self._question = question
 
+    @property
+    def has_key(self) -> bool:
+        """Whether it is asked with a key."""
+        return bool(self._question.key)
+
     def ask(self, method: str, path: str, body: object = None) -> Answer:
         """One request on a connection of its own."""
         connection = self._connect()
@@ -210,7 +215,7 @@ def find(url: str, question: Question) -> Found:
         answer = server.ask("GET", "/v1/models")
         if answer.status in (404, 405):
             answer = older_list(server) or answer
-        if fault := fault_of(answer, bool(question.key)):
+        if fault := fault_of(answer, server.has_key):
             return Found(url, fault)
         return describe(url, server, answer)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -258,10 +263,18 @@ def describe(url: str, server: Server, answer: Answer) -> Found:
     listed = entries(answer.json, "data")
     models = tuple(one["id"] for one in listed if isinstance(one.get("id"), str))
     kind = kind_of(server, answer, listed)
+    if kind == "llama-server" and (fault := closed_elsewhere(server)):
+        return Found(url, fault)
     abilities = abilities_of(server, kind, models, answer.json)
     return Found(
         url, "", kind, models, tuple(one for one in models if can_chat(one, abilities.get(one)))
     )
+
+
+def closed_elsewhere(server: Server) -> str:
+    """Older llama-servers show their list to everybody, and want their key for all else."""
+    answer = server.ask("GET", "/props")
+    return fault_of(answer, server.has_key) if answer.status in (401, 403) else ""
 
 
 def entries(content: Any, field: str) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from run.commands import ROOT
+from run.venv import PYTHON
 from tests.certificates import Authority
-from tests.deployment import Caller, Deployment, Local, deployed
+from tests.deployment import Caller, Deployment, Local, answers, deployed, free_ports
 from tests.stack.policies import write_roles
 from tests.upstream import CHAT_ANSWER, Upstream, wait_for
 
@@ -199,6 +200,46 @@ def test_all_that_is_wrong_with_a_key_is_told_at_once_and_never_the_key_u4(tmp_p
     assert "LLM_API_KEY: is longer than 4000 bytes" in long
     assert "SEEN" not in said + long
     assert checked(tmp_path, LLM_API_KEY="k" * 4000).returncode == 0
+
+
+#: llama.cpp's own server with a key, as `llama-server --api-key` starts it.
+REAL = """
+import os, signal, sys, xllamacpp
+sys.path.insert(0, "demo")
+import llm
+parameters = llm.server_parameters(llm.find_model(), "127.0.0.1", int(sys.argv[1]))
+parameters.api_keys = [os.environ["KEY"]]
+server = xllamacpp.Server(parameters)
+signal.pause()
+"""
+
+
+@contextmanager
+def real_server_with(key: str) -> Iterator[str]:
+    """Its base URL."""
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [str(PYTHON), "-c", REAL, str(port)], cwd=ROOT, env={**os.environ, "KEY": key}
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: answers(f"{url}/health", 200), 60, "the model is loaded")
+        yield url
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def test_a_real_server_that_wants_a_key_is_asked_with_it_and_callers_need_none_u4() -> None:
+    with real_server_with("sk-a $key") as url:
+        for key, status in (("sk-a $key", 200), ("sk-another", 502)):
+            with deployed(url, LLM_API_KEY=key, LLM_KIND="llama-server") as running:
+                caller = Caller(running)
+                token = caller.token("AGIATEST01")
+                body = {"model": "x", "messages": [{"role": "user", "content": "hi"}]}
+                chat = caller.call(token, body={**body, "max_tokens": 2}, timeout=60)
+                models = caller.call(token, "/v1/models", "GET")
+                assert [chat.status_code, models.status_code] == [status, status]
 
 
 # Certificates of a private authority.

@@ -50,6 +50,29 @@ def test_every_module_of_the_gateway_is_in_the_architecture_page() -> None:
     assert sorted(named) == sorted(path.stem for path in LUA.glob("*.lua"))
 
 
+def test_every_time_out_of_the_docs_is_the_one_that_nginx_is_told() -> None:
+    page = (ROOT / "docs" / "llm-servers.md").read_text()
+    table = page.partition("## Time-outs")[2].partition("\n## ")[0]
+    conf = "".join(path.read_text() for path in (ROOT / "openresty" / "conf").glob("*.conf"))
+    rows = re.findall(r"(?m)^\|[^|]*\| (\d+) (s|m)(?:in)? \| `(\w+)` \|", table)
+    assert len(rows) == 7
+    for number, unit, directive in rows:
+        assert re.search(rf"\b{directive} {number}{unit};", conf), directive
+
+
+def test_the_docs_say_how_long_connections_to_each_kind_are_kept() -> None:
+    page = (ROOT / "docs" / "llm-servers.md").read_text()
+    rows = page.partition("## Kept connections")[2].partition("\n## ")[0]
+    titles = {"ollama": "Ollama", "vllm": "vLLM", "localai": "LocalAI"}
+    for path in (ROOT / "openresty" / "conf" / "routes").glob("*.json"):
+        pack = json.loads(path.read_text())
+        if "idle_seconds" not in pack:
+            continue
+        (row,) = re.findall(rf"(?m)^\| [^|]*{titles.get(path.stem, path.stem)}.*$", rows)
+        idle = pack["idle_seconds"]
+        assert ("| never | 60 s |" in row) if idle is None else f"| {idle} s" in row
+
+
 def test_every_promise_names_a_test_that_is_there() -> None:
     text = (ROOT / "docs" / "promises.md").read_text()
     named = set(re.findall(r"`(\w+(?:\.py|\.lua))`", text))

@@ -147,6 +147,18 @@ def test_the_kind_of_a_server_is_seen_u3(
     assert found.models == found.chat == (answers["/v1/models"]["data"][0]["id"],)
 
 
+def test_a_llama_server_that_shows_its_list_but_wants_a_key_is_told_of_u3_u4() -> None:
+    def respond(
+        method: str, path: str, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        is_open = path == "/v1/models" or headers.get("Authorization") == "Bearer theirs"
+        return speaking(LLAMA_SERVER)(method, path, headers) if is_open else (401, {}, b"{}")
+
+    assert found_of(respond).fault == "wants a key: set LLM_API_KEY (401)"
+    assert found_of(respond, key="x").fault == "refuses the key of LLM_API_KEY (401)"
+    assert found_of(respond, key="theirs").models == ("smol",)
+
+
 def test_an_ollama_without_openais_list_is_asked_for_its_own() -> None:
     tags = {"models": [{"name": "llama3:8b"}, {"name": "phi"}]}
     found = found_of(speaking({"/api/tags": tags, "/api/version": {"version": "0.1"}}))
