@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from run import base_urls
 from run.data_dir import data_dir_in_use
 from run.docker import handover, upstreams
 from run.docker.engine import NotHere, ask, compose_words
@@ -44,6 +45,7 @@ def run(env: Mapping[str, str], insists: bool) -> None:
     be had, or for who does not insist, where local processes are the better choice.
     """
     plan = read_plan(env, Path.cwd())
+    base_urls.check(env)
     compose = compose_words(env)
     if reason := handover.impossible(env) or ("" if insists else out_of_reach(env)):
         raise NotHere(reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from run import llm_servers, packages, set_up
+from run import base_urls, llm_servers, packages, set_up
 from run.commands import call
 from run.data_dir import data_dir_in_use, runtime_directory
 from run.edge import guarded
@@ -38,6 +38,7 @@ def main() -> int:
 def run(env: Mapping[str, str]) -> None:
     """The whole story, from the plan to the end of all processes."""
     plan = read_plan(env, Path.cwd())
+    base_urls.check(env)
     with data_dir_in_use(plan.data_dir):
         prepare(plan)
         make_secrets(plan, env)

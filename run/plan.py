@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from run import base_urls
 from run.packages import search_path
 from run.ports import is_port
 from run.terminal import RunError
@@ -59,7 +58,6 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
     """The plan, or `RunError` with every fault; a relative DATA_DIR is in `folder`."""
     ports, faults = read_ports(env)
-    faults += base_urls.faults(env.get("LLM_UPSTREAM", ""))
     if faults:
         raise RunError(*faults)
     return Plan(

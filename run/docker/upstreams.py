@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
+from run import base_urls
 from run.docker.engine import ask
 
 HOST_NAME = "host.docker.internal"
@@ -24,7 +25,7 @@ BRIDGE = [
 
 def for_containers(upstreams: str) -> str:
     """LLM_UPSTREAM with this machine's name in there instead of localhost."""
-    return ",".join(renamed(url.strip()) for url in upstreams.split(","))
+    return ",".join(renamed(url) for url in base_urls.listed(upstreams))
 
 
 def renamed(url: str) -> str:
@@ -48,7 +49,7 @@ def out_of_reach(upstreams: str, env: Mapping[str, str]) -> str:
     """
     if not sys.platform.startswith("linux"):
         return ""
-    local = [url for url in upstreams.split(",") if is_loopback(urlsplit(url.strip()))]
+    local = [url for url in base_urls.listed(upstreams) if is_loopback(urlsplit(url))]
     bridge = bridge_address(ask(BRIDGE, env)[1]) if local else ""
     return next((url for url in local if bridge and hides_from(bridge, urlsplit(url))), "")
 

@@ -214,6 +214,10 @@ def test_an_end_in_a_container_reads_as_that_of_a_process() -> None:
             "http://10.0.0.1:1, http://127.0.1.1:2",
             "http://10.0.0.1:1,http://host.docker.internal:2",
         ),
+        (
+            "http://localhost:1 http://[::1]:2",
+            "http://host.docker.internal:1,http://host.docker.internal:2",
+        ),
         ("http://ollama:11434", "http://ollama:11434"),
         ("", ""),
     ],

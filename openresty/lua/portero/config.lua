@@ -134,11 +134,12 @@ local function base_urls(env, name, faults, fault_of)
     for text in (env(name) or ""):gmatch("[^,%s]+") do
         local url = base_url(text)
         count = count + 1
-        found[#found + 1] = url
         -- What is no URL may hold a password, so it is not shown.
         local fault = not url and "is not http://HOST:PORT" or (fault_of and fault_of(url))
         if fault then
             faults[#faults + 1] = name .. ": number " .. count .. " " .. fault
+        else
+            found[#found + 1] = url
         end
     end
     local first = found[1]
