@@ -440,6 +440,95 @@ def test_b6_the_model_of_a_form_is_judged(post: Any, seen: Upstream) -> None:
     assert seen.seen == []
 
 
+def test_a_form_as_dotnet_writes_it_is_judged_and_arrives_byte_for_byte_l1(
+    post: Any, seen: Upstream
+) -> None:
+    kind = 'Multipart/Form-Data; Boundary="X"'
+    head = "Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=model"
+    file = "Content-Disposition: form-data; name=file; filename=a.wav; filename*=utf-8''a.wav"
+    for model, status in (("tiny", 200), ("other", 404)):
+        body = f"--X\r\n{head}\r\n\r\n{model}\r\n--X\r\n{file}\r\n\r\nRIFF\r\n--X--\r\n"
+        answer = post(body, "/v1/audio/transcriptions", Content_Type=kind)
+        assert answer.status_code == status, answer.text
+    assert len(seen.seen) == 1
+    assert b"tiny" in seen.seen[0].body
+    assert seen.seen[0].values("content-type") == [kind]
+
+
+FORM = "multipart/form-data; boundary=X"
+TWICE = form(("form-data; name=model", "tiny"), ("form-data; name=model", "tiny"))
+#: What is wrong -> Content-Type, body, status, and a word that the sentence has.
+FAULTS_OF_FORMS: dict[str, tuple[str, bytes, int, str]] = {
+    "another kind": ("application/json", b'{"model":"tiny"}', 415, "multipart/form-data"),
+    "no kind": ("", form((MODEL, "tiny")), 415, "multipart/form-data"),
+    "no boundary": ("multipart/form-data", form((MODEL, "tiny")), 415, "boundary"),
+    "a charset": (f"{FORM}; charset=utf-16", form((MODEL, "tiny")), 415, "UTF-8"),
+    "no body": (FORM, b"", 400, "no body"),
+    "cut off": (FORM, form((MODEL, "tiny"), last=""), 400, "boundary"),
+    "no model": (FORM, form(FILE), 400, "names no model"),
+    "an empty model": (FORM, form((MODEL, "")), 400, "names no model"),
+    "two models": (FORM, TWICE, 400, "more than one way"),
+    "a name of another case": (FORM, form(('form-data; name="Model"', "tiny")), 400, "exactly so"),
+    "a file": (FORM, form((MODEL + "; filename=a", "tiny")), 400, "filename"),
+    "a transfer encoding": (
+        FORM,
+        form((MODEL + "\r\nContent-Transfer-Encoding: base64", "dGlueQ==")),
+        400,
+        "Content-Transfer-Encoding",
+    ),
+    "a kind of its own": (
+        FORM,
+        form((MODEL + "\r\nContent-Type: application/json", '"tiny"')),
+        400,
+        "text/plain",
+    ),
+    "a control character": (FORM, form((MODEL, "tiny\x00")), 400, "control characters"),
+    "a malformed head": (FORM, form(("form-data; name=", "tiny")), 400, "head"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS_OF_FORMS)
+def test_a_form_is_refused_for_its_true_reason_l1(post: Any, seen: Upstream, what: str) -> None:
+    kind, body, status, word = FAULTS_OF_FORMS[what]
+    answer = post(body, "/v1/audio/transcriptions", Content_Type=kind)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == status
+    assert word in message
+    assert "JSON" not in message
+    assert ("more than one way" in message) == (what == "two models")
+    assert answer.json()["error"]["code"] == (
+        "unsupported_media_type" if status == 415 else "invalid_request"
+    )
+    assert seen.seen == []
+
+
+#: What is wrong with JSON -> headers, body, and a word that the sentence has.
+FAULTS_OF_JSON: dict[str, tuple[dict[str, str], str, str]] = {
+    "compressed": ({"Content_Encoding": "gzip"}, "x", "compressed"),
+    "a charset": ({"Content_Type": "application/json; charset=utf-16"}, "{}", "UTF-8"),
+    "another kind": ({"Content_Type": "text/plain"}, "{}", "application/json"),
+    "no body": ({}, "", "no body"),
+    "no JSON": ({}, "model=tiny", "JSON object"),
+    "no model": ({}, '{"messages":[]}', "names no model"),
+    "a number": ({}, '{"model":1}', "must be a text"),
+    "two models": ({}, '{"model":"tiny","model":"tiny"}', "more than one way"),
+    "another name twice": ({}, '{"model":"tiny","x":1,"x":2}', "name twice"),
+    "another case": ({}, '{"Model":"tiny"}', "lower case"),
+    "an adapter": ({}, '{"model":"tiny","lora":[]}', "adapter"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS_OF_JSON)
+def test_json_is_refused_for_its_true_reason_l1(post: Any, seen: Upstream, what: str) -> None:
+    headers, body, word = FAULTS_OF_JSON[what]
+    answer = post(body, **headers)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code in (400, 415)
+    assert word in message
+    assert ("more than one way" in message) == (what == "two models")
+    assert seen.seen == []
+
+
 OPENAI_LIST = {
     "object": "list",
     "data": [

@@ -13,14 +13,11 @@ local var = ngx.var
 
 local _M = {}
 
---- The Content-Type; nil where it is missing, or where only the LLM server can read the body: no
---- client compresses it. `llm.conf` sends both headers on as they are seen here, and once.
-local function content_type()
+--- Whether only the LLM server can read the body: no client compresses it. `llm.conf` sends this
+--- header and Content-Type on as they are seen here, and once.
+local function is_compressed()
     local encoding = var.http_content_encoding
-    if encoding and encoding:lower() ~= "identity" then
-        return nil
-    end
-    return var.http_content_type
+    return encoding ~= nil and encoding:lower() ~= "identity"
 end
 
 local function has_body()
@@ -28,29 +25,43 @@ local function has_body()
     return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
 end
 
+--- Why a body is refused -> the code that says so, by what kind of body its route takes.
+local CODES_OF_JSON = {
+    charset = "json_charset", empty = "body_missing", invalid_json = "invalid_json",
+    twice = "json_name_twice", near = "json_name_near", duplicate = "ambiguous_body",
+    missing = "model_missing", unusable = "model_unusable", second = "model_second",
+}
+local CODES_OF_FORM = {
+    ["no form"] = "form_expected", boundary = "form_boundary", charset = "form_charset",
+    empty = "form_missing", broken = "form_broken", ["too many"] = "form_too_long",
+    head = "form_head", near = "form_model_near", file = "form_model_file",
+    encoded = "form_model_encoded", kind = "form_model_kind", duplicate = "ambiguous_body",
+    missing = "model_missing", unusable = "model_unusable",
+}
+
 --- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
 --- is done with its bytes releases `found.keep`.
 ---@return table|nil found, string|nil code
 function _M.read_json()
-    if not json_body.is_json(content_type()) then
-        return nil, "unsupported_media_type"
+    if is_compressed() then
+        return nil, "body_compressed"
+    end
+    local is_json, fault = json_body.is_json(var.http_content_type)
+    if not is_json then
+        return nil, CODES_OF_JSON[fault] or "unsupported_media_type"
     end
     local pointer, length, keep = body.read()
     if not pointer then
-        return nil, length == "empty" and "invalid_json" or "internal_error"
+        return nil, CODES_OF_JSON[length] or "internal_error"
     end
     local found, reason = json_body.scan(pointer, length, body.pause)
     if not found then
         body.release(keep)
-        return nil, reason == "duplicate" and "ambiguous_body" or "invalid_json"
+        return nil, CODES_OF_JSON[reason]
     end
     found.pointer, found.length, found.keep = pointer, length, keep
     return found
 end
-
-local CODES = {
-    missing = "model_missing", duplicate = "ambiguous_body", invalid = "ambiguous_body",
-}
 
 local function from_json(word)
     local found, code = _M.read_json()
@@ -58,22 +69,27 @@ local function from_json(word)
         return nil, code
     end
     local name, reason = model_name.from_json(found, word)
-    return name, CODES[reason], found
+    return name, CODES_OF_JSON[reason], found
 end
 
 local function from_form()
-    local boundary = form_body.boundary_of(content_type())
-    if not boundary then
-        return nil, "unsupported_media_type"
+    if is_compressed() then
+        return nil, "body_compressed"
+    end
+    local form, fault = form_body.of_type(var.http_content_type)
+    if not form then
+        return nil, CODES_OF_FORM[fault]
     end
     local pointer, length, keep = body.read()
     if not pointer then
-        return nil, length == "empty" and "model_missing" or "internal_error"
+        return nil, CODES_OF_FORM[length] or "internal_error"
     end
-    local name, reason = form_body.model(pointer, length, boundary, body.pause)
+    local name, reason = form_body.model(pointer, length, form, body.pause)
     body.release(keep)
-    return name, CODES[reason] or (not name and "invalid_request") or nil
+    return name, CODES_OF_FORM[reason]
 end
+
+local CODES_OF_QUERY = { missing = "model_missing", duplicate = "ambiguous_body" }
 
 --- word of the route -> the name, or nil and a code; and what else the body said.
 local READERS = {
@@ -83,7 +99,7 @@ local READERS = {
     path = function(value) return policy.unescape(value) end,
     query = function(_, query)
         local name, reason = model_name.from_query(query)
-        return name, CODES[reason]
+        return name, CODES_OF_QUERY[reason]
     end,
 }
 local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
@@ -102,10 +118,10 @@ function _M.refusal(route, value, query, list)
         return "insufficient_permissions"
     end
     if word ~= "query" and model_name.names_model(query) then
-        return "ambiguous_body"
+        return "model_in_query"
     end
     if not BODY_WORDS[word] and has_body() then
-        return "ambiguous_body"
+        return "body_unexpected"
     end
     if WITHOUT_MODEL[word] then
         return nil

@@ -72,8 +72,98 @@ local ERRORS = {
         400, "invalid_request_error", "The request names no model.",
         code = "invalid_request", param = "model",
     },
+    model_unusable = {
+        400, "invalid_request_error",
+        "The model must be a text of 1 to 1024 bytes, in UTF-8 and without control characters.",
+        code = "invalid_request", param = "model",
+    },
+    model_second = {
+        400, "invalid_request_error",
+        "The body chooses a model or an adapter in another field than model; leave that out.",
+        code = "invalid_request", param = "model",
+    },
+    model_in_query = {
+        400, "invalid_request_error",
+        "The query names a model, and this route looks for it elsewhere; leave it out there.",
+        code = "invalid_request", param = "model",
+    },
+    body_unexpected = {
+        400, "invalid_request_error", "This route takes no body.", code = "invalid_request",
+    },
+    body_missing = {
+        400, "invalid_request_error", "The request has no body.", code = "invalid_json",
+    },
+    body_compressed = {
+        415, "invalid_request_error", "The body is compressed; send it without Content-Encoding.",
+        code = "unsupported_media_type",
+    },
+    json_charset = {
+        415, "invalid_request_error",
+        "JSON must be in UTF-8; its Content-Type says another charset.",
+        code = "unsupported_media_type",
+    },
+    json_name_twice = {
+        400, "invalid_request_error", "The body has a name twice in its outermost object.",
+        code = "invalid_request",
+    },
+    json_name_near = {
+        400, "invalid_request_error",
+        'The body has a name that some servers take for "model" or another field that counts;'
+            .. " write such names in lower case.",
+        code = "invalid_request",
+    },
+    form_expected = {
+        415, "invalid_request_error", "The body must be a form, multipart/form-data.",
+        code = "unsupported_media_type",
+    },
+    form_boundary = {
+        415, "invalid_request_error",
+        "The Content-Type of a multipart/form-data must name one boundary, of 1 to 70 characters.",
+        code = "unsupported_media_type",
+    },
+    form_charset = {
+        415, "invalid_request_error",
+        "The form must be in UTF-8; its Content-Type says another charset.",
+        code = "unsupported_media_type",
+    },
+    form_missing = {
+        400, "invalid_request_error", "The request has no body.", code = "invalid_request",
+    },
+    form_broken = {
+        400, "invalid_request_error",
+        "The form is broken: its parts do not begin and end where its boundary says.",
+        code = "invalid_request",
+    },
+    form_too_long = {
+        400, "invalid_request_error", "The form has more than 1000 parts.",
+        code = "invalid_request",
+    },
+    form_head = {
+        400, "invalid_request_error",
+        "The head of one of the form's parts is malformed, or servers differ on what it means.",
+        code = "invalid_request",
+    },
+    form_model_near = {
+        400, "invalid_request_error",
+        'The form has a field that some servers take for "model"; write its name exactly so.',
+        code = "invalid_request", param = "model",
+    },
+    form_model_file = {
+        400, "invalid_request_error", "The form's model is sent as a file; leave its filename out.",
+        code = "invalid_request", param = "model",
+    },
+    form_model_encoded = {
+        400, "invalid_request_error",
+        "The form's model is in a Content-Transfer-Encoding; send it as it is.",
+        code = "invalid_request", param = "model",
+    },
+    form_model_kind = {
+        400, "invalid_request_error",
+        "The form's model must be text/plain in UTF-8, or have no Content-Type.",
+        code = "invalid_request", param = "model",
+    },
     unsupported_media_type = {
-        415, "invalid_request_error", "The body must be plain application/json.",
+        415, "invalid_request_error", "The body must be JSON, application/json.",
     },
     too_many_requests = {
         429, "requests", "You have sent as many requests as your limit for a minute.",

@@ -8,11 +8,12 @@
 
 local bit = require("bit")
 local ffi = require("ffi")
+local header_parameters = require("portero.header_parameters")
 local new_table = require("table.new")
 
 local band, bor, bxor, lshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.tobit
 local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
-local lower, match = string.lower, string.match
+local lower = string.lower
 local min = math.min
 
 local MOST_DEPTH = 128
@@ -366,7 +367,8 @@ local function judge_name(scan, raw)
     end
     local near = folded(name)
     if scan.names[name] or near ~= name and POLICY[near] then
-        scan.fault = "duplicate"
+        scan.fault = scan.names.model and near == "model" and "duplicate"
+            or scan.names[name] and "twice" or "near"
         return nil
     end
     scan.names[name], scan.count = true, scan.count + 1
@@ -508,7 +510,9 @@ end
 ---@param bytes ffi.cdata* const unsigned char *
 ---@param length integer
 ---@param pause function|nil called now and then in a long body; others may scan meanwhile
----@return table|nil found, string|nil reason "invalid_json" or "duplicate"
+---@return table|nil found
+---@return string|nil reason "invalid_json"; "duplicate" for a model that is named again, "twice"
+---     for another name that is; "near" for one that some would take for a policy name
 function _M.scan(bytes, length, pause)
     local scan = new_scan(bytes)
     local at = 0
@@ -530,9 +534,20 @@ end
 --- Whether a body is said to be JSON, in an encoding that we read.
 ---@param content_type string|nil
 ---@return boolean
+---@return string|nil reason "charset" for JSON in another encoding
 function _M.is_json(content_type)
-    local kind, rest = match(lower(content_type or ""), "^(application/json)[ \t]*(.*)$")
-    return kind ~= nil and (rest == "" or match(rest, '^;[ \t]*charset="?utf%-8"?$') ~= nil)
+    if content_type == "application/json" then
+        return true
+    end
+    local kind, parameters = header_parameters.parse(content_type or "")
+    if kind ~= "application/json" then
+        return false
+    end
+    local charset = lower(parameters.charset or "utf-8")
+    if charset ~= "utf-8" and charset ~= "utf8" then
+        return false, "charset"
+    end
+    return true
 end
 
 return _M

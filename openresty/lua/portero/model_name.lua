@@ -8,6 +8,7 @@ local char, find, gsub = string.char, string.find, string.gsub
 local lower, match, sub = string.lower, string.match, string.sub
 
 local MOST_PLAIN = 256
+local MOST_TEXT = 1024
 
 local _M = {}
 
@@ -116,7 +117,7 @@ function _M.allows(list, name)
 end
 
 --- Whether it is what an allow-list could hold, and every reader reads alike: the rule where a
---- model stands in a query or a form, which have more than one way to write a character.
+--- model stands in a query, which has more than one way to write a character.
 ---@param name string
 ---@return boolean
 function _M.is_plain(name)
@@ -124,25 +125,59 @@ function _M.is_plain(name)
         and not find(name, "\\", 1, true)
 end
 
+--- RFC 3629 section 4: no overlong form, no surrogate, nothing above U+10FFFF.
+local CHARACTERS = {
+    "[\194-\223][\128-\191]",
+    "\224[\160-\191][\128-\191]",
+    "[\225-\236\238\239][\128-\191][\128-\191]",
+    "\237[\128-\159][\128-\191]",
+    "\240[\144-\191][\128-\191][\128-\191]",
+    "[\241-\243][\128-\191][\128-\191][\128-\191]",
+    "\244[\128-\143][\128-\191][\128-\191]",
+}
+
+--- A character leaves a dot behind: what stood beside it must not become one.
+local function is_utf8(text)
+    for i = 1, #CHARACTERS do
+        text = gsub(text, CHARACTERS[i], ".")
+    end
+    return not find(text, "[\128-\255]")
+end
+
+--- Whether it is a name that a body could hold: UTF-8 without control characters.
+---@param name string
+---@return boolean
+function _M.is_text(name)
+    return name ~= "" and #name <= MOST_TEXT and not find(name, "[%z\1-\31\127]")
+        and (not find(name, "[\128-\255]") or is_utf8(name))
+end
+
 ---------
 -- The JSON body.
 
+--- Whether what stands there is neither a name nor void: a number, an object, too long a text.
+local function is_unusable(found, field)
+    return found[field] == false and not (found.is_void and found.is_void[field])
+end
+
 local function from_body(found)
     if not found.model then
-        return nil, "missing"
+        return nil, is_unusable(found, "model") and "unusable" or "missing"
     end
     return found.model
 end
 
 --- Ollama takes `name` where `model` is empty.
 local function from_body_or_name(found)
-    local void = found.is_void or {}
     local model, name = found.model, found.name
-    if model == false and not void.model or name == false and not void.name then
+    if is_unusable(found, "model") or is_unusable(found, "name") then
+        return nil, "unusable"
+    end
+    if not model and not name then
         return nil, "missing"
     end
     if not model or not name then
-        return from_body({ model = model or name })
+        return model or name
     end
     if _M.canonical(model, true) ~= _M.canonical(name, true) then
         return nil, "duplicate"
@@ -155,10 +190,12 @@ local FROM_JSON = { body = from_body, ["body-or-name"] = from_body_or_name }
 --- The model of a body that was scanned.
 ---@param found table from `json_body.scan`
 ---@param word string "body" or "body-or-name", the route's
----@return string|nil name, string|nil reason "missing", "duplicate", or "invalid"
+---@return string|nil name
+---@return string|nil reason "missing", "unusable", "duplicate", or "second" for another field that
+---     chooses a model
 function _M.from_json(found, word)
     if found.second then
-        return nil, "invalid"
+        return nil, "second"
     end
     return FROM_JSON[word](found)
 end

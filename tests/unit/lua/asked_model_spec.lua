@@ -60,8 +60,9 @@ describe("refusal", function()
         ["{}"] = "model_missing", ['{"model":null}'] = "model_missing",
         ['{"model":""}'] = "model_missing", ['{"model":"ok","model":"ok"}'] = "ambiguous_body",
         ['{"model":"ok","MODEL":"x"}'] = "ambiguous_body", ["x"] = "invalid_json",
-        ['{"model":"ok","lora":[1]}'] = "ambiguous_body", ["[]"] = "invalid_json",
-        ['{"name":"ok"}'] = "model_missing",
+        ['{"model":"ok","lora":[1]}'] = "model_second", ["[]"] = "invalid_json",
+        ['{"name":"ok"}'] = "model_missing", ['{"model":1}'] = "model_unusable",
+        ['{"model":"ok","a":1,"a":2}'] = "json_name_twice", ['{"Model":"ok"}'] = "json_name_near",
     }) do
         it(("is %s for %s"):format(code, body), function()
             text = body
@@ -76,12 +77,21 @@ describe("refusal", function()
         assert.equal("model_not_found", refusal("body-or-name"))
     end)
 
-    it("is 415 for what is no plain JSON, unread", function() -- B8, B9
-        for _, headers in ipairs({
-            { ["content-type"] = "text/plain" }, {},
-            { ["content-type"] = "application/json", ["content-encoding"] = "gzip" },
+    it("is 415 for what is no plain JSON, unread, and says why", function() -- B8, B9
+        for _, case in ipairs({
+            { { ["content-type"] = "text/plain" }, "unsupported_media_type", "form_expected" },
+            { {}, "unsupported_media_type", "form_expected" },
+            { { ["content-type"] = "application/json; charset=utf-16" }, "json_charset",
+                "form_expected" },
+            { { ["content-type"] = "application/json", ["content-encoding"] = "gzip" },
+                "body_compressed", "body_compressed" },
+            { { ["content-type"] = "multipart/form-data" }, "unsupported_media_type",
+                "form_boundary" },
+            { { ["content-type"] = "multipart/form-data; boundary=a; charset=utf-16" },
+                "unsupported_media_type", "form_charset" },
         }) do
-            assert.equal("unsupported_media_type", refusal("body", { headers = headers }))
+            assert.equal(case[2], refusal("body", { headers = case[1] }))
+            assert.equal(case[3], refusal("form", { headers = case[1] }))
         end
         assert.equal(0, reads)
     end)
@@ -95,7 +105,7 @@ describe("refusal", function()
 
     it("is 400 for no body at all, and 500 for one that cannot be read", function() -- B10
         text = { "empty" }
-        assert.equal("invalid_json", refusal("body"))
+        assert.equal("body_missing", refusal("body"))
         text = { "body: cannot map the file" }
         assert.equal("internal_error", refusal("body"))
     end)
@@ -119,16 +129,16 @@ describe("refusal", function()
 
     it("lets no query name a model where that is not its place", function()
         for _, word in ipairs({ "body", "body-or-name", "form", "path", "listed", "none" }) do
-            assert.equal("ambiguous_body", refusal(word, { query = "?model=ok", value = "ok" }))
+            assert.equal("model_in_query", refusal(word, { query = "?model=ok", value = "ok" }))
         end
     end)
 
     it("lets no body come where none belongs", function() -- B13
         for _, word in ipairs({ "path", "query", "listed", "none" }) do
-            assert.equal("ambiguous_body", refusal(word, { value = "ok" }))
+            assert.equal("body_unexpected", refusal(word, { value = "ok" }))
             local headers = { ["transfer-encoding"] = "chunked" }
             fake.request({ method = "GET", target = "/x", headers = headers })
-            assert.equal("ambiguous_body", (asked_model.refusal({ model = word }, "ok", "", list)))
+            assert.equal("body_unexpected", (asked_model.refusal({ model = word }, "ok", "", list)))
         end
     end)
 
@@ -149,10 +159,33 @@ describe("refusal", function()
         assert.equal(text, released)
         assert.equal("model_not_found", form("other"))
         assert.equal(text, released)
-        assert.equal("unsupported_media_type", refusal("form"))
         text = { "empty" }
-        assert.equal("model_missing",
-            refusal("form", { headers = FORM }))
+        assert.equal("form_missing", refusal("form", { headers = FORM }))
+    end)
+
+    it("says why the form is refused", function()
+        local function refused(head, value)
+            text = "--B\r\nContent-Disposition: form-data; " .. head .. "\r\n\r\n" .. value
+                .. "\r\n--B--\r\n"
+            return refusal("form", { headers = {
+                ["content-type"] = "multipart/form-data; boundary=B",
+            } })
+        end
+        assert.equal("model_missing", refused("name=x", "ok"))
+        assert.equal("form_head", refused("x=y", "ok"))
+        assert.equal("form_model_near", refused("name=Model", "ok"))
+        assert.equal("form_model_file", refused("name=model; filename=a", "ok"))
+        assert.equal("form_model_encoded",
+            refused("name=model\r\nContent-Transfer-Encoding: base64", "b2s="))
+        assert.equal("form_model_kind", refused("name=model\r\nContent-Type: a/b", "ok"))
+        assert.equal("model_unusable", refused("name=model", "\0"))
+        assert.equal("form_broken", refused("name=model", "x--B"))
+        assert.equal("form_too_long",
+            refused(("name=x\r\n\r\n\r\n--B\r\nContent-Disposition: form-data; "):rep(1000)
+                .. "name=model", "ok"))
+        assert.equal("ambiguous_body",
+            refused("name=model\r\n\r\nok\r\n--B\r\nContent-Disposition: form-data; name=model",
+                "ok"))
     end)
 end)
 

@@ -7,7 +7,9 @@ local lfs = require("lfs")
 local MODULES = "openresty/lua/portero"
 local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request.
-local PURE = { "crypto", "form_body", "json_body", "jwt", "model_name", "policy", "usage" }
+local PURE = {
+    "crypto", "form_body", "header_parameters", "json_body", "jwt", "model_name", "policy", "usage",
+}
 
 local function read(path)
     local file = io.open(path, "rb")

@@ -135,7 +135,7 @@ describe("refusal", function()
 
     it("is 400 for a stream whose body cannot be told to tell its usage", function()
         body_text = '{"stream":true,"stream":false}'
-        assert.equal("ambiguous_body", (ask({ tokens_per_minute = 5 })))
+        assert.equal("json_name_twice", (ask({ tokens_per_minute = 5 })))
     end)
 end)
 

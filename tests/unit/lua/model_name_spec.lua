@@ -178,6 +178,23 @@ describe("is_plain", function()
     end)
 end)
 
+describe("is_text", function()
+    for _, name in ipairs({ "a", "a b", [[C:\models\x.gguf]], 'a"b', "é", "模型:7b", "😀",
+        "\237\159\191", "\244\143\191\191", ("m"):rep(1024) }) do
+        it("takes " .. shown(name), function()
+            assert.is_true(model_name.is_text(name))
+        end)
+    end
+
+    for _, name in ipairs({ "", "a\0", "a\nb", "\127", "\9", ("m"):rep(1025), "\128", "\195",
+        "\195\195\169", "\192\175", "\224\159\191", "\237\160\128", "\240\143\191\191",
+        "\244\144\128\128", "\245\128\128\128", "\226\195\169\130\172", "a\255" }) do
+        it("refuses " .. shown(name), function()
+            assert.is_false(model_name.is_text(name))
+        end)
+    end
+end)
+
 describe("from_json", function()
     local function from(text, word)
         return model_name.from_json(assert(scan(text)), word)
@@ -188,10 +205,14 @@ describe("from_json", function()
         assert.same({ nil, "missing" }, { from('{"name":"b"}', "body") })
     end)
 
-    for _, value in ipairs({ "null", '""', "[]", "{}", "1", "true", [["\u0000"]] }) do
-        it("calls a model of " .. value .. " missing", function() -- B4
-            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body") })
-            assert.same({ nil, "missing" }, { from('{"model":' .. value .. "}", "body-or-name") })
+    for value, reason in pairs({
+        ["null"] = "missing", ['""'] = "missing", ["[]"] = "unusable", ["{}"] = "unusable",
+        ["1"] = "unusable", ["true"] = "unusable", [ [["\u0000"]] ] = "unusable",
+        ['"' .. ("m"):rep(1025) .. '"'] = "unusable",
+    }) do
+        it(("calls a model of %s %s"):format(value:sub(1, 9), reason), function() -- B4
+            assert.same({ nil, reason }, { from('{"model":' .. value .. "}", "body") })
+            assert.same({ nil, reason }, { from('{"model":' .. value .. "}", "body-or-name") })
         end)
     end
 
@@ -208,9 +229,9 @@ describe("from_json", function()
 
     it("takes neither beside one that is wrong", function() -- B5
         for _, wrong in ipairs({ "1", "[]", "{}", "false", [["a\u0000"]], [["\ud800"]] }) do
-            assert.same({ nil, "missing" }, { from('{"model":' .. wrong .. ',"name":"b"}',
+            assert.same({ nil, "unusable" }, { from('{"model":' .. wrong .. ',"name":"b"}',
                 "body-or-name") })
-            assert.same({ nil, "missing" }, { from('{"model":"a","name":' .. wrong .. "}",
+            assert.same({ nil, "unusable" }, { from('{"model":"a","name":' .. wrong .. "}",
                 "body-or-name") })
         end
     end)
@@ -222,8 +243,8 @@ describe("from_json", function()
     end)
 
     it("refuses a body that chooses its model in a second way", function() -- B6
-        assert.same({ nil, "invalid" }, { from('{"model":"a","lora":[]}', "body") })
-        assert.same({ nil, "invalid" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
+        assert.same({ nil, "second" }, { from('{"model":"a","lora":[]}', "body") })
+        assert.same({ nil, "second" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
         assert.equal("a", from('{"model":"a","adapter":null}', "body"))
     end)
 end)
