@@ -188,8 +188,9 @@ class Watched(Generic[T]):
             if isinstance(self._content, bytes):
                 return self._content.decode("utf-8").replace("\r\n", "\n")
             reason = self._content
-        except UnicodeDecodeError:
-            reason = "it is not UTF-8"
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            reason = f"it is not UTF-8 (line {line}); save it as UTF-8"
         raise Faults([f"{self._name}: cannot read {self._path}: {reason}"])
 
     def _look(self) -> _Look:

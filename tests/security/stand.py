@@ -71,10 +71,10 @@ def as_text(token: bytes) -> str:
 
 
 def is_sayable(token: bytes) -> bool:
-    """Whether a header's value can be this token: it ends at a line's end, and the white space
-    behind it is none of it (RFC 9110 section 5.5).
+    """Whether a header's value can be this token: it ends at a line's end, and neither the white
+    space behind it (RFC 9110 section 5.5) nor the spaces before it (section 11.4) are any of it.
     """
-    return not set(b"\r\n") & set(token) and token == token.rstrip(b" \t")
+    return not set(b"\r\n") & set(token) and token == token.rstrip(b" \t").lstrip(b" ")
 
 
 def issuer_verdict(token: bytes, now: int, keyring: keys.Keyring, active: set[str]) -> str:

@@ -353,6 +353,22 @@ def test_a_carriage_return_within_a_line_of_the_file_is_named_c1(
         CredentialsFile(path, lambda: all_roles, SALT)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        pytest.param(f"USRSalice={HASH}\nUSRSbob=gr\xfc\xdfe\n".encode("latin-1"), 2, id="Latin-1"),
+        pytest.param(f"USRSalice={HASH}\n".encode("utf-16"), 1, id="UTF-16"),
+    ],
+)
+def test_a_file_of_another_encoding_is_a_fault_with_its_line_c1(
+    all_roles: Roles, tmp_path: Path, content: bytes, line: int
+) -> None:
+    path = tmp_path / "credentials.env"
+    path.write_bytes(content)
+    with pytest.raises(Faults, match=rf"it is not UTF-8 \(line {line}\); save it as UTF-8"):
+        CredentialsFile(path, lambda: all_roles, SALT)
+
+
 def test_a_file_of_windows_is_read_kept_and_read_again_c1(all_roles: Roles, tmp_path: Path) -> None:
     path, kept = tmp_path / "credentials.env", tmp_path / "kept"
     kept.mkdir()
