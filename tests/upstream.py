@@ -7,9 +7,10 @@ It is a fake for what must be provoked; real answers come from the bundled LLM.
 import json
 import re
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,12 +80,17 @@ class Upstream:
     #: Streams: how many events, and the seconds between them.
     events: int = 5
     gap: float = 0.02
+    #: What streams call themselves where it is not their own type; empty for no type at all.
+    stream_type: str | None = None
+    #: Whether streams tell the length that they would have, and so come without chunks.
+    tells_length: bool = False
     #: Sent in place of the usual answer: a whole raw response.
     raw_answer: bytes | None = None
     #: Path -> what is answered there in place of the usual: JSON, a text that streams as it is, or
     #: `Spoken`.
     answers: dict[str, Any] = field(default_factory=dict)
-    #: "answer", "hang" (never says a word), "die" (closes without one), "die in stream".
+    #: "answer", "hang" (never says a word), "die in stream", and, behind `raw_answer` or without a
+    #: word: "die" (closes), "reset" (breaks off).
     mood: str = "answer"
     seen: list[Seen] = field(default_factory=list)
     #: When a client was found gone in the middle of a stream.
@@ -109,6 +115,7 @@ class Upstream:
         self.sent.clear()
         self.answers.clear()
         self.events, self.gap, self.raw_answer, self.mood = 5, 0.02, None, "answer"
+        self.stream_type, self.tells_length = None, False
 
     def close(self) -> None:
         """Stop listening and end every connection."""
@@ -140,6 +147,11 @@ class Upstream:
 
     def _answer(self, connection: socket.socket, seen: Seen) -> bool:
         if self.mood == "die":
+            connection.sendall(self.raw_answer or b"")
+            return False
+        if self.mood == "reset":
+            connection.sendall(self.raw_answer or b"")
+            _break_off(connection)
             return False
         if self.mood == "hang":
             connection.recv(1)
@@ -154,7 +166,7 @@ class Upstream:
         told = self.answers.get(path)
         is_streamed = re.search(rb'"stream"\s*:\s*true', seen.body)
         if isinstance(told, Spoken) and is_streamed:
-            return self._send(connection, path, (event.encode() for event in told.events), b"")
+            return self._send(connection, path, [event.encode() for event in told.events], b"")
         if told is not None:
             plain = told.plain if isinstance(told, Spoken) else told
             connection.sendall(_as_told(plain, path))
@@ -167,26 +179,35 @@ class Upstream:
 
     def _stream(self, connection: socket.socket, path: str) -> bool:
         ollama = path.startswith("/api/")
-        events = map(_ollama_line if ollama else _openai_event, range(self.events))
-        return self._send(connection, path, events, b"" if ollama else _chunk(b"data: [DONE]\n\n"))
+        events = list(map(_ollama_line if ollama else _openai_event, range(self.events)))
+        return self._send(connection, path, events, b"" if ollama else b"data: [DONE]\n\n")
 
     def _send(
-        self, connection: socket.socket, path: str, events: Iterable[bytes], end: bytes
+        self, connection: socket.socket, path: str, events: Sequence[bytes], end: bytes
     ) -> bool:
-        connection.sendall(_stream_head(path))
+        framed = bytes if self.tells_length else _chunk
+        length = sum(map(len, [*events, end])) if self.tells_length else None
+        connection.sendall(_stream_head(path, self.stream_type, length))
         try:
             for number, event in enumerate(events):
                 self.sent.append(time.time())
-                connection.sendall(_chunk(event))
+                connection.sendall(framed(event))
                 if self.mood == "die in stream" and number == 1:
                     return False
                 if _is_gone(connection, self.gap):
                     raise ConnectionResetError
-            connection.sendall(end + b"0\r\n\r\n")
+            last = framed(end) if end else b""
+            connection.sendall(last + (b"" if self.tells_length else b"0\r\n\r\n"))
         except OSError:
             self.departures.append(time.time())
             return False
         return True
+
+
+def _break_off(connection: socket.socket) -> None:
+    """Close with a reset, not with an end: what lies unread at the other side may be lost."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def _is_gone(connection: socket.socket, seconds: float) -> bool:
@@ -251,9 +272,13 @@ def _as_told(answer: Any, path: str) -> bytes:
     return _stream_head(path) + b"".join(_chunk(event.encode()) for event in answer) + b"0\r\n\r\n"
 
 
-def _stream_head(path: str) -> bytes:
-    kind = b"application/x-ndjson" if path.startswith("/api/") else b"text/event-stream"
-    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
+def _stream_head(path: str, kind: str | None = None, length: int | None = None) -> bytes:
+    """In chunks, unless the length is told; a kind that is empty is none at all."""
+    if kind is None:
+        kind = "application/x-ndjson" if path.startswith("/api/") else "text/event-stream"
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    typed = f"Content-Type: {kind}\r\n" if kind else ""
+    return f"HTTP/1.1 200 OK\r\n{typed}{framing}\r\n\r\n".encode()
 
 
 def _chunk(data: bytes) -> bytes:

@@ -96,6 +96,41 @@ def test_a_revoked_tokens_stream_is_cut_within_a_second_with_the_dialects_error(
     wait_for(lambda: upstream.departures, 2, "the upstream is stopped")
 
 
+#: What LLM servers have been seen to call a stream, and what they might.
+TYPES = [
+    "text/event-stream",
+    "application/x-ndjson",
+    "text/plain; charset=utf-8",
+    "application/json",
+    "application/octet-stream",
+    "audio/mpeg",
+    "",
+]
+
+
+@pytest.mark.parametrize("tells_length", [False, True])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_revoked_tokens_stream_is_cut_whatever_it_is_called_s1(
+    caller: Caller, upstream: Upstream, path: str, kind: str, tells_length: bool
+) -> None:
+    upstream.events, upstream.gap = 2000, 0.05
+    upstream.stream_type, upstream.tells_length = kind, tells_length
+    token = caller.token("AGNRTEST01")
+    with open_stream(caller, token, path) as connection:
+        connection.recv(4096)
+        wait_for(lambda: len(upstream.sent) > 5, 5, "the stream runs")
+        assert caller.call(token, "/logout").status_code == 204
+        revoked = time.time()
+        received, ended = read_to_end(connection)
+    assert ended - revoked < 1.2
+    assert not received.endswith(b"0\r\n\r\n"), "the cut can be seen"
+    wait_for(lambda: upstream.departures, 2, "the upstream is stopped")
+    is_told = b"The token was revoked." in received
+    said_by_its_path = path == "/api/chat" or kind.startswith(("text/", "application/x-ndjson"))
+    assert is_told == (not tells_length and (said_by_its_path or not kind))
+
+
 def test_a_stream_outlives_its_token_unless_the_role_says_otherwise(
     anew: Callable[..., AbstractContextManager[Deployment]], upstream: Upstream
 ) -> None:

@@ -6,6 +6,7 @@ local cjson = require("cjson.safe")
 local errors = require("portero.errors")
 local model_name = require("portero.model_name")
 local policy = require("portero.policy")
+local upstream_errors = require("portero.upstream_errors")
 
 local limits
 local is_ollama
@@ -14,8 +15,12 @@ local is_ollama
 local OPENAI_FIELDS = { "id", "object", "created", "owned_by", "max_model_len" }
 --- Where Ollama's entries hold lists, which would else become objects where they are empty.
 local OLLAMA_LISTS = { "families", "capabilities" }
---- What the LLM server's refusal of such a question means for the caller.
-local REFUSALS = { [404] = "not_found", [503] = "not_ready", [504] = "upstream_timeout" }
+--- A list is never what a caller may have been wrong about: the rest is the LLM server's fault.
+local REFUSALS = {
+    not_found = true, model_not_found = true, not_offered = true,
+    not_ready = true, upstream_timeout = true,
+    upstream_refused = true, upstream_redirected = true, upstream_failed = true,
+}
 
 local _M = {}
 
@@ -115,6 +120,11 @@ local function said(target, text, list)
     return filtered(answer, OPENAI, list)
 end
 
+local function refuse(result)
+    local code = upstream_errors.code_of(result.status)
+    return errors.refuse(REFUSALS[code] and code or "upstream_unavailable")
+end
+
 --- Ask the LLM server, and answer what the caller may know. A model that the caller may not use was
 --- refused before, in the same words as one that is not there.
 function _M.answer()
@@ -122,7 +132,7 @@ function _M.answer()
     ngx.var.upstream_target = question_of(target)
     local result = ngx.location.capture("/llm-server-says", { copy_all_vars = true })
     if result.status ~= 200 or result.truncated then
-        return errors.refuse(REFUSALS[result.status] or "upstream_unavailable")
+        return refuse(result)
     end
     local text, code = said(target, result.body, allow_list(ngx.var.auth_user, ngx.var.auth_role))
     if not text then

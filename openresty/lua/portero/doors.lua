@@ -1,7 +1,7 @@
 ---------
 -- The open paths: the login endpoints, the way out, what their pages are made of, and health. They
--- ask for no token, so they never come to `access`; who passes here is answered by the issuer or the
--- gateway itself. What each login endpoint decides is the issuer's.
+-- ask for no token, so they never come to `access`; who passes here is answered by the issuer or
+-- the gateway itself. What each login endpoint decides is the issuer's.
 
 local cors = require("portero.cors")
 local errors = require("portero.errors")

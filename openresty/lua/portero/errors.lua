@@ -9,6 +9,7 @@ local metrics = require("portero.metrics")
 
 local RETRY_SECONDS = "1"
 local NO_CONTENT = 204
+local HTTP_09 = 0.9
 local CHALLENGE = 'Bearer realm="portero"'
 
 --- code -> status, OpenAI's type, message, extra headers (contract section 5).
@@ -194,6 +195,27 @@ local ERRORS = {
         502, "server_error", "The LLM server refused the gateway.",
         code = "upstream_unavailable",
     },
+    upstream_redirected = {
+        502, "server_error", "The LLM server answered with a redirect.",
+        code = "upstream_unavailable",
+    },
+    rejected = {
+        400, "invalid_request_error", "The LLM server did not accept the request.",
+        code = "invalid_request",
+    },
+    rejected_conflict = {
+        409, "invalid_request_error", "The LLM server did not accept the request.",
+        code = "invalid_request",
+    },
+    rejected_content = {
+        422, "invalid_request_error", "The LLM server did not accept the request.",
+        code = "invalid_request",
+    },
+    upstream_busy = {
+        429, "rate_limit_error", "The LLM server has more to do than it takes.",
+        code = "rate_limit_exceeded",
+        headers = { ["Retry-After"] = RETRY_SECONDS },
+    },
     not_ready = {
         503, "server_error", "Not ready yet; try again shortly.",
         headers = { ["Retry-After"] = RETRY_SECONDS },
@@ -243,6 +265,17 @@ local function set_headers(headers)
     end
 end
 
+--- nginx takes what is no HTTP from an LLM server for HTTP/0.9, and then sends the client no head
+--- either: it is written here, as a part of what is sent.
+local function say_head(row, body)
+    if ngx.req.http_version() ~= HTTP_09 or ngx.var.server_protocol == "HTTP/0.9" then
+        return
+    end
+    ngx.print("HTTP/1.1 ", row[1], " \r\nContent-Type: application/json\r\nContent-Length: ",
+        #body, "\r\nCache-Control: no-store\r\nx-request-id: ", ngx.var.request_id,
+        "\r\nConnection: close\r\n\r\n")
+end
+
 --- Answer the error and end the request.
 ---@param code string a key of the table above
 ---@param headers table|nil name -> value, beside those of the code
@@ -255,7 +288,10 @@ function _M.refuse(code, headers)
     ngx.header["Cache-Control"] = "no-store"
     set_headers(row.headers)
     set_headers(headers)
-    ngx.say(cjson.encode(_M.body(code, ngx.var.request_uri or "/")))
+    local body = cjson.encode(_M.body(code, ngx.var.request_uri or "/")) .. "\n"
+    ngx.header["Content-Length"] = #body
+    say_head(row, body)
+    ngx.print(body)
     return ngx.exit(row[1])
 end
 

@@ -9,6 +9,7 @@ local asked_model = require("portero.asked_model")
 local body = require("portero.body")
 local limits = require("portero.limits")
 local stream = require("portero.stream")
+local upstream_errors = require("portero.upstream_errors")
 local usage = require("portero.usage")
 
 local ngx, var = ngx, ngx.var
@@ -198,6 +199,9 @@ end
 
 --- Tell the caller how much is left (`header_filter`). What is no success has used nothing.
 function _M.add_headers()
+    if upstream_errors.look() then
+        return
+    end
     local ticket = tickets[var.request_id]
     if not ticket then
         return

@@ -1,9 +1,11 @@
 ---------
--- Running streams: cut when their token is revoked, handled by the role's policy when it expires,
--- and ended in the caller's dialect when the LLM server fails in the middle.
--- A stream is looked at when it moves, with one dictionary look-up a second at most. A cut is
--- visible: the error event takes the place of a chunk, and the connection ends without a last
--- chunk, which stops the LLM server too. It must never hold a chunk back.
+-- Answers that still flow: cut when their token is revoked, handled by the role's policy when it
+-- expires, and ended in the caller's dialect when the LLM server fails in the middle. What is
+-- watched follows from an answer that has not come whole, never from what the LLM server calls it:
+-- the type only chooses the words at the end.
+-- An answer is looked at when it moves, a stream with two dictionary look-ups a second at most. A
+-- cut is visible: the error event takes the place of a chunk, and the connection ends without a
+-- last chunk, which stops the LLM server too. It must never hold a chunk back.
 
 local cjson = require("cjson.safe")
 local monotonic_time = require("resty.core.time").monotonic_time
@@ -13,20 +15,23 @@ local metrics = require("portero.metrics")
 local state = require("portero.state")
 
 local var = ngx.var
-local find, sub = string.find, string.sub
+local find, lower, match, sub = string.find, string.lower, string.match, string.sub
 
-local CHECK_SECONDS = 1
+--- With the wait for the end of an event, and its way: a cut within a second.
+local CHECK_SECONDS = 0.5
 
---- How each streaming content type begins an event, and ends one.
-local DIALECTS = {
-    {
-        type = "text/event-stream", before = "data: ",
-        ends = { "\n\n", "\r\n\r\n", "\r\r", "\n\r\n" },
-    },
-    { type = "application/x-ndjson", before = "", ends = { "\n" } },
+--- How a stream begins an event, and ends one.
+local SSE = { before = "data: ", ends = { "\n\n", "\r\n\r\n", "\r\r", "\n\r\n" } }
+local LINES = { before = "", ends = { "\n" } }
+local EVENTS_TYPE = "text/event-stream"
+local LINES_TYPES = {
+    ["application/x-ndjson"] = true, ["application/ndjson"] = true,
+    ["application/jsonl"] = true, ["application/x-jsonlines"] = true,
 }
+--- A server that names no type means its API's own.
+local NO_TYPES = { [""] = true, ["text/plain"] = true }
 --- How long a cut waits for the end of an event that has begun.
-local MOST_WAIT_SECONDS = 0.5
+local MOST_WAIT_SECONDS = 0.4
 --- The longest of the ends above: so much of what has passed tells whether an event is open.
 local MOST_END_CHARACTERS = 4
 
@@ -40,13 +45,16 @@ function _M.start(settings)
     roles = settings.roles
 end
 
+--- The words that an answer can be ended with; false where they would be taken for a part of it.
 local function dialect_of(content_type)
-    for _, dialect in ipairs(DIALECTS) do
-        if content_type and find(content_type:lower(), dialect.type, 1, true) == 1 then
-            return dialect
-        end
+    local kind = lower(match(content_type or "", "^[^;%s]*"))
+    if kind == EVENTS_TYPE then
+        return SSE
     end
-    return false
+    if LINES_TYPES[kind] or errors.is_ollama(var.request_uri) then
+        return LINES
+    end
+    return NO_TYPES[kind] and SSE or false
 end
 
 --- The place of the first end of an event in a text, from `from` on; nil when there is none.
@@ -82,9 +90,19 @@ local function error_event(code, dialect)
     return dialect.before .. cjson.encode(errors.body(code, var.request_uri)) .. dialect.ends[1]
 end
 
+--- End an answer that no words can be put into: what is missing is what the client sees.
+local function abort(code)
+    metrics.count("cut_" .. code)
+    return ngx.ERROR
+end
+
 --- Put the error in the place of a chunk. An event that has begun is finished first, or the error
 --- could not be read; one that does not end in this chunk is waited for, but not for long.
+--- `ngx.ERROR` where there is nothing to be said.
 local function cut(watch, code, chunk, elapsed_seconds)
+    if not watch.dialect then
+        return abort(code)
+    end
     local rest = rest_of_event(watch, chunk)
     watch.pending = code
     watch.pending_until = watch.pending_until or elapsed_seconds + MOST_WAIT_SECONDS
@@ -128,23 +146,31 @@ local function is_due(watch, elapsed_seconds)
     return true
 end
 
---- Most answers, told apart without a note of their own.
-local function is_plain(content_type)
-    return content_type and find(content_type, "application/json", 1, true) == 1
+--- How long the request has run, by a clock that may have been set meanwhile.
+local function elapsed_by_clock()
+    return math.max(0, ngx.now() - ngx.req.start_time())
 end
 
---- An answer that is no stream is not looked at again.
-local function begin(content_type)
-    local dialect = dialect_of(content_type)
-    if not dialect then
-        ngx.ctx.watch = false
-        return false
-    end
-    local watch = { dialect = dialect, next_check = CHECK_SECONDS, tail = "" }
+local function begin()
+    local watch = {
+        dialect = dialect_of(ngx.header["Content-Type"]), next_check = CHECK_SECONDS, tail = "",
+    }
     -- From here on by the clock that no one sets: a check must not wait for one that was set back.
-    watch.began_at = monotonic_time() - math.max(0, ngx.now() - ngx.req.start_time())
+    watch.began_at = monotonic_time() - elapsed_by_clock()
     ngx.ctx.watch = watch
     return watch
+end
+
+--- An answer that told its length: nearly all come whole, and are done. Of others each part is
+--- looked at, for there is no note of when that was done last.
+local function filter_told(chunk, length)
+    if chunk == "" or #chunk >= length then
+        return
+    end
+    local code = verdict(elapsed_by_clock())
+    if code then
+        return abort(code)
+    end
 end
 
 --- nginx flushes an empty chunk behind the head where no event came with it, and one more when the
@@ -153,35 +179,32 @@ local function failure(watch, arrived)
     return arrived == "" and watch.has_begun and "upstream_unavailable" or nil
 end
 
---- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
----@param arrived string|nil what the LLM server sent, where another filter changed the chunk
-function _M.filter(arrived)
-    local content_type = ngx.header["Content-Type"]
-    if is_plain(content_type) then
-        return
-    end
-    local watch = ngx.ctx.watch
-    if watch == nil then
-        watch = begin(content_type)
-    end
-    if not watch then
-        return
-    end
-    if watch.is_cut then
-        return ngx.ERROR
-    end
-    local chunk, is_last = ngx.arg[1], ngx.arg[2]
+--- An answer that goes on until it ends.
+local function filter_stream(watch, chunk, is_last, arrived)
     if is_last and chunk == "" then
         return
     end
     local elapsed_seconds = monotonic_time() - watch.began_at
-    local code = watch.pending or failure(watch, arrived or chunk)
+    local code = watch.pending or failure(watch, arrived)
         or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
     watch.has_begun = true
-    if code then
-        cut(watch, code, chunk, elapsed_seconds)
-    end
+    local answer = code and cut(watch, code, chunk, elapsed_seconds) or nil
     watch.tail = sub(watch.tail .. sub(chunk, -MOST_END_CHARACTERS), -MOST_END_CHARACTERS)
+    return answer
+end
+
+--- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
+---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
+function _M.filter(arrived)
+    local chunk, length = ngx.arg[1], ngx.header["Content-Length"]
+    if length then
+        return filter_told(chunk, tonumber(length))
+    end
+    local watch = ngx.ctx.watch or begin()
+    if watch.is_cut then
+        return ngx.ERROR
+    end
+    return filter_stream(watch, chunk, ngx.arg[2], arrived or chunk)
 end
 
 return _M

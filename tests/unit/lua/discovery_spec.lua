@@ -44,6 +44,7 @@ before_each(function()
             return result
         end,
     })
+    fake.load("portero.upstream_errors").start(shipped.settings())
     discovery.start(settings_with(nil))
 end)
 

@@ -138,8 +138,25 @@ describe("refuse", function()
         errors.refuse("invalid_request")
         assert.is_nil(fake.answer.body:find("SEEN", 1, true))
         for _, value in pairs(fake.answer.headers) do
-            assert.is_nil(value:find("SEEN", 1, true))
+            assert.is_nil(tostring(value):find("SEEN", 1, true))
         end
+    end)
+
+    it("writes the head that nginx would leave out behind an answer that was no HTTP", function()
+        fake.request({ target = "/v1/chat/completions", http_version = 0.9 })
+        fake.ngx.var.request_id = "abc"
+        errors.refuse("upstream_failed")
+        local head, body = fake.answer.body:match("^(.-)\r\n\r\n(.*)$")
+        assert.equal("HTTP/1.1 502 ", head:match("^[^\r]*"))
+        assert.is_truthy(head:find("x-request-id: abc", 1, true))
+        assert.equal(#body, tonumber(head:match("Content%-Length: (%d+)")))
+        assert.equal("upstream_unavailable", cjson.decode(body).error.code)
+    end)
+
+    it("writes no such head for a client that speaks HTTP/0.9 itself", function()
+        fake.request({ target = "/", protocol = "HTTP/0.9", http_version = 0.9 })
+        errors.refuse("invalid_request")
+        assert.is_table(cjson.decode(fake.answer.body))
     end)
 
     it("asks for no body that was announced, and closes the connection instead", function() -- H21

@@ -208,6 +208,7 @@ end
 local function set_request(fake, request)
     fake.method = request.method or "GET"
     fake.body, fake.is_read = request.body, false
+    fake.http_version = request.http_version or 1.1
     fake.request_headers = {}
     fake.answer = new_answer()
     fake.began = fake.clock.now
@@ -235,6 +236,7 @@ local function new_req(fake)
         get_headers = function() return header_table(request_headers) end,
         clear_header = function(name) fake.request_headers[name:lower()] = nil end,
         start_time = function() return fake.began end,
+        http_version = function() return fake.http_version end,
         read_body = function() fake.is_read = true end,
         get_body_data = function() return fake.is_read and fake.body or nil end,
     }

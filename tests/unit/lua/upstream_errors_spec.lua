@@ -1,9 +1,12 @@
 ---------
--- The LLM server's errors and nginx's own, as the caller is told: contract section 5.
+-- What an LLM server answered that no caller may see, and what nginx refused by itself, as the
+-- caller is told: contract section 5.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
 local shipped = require("shipped")
+
+local CHAT = "/v1/chat/completions"
 
 local fake, upstream_errors
 
@@ -13,55 +16,186 @@ before_each(function()
     upstream_errors.start(shipped.settings())
 end)
 
-local function refuse(name, target, upstream_status)
-    fake.request({ method = "GET", target = target }) -- nginx forgot the method on the way
-    fake.ngx.var.uri = "/refused/" .. name
+local function refuse(who, status, target, upstream_status)
+    fake.request({ method = target == "/health" and "GET" or "POST", target = target })
     fake.ngx.var.upstream_status = upstream_status
-    upstream_errors.refuse()
+    fake.ngx.status = status
+    upstream_errors.refuse(who)
     return fake.answer.exit, cjson.decode(fake.answer.body).error
 end
 
 describe("refuse", function()
-    local CHAT = "/v1/chat/completions"
-
-    -- What nginx was to refuse with, what the LLM server had said, and what the caller is told.
+    -- Whom nginx asked, its own status, what the LLM server had said, and what the caller is told.
     for _, case in ipairs({
-        { "not_found", CHAT, "404", 404, "model_not_found" },
-        { "not_found", "/llm/chat/completions?x", "405", 404, "model_not_found" },
-        { "not_found", "/health", "404", 404, "not_found" },
-        { "not_found", "/api/pull", "404", 404 },
-        { "not_found", CHAT, nil, 404, "not_found" },
-        { "not_found", CHAT, "-", 404, "not_found" },
-        { "internal_error", CHAT, "500", 502, "upstream_unavailable" },
-        { "internal_error", CHAT, nil, 500, "internal_error" },
-        { "internal_error", CHAT, "", 500, "internal_error" },
-        { "upstream_refused", CHAT, "401", 502, "upstream_unavailable" },
-        { "not_offered", CHAT, "501", 404, "not_found" },
-        { "upstream_unavailable", CHAT, "502", 502, "upstream_unavailable" },
-        { "not_ready", CHAT, "503", 503, "not_ready" },
-        { "upstream_timeout", CHAT, "504", 504, "upstream_timeout" },
-        { "request_too_large", CHAT, nil, 413, "request_too_large" },
-        { "invalid_request", "/", nil, 400, "invalid_request" },
+        { "llm", 502, "404", 404, "model_not_found" },
+        { "llm", 502, "405", 404, "model_not_found", "/llm/chat/completions?x" },
+        { "llm", 502, "404", 404, "not_found", "/health" },
+        { "llm", 502, "404", 404, nil, "/api/pull" },
+        { "llm", 500, nil, 500, "internal_error" },
+        { "llm", 500, "", 500, "internal_error" },
+        { "llm", 500, "-", 500, "internal_error" },
+        { "llm", 502, "502, 401", 502, "upstream_unavailable" },
+        { "llm", 502, "502 : 503", 503, "not_ready" },
+        { "llm", 418, nil, 400, "invalid_request" },
+        { "llm", 418, "418", 400, "invalid_request" },
+        { "llm", 413, nil, 413, "request_too_large" },
+        { "issuer", 502, "502", 503, "not_ready" },
+        { "issuer", 500, nil, 503, "not_ready" },
+        { "issuer", 504, "504", 503, "not_ready" },
+        { "issuer", 413, nil, 413, "request_too_large" },
+        { "issuer", 400, nil, 400, "invalid_request" },
+        { "nginx", 404, nil, 404, "not_found" },
+        { "nginx", 405, nil, 404, "not_found" },
+        { "nginx", 494, nil, 400, "invalid_request" },
+        { "nginx", 501, nil, 400, "invalid_request" },
+        { "nginx", 507, nil, 500, "internal_error" },
+        { "nginx", 504, nil, 504, "upstream_timeout" },
     }) do
-        local name, target, said, status, code = unpack(case, 1, 5)
-        it(("tells %s of %s, the LLM server having said %s, as %d %s"):format(
-            name, target, tostring(said), status, tostring(code)), function()
-            local told, err = refuse(name, target, said)
+        local who, own, said, status, code, target = unpack(case, 1, 6)
+        target = target or CHAT
+        it(("tells %s's %d at %s, the LLM server having said %s, as %d %s"):format(
+            who, own, target, tostring(said), status, tostring(code)), function()
+            local told, err = refuse(who, own, target, said)
             assert.equal(status, told)
             assert.equal(code, type(err) == "table" and err.code or nil)
         end)
     end
 
+    it("logs what the header filter has not seen, and nothing twice", function()
+        refuse("llm", 401, CHAT, "401")
+        assert.equal(1, #fake.logged)
+        refuse("llm", 418, CHAT, "200")
+        assert.equal(1, #fake.logged)
+    end)
+
+    it("asks nothing of the caller that the LLM server asked of the gateway", function()
+        fake.request({ method = "GET", target = CHAT })
+        fake.ngx.var.upstream_status = "401"
+        fake.ngx.status = 401
+        fake.ngx.header["WWW-Authenticate"] = 'Basic realm="CANARY"'
+        upstream_errors.refuse("llm")
+        assert.is_nil(fake.answer.headers["www-authenticate"])
+    end)
+
     it("speaks Ollama's dialect where that was spoken", function()
-        local _, err = refuse("not_found", "/api/chat", "404")
+        local _, err = refuse("llm", 502, "/api/chat", "404")
         assert.is_string(err)
     end)
+end)
+
+describe("code_of", function()
+    -- What the caller is told of each status that an LLM server could answer.
+    local TOLD = {
+        [400] = "rejected", [401] = "upstream_refused", [402] = "upstream_refused",
+        [403] = "upstream_refused", [404] = "model_not_found", [405] = "model_not_found",
+        [407] = "upstream_refused", [408] = "upstream_timeout", [409] = "rejected_conflict",
+        [410] = "model_not_found", [413] = "request_too_large",
+        [415] = "unsupported_media_type", [422] = "rejected_content", [429] = "upstream_busy",
+        [501] = "not_offered", [502] = "upstream_unavailable", [503] = "not_ready",
+        [504] = "upstream_timeout", [529] = "not_ready",
+    }
+
+    it("has an answer for every status there could be", function()
+        fake.request({ method = "POST", target = CHAT })
+        for status = 0, 999 do
+            local hundred = math.floor(status / 100)
+            local expected = TOLD[status] or (hundred == 3 and "upstream_redirected")
+                or (hundred == 4 and "rejected") or "upstream_failed"
+            assert.equal(expected, upstream_errors.code_of(status), status)
+        end
+    end)
+end)
+
+--- The head of an answer, looked at; what the log says of it.
+local function look(head)
+    fake.request({ method = head.method or "POST", target = head.target or CHAT })
+    fake.logged = {}
+    fake.ngx.status = head.status
+    fake.ngx.header["Content-Type"] = head.type
+    fake.ngx.var.upstream_status = head.said ~= false and tostring(head.said or head.status) or nil
+    fake.ngx.var.upstream_http_location = head.location
+    return upstream_errors.look(), fake.answer.exit, table.concat(fake.logged)
+end
+
+local JSON, HTML = "application/json", "text/html; charset=utf-8"
+
+describe("look", function()
+    for _, head in ipairs({
+        { status = 200, type = JSON }, { status = 200, type = "text/event-stream" },
+        { status = 200 }, { status = 204 }, { status = 206, type = "audio/mpeg" },
+        { status = 304 }, { status = 400, type = "application/json; charset=utf-8" },
+        { status = 409, type = JSON }, { status = 422, type = "application/problem+json" },
+        { status = 429, type = "Application/JSON" },
+        -- Portero's own.
+        { status = 401, type = JSON, said = false }, { status = 503, type = JSON, said = false },
+        { status = 302, type = "text/html", said = false }, { status = 204, said = false },
+    }) do
+        it("lets pass " .. cjson.encode(head), function()
+            local is_refused, exit, logged = look(head)
+            assert.is_false(is_refused)
+            assert.is_nil(exit)
+            assert.equal("", logged)
+        end)
+    end
+
+    -- What is refused, and what the operator reads of it.
+    for _, case in ipairs({
+        { { status = 200, type = HTML }, "a page" },
+        { { status = 200, type = "TEXT/HTML" }, "a page" },
+        { { status = 200, type = "application/xhtml+xml" }, "a page" },
+        { { status = 100 }, "no HTTP" }, { { status = 103, type = JSON }, "no HTTP" },
+        { { status = 9, said = 200 }, "no HTTP" }, { { status = 999, type = JSON }, "no HTTP" },
+        { { status = 400, type = HTML }, "" }, { { status = 400 }, "" },
+        { { status = 429, type = "text/plain" }, "more to do" }, { { status = 422 }, "" },
+        { { status = 401, type = JSON }, "LLM_API_KEY" }, { { status = 403 }, "LLM_API_KEY" },
+        { { status = 404, type = JSON }, "" }, { { status = 500, type = JSON }, "its own log" },
+        { { status = 503, type = JSON }, "starting" }, { { status = 599 }, "its own log" },
+        { { status = 307, location = "https://llm.internal/x?key=CANARY" },
+            "answered 307 with Location https://llm.internal/x: set LLM_UPSTREAM" },
+        -- nginx's own page: the LLM server was not asked, so there is nothing to say of it.
+        { { status = 400, type = HTML, said = false }, "" },
+    }) do
+        local head, words = case[1], case[2]
+        it(("refuses %s, and says %q"):format(cjson.encode(head), words), function()
+            local is_refused, exit, logged = look(head)
+            assert.is_true(is_refused)
+            assert.equal(418, exit)
+            assert.is_truthy(logged:find(words, 1, true), logged)
+            assert.equal(words == "", logged == "")
+        end)
+    end
+
+    it("lets pages pass where the LLM server's own are asked for", function()
+        upstream_errors.start(shipped.settings("llm"))
+        assert.is_false(look({ status = 200, type = HTML, target = "/", method = "GET" }))
+        assert.is_true(look({ status = 200, type = HTML, target = CHAT }))
+        assert.is_true(look({ status = 404, type = HTML, target = "/", method = "GET" }))
+    end)
+
+    it("writes no more of a Location than tells it", function()
+        local _, _, logged = look({ status = 301, location = ("x"):rep(5000) })
+        assert.is_true(#logged < 400)
+    end)
+end)
+
+describe("look_at_list", function()
+    for status, lines in pairs({ [200] = 0, [404] = 0, [401] = 1, [103] = 1, [307] = 1 }) do
+        it(("says of %d what look says, and ends nothing"):format(status), function()
+            fake.request({ target = "/v1/models" })
+            fake.logged = {}
+            fake.ngx.status = status
+            fake.ngx.var.upstream_status = tostring(status)
+            upstream_errors.look_at_list()
+            assert.equal(lines, #fake.logged)
+            assert.is_nil(fake.answer.exit)
+        end)
+    end
 end)
 
 describe("start", function()
     it("decides which routes there are", function()
         upstream_errors.start({ policy = {} })
-        local _, err = refuse("not_found", "/v1/chat/completions", "404")
+        local _, err = refuse("llm", 502, CHAT, "404")
         assert.equal("not_found", err.code)
     end)
 end)
