@@ -231,7 +231,7 @@ _KNOWN = (
     r"(?:[1356789yphs]|gy|(?:sha|md5|apr1|argon2|b?crypt|scrypt|yescrypt|pbkdf2)[a-z0-9,=._-]*)\$"
 )
 #: The name of a shell or of its script, which it puts in the place of $0.
-_SHELL = r"(?:[A-Za-z0-9_./-]{0,40}sh)?"
+_SHELL = r"(?:[A-Za-z0-9_./-]{0,40}sh)"
 #: Hashes of other kinds, by the names that other programs give them, and such whose beginning is
 #: gone, once escapes are undone.
 _FOREIGN = _forms(
@@ -243,11 +243,13 @@ _FOREIGN = _forms(
     ),
     (r"(?:^|:)\{[A-Za-z0-9@._-]{2,40}\}.", _ANOTHER_KIND),
     (r"(?i)^\*[0-9a-f]{40}$|^md5[0-9a-f]{32}$|^0x0[12]00[0-9a-f]{40,}$", _ANOTHER_KIND),
+    (r"(?i)^(?:[1567y]|gy|apr1|s?md5)\$[^\s$]{1,40}\$[./a-z0-9$]{16,}", "its first $ is missing"),
+    (r"(?:rounds=[0-9]+\$|=[0-9]+,[tr]=[0-9]+,p=[0-9])", _ANOTHER_KIND),
     (r"^JDJ[hi5]JD", "it is in base64; write it as it is"),
     (
-        rf"^\$?2?[abxy]?\$?{_SHELL}[0-9]{{0,2}}\$?{_SHELL}"
+        rf"^\W{{0,3}}2?[abxy]?\W{{0,3}}{_SHELL}?[0-9]{{0,2}}\W{{0,3}}{_SHELL}?"
         r"[./A-Za-z0-9]{20,21}[.Oeu][./A-Za-z0-9]{31}$",
-        "its beginning is missing",
+        "its beginning is missing, or not as it was",
     ),
 )
 _BY_A_SHELL = (
@@ -269,7 +271,9 @@ _LEFT_OVER = _forms(
     (rf"^[abxy](?:[0-4]|{_SHELL}[0-9])(?:\$?[./][./A-Za-z0-9]*)?$", _BY_A_SHELL),
     (
         r"^(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])"
-        r"(?:[abxy][0-9]?\$?[./][./A-Za-z0-9]{15,}|[./][./A-Za-z0-9]{32,})$",
+        r"(?:[abxy][0-9]?\$?[./][./A-Za-z0-9]{15,}"
+        # Longer than 32, and not of a length that base64 has.
+        r"|[./][./A-Za-z0-9]{32}(?:[./A-Za-z0-9]{4}){0,4}[./A-Za-z0-9]{0,2})$",
         _BY_A_SHELL,
     ),
 )

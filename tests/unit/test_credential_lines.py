@@ -2,6 +2,7 @@
 is a fault. Never does the text of what was meant as a hash become a password.
 """
 
+import base64
 import itertools
 import random
 import re
@@ -88,6 +89,7 @@ HASHES: dict[str, str] = {
     "no dollars": HASH.replace("$", ""),
     "no prefix": HASH[4:],
     "no prefix and no cost": PAYLOAD,
+    "other marks than dollars": HASH.replace("$", ":"),
     "an impossible salt": HASH[:28] + "z" + HASH[29:],
     "htpasswd": "alice:$2y$05$" + PAYLOAD,
     "a scheme in braces": "{bcrypt}" + HASH,
@@ -261,6 +263,9 @@ FOREIGN: dict[str, Callable[[], str]] = {
     "PostgreSQL's SCRAM": lambda: "SCRAM-SHA-256$4096:" + PAYLOAD[:24] + "$" + PAYLOAD[:44],
     "MySQL's": lambda: "*" + "0A1B2C3D4E" * 4,
     "MSSQL's": lambda: "0x0200" + "0A1B2C3D4E" * 6,
+    "SHA-512 crypt without its first dollar": lambda: "6$" + PAYLOAD[:8] + "$" + PAYLOAD[:53],
+    "argon2id without its beginning": lambda: "v=19$m=65536,t=3,p=4$" + PAYLOAD[:30],
+    "argon2id by a shell": lambda: "=19=65536,t=3,p=4/" + PAYLOAD[:20],
     "Kubernetes' base64": lambda: "JDJiJDEwJ" + PAYLOAD,
 }
 #: These can be spoiled as a bcrypt hash can.
@@ -441,6 +446,18 @@ def test_random_plain_secrets_are_not_taken_for_hashes_c1(read: Read) -> None:
             secret = "".join(chance.choices(characters, k=length))
             assert outcome(read, f"{NAME}={secret}", secret) == "plain", secret
             assert outcome(read, f"{NAME}='{secret}'", secret) == "plain", secret
+
+
+def test_random_plain_secrets_in_base64_are_hardly_ever_taken_for_what_a_shell_leaves_c1(
+    read: Read,
+) -> None:
+    chance = random.Random(4)
+    taken = 0
+    for size in (9, 12, 16, 18, 24, 32, 48):
+        for _ in range(1000):
+            secret = base64.b64encode(chance.randbytes(size)).decode()
+            taken += outcome(read, f"{NAME}={secret}", secret) != "plain"
+    assert taken < 20  # in 7,000
 
 
 def test_what_is_plain_and_was_perhaps_not_meant_so_is_told_c1() -> None:
