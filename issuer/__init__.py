@@ -101,7 +101,8 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app = _new_app()
     app.extensions["portero"] = parts
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
-    app.register_blueprint(login.blueprint(authority, settings.cookie_secure))
+    app.config[answers.ORIGINS] = settings.origins
+    app.register_blueprint(login.blueprint(authority, settings.cookie_secure, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))
     app.register_blueprint(admin.blueprint(authority))
     app.register_blueprint(health.blueprint(authority))

@@ -5,18 +5,19 @@ It must never echo a secret, and a redirect never leaves this host.
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-from flask import Response, jsonify, make_response, render_template, request
+from flask import Response, current_app, jsonify, make_response, render_template, request
 
 from issuer.bearer import COOKIE
 from issuer.errors import WIRE_ERRORS, envelope
+from issuer.origins import Origins, Sender
 
 RETRY_SECONDS = "1"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
 #: How a target begins that names the host too (RFC 9112 §3.2.2).
 _AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Where the application's configuration has its `Origins`.
+ORIGINS = "PORTERO_ORIGINS"
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -82,26 +83,26 @@ def over_tls() -> bool:
 
 
 def from_another_site() -> bool:
-    """Whether a browser says that a page of another site sent this request (threats I5).
-
-    `Sec-Fetch-Site` decides where it is sent, else `Origin`. A program sends neither.
-    """
-    fetch_site = request.headers.get("Sec-Fetch-Site")
-    if fetch_site is not None:
-        return fetch_site not in ("same-origin", "none")
-    origin = request.headers.get("Origin")
-    return origin is not None and not _is_own(origin)
+    """Whether a browser says that a page of another site sent this request (threats I5)."""
+    return _origins().is_another_site(_sender())
 
 
-def _is_own(origin: str) -> bool:
-    if not origin.startswith(("http://", "https://")):
-        return False
-    try:
-        asked, own = urlsplit(origin), urlsplit(f"{origin.split(':')[0]}://{request.host}")
-        default = _DEFAULT_PORTS.get(asked.scheme)
-        return (asked.hostname, asked.port or default) == (own.hostname, own.port or default)
-    except ValueError:
-        return False
+def from_unnamed_site() -> bool:
+    """The same, but of a site that `CORS_ORIGINS` does not name."""
+    sender = _sender()
+    return _origins().is_another_site(sender) and not _origins().is_named(sender)
+
+
+def _sender() -> Sender:
+    headers = request.headers
+    return Sender(
+        headers.get("Sec-Fetch-Site"), headers.get("Origin"), headers.get("Host", ""), over_tls()
+    )
+
+
+def _origins() -> Origins:
+    origins: Origins = current_app.config.get(ORIGINS, Origins())
+    return origins
 
 
 def set_cookie(answer: Response, token: str, max_age_seconds: int, secure: bool) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from issuer import keys, policy, roles
+from issuer import keys, origins, policy, roles
 from issuer.errors import Faults
+from issuer.origins import Origins
 from issuer.policy import Policy
 from issuer.roles import Roles
 from issuer.watched import Watched
@@ -23,6 +24,9 @@ ROUTES_DIRECTORY = ROLES_FILE.with_name("routes")
 SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"
 _GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
+#: Who listens on all addresses, as one that gives a port alone does, is found on loopback.
+_ALL_ADDRESSES = re.compile(r"\*?\Z|0\.0\.0\.0\Z", re.ASCII)
+_ALL_OF_IPV6 = "[::]"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Settings:
     most_active_tokens: int
     cookie_secure: bool
     web_ui: str
+    base_url: str
+    origins: Origins
     last_good_directory: Path | None = None
 
     @property
@@ -108,6 +114,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
         "web_ui": reader.choice("WEB_UI", "portero", ("portero", "upstream")),
+        **_addresses(reader),
         "last_good_directory": _last_good_directory(reader),
     }
     if reader.faults:
@@ -218,6 +225,34 @@ def _database_path(reader: _Reader) -> Path:
     if not url.startswith(SQLITE_PREFIX) or url == SQLITE_PREFIX:
         reader.fault("DATABASE_URL: must be sqlite:///FILE (or sqlite:////ABSOLUTE/FILE)")
     return Path(url.removeprefix(SQLITE_PREFIX))
+
+
+def _addresses(reader: _Reader) -> dict[str, Any]:
+    """Where people find us, and the origins whose pages may log in beside our own."""
+    given = reader.text("PUBLIC_URL")
+    public = origins.base_url(given)
+    if given and not public:
+        reader.fault("PUBLIC_URL: must be http://HOST:PORT or https://HOST:PORT and no more")
+    named = origins.entries(reader.text("CORS_ORIGINS"))
+    reader.faults += [f"CORS_ORIGINS: {fault}" for fault in origins.faults(named)]
+    return {
+        "base_url": public or _listened_on(reader),
+        "origins": Origins(public, frozenset(named)),
+    }
+
+
+def _listened_on(reader: _Reader) -> str:
+    """The gateway's own address, for who is on its machine."""
+    listen = reader.text("GATEWAY_LISTEN", "127.0.0.1:8080")
+    host, _, port = listen.rpartition(":")
+    if _ALL_ADDRESSES.match(host):
+        host = "127.0.0.1"
+    elif host == _ALL_OF_IPV6:
+        host = "[::1]"
+    url = origins.base_url(f"http://{host}:{port}")
+    if not url and not reader.text("PUBLIC_URL"):
+        reader.fault("GATEWAY_LISTEN: must be HOST:PORT; else set PUBLIC_URL")
+    return url
 
 
 def _gateway_urls(reader: _Reader) -> tuple[str, ...]:

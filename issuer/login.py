@@ -35,9 +35,9 @@ _OTHER_SITE = "This request came from another site."
 _BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
 
 
-def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
-    """All doors of an authority."""
-    view = _Doors(authority, cookie_secure)
+def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Blueprint:
+    """All doors of an authority; `base_url` is where people and programs find the gateway."""
+    view = _Doors(authority, cookie_secure, base_url)
     routes = Blueprint("login", __name__)
     for path in (*BASIC_DOORS, *FORM_DOORS, *ALIASES):
         door = ALIASES.get(path, path)
@@ -54,12 +54,15 @@ def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
 class _Doors:
     """The views, over one authority."""
 
-    def __init__(self, authority: Authority, cookie_secure: bool) -> None:
+    def __init__(self, authority: Authority, cookie_secure: bool, base_url: str) -> None:
         self._authority = authority
         self._cookie_secure = cookie_secure
+        self._base_url = base_url
 
     def basic(self, door: str) -> Response:
         """An agent's login: the token in the body."""
+        if answers.from_unnamed_site():
+            return answers.error("insufficient_permissions", _OTHER_SITE)
         given = request.authorization
         if given is None or given.type != "basic" or given.username is None:
             return answers.error("invalid_api_key", headers=_BASIC_CHALLENGE)
@@ -70,8 +73,8 @@ class _Doors:
         return make_response(jsonify(_token_answer(outcome)))
 
     def form(self, door: str) -> Response:
-        """A person's login: the token in a cookie."""
-        if answers.from_another_site():
+        """A person's login: the token in a cookie, which another site's page cannot make use of."""
+        if answers.from_unnamed_site():
             return answers.error("insufficient_permissions", _OTHER_SITE)
         try:
             fields = _fields()
@@ -124,7 +127,7 @@ class _Doors:
                 routes=role.routes if role else (),
                 expires_at=claims.expires_at,
                 now=self._authority.now(),
-                example={"base_url": request.host_url.rstrip("/")},
+                example={"base_url": self._base_url},
             )
         )
 

@@ -178,16 +178,9 @@ x-ratelimit-reset-tokens"
 
 # CORS_ORIGINS as entries of nginx's map: each exactly as a browser sends it, and never a pattern.
 read_cors_origins() {
-    cors_origins=
-    for origin in $(echo "${CORS_ORIGINS:-}" | tr "," " "); do
-        case "${origin#*://}" in
-            *[!A-Za-z0-9.:\[\]-]* | "") fault "CORS_ORIGINS: each must be http://HOST or https://HOST, with its port" ;;
-        esac
-        case "$origin" in
-            http://* | https://*) cors_origins="$cors_origins \"$origin\" \"$origin\";" ;;
-            *) fault "CORS_ORIGINS: each must begin http:// or https://" ;;
-        esac
-    done
+    listed=$(entries "${CORS_ORIGINS:-}")
+    check_entries CORS_ORIGINS "$listed"
+    cors_origins=$(each_as '"&" "&";' "$listed")
 }
 
 # render_llm_key DIRECTORY: the key as a variable that is asked for only where it is sent. `geo` takes

@@ -43,4 +43,33 @@ function judge_range(entry, parts, count, most) {
     }
 }
 
+# What people write in place of an origin, in the order it is looked for (issuer/origins.py).
+function origin_fault(entry, port) {
+    if (entry == "null") return "is null, which every page without an origin of its own says"
+    if (entry ~ /[*]/) return "is a pattern; name each origin"
+    if (entry ~ /[A-Z]/) return "has capitals; a browser sends it in lower case"
+    if (entry ~ /^[a-z][a-z0-9+.-]*:\/\/[^\/ ]+\//) {
+        return "has a path; leave out what is behind host and port, a slash too"
+    }
+    if (entry ~ /^http:\/\/.*:80$/ || entry ~ /^https:\/\/.*:443$/) {
+        return "has its scheme's own port; a browser leaves that out"
+    }
+    port = match(entry, /:[1-9][0-9]*$/) ? substr(entry, RSTART + 1) : 1
+    if (entry !~ ORIGIN || !is_number(port, 65535)) {
+        return "is not SCHEME://HOST or SCHEME://HOST:PORT"
+    }
+    if (length(entry) > 300) return "is longer than 300 characters"
+}
+
+function judge_origin(entry, reason) {
+    reason = origin_fault(entry)
+    if (reason) {
+        print setting ": each must be an origin as a browser sends it; number " NR " " reason
+    }
+}
+
+BEGIN {
+    ORIGIN = "^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|[[][0-9a-f:.]+[]])(:[1-9][0-9]*)?$"
+}
 setting == "TRUSTED_PROXIES" { judge_range($0) }
+setting == "CORS_ORIGINS" { judge_origin($0) }

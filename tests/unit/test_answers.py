@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from issuer import answers
+from issuer.origins import Origins
 
 OWN = "https://portero.example"
 
@@ -106,49 +107,35 @@ def test_i6_whatever_is_wanted_no_browser_leaves_this_host(wanted: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        pytest.param({}, False, id="a program says nothing"),
-        pytest.param({"Sec-Fetch-Site": "same-origin"}, False, id="same origin"),
-        pytest.param({"Sec-Fetch-Site": "none"}, False, id="typed by hand"),
-        pytest.param({"Sec-Fetch-Site": "cross-site"}, True, id="another site"),
-        pytest.param({"Sec-Fetch-Site": "same-site"}, True, id="a sibling host"),
-        pytest.param({"Sec-Fetch-Site": ""}, True, id="an empty word"),
-        pytest.param({"Sec-Fetch-Site": "SAME-ORIGIN"}, True, id="a word no browser uses"),
-        pytest.param(
-            {"Sec-Fetch-Site": "cross-site", "Origin": OWN}, True, id="Sec-Fetch-Site decides"
-        ),
-        pytest.param(
-            {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
-            False,
-            id="Sec-Fetch-Site decides for good as well",
-        ),
-        pytest.param({"Origin": OWN}, False, id="own origin"),
-        pytest.param({"Origin": "http://portero.example"}, False, id="own origin, plain"),
-        pytest.param({"Origin": "https://portero.example:443"}, False, id="its default port"),
-        pytest.param({"Origin": "https://PORTERO.example"}, False, id="its host in capitals"),
-        pytest.param({"Origin": "https://portero.example:8443"}, True, id="another port"),
-        pytest.param({"Origin": "https://evil.example"}, True, id="another host"),
-        pytest.param({"Origin": "https://portero.example.evil.example"}, True, id="a longer host"),
-        pytest.param({"Origin": "https://evil-portero.example"}, True, id="a host that ends so"),
-        pytest.param({"Origin": "https://portero.example@evil.example"}, True, id="user and host"),
-        pytest.param({"Origin": "null"}, True, id="null"),
-        pytest.param({"Origin": "https://["}, True, id="no URL"),
-        pytest.param({"Origin": "https://portero.example:x"}, True, id="no port"),
-        pytest.param({"Origin": "portero.example"}, True, id="no scheme"),
-        *(
-            pytest.param(
-                {"Origin": origin},
-                True,
-                id=f"an origin of no browser: {origin!r}",
-            )
-            for origin in ("", ":x", "//evil.example")
-        ),
+        ({}, False),
+        ({"Origin": OWN}, False),
+        ({"Origin": "http://portero.example"}, True),
+        ({"Origin": "https://evil.example"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, False),
     ],
+    ids=str,
 )
 def test_i5_a_request_of_another_site_is_recognised(
     app: flask.Flask, headers: dict[str, str], expected: bool
 ) -> None:
-    with app.test_request_context("/login", base_url=OWN, method="POST", headers=headers):
+    """The long list is in `test_origins.py`; here, that all that it asks for is looked up."""
+    told = {**headers, "X-Forwarded-Proto": "https"}
+    with app.test_request_context("/login", base_url=OWN, method="POST", headers=told):
         assert answers.from_another_site() is expected
+        assert answers.from_unnamed_site() is expected
+
+
+@pytest.mark.parametrize("own", ["https://portero.example", "https://other.example"])
+def test_a_site_that_is_named_is_another_one_and_no_unnamed_one(own: str) -> None:
+    app = flask.Flask("issuer")
+    app.config[answers.ORIGINS] = Origins(own, frozenset(["https://chat.example"]))
+    headers = {"Origin": "https://chat.example", "Sec-Fetch-Site": "cross-site"}
+    with app.test_request_context("/login", base_url=OWN, method="POST", headers=headers):
+        assert answers.from_another_site() is True
+        assert answers.from_unnamed_site() is False
+    with app.test_request_context("/login", base_url=OWN, headers={"Origin": OWN}):
+        assert answers.from_unnamed_site() is (own != OWN)
 
 
 @pytest.mark.parametrize(

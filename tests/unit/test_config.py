@@ -56,6 +56,50 @@ def test_every_setting_is_taken(environ: Environ) -> None:
     assert settings.web_ui == "upstream"
 
 
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_LISTEN": "127.0.0.1:8090"}, "http://127.0.0.1:8090"),
+        ({"GATEWAY_LISTEN": "10.0.0.7:80"}, "http://10.0.0.7"),
+        ({"GATEWAY_LISTEN": "0.0.0.0:8080"}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_LISTEN": "*:8080"}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_LISTEN": "8080"}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_LISTEN": "[::]:8080"}, "http://[::1]:8080"),
+        ({"GATEWAY_LISTEN": "[fd00::1]:8080"}, "http://[fd00::1]:8080"),
+        ({"GATEWAY_LISTEN": "gateway:8080"}, "http://gateway:8080"),
+        ({"PUBLIC_URL": "https://Portero.example/"}, "https://portero.example"),
+        (
+            {"PUBLIC_URL": "https://portero.example", "GATEWAY_LISTEN": "unix:/run/x"},
+            "https://portero.example",
+        ),
+    ],
+)
+def test_people_find_us_at_the_public_url_else_where_the_gateway_listens_q2(
+    environ: Environ, given: Environ, url: str
+) -> None:
+    settings = config.read(environ | given)
+    assert settings.base_url == url
+    assert settings.origins.public == (url if "PUBLIC_URL" in given else "")
+
+
+def test_the_origins_that_are_named_are_known_here_too_q4(environ: Environ) -> None:
+    settings = config.read(environ | {"CORS_ORIGINS": "https://chat.example, app://obsidian.md,"})
+    assert settings.origins.named == {"https://chat.example", "app://obsidian.md"}
+
+
+def test_addresses_that_are_none_are_all_told_at_once_q2_o1(environ: Environ) -> None:
+    wrong = {"CORS_ORIGINS": "https://a,*,https://u:secret@b", "PUBLIC_URL": "http://u:secret@x"}
+    found = faults(environ | wrong | {"WEB_UI": "x", "GATEWAY_LISTEN": "nowhere"})
+    assert [fault.partition(":")[0] for fault in found] == [
+        *("WEB_UI", "PUBLIC_URL", "CORS_ORIGINS", "CORS_ORIGINS")
+    ]
+    assert "secret" not in str(found)
+    assert faults(environ | {"GATEWAY_LISTEN": "nowhere"}) == (
+        "GATEWAY_LISTEN: must be HOST:PORT; else set PUBLIC_URL",
+    )
+
+
 def test_a_secret_may_come_from_a_private_file(environ: Environ, tmp_path: Path) -> None:
     path = tmp_path / "sync_key"
     path.touch(mode=0o600)

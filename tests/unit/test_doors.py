@@ -283,6 +283,106 @@ def test_i5_another_site_logs_nobody_in(
     assert not bcrypts
 
 
+FOREIGN: list[Headers] = [
+    OTHER_SITE,
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "http://localhost,http://localhost"},
+    {"Origin": "garbage"},
+    {"Origin": "http://evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "garbage"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+]
+OWN: list[Headers] = [
+    {"Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "none"},
+]
+EVERY_WAY_IN = {
+    "/auth" * alias + door: role
+    for role, door in DOORS.items()
+    for alias in range(2)
+    if (alias, door) != (1, "/admin/login")
+}
+
+
+@pytest.mark.parametrize("door", EVERY_WAY_IN)
+def test_i5_no_login_endpoint_serves_another_sites_page_q4(
+    house: House, door: str, bcrypts: list[int]
+) -> None:
+    for headers in FOREIGN:
+        answer = house.log_in(EVERY_WAY_IN[door], door, headers=headers)
+        assert (answer.status_code, code_of(answer)) == (403, "insufficient_permissions"), headers
+        assert "Set-Cookie" not in answer.headers
+    assert not bcrypts
+    for headers in OWN:
+        answer = house.log_in(EVERY_WAY_IN[door], door, headers=headers)
+        assert answer.status_code in (200, 302), headers
+
+
+def test_a_page_of_an_origin_that_is_named_may_log_in_q4(environ: dict[str, str]) -> None:
+    named = "https://chat.example,app://obsidian.md"
+    with issuing(environ, CORS_ORIGINS=named) as house:
+        for door, role in EVERY_WAY_IN.items():
+            for origin in named.split(","):
+                headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+                assert house.log_in(role, door, headers=headers).status_code in (200, 302)
+            for headers in FOREIGN:
+                assert house.log_in(role, door, headers=headers).status_code == 403, headers
+        token = house.token("user")
+        sent = {**cookie(token), "Origin": "https://chat.example", "Sec-Fetch-Site": "cross-site"}
+        assert house.client.post("/logout", headers=sent).status_code == 403
+
+
+def test_with_a_public_url_our_own_origin_is_that_one_alone_q4_q2(environ: dict[str, str]) -> None:
+    with issuing(environ, PUBLIC_URL="https://portero.example") as house:
+        for headers, status in (
+            ({"Origin": "https://portero.example"}, 200),
+            ({"Origin": "https://portero.example:443", "Host": "127.0.0.1:8080"}, 200),
+            ({"Origin": "http://portero.example"}, 403),
+            ({"Origin": "http://evil.example:8080", "Host": "evil.example:8080"}, 403),
+        ):
+            assert house.log_in("agi", headers=headers).status_code == status, headers
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"GATEWAY_LISTEN": "127.0.0.1:8090"}, "http://127.0.0.1:8090"),
+        ({"PUBLIC_URL": "https://portero.example"}, "https://portero.example"),
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "admin", "monitoring", "agi"])
+def test_no_page_takes_the_host_from_who_asks_q2(
+    environ: dict[str, str], role: str, setting: dict[str, str], url: str
+) -> None:
+    evil = {
+        "Host": "evil.example",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Prefix": "/evil.example",
+        "X-Original-Host": "evil.example",
+        "Forwarded": "host=evil.example",
+    }
+    with issuing(environ, **setting) as house:
+        signed_in = cookie(house.token(role))
+        home = house.client.get("/", headers=signed_in | evil | BROWSER)
+        assert f"{url}/v1" in home.text
+        found = [home]
+        for path, methods in methods_by_path(house.app).items():
+            for method in methods:
+                for headers in (evil, evil | BROWSER, evil | BROWSER | signed_in):
+                    found.append(house.client.open(path, method=method, headers=headers))
+        for answer in found:
+            assert "evil" not in answer.text
+            assert "evil" not in str(answer.headers)
+            assert not answer.headers.get("Location", "/").startswith(("//", "http"))
+
+
 @pytest.mark.parametrize(
     ("role", "door"),
     [(role, door) for role in USERS for door in EVERY_DOOR if door != DOORS[role]],

@@ -10,6 +10,7 @@ local credential = require("portero.credential")
 local errors = require("portero.errors")
 local limited = require("portero.limited")
 local metrics = require("portero.metrics")
+local origins = require("portero.origins")
 local policy = require("portero.policy")
 local state = require("portero.state")
 local upstreams = require("portero.upstreams")
@@ -179,7 +180,7 @@ function _M.judge()
     if not token then
         return refuse_token(route, "invalid_api_key")
     end
-    if by_cookie and not SAFE_METHODS[method] and credential.from_another_site() then
+    if by_cookie and not SAFE_METHODS[method] and origins.from_another_site() then
         return errors.refuse("other_site")
     end
     local claims, reason = claims_of(token, from)

@@ -189,6 +189,25 @@ local function check_ca(env, name, servers, faults)
     end
 end
 
+--- The origin of a base URL, in the one form a browser gives it.
+local function origin_of(url)
+    local host = url.host:find(":", 1, true) and "[" .. url.host .. "]" or url.host
+    local port = url.port == DEFAULT_PORTS[url.scheme] and "" or ":" .. url.port
+    return url.scheme .. "://" .. host:lower() .. port
+end
+
+--- Where people find the gateway; nil where that is not said.
+local function public_origin(env, faults)
+    local text = env("PUBLIC_URL")
+    local url = text and base_url(text)
+    if text and not (url and url.path == "") then
+        faults[#faults + 1] =
+            "PUBLIC_URL: must be http://HOST:PORT or https://HOST:PORT and no more"
+        return nil
+    end
+    return url and origin_of(url)
+end
+
 --- The packs of routes in `conf/routes`: Portero's own, and one a kind of LLM server.
 local KINDS = { "ollama", "vllm", "llama-server", "localai" }
 
@@ -257,6 +276,7 @@ function _M.read(env, directory)
         llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url_fault),
         issuer = base_urls(env, "ISSUER_URL", faults),
         web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
+        public_origin = public_origin(env, faults),
         llm_kind = env("LLM_KIND") and choice(env, "LLM_KIND", KINDS, faults),
     }
     check_ca(env, "LLM_CA_FILE", settings.llm, faults)

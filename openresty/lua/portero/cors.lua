@@ -18,7 +18,23 @@ local HEADERS = "Authorization, Content-Type, x-api-key, X-Requested-With, Accep
     .. "x-stainless-helper-method, x-stainless-poll-helper, x-stainless-custom-poll-interval, "
     .. "x-stainless-timeout, x-stainless-read-timeout"
 
+--- What may be asked for beside it: names (RFC 9110 section 5.6.2) and what separates them. A star
+--- is a name too, and would allow what was not asked.
+local NAME = "^[%w!#$%%&'+.^_`|~-]+$"
+local NAMES = "^[%w!#$%%&'+.^_`|~, -]+$"
+local MOST_BYTES = 2048
+local VARIES = "Access-Control-Request-Method, Access-Control-Request-Headers"
+
 local _M = {}
+
+--- The usual, and what is asked for where it has the form of it: an origin that is named is trusted
+--- with any header, and which ones its client sends is the client's business.
+local function with_asked(usual, asked, form)
+    if asked and #asked <= MOST_BYTES and asked:find(form) then
+        return usual .. ", " .. asked
+    end
+    return usual
+end
 
 --- Whether a request is such a question from an origin that is allowed.
 ---@param method string
@@ -30,10 +46,16 @@ end
 
 --- Answer it, without a token and without asking anybody.
 function _M.answer()
+    local method, headers =
+        var.http_access_control_request_method, var.http_access_control_request_headers
+    local asks_from_outside = var.http_access_control_request_private_network == "true"
     return errors.no_content({
-        ["Access-Control-Allow-Methods"] = METHODS,
-        ["Access-Control-Allow-Headers"] = HEADERS,
+        ["Access-Control-Allow-Methods"] = with_asked(METHODS, method, NAME),
+        ["Access-Control-Allow-Headers"] = with_asked(HEADERS, headers, NAMES),
+        -- A page of the internet asks a gateway of a private network: it is named, so it may.
+        ["Access-Control-Allow-Private-Network"] = asks_from_outside and "true" or nil,
         ["Access-Control-Max-Age"] = KEPT_SECONDS,
+        ["Vary"] = VARIES,
     })
 end
 

@@ -134,23 +134,4 @@ function _M.read()
     return token, fault, by_cookie, 1
 end
 
-local function host_of(origin)
-    return origin:match("^https?://([^/]+)$")
-end
-
---- Whether a browser says that a page of another site sent this request (threats I5).
----@return boolean
-function _M.from_another_site()
-    local site = var.http_sec_fetch_site
-    if site then
-        return site ~= "same-origin" and site ~= "none"
-    end
-    local origin = var.http_origin
-    if not origin then
-        return false
-    end
-    local host = host_of(origin)
-    return not host or host ~= var.http_host
-end
-
 return _M

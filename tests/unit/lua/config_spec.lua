@@ -232,6 +232,35 @@ describe("a server of LLM_UPSTREAM", function()
     end)
 end)
 
+describe("PUBLIC_URL", function()
+    it("is known by the origin that a browser makes of it", function()
+        for url, origin in pairs({
+            ["http://portero.example"] = "http://portero.example",
+            ["https://Portero.Example/"] = "https://portero.example",
+            ["https://portero.example:443"] = "https://portero.example",
+            ["http://portero.example:443"] = "http://portero.example:443",
+            ["http://10.0.0.1:08080"] = "http://10.0.0.1:8080",
+            ["http://[::1]:3000"] = "http://[::1]:3000",
+            ["https://[FD00::1]:443"] = "https://[fd00::1]",
+        }) do
+            assert.equal(origin, read({ PUBLIC_URL = url }).public_origin)
+        end
+        assert.is_nil(read().public_origin)
+    end)
+
+    it("is a base URL and no more", function()
+        for _, url in ipairs({
+            "portero.example", "ftp://portero.example", "http://", "http://x/y", "http://x//",
+            "http://x?y", "http://x#y", "http://u:p@x", "http://x:0", "http://x:65536", "http://x:",
+            "http://x:y", "http://a b", "http://x,http://y", "http://*", "http://-x", "HTTP://x",
+        }) do
+            assert.equal(
+                "PUBLIC_URL: must be http://HOST:PORT or https://HOST:PORT and no more",
+                fault_of({ PUBLIC_URL = url }), url)
+        end
+    end)
+end)
+
 describe("a wrong setting", function()
     local SHORT = "must be at least 32 bytes, without a newline at its end"
     local TTL = "must be a whole number from 1 to 86400"
