@@ -73,6 +73,16 @@ def test_the_docs_say_how_long_connections_to_each_kind_are_kept() -> None:
         assert ("| never | 60 s |" in row) if idle is None else f"| {idle} s" in row
 
 
+def test_what_the_docs_quote_of_a_failed_llm_server_is_what_the_gateway_says() -> None:
+    page = (ROOT / "docs" / "llm-servers.md").read_text().partition("## When it fails")[2]
+    rows = re.findall(r'(?m)^\| (\d+) `(\w+)`(?:, "([^"]+)")? \|', page)
+    errors = (LUA / "errors.lua").read_text()
+    assert len(rows) > 8
+    for status, code, words in rows:
+        said = rf"{status}, \"[^}}]*{re.escape(words)}" if words else rf"{code} = {{\s*{status}, "
+        assert re.search(said, errors), (status, code, words)
+
+
 def test_every_promise_names_a_test_that_is_there() -> None:
     text = (ROOT / "docs" / "promises.md").read_text()
     named = set(re.findall(r"`(\w+(?:\.py|\.lua))`", text))
