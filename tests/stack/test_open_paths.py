@@ -32,7 +32,7 @@ ALLOWED = {
     "/healthz": READ,
     "/readyz": READ,
 }
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW")
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW")
 HTML = {"Accept": "text/html"}
 
 

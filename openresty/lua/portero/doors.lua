@@ -16,6 +16,18 @@ local ONLY_READ = { Allow = "GET, HEAD" }
 local CONSOLE = "/admin/"
 local PERMANENT = 308
 
+--- The methods of each open path, for TRACE and CONNECT, which nginx refuses before it looks for
+--- who answers. All others are refused by whoever answers: the issuer shows a browser a page.
+local ONLY_LOG_IN, PAGE_AND_LOG_IN = { Allow = "POST" }, { Allow = "GET, HEAD, POST" }
+local ALLOWED = {
+    ["/llm/login"] = ONLY_LOG_IN, ["/auth/llm/login"] = ONLY_LOG_IN,
+    ["/agi/login"] = ONLY_LOG_IN, ["/auth/agi/login"] = ONLY_LOG_IN,
+    ["/login"] = PAGE_AND_LOG_IN, ["/auth/login"] = PAGE_AND_LOG_IN,
+    ["/admin/login"] = PAGE_AND_LOG_IN, ["/logout"] = ONLY_LOG_IN,
+    ["/static/portero.css"] = ONLY_READ, ["/static/portero.svg"] = ONLY_READ,
+    ["/admin"] = ONLY_READ, ["/healthz"] = ONLY_READ, ["/readyz"] = ONLY_READ,
+}
+
 local _M = {}
 
 --- nginx chooses an open path by what it made of the one that was asked: escapes undone, slashes
@@ -46,6 +58,13 @@ function _M.enter_to_read()
     if not READ[get_method()] then
         return errors.refuse("method_not_allowed", ONLY_READ)
     end
+end
+
+--- The headers that name the methods of an open path; nil for any other path.
+---@param path string as the client wrote it
+---@return table|nil headers
+function _M.allowed(path)
+    return ALLOWED[path]
 end
 
 --- The console's name without its slash, as people type it.

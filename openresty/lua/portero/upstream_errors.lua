@@ -4,6 +4,7 @@
 -- nowhere: it may name models, paths and addresses, and a client would follow a redirect with the
 -- prompt. The operator reads it in the log, one line a refusal, with what to do.
 
+local doors = require("portero.doors")
 local errors = require("portero.errors")
 local policy = require("portero.policy")
 
@@ -18,6 +19,7 @@ local ITS_OWN_WORDS = { [400] = true, [409] = true, [422] = true, [429] = true }
 local ENDED_BY_FILTER = 418
 local FIRST_SUCCESS, FIRST_REDIRECT, FIRST_ERROR, BEHIND_ALL = 200, 300, 400, 600
 local NOT_MODIFIED = 304
+local METHOD_NOT_ALLOWED = 405
 --- A Location may be as long as a header may be.
 local MAX_LOGGED_CHARACTERS = 200
 
@@ -76,9 +78,12 @@ function _M.start(settings)
     table_of_routes = settings.policy
 end
 
+local function path_asked()
+    return match(ngx.var.request_uri, "^[^?]*")
+end
+
 local function route_asked()
-    local path = match(ngx.var.request_uri, "^[^?]*")
-    return policy.find(table_of_routes, ngx.req.get_method(), path)
+    return policy.find(table_of_routes, ngx.req.get_method(), path_asked())
 end
 
 local function names_a_model()
@@ -200,9 +205,20 @@ local CODES = {
     nginx = function() return OF_NGINX[ngx.status] or "invalid_request" end,
 }
 
+--- The methods of an open path that nginx has refused another one of by itself.
+local function allowed_methods(asked)
+    if asked == "nginx" and ngx.status == METHOD_NOT_ALLOWED then
+        return doors.allowed(path_asked())
+    end
+end
+
 --- Refuse, where `error_page` has led.
 ---@param asked string "llm", "issuer", or "nginx" where nobody was asked
 function _M.refuse(asked)
+    local methods = allowed_methods(asked)
+    if methods then
+        return errors.refuse("method_not_allowed", methods)
+    end
     return errors.refuse(CODES[asked]())
 end
 

@@ -84,6 +84,25 @@ describe("enter_to_read", function()
     end)
 end)
 
+describe("allowed", function()
+    it("names the methods of every open path, and of no other", function()
+        local conf = assert(io.open("openresty/conf/public.conf", "rb"))
+        local text, count = conf:read("*a"), 0
+        conf:close()
+        for path in text:gmatch("location = (/%S+)") do
+            if path ~= "/llm-server-says" then
+                assert.matches("^[A-Z, ]+$", doors.allowed(path).Allow)
+                count = count + 1
+            end
+        end
+        assert.equal(13, count)
+        assert.equal("POST", doors.allowed("/llm/login").Allow)
+        for _, path in ipairs({ "/", "/v1/models", "/llm-server-says", "//llm/login" }) do
+            assert.is_nil(doors.allowed(path))
+        end
+    end)
+end)
+
 describe("to_console", function()
     it("sends to the console's path on this host for good, whatever the host is called", function()
         fake.request({ target = "/admin", headers = { host = "evil.example" } })

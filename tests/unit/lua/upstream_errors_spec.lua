@@ -46,6 +46,7 @@ describe("refuse", function()
         { "issuer", 400, nil, 400, "invalid_request" },
         { "nginx", 404, nil, 404, "not_found" },
         { "nginx", 405, nil, 404, "not_found" },
+        { "nginx", 405, nil, 405, "method_not_allowed", "/llm/login?x" },
         { "nginx", 494, nil, 400, "invalid_request" },
         { "nginx", 501, nil, 400, "invalid_request" },
         { "nginx", 507, nil, 500, "internal_error" },
