@@ -8,6 +8,7 @@ No request is judged here; it explains, and it must never be asked instead of th
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from issuer import model_name
 from issuer.errors import Faults
@@ -36,6 +37,8 @@ _LINE = re.compile(r"([A-Z]+) (/\S*?)(?:\s+model=(\S+))?\Z", re.ASCII)
 _PARAMETER = re.compile(r"\{([A-Za-z0-9]+)\}", re.ASCII)
 _SEGMENT = r"[A-Za-z0-9._-]+"
 _PARAMETERS = {"model": r"[A-Za-z0-9._:@%/-]+", "digest": r"sha256:[0-9A-Fa-f]+"}
+#: A model that is looked up in the LLM server's list, and sent nowhere: any ID that it may have.
+_LOOKED_UP = r".+"
 _CANONICAL = re.compile(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*\Z", re.ASCII)
 
 
@@ -97,6 +100,11 @@ class Route:
     line: Line
     is_llm: bool
     value: str | None = None
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether the gateway answers it from the LLM server's list of models."""
+        return self.is_llm and self.line.kind == "models" and self.line.model in ("listed", "path")
 
 
 def pack_names(kind: str | None) -> tuple[str, ...]:
@@ -218,7 +226,7 @@ class Policy:
         self._roles = roles
         self._is_ollama = is_ollama
         self._exact: dict[tuple[str, str], Route] = {}
-        self._patterns: list[tuple[str, re.Pattern[str], Route]] = []
+        self._patterns: list[tuple[str, str, re.Pattern[str], Route]] = []
         used = {kind for role in roles for kind in role.routes}
         for line in sorted(lines, key=Line.rank):
             by_llm = _is_llm(line, page_by_llm)
@@ -228,9 +236,10 @@ class Policy:
 
     def _add(self, route: Route) -> None:
         for name in _outside_names(route.line.path, route.is_llm):
-            pattern = _pattern(name)
+            pattern = _pattern(name, route.is_looked_up)
             if pattern:
-                self._patterns.append((route.line.method, pattern, route))
+                before = name.partition("{")[0]
+                self._patterns.append((route.line.method, before, pattern, route))
             else:
                 self._exact.setdefault((route.line.method, name), route)
 
@@ -238,9 +247,11 @@ class Policy:
         """The route of a request, or None."""
         if found := self._exact.get((method, path)):
             return found
-        for its_method, pattern, route in self._patterns:
+        for its_method, before, pattern, route in self._patterns:
             match = pattern.match(path) if its_method == method else None
-            if match and _is_plain(match[1]):
+            if match is None:
+                continue
+            if _is_id(match[1], before) if route.is_looked_up else _is_plain(match[1]):
                 return Route(route.line, route.is_llm, match[1])
         return None
 
@@ -339,22 +350,54 @@ def _outside_names(path: str, is_llm: bool) -> list[str]:
     return names
 
 
-def _pattern(name: str) -> re.Pattern[str] | None:
+def _pattern(name: str, is_looked_up: bool) -> re.Pattern[str] | None:
     found = _PARAMETER.search(name)
     if found is None:
         return None
     before, behind = re.escape(name[: found.start()]), re.escape(name[found.end() :])
-    return re.compile(f"{before}({_PARAMETERS.get(found[1], _SEGMENT)}){behind}\\Z", re.ASCII)
+    value = _LOOKED_UP if is_looked_up else _PARAMETERS.get(found[1], _SEGMENT)
+    return re.compile(f"{before}({value}){behind}\\Z", re.ASCII | re.DOTALL)
 
 
 def unescape(value: str) -> str:
-    """An escape may stand for a slash or a colon, which a model's name may hold."""
-    return re.sub("%3[aA]", ":", re.sub("%2[fF]", "/", value))
+    """What escapes stand for, once; bytes that are no UTF-8 are surrogates."""
+    return unquote_to_bytes(_bytes(value)).decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _is_plain(value: str) -> bool:
-    """Whether a parameter can be read in one way only: no hidden character, no dot or empty
-    segment, not even behind an escaped slash.
+    """Whether a parameter that is sent can be read in one way only: no hidden character, no dot or
+    empty segment, not even behind an escaped slash.
+    """
+    rest = re.sub("%2[fF]|%3[aA]", "", value)
+    return "%" not in rest and re.search(r"/\.?\.?/", f"/{unescape(value)}/") is None
+
+
+def _is_id(value: str, before: str) -> bool:
+    """Whether a parameter that is looked up may be an ID: no control character, no escape that
+    stands for nothing, and dot segments only where the path stays one of this route.
     """
     name = unescape(value)
-    return "%" not in name and re.search(r"/\.?\.?/", f"/{name}/") is None
+    rest = re.sub("%[0-9A-Fa-f]{2}", "", value)
+    if re.search("[%#]", rest) or re.search(r"[\x00-\x1f\x7f]", name):
+        return False
+    if re.search(r"/\.\.?/", f"/{name}/") is None:
+        return True
+    path = _resolved(before + name)
+    return path is not None and len(path) > len(before) and path.startswith(before)
+
+
+def _resolved(path: str) -> str | None:
+    """A path whose dot segments are resolved; None where it leads out of all."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            if not kept:
+                return None
+            kept.pop()
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return f"/{'/'.join(kept)}/"

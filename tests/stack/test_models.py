@@ -2,15 +2,22 @@
 B1-B13, and the bypasses published of other gateways.
 """
 
+import contextlib
 import gzip
+import http.client
 import json
+import posixpath
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
+import openai
 import pytest
 import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.deployment import Caller, Deployment, deployed
 from tests.stack.policies import write_roles
@@ -587,6 +594,123 @@ def test_one_models_entry_is_shown_or_not_found_in_the_same_words(
     refused = [get(limited, token, f"/v1/models/{name}") for name in ("other", "qwen-none", "x")]
     assert {code_of(answer) for answer in refused} == {(404, "model_not_found")}
     assert len({answer.content for answer in refused}) == 1
+
+
+IDS = (
+    "/models/Qwen3",
+    "/models/Qwen3/",
+    "hf.co/org/model:Q4_K_M",
+    "C:\\models\\x.gguf",
+    "../models/x (1).gguf",
+    "a..b",
+    "a/../b",
+    "my model",
+    "a+b@c",
+    "100% #1?",
+    "%2F",
+    "'a' \"b\"",
+    "[a]{b}|c;d=e&f,g!h*i",
+    "\u6a21\u578b-\u00e9",
+    "\U0001f600",
+    "x/v1/models/y",
+    "/api/tags",
+    "~.-_",
+    "/",
+)
+
+
+def list_of(*ids: str) -> dict[str, Any]:
+    data = [{"id": id, "object": "model", "created": 1, "owned_by": "x"} for id in ids]
+    return {"object": "list", "data": data}
+
+
+def entry(where: Deployment, token: str, path: str) -> tuple[int, Any]:
+    """The answer at a path that is sent as it is written: `requests` would resolve its dots."""
+    connection = http.client.HTTPConnection(where.gateway.removeprefix("http://"), timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def free(limited: Deployment) -> str:
+    """A token whose models are not limited."""
+    return Caller(limited).token("AGIATEST01")
+
+
+@pytest.mark.parametrize("id", IDS)
+@pytest.mark.parametrize("safe", ["", "/:", "!$&'()*+,;=:@"])
+def test_an_id_that_is_listed_can_be_asked_for_h3(
+    limited: Deployment, free: str, seen: Upstream, id: str, safe: str
+) -> None:
+    seen.answers["/v1/models"] = list_of(id.swapcase(), id, "other")
+    for before in ("/v1/models/", "/llm/v1/models/"):
+        status, answer = entry(limited, free, before + quote(id, safe))
+        assert (status, answer.get("id")) == (200, id), answer
+    assert {one.target for one in seen.seen} == {"/v1/models"}
+
+
+def leads_elsewhere(id: str) -> bool:
+    """Whether a server that resolves dots finds another route."""
+    path = posixpath.normpath(f"/v1/models/{id}")
+    return not {".", ".."}.isdisjoint(id.split("/")) and not path.startswith("/v1/models/")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+
+
+@given(id=TEXTS | st.text("./%?#a\\ :", min_size=1), safe=st.sampled_from(["", "/:"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_text_can_be_an_id_h3(
+    limited: Deployment, free: str, seen: Upstream, id: str, safe: str
+) -> None:
+    seen.seen.clear()
+    seen.answers["/v1/models"] = list_of("other", id)
+    status, answer = entry(limited, free, f"/v1/models/{quote(id, safe)}")
+    if leads_elsewhere(id):
+        assert status == 400
+        assert seen.seen == []
+    else:
+        assert (status, answer.get("id")) == (200, id)
+
+
+@pytest.mark.parametrize("id", ["/models/Qwen3", "org/my model:Q4", "C:\\x.gguf", "../models/x"])
+def test_the_openai_client_retrieves_what_it_was_shown_h3(
+    limited: Deployment, free: str, seen: Upstream, id: str
+) -> None:
+    seen.answers["/v1/models"] = list_of("other", id)
+    with openai.OpenAI(base_url=f"{limited.gateway}/v1", api_key=free) as client:
+        assert [model.id for model in client.models.list()] == ["other", id]
+        assert client.models.retrieve(id).id == id
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(f"{id}-none")
+
+
+@pytest.mark.parametrize(
+    "path", ["%00", "a%0Ab", "a%7F", "..", "a/..", "..%2F..%2Fadmin%2F", "a%zz"]
+)
+def test_what_no_id_can_be_is_400_and_nothing_is_asked_h3(
+    limited: Deployment, free: str, seen: Upstream, path: str
+) -> None:
+    status, answer = entry(limited, free, f"/v1/models/{path}")
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert seen.seen == []
+
+
+def test_the_list_is_asked_with_the_name_that_is_meant_h3(
+    limited: Deployment, token: str, seen: Upstream
+) -> None:
+    seen.answers["/v1/models"] = list_of("tiny", "qwen/a b", "/tiny", "other")
+    for path, status in (
+        ("t%69ny", 200),
+        ("%74iny%3Alatest", 200),
+        ("/tiny", 404),
+        ("%2Ftiny", 404),
+        ("%6Fther", 404),
+        ("qwen/a%20b", 404),  # for Ollama, a `*` stands for no such name
+    ):
+        assert entry(limited, token, f"/v1/models/{path}")[0] == status, path
 
 
 def test_a_forbidden_models_details_are_not_found(post: Any, seen: Upstream) -> None:

@@ -297,6 +297,21 @@ def test_a_path_that_is_not_canonical_is_400_and_never_sent(
     assert upstream.seen == []
 
 
+def test_a_models_name_that_is_sent_is_judged_as_it_is_sent_h3(
+    caller: Caller, upstream: Upstream
+) -> None:
+    admin = caller.token("ADMNTEST01")
+    for name, status in (("a%2Fb:c", 200), ("/a", 400), ("a%20b", 400), ("a/../b", 400)):
+        upstream.seen.clear()
+        line = f"POST /models/delete/{name} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        answer = caller.raw(
+            f"{line}Authorization: Bearer {admin}\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+        assert answer.split()[1] == str(status).encode(), name
+        targets = [one.target for one in upstream.seen]
+        assert targets == [f"/models/delete/{name}"] * (status == 200)
+
+
 ROLES = {
     # path, method -> the users that may
     ("/v1/chat/completions", "POST"): "AGNR AGNF AGIA USRS ADMN",

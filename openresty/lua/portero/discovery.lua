@@ -90,20 +90,27 @@ local function filtered(answer, form, list)
     return form.head .. table.concat(entries, ",") .. "]}"
 end
 
---- One model's own entry, looked up in the list: not every LLM server has such a route.
+--- One model's own entry, looked up in the list: not every LLM server has such a route. The very ID
+--- comes before another name of the model.
 local function entry_of(answer, name)
     local wanted = model_name.canonical(name, is_ollama)
+    local found
     for _, entry in ipairs(type(answer.data) == "table" and answer.data or {}) do
         local id = type(entry) == "table" and entry.id
-        if type(id) == "string" and model_name.canonical(id, is_ollama) == wanted then
-            return cjson.encode(openai_entry(entry))
+        if id == name then
+            found = entry
+            break
+        elseif type(id) == "string" and model_name.canonical(id, is_ollama) == wanted then
+            found = found or entry
         end
     end
+    return found and cjson.encode(openai_entry(found))
 end
 
---- What the LLM server is asked, whatever the caller asked.
+--- What the LLM server is asked, whatever the caller asked: nothing of an ID, which may hold all of
+--- this again.
 local function question_of(target)
-    return target:match("^(.*/v1/models)/") or target
+    return target:match("^(.-/v1/models)/") or target
 end
 
 local function said(target, text, list)

@@ -39,6 +39,8 @@ local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = tru
 local PARAMETER = "([A-Za-z0-9._:@%%/-]+)"
 local SEGMENT = "([A-Za-z0-9._-]+)"
 local PARAMETERS = { model = PARAMETER, digest = "(sha256:%x+)" }
+--- A model that is looked up in the LLM server's list, and sent nowhere: any ID that it may have.
+local LOOKED_UP = "(.+)"
 
 local function outside_names(path, is_llm)
     if not is_llm then
@@ -63,24 +65,28 @@ local function split(name)
     return name:match("^(.-){(%w+)}(.*)$")
 end
 
-local function pattern_of(name)
+local function pattern_of(name, is_looked_up)
     local before, parameter, behind = split(name)
     if not before then
         return nil
     end
-    return "^" .. escape(before) .. (PARAMETERS[parameter] or SEGMENT) .. escape(behind) .. "$"
+    local value = is_looked_up and LOOKED_UP or PARAMETERS[parameter] or SEGMENT
+    return "^" .. escape(before) .. value .. escape(behind) .. "$", before
 end
 
 local function add(policy, method, name, route)
     local of_method = policy[method] or { exact = {}, patterns = {} }
     policy[method] = of_method
-    local pattern = pattern_of(name)
+    local is_looked_up = route.answered_by == "discovery"
+    local pattern, before = pattern_of(name, is_looked_up)
     if not pattern then
         of_method.exact[name] = of_method.exact[name] or route
         return
     end
     local patterns = of_method.patterns
-    patterns[#patterns + 1] = { pattern = pattern, route = route }
+    patterns[#patterns + 1] = {
+        pattern = pattern, before = before, route = route, is_looked_up = is_looked_up,
+    }
 end
 
 --- A line of a pack taken apart; nil when it is none.
@@ -277,24 +283,61 @@ function _M.limits(file, is_ollama)
     return limits
 end
 
---- An escape may stand for a slash or a colon, which a model's name may hold; any other hides
---- something that could have been written plainly.
+--- What escapes stand for, once.
 local function unescape(value)
-    return (value:gsub("%%2[fF]", "/"):gsub("%%3[aA]", ":"))
+    return (value:gsub("%%(%x%x)", function(digits)
+        return string.char(tonumber(digits, 16))
+    end))
 end
 
---- Whether a parameter can be read in one way only: no hidden character, no dot or empty segment,
---- not even behind an escaped slash.
+--- Whether a parameter that is sent can be read in one way only: no dot or empty segment, not even
+--- behind an escaped slash. An escape may stand for a slash or a colon, which a model's name may
+--- hold; any other hides something that could have been written plainly.
 local function is_plain(value)
-    local name = unescape(value)
-    return not name:find("%", 1, true) and not ("/" .. name .. "/"):find("/%.?%.?/")
+    local rest = value:gsub("%%2[fF]", "/"):gsub("%%3[aA]", ":")
+    return not rest:find("%", 1, true)
+        and not ("/" .. unescape(value) .. "/"):find("/%.?%.?/")
+end
+
+--- A path whose dot segments are resolved, as a server in front of us may have done; nil where it
+--- leads out of all.
+local function resolved(path)
+    local kept = {}
+    for segment in path:gmatch("[^/]+") do
+        if segment == ".." then
+            if #kept == 0 then
+                return nil
+            end
+            kept[#kept] = nil
+        elseif segment ~= "." then
+            kept[#kept + 1] = segment
+        end
+    end
+    return "/" .. table.concat(kept, "/") .. "/"
+end
+
+--- Whether a parameter that is looked up may be an ID: no control character, no escape that stands
+--- for nothing, and dot segments only where the path stays one of this route to who resolves them.
+local function is_id(value, before)
+    local id = unescape(value)
+    if value:gsub("%%%x%x", ""):find("[%%#]") or id:find("[%z\1-\31\127]") then
+        return false
+    end
+    if not ("/" .. id .. "/"):find("/%.%.?/") then
+        return true
+    end
+    local path = resolved(before .. id)
+    return path ~= nil and #path > #before and path:sub(1, #before) == before
 end
 
 local function find_pattern(patterns, path)
     for i = 1, #patterns do
-        local value = path:match(patterns[i].pattern)
-        if value and is_plain(value) then
-            return patterns[i].route, value
+        local entry = patterns[i]
+        local value = path:match(entry.pattern)
+        local is_good = value and (entry.is_looked_up and is_id(value, entry.before)
+            or not entry.is_looked_up and is_plain(value))
+        if is_good then
+            return entry.route, value
         end
     end
 end

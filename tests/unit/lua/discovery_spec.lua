@@ -121,6 +121,20 @@ describe("start and answer", function()
         end
     end)
 
+    -- H3
+    for id, path in pairs({
+        ["/models/Qwen3"] = "/models/Qwen3", [ [[C:\models\x.gguf]] ] = "C:%5Cmodels%5Cx.gguf",
+        ["a/v1/models/b"] = "a/v1/models/b", ["100% (a+b)?#"] = "100%25%20(a+b)%3F%23",
+        ["模型"] = "%E6%A8%A1%E5%9E%8B", ["../models/x"] = "..%2Fmodels%2Fx", ["x/"] = "x/",
+        ["/api/tags"] = "%2Fapi%2Ftags",
+    }) do
+        it("finds an ID of any characters, and sends none of it: " .. path, function()
+            result.body = cjson.encode({ data = { { id = id:upper() }, { id = id } } })
+            assert.equal(id, answer("/base/v1/models/" .. path).id)
+            assert.equal("/base/v1/models", asked.target)
+        end)
+    end
+
     it("does not find a model that is not in the list", function()
         local body, whole = answer("/v1/models/c")
         assert.equal(404, whole.exit)

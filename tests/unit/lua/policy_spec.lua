@@ -133,8 +133,8 @@ describe("find and target", function()
         "/v1/models;x=1", "/v1;/models", "/llm/..;/admin/", "/v1\\models", "\\v1\\models",
         "/%c0%ae%c0%ae/admin/", "/%252e%252e/admin/", "/v1/models%00", "/v1/models%0d%0aX:y",
         "/v1/models/x%0d%0aX-Auth-Role:%20admin", "/v1/models\0", "/v1/models\r\n",
-        "/v1/models/x\n", "/v1/models ", " /v1/models", "/v1/models%20", "/v1/models/\195\169",
-        "", "v1/models", "*", "http://evil/v1/models", "/v1/models/%7f", "/v1/models/{model}",
+        "/v1/models/x\n", "/v1/models ", " /v1/models", "/v1/models%20", "/v1/mod\195\169ls",
+        "", "v1/models", "*", "http://evil/v1/models", "/v1/models/%7f", "/v1/{model}",
     }
     for _, path in ipairs(NOT_CANONICAL) do
         it(("finds nothing at, and calls not canonical, %q"):format(path), function()
@@ -145,7 +145,7 @@ describe("find and target", function()
 
     -- H10, H20: written in the one way, yet no route.
     local UNKNOWN = {
-        "/v1/models/x/", "/V1/models", "/v1/Models", "/ADMIN/", "/admin/x/llm/health",
+        "/V1/models", "/v1/Models", "/ADMIN/", "/admin/x/llm/health",
         "/x/llm/health", "/x/v1/models", "/v1/modelsx", "/xv1/models", "/health/", "/metrics/",
     }
     for _, path in ipairs(UNKNOWN) do
@@ -162,17 +162,69 @@ describe("find and target", function()
     end)
 end)
 
-describe("the {model} of a route", function()
-    -- Names of real models, and what else may stand there; each is sent on as it was written.
+describe("the {model} of a route that is looked up", function()
+    local function value_of(model, short)
+        local route, value = policy.find(COMPILED, "GET", (short or "/v1/models/") .. model)
+        return route and value, route
+    end
+
+    -- Names of real models, and what else a list may show; H3.
     for _, model in ipairs({
         "llama3", "llama3:latest", "library/llama3", "registry.ollama.ai/library/llama3:8b",
         "meta-llama/Llama-3.1-8B-Instruct", "hf.co/bartowski/x-GGUF:Q4_K_M", "model@sha256:abc",
         "a%2Fb", "a%2fb", "llama3%3Alatest", "a%2Fb%3ac", "...", "a..b", "..a", "a.", ".hidden",
-        "-", "_",
+        "-", "_", "/models/Qwen3", "%2Fmodels%2FQwen3", "C:%5Cmodels%5Cx.gguf",
+        "C:\\models\\x.gguf", "a%20b", "%E6%A8%A1", "\230\168\161", "a+b", "a%2Bb", "a%23b",
+        "a%3Fb", "100%25", "%22a%22", "(a)", "a;b", "{model}", "a'b", "a|b", "x/", "/",
+        "//a//", "a//b", "%252F", "a%2e",
+        "./a", "a/./b", "a/../b", "a%2F..%2Fb", "../models/x", "..%2Fmodels%2Fx", "%41",
+    }) do
+        it(("may be %q"):format(model), function()
+            for _, short in ipairs({
+                "/v1/models/", "/llm/v1/models/", "/models/", "/llm/models/",
+            }) do
+                if not model:find("models", 1, true) or short == "/v1/models/" then
+                    local value, route = value_of(model, short)
+                    assert.equal(model, value)
+                    assert.equal("discovery", route.answered_by)
+                end
+            end
+        end)
+    end
+
+    -- What no ID is, and what leads to another route once dots are resolved, as some fronts do.
+    for _, model in ipairs({
+        "", ".", "..", "../a", "a/..", "..%2Fa", "a%2F..", "..%2F..", "%2e%2e", ".%2e/x", "%2E",
+        "..%2F..%2Fslots", "../../admin/", "../../../..", "../models", "../models/",
+        "a%2f..%2f..%2fx", "%00", "a%00b", "%0a", "%7F", "a\0b", "a\nb", "a\127", "%", "%2", "%zz",
+        "a%", "%%2F3Ax", "a#b", "#", "%u0041",
+    }) do
+        it(("may not be %q"):format(model), function()
+            assert.is_nil(value_of(model))
+            assert.is_false(policy.is_canonical("/v1/models/" .. model) and model ~= "")
+        end)
+    end
+
+    it("is what a person would write", function()
+        for written, name in pairs({
+            ["a"] = "a", ["%2Fa%2fb"] = "/a/b", ["a%3Ab"] = "a:b", ["%E6%A8%A1"] = "模",
+            ["a+b%2B%20"] = "a+b+ ", ["%252F"] = "%2F", ["100%25"] = "100%",
+        }) do
+            assert.equal(name, policy.unescape(written))
+        end
+    end)
+end)
+
+describe("the {model} of a route that is sent", function()
+    local PATH = "/models/delete/"
+
+    for _, model in ipairs({
+        "llama3", "llama3:latest", "library/llama3", "model@sha256:abc", "a%2Fb", "a%2fb",
+        "llama3%3Alatest", "a%2Fb%3ac", "...", "a..b", "..a", "a.", ".hidden", "-", "_",
     }) do
         it(("may be '%s' and is sent on by its bytes"):format(model), function()
-            assert.equal("/v1/models/" .. model, target_of("GET", "/v1/models/" .. model))
-            assert.equal("/v1/models/" .. model, target_of("GET", "/llm/models/" .. model))
+            assert.equal(PATH .. model, target_of("POST", PATH .. model))
+            assert.equal(PATH .. model, target_of("POST", "/llm" .. PATH .. model))
         end)
     end
 
@@ -180,9 +232,10 @@ describe("the {model} of a route", function()
         "", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "../a", "a/..", "a/../b", "a/./b",
         "%2e%2e", "%2E", "a%2e", ".%2e/x", "%41", "%25", "%252F", "%00", "%0a", "%", "%2", "%zz",
         "a%", "a b", "a+b", "a;b", "a?b", "a#b", "a\\b", "a\nb", "a\0b", "{model}", "a%5Cb",
+        "\195\169", "%20",
     }) do
         it(("may not be %q"):format(model), function()
-            assert.is_nil(target_of("GET", "/v1/models/" .. model))
+            assert.is_nil(target_of("POST", PATH .. model))
         end)
     end
 
@@ -192,12 +245,12 @@ describe("the {model} of a route", function()
         "a%2F%2Fb", "a/%2Fb", "..%2F..",
     }) do
         it(("may not hide an empty or dot segment behind %%2F: '%s'"):format(model), function()
-            assert.is_nil(target_of("GET", "/v1/models/" .. model))
+            assert.is_nil(target_of("POST", PATH .. model))
         end)
     end
 
     it("may not be an escape that only another escape's removal shows", function()
-        assert.is_nil(target_of("GET", "/v1/models/%%2F3Ax"))
+        assert.is_nil(target_of("POST", PATH .. "%%2F3Ax"))
     end)
 end)
 
