@@ -19,6 +19,9 @@ keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Names with an underscore could pass for the gateway's own headers.
 header_map = "refuse"
+# How the client came is the gateway's word alone. gunicorn would refuse a request in which a header
+# of a front, such as X-Forwarded-Ssl, says otherwise.
+secure_scheme_headers: dict[str, str] = {}
 # A header may be as long as at the gateway, where it is read too, and there may be more of them.
 limit_request_field_size = 16 * 1024
 limit_request_fields = 256

@@ -116,6 +116,22 @@ def test_nobody_elses_word_counts_f3(
         check(Caller(running))
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-Ssl", "X-Forwarded-Protocol", "Front-End-Https"])
+def test_other_headers_of_fronts_change_nothing_and_break_nothing_f3(
+    caller: Caller, upstream: Upstream, name: str
+) -> None:
+    for value in ("on", "ssl", "https", "garbage"):
+        assert "Secure" not in cookie_of(caller, {name: value})
+    url, login = caller.deployment.issuer, ("AGIATEST01", USERS["AGIATEST01"][0])
+    for proto in ("http", "https"):
+        headers = {name: "on", "X-Forwarded-Proto": proto}
+        at_issuer = requests.post(f"{url}/agi/login", auth=login, headers=headers, timeout=10)
+        assert at_issuer.status_code == 200
+    assert caller.call(at_issuer.json()["token"], headers={name: "on"}).status_code == 200
+    if name.startswith("X-Forwarded"):
+        assert upstream.seen[-1].values(name.lower()) == []
+
+
 def test_the_access_log_has_the_clients_own_address_f3(trusting: Caller) -> None:
     headers = {"X-Forwarded-For": f"evil, {CLIENT}"}
     request_id = trusting.call("bad", headers=headers).headers["x-request-id"]
