@@ -102,6 +102,9 @@ class _Doors:
                 return answers.error("insufficient_permissions", _OTHER_SITE)
             pending = self._authority.logout(presented.token).pending
         except TokenRefused:
+            # A browser leaves the cookie out of another site's form, and would still let it go.
+            if answers.from_unnamed_site():
+                return answers.error("insufficient_permissions", _OTHER_SITE)
             return self._forget(_logged_out_already())
         metrics.REVOCATIONS.labels("logout").inc()
         if pending:

@@ -755,6 +755,16 @@ def test_i5_another_site_logs_nobody_out(house: House) -> None:
     assert house.is_valid(token)
 
 
+def test_i5_another_site_takes_no_cookie_away_either_q4(house: House) -> None:
+    for headers in FOREIGN:
+        for given in ({}, bearer("bad")):
+            answer = house.client.post("/logout", headers=headers | given)
+            assert (answer.status_code, code_of(answer)) == (403, "insufficient_permissions")
+            assert "Set-Cookie" not in answer.headers
+    own = house.client.post("/logout", headers={"Origin": "http://localhost"})
+    assert cookie_of(own)["max-age"] == "0"
+
+
 def test_logout_by_get_does_nothing(house: House) -> None:
     token = house.token("user")
     assert house.client.get("/logout", headers=cookie(token)).status_code == 405
