@@ -36,8 +36,8 @@ pytestmark = [
 
 DOCUMENTED = "http://127.0.0.1:8080"
 USER = "AGNRTEST01"
-#: Tokens of the deployment whose tokens end soon.
-SHORT_SECONDS = 5
+#: A token lives up to a second less, as it tells its time in whole ones: a fifth of this is more.
+SHORT_SECONDS = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,26 +138,19 @@ def test_the_docs_other_python_clients_log_in_once_for_many_requests_p5(
     assert logins(running) - before == 1
 
 
-def test_the_readmes_token_is_renewed_at_80_percent_of_its_life_p5(short_lived: Local) -> None:
-    made = snippets(short_lived, README)
-    held, begun = made["token"], time.monotonic()
-    first = held()
-    wait_for(lambda: held() != first, SHORT_SECONDS, "another token, before the first has expired")
-    assert time.monotonic() - begun >= 0.8 * SHORT_SECONDS
-
-
 def test_the_readmes_clients_outlive_their_first_token_without_a_refusal_p5(
     short_lived: Local, said: Upstream
 ) -> None:
     made = snippets(short_lived, README)
-    before = logins(short_lived)
+    before, begun = logins(short_lived), time.monotonic()
 
     def used() -> set[str]:
         for ask in (chat_of_openai, chat_of_langchain, chat_of_ollama):
             assert ask(made)
         return {one for seen in said.seen for one in seen.values("x-auth-token-id")}
 
-    wait_for(lambda: len(used()) == 2, 2 * SHORT_SECONDS, "a second token is used")
+    wait_for(lambda: len(used()) == 2, SHORT_SECONDS, "a second token, before the first is over")
+    assert time.monotonic() - begun >= 0.8 * SHORT_SECONDS
     assert logins(short_lived) - before == 2
 
 
