@@ -8,6 +8,7 @@ other end of that socket, in the tests' own process.
 """
 
 import fcntl
+import os
 import shutil
 import socket
 import struct
@@ -19,6 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+#: Who is not root may become so in a world of its own, where the system lets them.
+UNSHARE = ("unshare", "--net") if os.geteuid() == 0 else ("unshare", "--map-root-user", "--net")
 
 Connect = Callable[[], socket.socket]
 
@@ -33,14 +37,14 @@ def main(path: str, port: str, *command: str) -> int:
 def enclosed(path: Path, port: int, command: Sequence[str]) -> list[str]:
     """The command line that runs a command so."""
     module = "tests.stack.clients.enclosed"
-    return ["unshare", "--net", sys.executable, "-m", module, str(path), str(port), *command]
+    return [*UNSHARE, sys.executable, "-m", module, str(path), str(port), *command]
 
 
 def why_not() -> str:
     """Why this machine encloses nothing; empty where it does."""
     if shutil.which("unshare") is None:
         return "there is no unshare here"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
     return tried.stderr.strip()
 
 
