@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from run.packages import search_path
 from tests.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
 from tests.docs import block
-from tests.upstream import Upstream, wait_for
+from tests.upstream import MODELS_ANSWER, Upstream, wait_for
 
 PAGE = "docs/behind-a-proxy.md"
 #: Where the tests come from; a loopback address that is neither the front's nor the gateway's.
@@ -374,6 +374,15 @@ def test_a_refusal_of_portero_passes_as_it_is(documented: Stand) -> None:
         assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
         assert json.load(answer)["error"]["code"] == "invalid_api_key"
         assert answer.headers["x-request-id"]
+
+
+def test_a_model_whose_name_has_a_slash_is_found_h3(documented: Stand) -> None:
+    named = {"id": "org/tiny", "object": "model", "created": 1, "owned_by": "test"}
+    documented.upstream.answers["/v1/models"] = {**MODELS_ANSWER, "data": [named]}
+    token = documented.token("AGIATEST01")
+    with documented.answer("/v1/models/org%2Ftiny", None, token) as answer:
+        assert answer.status == 200
+        assert json.load(answer)["id"] == "org/tiny"
 
 
 # Who asks.
