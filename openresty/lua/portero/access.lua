@@ -12,13 +12,14 @@ local limited = require("portero.limited")
 local metrics = require("portero.metrics")
 local origins = require("portero.origins")
 local policy = require("portero.policy")
+local request_faults = require("portero.request_faults")
 local state = require("portero.state")
 local upstreams = require("portero.upstreams")
 local verified = require("portero.verified")
 
 local ngx, var = ngx, ngx.var
 local get_method, time = ngx.req.get_method, ngx.time
-local find, sub = string.find, string.sub
+local find, match, sub = string.find, string.match, string.sub
 
 local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
 local SAFE_METHODS = { GET = true, HEAD = true }
@@ -56,8 +57,27 @@ local function holds_token(query)
     return query ~= "" and (find(query, "token=", 1, true) or find(query, "api_key=", 1, true))
 end
 
+--- Whether a path is a route by any method.
+local function is_known(path)
+    for method in pairs(table_of_routes) do
+        if policy.find(table_of_routes, method, path) then
+            return true
+        end
+    end
+    return false
+end
+
+--- Say what it is with a path that is no route, and nothing of routes that no role may reach.
 local function refuse_unknown(path)
-    return errors.refuse(policy.is_canonical(path) and "not_found" or "invalid_request")
+    if not policy.is_canonical(path) then
+        return errors.refuse(request_faults.of_path(path) or "invalid_request")
+    end
+    if is_known(path) then
+        return errors.refuse("other_method")
+    end
+    local without_slash = match(path, "^(.+)/$")
+    return errors.refuse(without_slash and is_known(without_slash) and "slash_at_end"
+        or "not_found")
 end
 
 local function wants_page()
@@ -170,8 +190,11 @@ function _M.judge()
     if not route then
         return refuse_unknown(path)
     end
-    if not PROTOCOLS[var.server_protocol] or holds_token(query) then
-        return errors.refuse("invalid_request")
+    if not PROTOCOLS[var.server_protocol] then
+        return errors.refuse("unsupported_protocol")
+    end
+    if holds_token(query) then
+        return errors.refuse("token_in_query")
     end
     local token, fault, by_cookie, from = credential.read()
     if fault == "several" then

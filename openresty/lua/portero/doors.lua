@@ -5,10 +5,11 @@
 
 local cors = require("portero.cors")
 local errors = require("portero.errors")
+local request_faults = require("portero.request_faults")
 
 local var = ngx.var
 local get_method = ngx.req.get_method
-local byte, find = string.byte, string.find
+local byte, find, match = string.byte, string.find, string.match
 
 local QUESTION_MARK = 0x3f
 local READ = { GET = true, HEAD = true }
@@ -40,10 +41,15 @@ local function is_spelled_otherwise()
     return find(asked, path, 1, true) ~= 1 or byte(asked, #path + 1) ~= QUESTION_MARK
 end
 
+local function refuse_spelling()
+    local path = match(var.request_uri, "^[^?]*")
+    return errors.refuse(request_faults.of_path(path) or "invalid_request")
+end
+
 --- Where the issuer answers, which knows the methods of its paths.
 function _M.enter()
     if is_spelled_otherwise() then
-        return errors.refuse("invalid_request")
+        return refuse_spelling()
     end
     if cors.is_preflight(get_method()) then
         return cors.answer()
@@ -53,7 +59,7 @@ end
 --- Where the gateway itself answers, and there is only something to read.
 function _M.enter_to_read()
     if is_spelled_otherwise() then
-        return errors.refuse("invalid_request")
+        return refuse_spelling()
     end
     if not READ[get_method()] then
         return errors.refuse("method_not_allowed", ONLY_READ)

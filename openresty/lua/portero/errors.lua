@@ -17,6 +17,119 @@ local ERRORS = {
     invalid_request = {
         400, "invalid_request_error", "The request is not acceptable.",
     },
+    path_control = {
+        400, "invalid_request_error", "The path has a control character, as it is or escaped.",
+        code = "invalid_request",
+    },
+    path_doubled_slash = {
+        400, "invalid_request_error", "The path has two slashes in a row; write one.",
+        code = "invalid_request",
+    },
+    path_dot_segment = {
+        400, "invalid_request_error", "The path has a dot segment (. or ..); leave it out.",
+        code = "invalid_request",
+    },
+    path_backslash = {
+        400, "invalid_request_error", "The path has a backslash; its parts are set apart by /.",
+        code = "invalid_request",
+    },
+    path_fragment = {
+        400, "invalid_request_error", "The path has a #; what begins there is not sent.",
+        code = "invalid_request",
+    },
+    path_space = {
+        400, "invalid_request_error", "The path has a space; write %20.",
+        code = "invalid_request",
+    },
+    path_percent = {
+        400, "invalid_request_error", "The path has a percent sign that is no escape; write %25.",
+        code = "invalid_request",
+    },
+    path_escaped_slash = {
+        400, "invalid_request_error", "The path has an escaped slash; write / itself.",
+        code = "invalid_request",
+    },
+    path_escape = {
+        400, "invalid_request_error", "The path has an escape that no route needs; leave it out.",
+        code = "invalid_request",
+    },
+    path_character = {
+        400, "invalid_request_error", "The path has a character that no route has.",
+        code = "invalid_request",
+    },
+    path_missing = {
+        400, "invalid_request_error", "The request asks for no path: one begins with a slash.",
+        code = "invalid_request",
+    },
+    slash_at_end = {
+        404, "invalid_request_error", "The path ends with a slash; leave it out.",
+        code = "not_found",
+    },
+    other_method = {
+        404, "invalid_request_error", "No such route for this method.", code = "not_found",
+    },
+    token_in_query = {
+        400, "invalid_request_error",
+        "The query seems to hold a token; send it in the Authorization header.",
+        code = "invalid_request",
+    },
+    unsupported_protocol = {
+        400, "invalid_request_error", "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
+        code = "invalid_request",
+    },
+    uri_too_long = {
+        400, "invalid_request_error", "The path and the query are longer than 16 KiB.",
+        code = "invalid_request",
+    },
+    headers_too_large = {
+        400, "invalid_request_error",
+        "The headers are too large: one may have 16 KiB, all together 64 KiB.",
+        code = "invalid_request",
+    },
+    line_malformed = {
+        400, "invalid_request_error",
+        "The first line is none of HTTP: METHOD /path HTTP/1.1, the method in capital letters.",
+        code = "invalid_request",
+    },
+    host_missing = {
+        400, "invalid_request_error", "The request has no Host header.", code = "invalid_request",
+    },
+    host_several = {
+        400, "invalid_request_error", "The request has more than one Host header.",
+        code = "invalid_request",
+    },
+    host_malformed = {
+        400, "invalid_request_error", "The Host header is no name of a host.",
+        code = "invalid_request",
+    },
+    header_several = {
+        400, "invalid_request_error", "The request has a header twice that may be there once.",
+        code = "invalid_request",
+    },
+    header_malformed = {
+        400, "invalid_request_error",
+        "A header is malformed: a name, a colon, and a value without control characters.",
+        code = "invalid_request",
+    },
+    length_and_encoding = {
+        400, "invalid_request_error",
+        "The request has both Content-Length and Transfer-Encoding; send one of them.",
+        code = "invalid_request",
+    },
+    length_malformed = {
+        400, "invalid_request_error", "The Content-Length is no number of bytes.",
+        code = "invalid_request",
+    },
+    transfer_encoding = {
+        400, "invalid_request_error",
+        "The only Transfer-Encoding is chunked, told once, and in HTTP/1.1.",
+        code = "invalid_request",
+    },
+    body_broken = {
+        400, "invalid_request_error",
+        "The body is broken: its chunks are malformed, or it is cut off.",
+        code = "invalid_request",
+    },
     several_credentials = {
         400, "invalid_request_error", "The request carries more than one credential.",
         code = "invalid_request",
@@ -276,19 +389,34 @@ local function say_head(row, body)
         "\r\nConnection: close\r\n\r\n")
 end
 
---- Answer the error and end the request.
----@param code string a key of the table above
----@param headers table|nil name -> value, beside those of the code
-function _M.refuse(code, headers)
+--- The head of an error's answer, but for its length.
+local function begin(code, headers)
     local row = ERRORS[code]
     metrics.count(code)
-    decline_body()
     ngx.status = row[1]
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
     set_headers(row.headers)
     set_headers(headers)
-    local body = cjson.encode(_M.body(code, ngx.var.request_uri or "/")) .. "\n"
+    return row, cjson.encode(_M.body(code, ngx.var.request_uri or "/")) .. "\n"
+end
+
+--- The same for an answer that nginx itself has begun, which cannot be left for another any more
+--- (`header_filter`). Who filters its body puts these words in their place.
+---@param code string a key of the table above
+---@return string body
+function _M.begin_instead(code)
+    local _, body = begin(code)
+    ngx.header["Content-Length"] = nil
+    return body
+end
+
+--- Answer the error and end the request.
+---@param code string a key of the table above
+---@param headers table|nil name -> value, beside those of the code
+function _M.refuse(code, headers)
+    decline_body()
+    local row, body = begin(code, headers)
     ngx.header["Content-Length"] = #body
     say_head(row, body)
     ngx.print(body)

@@ -193,6 +193,18 @@ local function filter_stream(watch, chunk, is_last, arrived)
     return answer
 end
 
+--- Put other words in the place of an answer that nginx has begun by itself (`header_filter`),
+--- whose head tells no length.
+---@param text string
+function _M.replace(text)
+    ngx.ctx.watch = { text = text }
+end
+
+--- The words go out with the first chunk, and nothing after them.
+local function say_instead(watch)
+    ngx.arg[1], watch.text = watch.text, ""
+end
+
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 ---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
 function _M.filter(arrived)
@@ -203,6 +215,8 @@ function _M.filter(arrived)
     local watch = ngx.ctx.watch or begin()
     if watch.is_cut then
         return ngx.ERROR
+    elseif watch.text then
+        return say_instead(watch)
     end
     return filter_stream(watch, chunk, ngx.arg[2], arrived or chunk)
 end

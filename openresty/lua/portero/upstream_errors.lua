@@ -7,6 +7,8 @@
 local doors = require("portero.doors")
 local errors = require("portero.errors")
 local policy = require("portero.policy")
+local request_faults = require("portero.request_faults")
+local stream = require("portero.stream")
 
 local ngx = ngx
 local find, lower, match, sub = string.find, string.lower, string.match, string.sub
@@ -40,7 +42,7 @@ local OF_LLM_SERVER = {
 --- What nginx could not do, or would not take of the client.
 local OF_NGINX = {
     [403] = "insufficient_permissions",
-    [404] = "not_found", [405] = "not_found",
+    [404] = "not_found", [405] = "other_method",
     [413] = "request_too_large",
     [415] = "unsupported_media_type",
     [500] = "internal_error", [507] = "internal_error",
@@ -172,15 +174,19 @@ end
 
 --- Look at the head of an LLM server's answer before any of it goes out (`header_filter`): what
 --- nginx does not intercept by its status. What may not pass is left to `error_page` and `refuse`.
+--- Where nobody was asked, it is nginx's own 400 for a body that it could not read to its end; no
+--- `error_page` may take that status from the LLM server, so the words are changed on their way.
 ---@return boolean is_refused
 function _M.look()
     local status, content_type = ngx.status, ngx.header["Content-Type"]
     if is_plain(status, content_type) or may_pass(status, content_type) then
         return false
     end
-    if upstream_status() then
-        tell(status)
+    if not upstream_status() then
+        stream.replace(errors.begin_instead("body_broken"))
+        return true
     end
+    tell(status)
     ngx.exit(ENDED_BY_FILTER)
     return true
 end
@@ -198,11 +204,25 @@ local function code_of_llm()
     return _M.code_of(status)
 end
 
+--- What nginx refused of itself. One status has a place of its own, as nginx calls it 400 too.
+local function code_of_nginx()
+    local told = match(ngx.var.uri, "^/refused/([%w_]+)$")
+    if told or OF_NGINX[ngx.status] then
+        return told or OF_NGINX[ngx.status]
+    end
+    local var = ngx.var
+    return request_faults.of_head({
+        status = ngx.status, line = var.request, uri = var.request_uri, host = var.http_host,
+        length = var.http_content_length, encoding = var.http_transfer_encoding,
+        head = ngx.req.raw_header(),
+    })
+end
+
 --- Who was asked when it went wrong -> the code of the refusal.
 local CODES = {
     llm = code_of_llm,
     issuer = function() return OF_ISSUER[ngx.status] or "invalid_request" end,
-    nginx = function() return OF_NGINX[ngx.status] or "invalid_request" end,
+    nginx = code_of_nginx,
 }
 
 --- The methods of an open path that nginx has refused another one of by itself.

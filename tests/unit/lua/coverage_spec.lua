@@ -8,7 +8,8 @@ local MODULES = "openresty/lua/portero"
 local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request.
 local PURE = {
-    "crypto", "form_body", "header_parameters", "json_body", "jwt", "model_name", "policy", "usage",
+    "crypto", "form_body", "header_parameters", "json_body", "jwt", "model_name", "policy",
+    "request_faults", "usage",
 }
 
 local function read(path)

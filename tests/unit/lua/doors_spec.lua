@@ -26,7 +26,9 @@ local function each_spelling(action)
             fake.request({ method = "POST", target = asked, uri = path })
             action()
             assert.equal(400, fake.answer.exit, asked)
-            assert.equal("invalid_request", cjson.decode(fake.answer.body).error.code)
+            local content = cjson.decode(fake.answer.body).error
+            assert.equal("invalid_request", content.code)
+            assert.is_truthy(content.message:find("^The path has "), content.message)
             assert.equal(1, fake.answer.endings)
         end
     end

@@ -9,6 +9,33 @@ local REFUSED, DENIED, OURS = "invalid_request_error", "permission_error", "serv
 --- What is refused -> status, code of the body, type.
 local TABLE = {
     invalid_request = { 400, "invalid_request", REFUSED },
+    path_control = { 400, "invalid_request", REFUSED },
+    path_doubled_slash = { 400, "invalid_request", REFUSED },
+    path_dot_segment = { 400, "invalid_request", REFUSED },
+    path_backslash = { 400, "invalid_request", REFUSED },
+    path_fragment = { 400, "invalid_request", REFUSED },
+    path_space = { 400, "invalid_request", REFUSED },
+    path_percent = { 400, "invalid_request", REFUSED },
+    path_escaped_slash = { 400, "invalid_request", REFUSED },
+    path_escape = { 400, "invalid_request", REFUSED },
+    path_character = { 400, "invalid_request", REFUSED },
+    path_missing = { 400, "invalid_request", REFUSED },
+    token_in_query = { 400, "invalid_request", REFUSED },
+    unsupported_protocol = { 400, "invalid_request", REFUSED },
+    uri_too_long = { 400, "invalid_request", REFUSED },
+    headers_too_large = { 400, "invalid_request", REFUSED },
+    line_malformed = { 400, "invalid_request", REFUSED },
+    host_missing = { 400, "invalid_request", REFUSED },
+    host_several = { 400, "invalid_request", REFUSED },
+    host_malformed = { 400, "invalid_request", REFUSED },
+    header_several = { 400, "invalid_request", REFUSED },
+    header_malformed = { 400, "invalid_request", REFUSED },
+    length_and_encoding = { 400, "invalid_request", REFUSED },
+    length_malformed = { 400, "invalid_request", REFUSED },
+    transfer_encoding = { 400, "invalid_request", REFUSED },
+    body_broken = { 400, "invalid_request", REFUSED },
+    slash_at_end = { 404, "not_found", REFUSED },
+    other_method = { 404, "not_found", REFUSED },
     several_credentials = { 400, "invalid_request", REFUSED },
     invalid_api_key = { 401, "invalid_api_key", REFUSED },
     expired = { 401, "invalid_api_key", REFUSED },
@@ -231,6 +258,24 @@ describe("is_ollama", function()
         }) do
             assert.is_false(errors.is_ollama(path))
         end
+    end)
+end)
+
+describe("begin_instead", function()
+    it("changes an answer that has begun, and answers the words that it shall have", function()
+        fake.request({ target = "/v1/models" })
+        fake.ngx.status = 400
+        fake.ngx.header["Content-Length"] = 150
+        local content = cjson.decode(errors.begin_instead("body_broken"))
+        assert.equal("invalid_request", content.error.code)
+        assert.is_truthy(content.error.message:find("chunks", 1, true))
+        assert.equal(400, fake.answer.status)
+        assert.equal("application/json", fake.answer.headers["content-type"])
+        assert.equal("no-store", fake.answer.headers["cache-control"])
+        assert.is_nil(fake.answer.headers["content-length"])
+        assert.equal(0, fake.answer.endings)
+        fake.request({ target = "/api/chat" })
+        assert.is_string(cjson.decode(errors.begin_instead("body_broken")).error)
     end)
 end)
 

@@ -211,6 +211,7 @@ local function set_request(fake, request)
     fake.http_version = request.http_version or 1.1
     fake.request_headers = {}
     fake.answer = new_answer()
+    fake.raw_header = request.raw_header or ""
     fake.began = fake.clock.now
     fake.ngx.ctx, fake.ngx.arg = {}, {}
     local var = fake.ngx.var
@@ -220,6 +221,7 @@ local function set_request(fake, request)
     var.request_uri = request.target or "/"
     var.uri = request.uri or var.request_uri:match("^[^?]*")
     var.server_protocol = request.protocol or "HTTP/1.1"
+    var.request = ("%s %s HTTP/1.1"):format(fake.method, var.request_uri)
     for name, value in pairs(request.headers or {}) do
         local lower = name:lower()
         fake.request_headers[lower] = value
@@ -237,6 +239,7 @@ local function new_req(fake)
         clear_header = function(name) fake.request_headers[name:lower()] = nil end,
         start_time = function() return fake.began end,
         http_version = function() return fake.http_version end,
+        raw_header = function() return fake.raw_header end,
         read_body = function() fake.is_read = true end,
         get_body_data = function() return fake.is_read and fake.body or nil end,
     }

@@ -84,6 +84,25 @@ describe("refuse", function()
     end)
 end)
 
+describe("refuse, of what nginx could not read,", function()
+    local function said(request)
+        fake.request(request)
+        fake.ngx.status = 400
+        fake.ngx.var.request_uri = request.target
+        fake.ngx.var.uri = request.uri or "/refused/"
+        upstream_errors.refuse("nginx")
+        return cjson.decode(fake.answer.body).error.message
+    end
+
+    it("tells what is wrong with the head", function()
+        assert.is_truthy(said({
+            target = CHAT, raw_header = "POST / HTTP/1.1\r\nX: y\r\n\r\n",
+        }):find("no Host", 1, true))
+        assert.is_truthy(said({ uri = "/refused/headers_too_large", target = CHAT })
+            :find("too large", 1, true))
+    end)
+end)
+
 describe("code_of", function()
     -- What the caller is told of each status that an LLM server could answer.
     local TOLD = {
@@ -153,8 +172,6 @@ describe("look", function()
         { { status = 503, type = JSON }, "starting" }, { { status = 599 }, "its own log" },
         { { status = 307, location = "https://llm.internal/x?key=CANARY" },
             "answered 307 with Location https://llm.internal/x: set LLM_UPSTREAM" },
-        -- nginx's own page: the LLM server was not asked, so there is nothing to say of it.
-        { { status = 400, type = HTML, said = false }, "" },
     }) do
         local head, words = case[1], case[2]
         it(("refuses %s, and says %q"):format(cjson.encode(head), words), function()
@@ -165,6 +182,19 @@ describe("look", function()
             assert.equal(words == "", logged == "")
         end)
     end
+
+    -- The LLM server was not asked, so there is nothing to say of it.
+    it("puts words in the place of nginx's own page for a body that it could not read", function()
+        local is_refused, exit, logged = look({ status = 400, type = HTML, said = false })
+        assert.is_true(is_refused)
+        assert.is_nil(exit)
+        assert.equal("", logged)
+        assert.is_nil(fake.answer.headers["content-length"])
+        fake.ngx.arg = { "<html>", false }
+        require("portero.stream").filter()
+        local said = cjson.decode(fake.ngx.arg[1]).error
+        assert.is_truthy(said.message:find("body is broken", 1, true))
+    end)
 
     it("lets pages pass where the LLM server's own are asked for", function()
         upstream_errors.start(shipped.settings("llm"))
