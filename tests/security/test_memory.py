@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -31,7 +31,9 @@ WARM_UP_SHARE = 0.15
 PIPELINED = 100
 CONNECTIONS = 2
 AT_ONCE = 20_000
-GROWTH = 1.10
+#: Rounds of bad tokens, and what the least growth of them may be.
+ROUNDS = 4
+GROWTH = 1.05
 #: Tokens from the near future: a long run is still under way when they are good.
 SOON_GOOD = "J20"
 
@@ -100,19 +102,21 @@ def test_bad_tokens_leave_the_workers_and_their_memory_as_they_were(
     workers = deployment.workers("gateway")
     count = size(20_000)
     seen = ask(deployment.gateway, tokens, max(WARM_UP, int(count * WARM_UP_SHARE)))
-    memory = resident(deployment)
     free = gauge(deployment, "portero_active_tokens_free_bytes")
+    memory = [resident(deployment)]
     began = time.monotonic()
-    seen += ask(deployment.gateway, tokens, count)
+    for _ in range(ROUNDS):
+        seen += ask(deployment.gateway, tokens, count)
+        memory.append(resident(deployment))
     seconds = time.monotonic() - began
-    after = resident(deployment)
     figure(
-        f"{count} bad tokens over HTTP in {seconds:.1f} s: {dict(seen)} (with the warm-up), "
-        f"workers' memory {memory} KiB before, {after} KiB after"
+        f"{ROUNDS} times {count} bad tokens over HTTP in {seconds:.1f} s: {dict(seen)} (with the "
+        f"warm-up), workers' memory in KiB before and after each: {memory}"
     )
     assert seen.keys() <= {400, 401}
     assert seen[401] > 0.9 * seen.total()
     assert deployment.workers("gateway") == workers
     assert gauge(deployment, "portero_active_tokens_free_bytes") == free
-    assert after < GROWTH * memory
+    # When the collector comes is a matter of chance; what leaks grows in every round.
+    assert min(after / before for before, after in pairwise(memory)) < GROWTH
     assert upstream.seen == []
