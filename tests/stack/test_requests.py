@@ -136,11 +136,25 @@ SPOOFED = {
 }
 
 
+#: One of each location that asks the LLM server: lists are asked for in a subrequest.
+ASKING = [("POST", "/v1/chat/completions"), ("POST", "/llm/chat/completions")]
+ASKING += [("GET", "/v1/models"), ("GET", "/v1/models/tiny"), ("GET", "/health")]
+
+
+@pytest.mark.parametrize("value", ["root", ""])
+@pytest.mark.parametrize(("method", "path"), ASKING)
 def test_identity_arrives_once_and_is_never_the_clients_copy(
-    caller: Caller, deployment: Deployment, agent: str, upstream: Upstream
+    caller: Caller,
+    deployment: Deployment,
+    agent: str,
+    upstream: Upstream,
+    method: str,
+    path: str,
+    value: str,
 ) -> None:
     many = {f"X-Filler-{number}": "x" for number in range(98)}
-    answer = caller.call(agent, headers={**many, **SPOOFED})
+    spoofed = SPOOFED if value else dict.fromkeys(SPOOFED, "")
+    answer = caller.call(agent, path, method, headers={**many, **spoofed})
     seen = upstream.seen[-1]
     assert seen.values("x-auth-user") == ["AGIATEST01"]
     assert seen.values("x-auth-role") == ["agi"]
