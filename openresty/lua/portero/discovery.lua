@@ -137,6 +137,8 @@ end
 function _M.answer()
     local target = ngx.var.upstream_target:match("^[^?]*")
     ngx.var.upstream_target = question_of(target)
+    -- Only what was asked for is copied: nginx would make up another ID for the subrequest.
+    local _ = ngx.var.request_id
     local result = ngx.location.capture("/llm-server-says", { copy_all_vars = true })
     if result.status ~= 200 or result.truncated then
         return refuse(result)
