@@ -657,6 +657,8 @@ def leads_elsewhere(id: str) -> bool:
     return not {".", ".."}.isdisjoint(id.split("/")) and not path.startswith("/v1/models/")
 
 
+#: A route of LocalAI; its name can be asked for with an escape.
+OWN_ROUTES = {"capabilities"}
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 
 
@@ -667,7 +669,10 @@ def test_every_text_can_be_an_id_h3(
 ) -> None:
     seen.seen.clear()
     seen.answers["/v1/models"] = list_of("other", id)
-    status, answer = entry(limited, free, f"/v1/models/{quote(id, safe)}")
+    written = quote(id, safe)
+    if id in OWN_ROUTES:
+        written = f"%{ord(id[0]):02X}{id[1:]}"
+    status, answer = entry(limited, free, f"/v1/models/{written}")
     if leads_elsewhere(id):
         assert status == 400
         assert seen.seen == []
