@@ -2,7 +2,7 @@
 # A recipe is one process wherever it can be, so that a signal to make reaches what it runs.
 
 PYTHON ?= python3
-# Narrows the Python tests: make unit T=tests/unit/test_tokens.py
+# Narrows the Python tests: make unit T=tests/unit/issuer/test_tokens.py
 T ?=
 
 BIN := .venv/bin
@@ -21,7 +21,7 @@ run: ## the whole stack in the foreground; Ctrl-C stops it all (RUNTIME= GATEWAY
 ##@ Testing
 .PHONY: test unit stack lint typecheck
 test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
-	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov-report=term-missing:skip-covered $(T),tests.both)
+	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov-report=term-missing:skip-covered $(T),tests.support.both)
 
 unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
 	@exec $(BIN)/python -m pytest $(or $(T),tests/unit)
@@ -32,7 +32,7 @@ stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows
 lint: setup-tests ## ruff, luacheck, hadolint, and the layers that import-linter holds
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@luacheck openresty/lua $(LUA_SPECS) bench
+	@luacheck openresty/lua $(LUA_SPECS) tests/security bench
 	@$(BIN)/hadolint $(wildcard */Dockerfile)
 	@$(BIN)/lint-imports
 

@@ -22,14 +22,15 @@ from typing import Any
 
 from bench.load import Sample, measure, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
-from issuer import key_file, keys, tokens
+from issuer import keys, tokens
 from issuer.config import ROLES_FILE
-from issuer.gateways import Changes, Gateway
-from issuer.roles import parse
+from issuer.keys import key_file
+from issuer.policy.roles import parse
+from issuer.sync.gateways import Changes, Gateway
 from run.commands import ROOT
-from tests.deployment import Caller, Local, deployed
 from tests.promises.stores import insert
-from tests.stack.policies import write_roles
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.policies import write_roles
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "12"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "1"))

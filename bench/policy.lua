@@ -4,8 +4,8 @@
 --   luajit bench/policy.lua    prints nanoseconds a decision
 
 local cjson = require("cjson.safe")
-local policy = require("portero.policy")
-local roles = require("portero.roles")
+local route_table = require("portero.policy.route_table")
+local roles = require("portero.policy.roles")
 
 local TIMES = 2000000
 local PATHS = { "/v1/chat/completions", "/chat/completions", "/api/chat", "/llm/v1/completions" }
@@ -23,11 +23,11 @@ for _, name in ipairs({ "portero", "ollama", "vllm", "llama-server", "localai" }
     packs[#packs + 1] = { name = name, routes = content.routes }
 end
 local granted = assert(roles.parse(read("roles.json"), 86400)).roles
-local compiled = policy.compile(granted, packs, "issuer")
+local compiled = route_table.compile(granted, packs, "issuer")
 
 local function decide(path, role)
-    local route, value = policy.find(compiled, "POST", path)
-    return route.allowed[role] and policy.target(route, value)
+    local route, value = route_table.find(compiled, "POST", path)
+    return route.allowed[role] and route_table.target(route, value)
 end
 
 local function measure()

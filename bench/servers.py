@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deployment import answers, free_ports
-from tests.upstream import wait_for
+from tests.support.deployment import answers, free_ports
+from tests.support.upstream import wait_for
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 CONF = Path(__file__).resolve().parent.parent / "openresty" / "conf"

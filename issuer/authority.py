@@ -10,14 +10,14 @@ import time
 from dataclasses import dataclass
 
 from issuer import tokens
-from issuer.active_tokens import ActiveTokens, Clock, Revocation
-from issuer.credentials import CredentialsFile, Doorkeeper
 from issuer.errors import TokenRefused
-from issuer.key_file import KeyFile
-from issuer.roles import Roles
-from issuer.sessions import Selection, Session
+from issuer.keys.key_file import KeyFile
+from issuer.policy.roles import Roles
+from issuer.store import Selection, Session
+from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.tokens import Claims
-from issuer.watched import Watched
+from issuer.users.credentials import CredentialsFile, Doorkeeper
+from issuer.watched_file import Watched
 
 log = logging.getLogger("portero.authority")
 

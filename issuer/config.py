@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from issuer import keys, origins, policy, roles
+from issuer import keys, origins
 from issuer.errors import Faults
 from issuer.origins import Origins
-from issuer.policy import Policy
-from issuer.roles import Roles
-from issuer.watched import Watched
+from issuer.policy import decision, roles
+from issuer.policy.decision import Policy
+from issuer.policy.roles import Roles
+from issuer.watched_file import Watched
 
 ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
 ROUTES_DIRECTORY = ROLES_FILE.with_name("routes")
@@ -102,7 +103,7 @@ class _Reader:
             return b""
 
 
-def read(environ: Mapping[str, str]) -> Settings:
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """All settings, or `Faults` with every fault there is."""
     reader = _Reader(environ)
     settings: dict[str, Any] = {
@@ -120,6 +121,12 @@ def read(environ: Mapping[str, str]) -> Settings:
     if reader.faults:
         raise Faults(reader.faults)
     return Settings(**settings)
+
+
+def credentials_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file of the users, where one is named; it need not be there."""
+    path = environ.get("CREDENTIALS_FILE", "")
+    return Path(path) if path else None
 
 
 def read_roles(environ: Mapping[str, str] = os.environ) -> Watched[Roles]:
@@ -143,29 +150,29 @@ def read_policy(environ: Mapping[str, str] = os.environ) -> PolicyFiles:
     """The roles and the route packs, without any secret. Raises `Faults` with every fault."""
     reader = _Reader(environ)
     in_force = _roles(reader)
-    kind = reader.choice("LLM_KIND", "", ("", *policy.KINDS))
+    kind = reader.choice("LLM_KIND", "", ("", *decision.KINDS))
     page = reader.choice("WEB_UI", "portero", ("portero", "upstream"))
-    names = policy.pack_names(kind if kind in policy.KINDS else None)
+    names = decision.pack_names(kind if kind in decision.KINDS else None)
     packs = {name: ROUTES_DIRECTORY / f"{name}.json" for name in names}
     lines = _packs(reader, packs)
     if in_force is None or reader.faults:
         raise Faults(reader.faults)
-    files = {policy.file_of(name): path for name, path in packs.items()}
+    files = {decision.file_of(name): path for name, path in packs.items()}
     return PolicyFiles(
         Policy(in_force.in_force(), lines, page == "upstream", kind in ("", "ollama")),
         {roles.NAME: Path(reader.text("ROLES_FILE", str(ROLES_FILE))), **files},
     )
 
 
-def _packs(reader: _Reader, packs: Mapping[str, Path]) -> list[policy.Line]:
+def _packs(reader: _Reader, packs: Mapping[str, Path]) -> list[decision.Line]:
     texts = {}
     for name, path in packs.items():
         try:
             texts[name] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reader.fault(f"{policy.file_of(name)}: cannot be read: {error}")
+            reader.fault(f"{decision.file_of(name)}: cannot be read: {error}")
     try:
-        return policy.parse_packs(texts)
+        return decision.parse_packs(texts)
     except Faults as found:
         reader.faults += found.faults
     return []

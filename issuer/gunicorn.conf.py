@@ -61,9 +61,10 @@ def post_worker_init(worker: Any) -> None:
 
 def pre_request(worker: Any, request: Any) -> None:
     """Before WSGI joins the lines of a header with commas."""
-    from issuer import bearer  # a worker has loaded it; the master must load nothing of ours
+    # A worker has loaded it; the master must load nothing of ours.
+    from issuer.tokens import presented_token
 
-    request.headers = bearer.one_of_each(request.headers)
+    request.headers = presented_token.one_of_each(request.headers)
 
 
 def on_exit(server: object) -> None:

@@ -24,9 +24,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import settings as hypothesis_settings
 
-from issuer import config, roles
-from issuer.key_file import KeyFile
-from issuer.roles import Roles
+from issuer import config
+from issuer.keys.key_file import KeyFile
+from issuer.policy import roles
+from issuer.policy.roles import Roles
 
 SYNC_KEY = "sync-key-of-the-tests-0123456789-abcdefghijk"
 SECRET_KEY = "secret-key-of-the-tests-0123456789-" + "abcdefghijklmnopqrstuvwxyz" * 2

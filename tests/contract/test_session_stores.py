@@ -1,4 +1,4 @@
-"""What every session store promises (`issuer/sessions/__init__.py`), asked of each there is."""
+"""What every session store promises (`issuer/store/__init__.py`), asked of each there is."""
 
 import multiprocessing
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.sessions import KEPT_SECONDS, Selection, Session, SessionStore
-from issuer.sessions.sqlite import SqliteSessions
+from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
+from issuer.store.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
 MANY = 1_000_000
@@ -502,7 +502,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from issuer.errors import StoreUnavailable
-from issuer.sessions.sqlite import SqliteSessions
+from issuer.store.sqlite import SqliteSessions
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:
     os.setuid(65534)

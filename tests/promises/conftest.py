@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.upstream import Upstream, recording
+from tests.support.upstream import Upstream, recording
 
 FULL = os.environ.get("PORTERO_CHAOS") == "1"
 FIGURES: list[tuple[str, str]] = []

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import requests
 
-from tests.deployment import CHAT, USERS, Local
-from tests.history import NO_ANSWER, Operation
-from tests.stack.forge import parts
+from tests.support.deployment import CHAT, USERS, Local
+from tests.support.forge import parts
+from tests.support.history import NO_ANSWER, Operation
 
 
 @dataclass

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from issuer import keys, tokens
 from issuer.config import ROLES_FILE
-from issuer.roles import parse
+from issuer.policy.roles import parse
 from issuer.tokens import Claims
-from tests.deployment import Local
+from tests.support.deployment import Local
 
 USER, ROLE = "AGIATEST01", "agi"
 

@@ -5,11 +5,11 @@ import time
 
 import requests
 
-from issuer.gateways import Changes, Gateway
-from tests.deployment import Caller, Local, deployed
+from issuer.sync.gateways import Changes, Gateway
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.upstream import Upstream, wait_for
 
 TTL = 4
 LONG = 1_500

@@ -19,14 +19,14 @@ import requests
 
 from issuer import tokens
 from issuer.config import ROLES_FILE
-from issuer.roles import parse
-from tests.deployment import CHAT, Caller, Local, deployed, deployed_with_clocks
-from tests.history import Operation, check
+from issuer.policy.roles import parse
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert, mint
-from tests.stack.forge import parts
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import CHAT, Caller, Local, deployed, deployed_with_clocks
+from tests.support.forge import parts
+from tests.support.history import Operation, check
+from tests.support.upstream import Upstream, wait_for
 
 #: By seconds within the window of the sync and beyond it, by an hour; forth, and back at once.
 SKEWS = (2, -2, 0, 29, -29, 0, 31, -31, 0, 3600, 0, -3600, 3600, 0)

@@ -7,12 +7,12 @@ import time
 
 import requests
 
-from tests.deployment import Caller, deployed
-from tests.history import check
 from tests.promises.conftest import FULL, Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import fill, mint
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, deployed
+from tests.support.history import check
+from tests.support.upstream import Upstream, wait_for
 
 SAMPLE = 200
 

@@ -4,12 +4,12 @@ import random
 import signal
 import threading
 
-from issuer.sessions.sqlite import SqliteSessions
-from tests.deployment import Caller, Local, deployed
-from tests.history import check
+from issuer.store.sqlite import SqliteSessions
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.history import check
+from tests.support.upstream import Upstream, wait_for
 
 CLIENTS = 4
 

@@ -14,12 +14,12 @@ import pytest
 import requests
 
 from run import processes
-from tests.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
-from tests.history import check
 from tests.promises.conftest import Figure, size
-from tests.promises.link import Link, linked
 from tests.promises.recorder import Recorder
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
+from tests.support.history import check
+from tests.support.link import Link, linked
+from tests.support.upstream import Upstream, wait_for
 
 HEALED_SECONDS = 2.0 + 1.0  # the reconciler may be in the middle of its second
 NUMBER = re.compile(r"^portero_sync_position (\d+)$", re.MULTILINE)

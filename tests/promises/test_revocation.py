@@ -4,11 +4,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.deployment import Caller, deployed
-from tests.history import SERVED, Operation, check
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, deployed
+from tests.support.history import SERVED, Operation, check
+from tests.support.upstream import Upstream, wait_for
 
 CLIENTS = 16
 

@@ -14,20 +14,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from issuer import config, tokens
-from issuer.key_file import GONE, SIGNING, WAITING, Entry, KeyFile
 from issuer.keys import Key
-from issuer.roles import parse
+from issuer.keys.key_file import GONE, SIGNING, WAITING, Entry, KeyFile
+from issuer.policy.roles import parse
 from issuer.tokens import Claims
 from tests.conftest import unseal
-from tests.deployment import Caller, Local, answers, deployed, wait_ready
-from tests.history import SERVED, Operation, check
 from tests.promises.conftest import Figure, size
-from tests.promises.link import linked
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert
 from tests.promises.test_network import _messages, another_gateway, behind_a_link
-from tests.stack.forge import parts
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
+from tests.support.forge import parts
+from tests.support.history import SERVED, Operation, check
+from tests.support.link import linked
+from tests.support.upstream import Upstream, wait_for
 
 LOGGING_IN, USING_ONE = 4, 16
 #: How many of its last tokens a client goes on using.

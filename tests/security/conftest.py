@@ -10,7 +10,7 @@ import pytest
 
 from tests.security.forger import ALGORITHMS
 from tests.security.stand import Stand, Trap, stand
-from tests.upstream import Upstream, recording
+from tests.support.upstream import Upstream, recording
 
 #: How many mutated tokens; not set: the size of `make test`.
 WANTED = os.environ.get("PORTERO_FUZZ", "")

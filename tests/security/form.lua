@@ -5,7 +5,7 @@
 -- hex, or "no" and the reason.
 
 local ffi = require("ffi")
-local form_body = require("portero.form_body")
+local form_body = require("portero.request.form_body")
 
 local function from_hex(text)
     return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))

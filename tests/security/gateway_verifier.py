@@ -9,8 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from issuer import gateways, keys
-from issuer.key_file import SIGNING, Entry, KeyList
+from issuer import keys
+from issuer.keys.key_file import SIGNING, Entry, KeyList
+from issuer.sync import gateways
 from run.commands import ROOT
 
 PROGRAM = Path(__file__).with_name("verify.lua")

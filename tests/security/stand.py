@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from issuer import config, keys, roles, tokens
+from issuer import config, keys, tokens
 from issuer.errors import TokenExpired, TokenRefused
-from issuer.key_file import KeyFile
-from tests.deployment import Caller, Local, deployed
+from issuer.keys.key_file import KeyFile
+from issuer.policy import roles
 from tests.security.forger import Forger
 from tests.security.gateway_verifier import GatewayVerifier, gateway_verifier
 from tests.security.wire import Answer, Wire
-from tests.stack.forge import parts
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.forge import parts
+from tests.support.upstream import Upstream
 
 ACCEPTED, EXPIRED, REFUSED = "accepted", "expired", "refused"
 USER = "AGIATEST01"

@@ -11,8 +11,8 @@ from pathlib import Path
 import jwt.algorithms
 
 ROOT = Path(__file__).resolve().parents[2]
-CRYPTO = (ROOT / "openresty" / "lua" / "portero" / "crypto.lua").read_text()
-SYNC = (ROOT / "openresty" / "lua" / "portero" / "sync.lua").read_text()
+CRYPTO = (ROOT / "openresty" / "lua" / "portero" / "token" / "crypto.lua").read_text()
+SYNC = (ROOT / "openresty" / "lua" / "portero" / "sync" / "receiver.lua").read_text()
 
 
 def lua_function(source: str, name: str) -> str:

@@ -18,7 +18,7 @@ from tests.security.forger import ALGORITHMS, Forger, decode
 from tests.security.fuzzer import Case, Fuzzer, seeded_key
 from tests.security.gateway_verifier import gateway_verifier, key_list
 from tests.security.stand import ACCEPTED, Stand, issuer_verdict
-from tests.upstream import Upstream
+from tests.support.upstream import Upstream
 
 NOW = 1_800_000_000
 JTI, REVOKED = "AAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBB"

@@ -14,14 +14,14 @@ from random import Random
 import pytest
 import requests
 
-from tests.deployment import Local
 from tests.security import mutations
 from tests.security.conftest import SEED, Figure, Stands, size
 from tests.security.forger import Forger
 from tests.security.fuzzer import Fuzzer
 from tests.security.stand import is_sayable, model_request
 from tests.security.wire import Wire
-from tests.upstream import Upstream
+from tests.support.deployment import Local
+from tests.support.upstream import Upstream
 
 ALGORITHM = "ES256"
 #: What the workers grow to before they are measured (buffers, traces, Lua's heap, which takes eight

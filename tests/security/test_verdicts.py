@@ -24,7 +24,7 @@ from tests.security.stand import (
     model_request,
 )
 from tests.security.wire import Answer, Wire
-from tests.upstream import Upstream
+from tests.support.upstream import Upstream
 
 #: The contract asks for 32 bytes of any HMAC key.
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")

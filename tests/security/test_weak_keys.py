@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 
 from issuer import config, keys
 from issuer.errors import Faults
-from issuer.key_file import KeyFile
-from tests.deployment import Local
+from issuer.keys.key_file import KeyFile
 from tests.security.der import der_integer, der_sequence
 from tests.security.fuzzer import in_pem
 from tests.security.mutations import text_forms
+from tests.support.deployment import Local
 
 GOOD_SECRET = b"a good secret of the tests, 0123456789"
 DONE_SECONDS = 20

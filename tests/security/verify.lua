@@ -20,7 +20,7 @@ for value = 0, 255 do
     BYTES[("%02x"):format(value)] = string.char(value)
 end
 
-local fake, active_tokens, crypto, keys, state, verified
+local fake, active_tokens, crypto, keys, shared_versions, token_cache
 
 local function from_hex(text)
     return (text:gsub("..", BYTES))
@@ -35,21 +35,22 @@ end
 
 local function start(sync_key)
     fake = fake_ngx.install(START)
-    state, crypto = fake.load("portero.state"), fake.load("portero.crypto")
-    keys, verified = fake.load("portero.keys"), fake.load("portero.verified")
-    active_tokens = fake.load("portero.active_tokens")
+    shared_versions = fake.load("portero.shared_versions")
+    crypto, keys = fake.load("portero.token.crypto"), fake.load("portero.token.keys")
+    token_cache = fake.load("portero.token.token_cache")
+    active_tokens = fake.load("portero.token.active_tokens")
     local settings = {
         sync_key = from_hex(sync_key), roles = roles(), limits = { roles = {}, users = {} },
     }
     keys.start(settings)
-    verified.start(settings)
+    token_cache.start(settings)
     active_tokens.end_snapshot(active_tokens.begin_snapshot())
 end
 
 local function verdict(now, token)
     fake.clock.now = tonumber(now)
-    state.look()
-    local claims, reason = verified.claims(from_hex(token), 1, fake.clock.now)
+    shared_versions.look()
+    local claims, reason = token_cache.claims(from_hex(token), 1, fake.clock.now)
     if not claims then
         return reason == "expired" and "expired" or "refused"
     end

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests import engine
-from tests.containers import Containers, Docker, contained
-from tests.deployment import Caller, Deployment, Local, deployed
-from tests.upstream import Upstream, recording
+from tests.support.containers import Containers, Docker, contained
+from tests.support.deployment import Caller, Deployment, Local, deployed
+from tests.support.upstream import Upstream, recording
 
 RUNTIMES = {"local": "as local processes", "containers": "in containers"}
 #: A comma list of those that shall run. Not set: both.

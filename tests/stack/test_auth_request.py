@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.deployment import Caller, Deployment, free_ports
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Deployment, free_ports
+from tests.support.upstream import Upstream, wait_for
 
 #: As such blocks are written: the token in the body, or the request's own headers passed on.
 BLOCKS = {

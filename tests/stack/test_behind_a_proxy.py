@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from run.packages import search_path
-from tests.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
-from tests.docs import block
-from tests.upstream import MODELS_ANSWER, Upstream, wait_for
+from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
+from tests.support.docs import block
+from tests.support.upstream import MODELS_ANSWER, Upstream, wait_for
 
 PAGE = "docs/behind-a-proxy.md"
 #: Where the tests come from; a loopback address that is neither the front's nor the gateway's.

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 
-from tests.containers import (
+from tests.engine import COMPOSES
+from tests.support.containers import (
     IMAGES,
     SERVICES,
     Containers,
@@ -23,9 +24,8 @@ from tests.containers import (
     composed,
     on_a_small_disk,
 )
-from tests.deployment import PARTS, USERS, Caller
-from tests.engine import COMPOSES
-from tests.upstream import wait_for
+from tests.support.deployment import PARTS, USERS, Caller
+from tests.support.upstream import wait_for
 
 #: The issuer waits for the name of a gateway that is gone as long as the C library does.
 LOOK_UP_SECONDS = 10

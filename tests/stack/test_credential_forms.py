@@ -19,8 +19,8 @@ from tests.credential_forms import (
     Request,
     every_pair,
 )
-from tests.deployment import Caller, Deployment
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Deployment
+from tests.support.upstream import Upstream
 
 #: What the gateway may say to what is read; of two bad ones it depends on how they are bad.
 STATUSES = {"{T}": {200}, "{U}": {401}, "": {401}, BAD: {400, 401}, SEVERAL: {400}}

@@ -10,10 +10,10 @@ import pytest
 import requests
 
 from issuer import config
-from issuer.policy import Policy
-from tests.deployment import Caller, Deployment, deployed
-from tests.stack.policies import KINDS, Line, lines, write_roles
-from tests.upstream import Upstream
+from issuer.policy.decision import Policy
+from tests.support.deployment import Caller, Deployment, deployed
+from tests.support.policies import KINDS, Line, lines, write_roles
+from tests.support.upstream import Upstream
 
 USERS = ("AGNRTEST01", "AGNRTEST02", "AGNFTEST01", "USRSTEST01", "MNTRTEST01", "ADMNTEST01")
 MODELS = ("tiny", "TINY:latest", "other", "qwen2.5:7b", "qwen:cloud", "")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import requests
 
-from tests.deployment import PARTS, Caller, Deployment, Local, answers, wait_ready
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import PARTS, Caller, Deployment, Local, answers, wait_ready
+from tests.support.upstream import Upstream, wait_for
 
 
 def test_a_gateway_without_a_snapshot_says_503_and_is_filled_within_two_seconds(

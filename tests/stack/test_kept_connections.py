@@ -17,10 +17,10 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.deployment import Caller, answers, deployed, free_ports
-from tests.slow_wire import slow_wire
-from tests.stack.policies import CONF, KINDS
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, answers, deployed, free_ports
+from tests.support.policies import CONF, KINDS
+from tests.support.slow_wire import slow_wire
+from tests.support.upstream import Upstream, wait_for
 
 #: uvicorn's own default, and how long a piece is on its way, each way.
 KEEP_ALIVE_SECONDS, DELAY_SECONDS = 5.0, 0.01

@@ -18,9 +18,9 @@ import openai
 import pytest
 import requests
 
-from tests.deployment import CHAT, Caller, Deployment, Local, deployed
-from tests.stack.policies import write_roles
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import CHAT, Caller, Deployment, Local, deployed
+from tests.support.policies import write_roles
+from tests.support.upstream import Upstream, wait_for
 
 STREAM = {**CHAT, "stream": True}
 CHAT_PATH = "/v1/chat/completions"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.deployment import CHAT, Caller, Deployment, deployed
-from tests.stack.policies import write_roles
-from tests.upstream import Upstream
+from tests.support.deployment import CHAT, Caller, Deployment, deployed
+from tests.support.policies import write_roles
+from tests.support.upstream import Upstream
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 

@@ -15,10 +15,10 @@ import pytest
 
 from run.commands import ROOT
 from run.venv import PYTHON
-from tests.certificates import Authority
-from tests.deployment import Caller, Deployment, Local, answers, deployed, free_ports
-from tests.stack.policies import write_roles
-from tests.upstream import CHAT_ANSWER, Upstream, wait_for
+from tests.support.certificates import Authority
+from tests.support.deployment import Caller, Deployment, Local, answers, deployed, free_ports
+from tests.support.policies import write_roles
+from tests.support.upstream import CHAT_ANSWER, Upstream, wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.deployment import BASIC_DOORS, TTL_SECONDS, USERS, Caller, basic
-from tests.stack.forge import parts
+from tests.support.deployment import BASIC_DOORS, TTL_SECONDS, USERS, Caller, basic
+from tests.support.forge import parts
 
 DOORS = ("/llm/login", "/agi/login", "/login", "/admin/login")
 WRONG_DOORS = [(user, door) for user, (_, own) in USERS.items() for door in DOORS if door != own]

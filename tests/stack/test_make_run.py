@@ -18,10 +18,10 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.containers import Docker
-from tests.deployment import USERS, credentials_text, free_ports
 from tests.engine import COMPOSES
-from tests.upstream import Upstream, wait_for
+from tests.support.containers import Docker
+from tests.support.deployment import USERS, credentials_text, free_ports
+from tests.support.upstream import Upstream, wait_for
 
 READY_SECONDS = 240
 STREAM_EVENTS = 3

@@ -19,9 +19,9 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.deployment import Caller, Deployment, deployed
-from tests.stack.policies import write_roles
-from tests.upstream import CHAT_ANSWER, Upstream, wait_for
+from tests.support.deployment import Caller, Deployment, deployed
+from tests.support.policies import write_roles
+from tests.support.upstream import CHAT_ANSWER, Upstream, wait_for
 
 #: What AGNF users may use; one user has a list of its own.
 ALLOWED = ["tiny", "qwen*", "big:8b-cloud"]

@@ -9,8 +9,8 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.deployment import BASIC_DOORS, USERS, Caller, basic
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import BASIC_DOORS, USERS, Caller, basic
+from tests.support.upstream import Upstream, wait_for
 
 CONF = (ROOT / "openresty" / "conf" / "public.conf").read_text()
 INTERNAL = ("/llm-server-says",)

@@ -4,9 +4,9 @@ import subprocess
 from pathlib import Path
 
 from run.commands import ROOT
-from tests.deployment import Caller, Local
 from tests.stack.test_streams import open_stream
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import Caller, Local
+from tests.support.upstream import Upstream, wait_for
 
 
 def gateway_script(

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 import pytest
 import requests
 
-from tests.deployment import BASIC_DOORS, USERS, Caller, Deployment
-from tests.upstream import Upstream
+from tests.support.deployment import BASIC_DOORS, USERS, Caller, Deployment
+from tests.support.upstream import Upstream
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 #: Every login endpoint, and a user whose own it is.

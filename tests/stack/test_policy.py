@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.deployment import CHAT, Caller, Local, deployed
-from tests.stack.policies import KINDS, Line, lines, shipped_roles, write_roles
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import CHAT, Caller, Local, deployed
+from tests.support.policies import KINDS, Line, lines, shipped_roles, write_roles
+from tests.support.upstream import Upstream, wait_for
 
 USERS = {
     "agent_reasoning": "AGNRTEST01",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.deployment import Caller
-from tests.upstream import Upstream
+from tests.support.deployment import Caller
+from tests.support.upstream import Upstream
 
 LINE = "GET /v1/models HTTP/1.1"
 POST = "POST /v1/chat/completions HTTP/1.1"

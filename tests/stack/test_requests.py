@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.deployment import Caller, Deployment
-from tests.stack.forge import encode, parts, sign
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Deployment
+from tests.support.forge import encode, parts, sign
+from tests.support.upstream import Upstream
 
 JSON = "application/json"
 

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from issuer.config import ROLES_FILE
-from tests.deployment import USERS, Local, deployed
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import USERS, Local, deployed
+from tests.support.upstream import Upstream, wait_for
 
 TAKEN = "roles.json: read again, and in force"
 REFUSED = "the former version stays in force"

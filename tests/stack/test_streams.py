@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 import openai
 import pytest
 
-from tests.deployment import CHAT, Caller, Deployment
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import CHAT, Caller, Deployment
+from tests.support.upstream import Upstream, wait_for
 
 #: Paths that are sent as they come, and aliases, which another location asks for; and what is in
 #: the last event.

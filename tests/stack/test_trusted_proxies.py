@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.deployment import USERS, Caller, Deployment
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import USERS, Caller, Deployment
+from tests.support.upstream import Upstream, wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 #: Where the tests come from in either runtime, and two ranges for fronts that are in front of it.

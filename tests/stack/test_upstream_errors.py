@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.deployment import Caller, Deployment
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Deployment
+from tests.support.upstream import Upstream
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 

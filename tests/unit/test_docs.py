@@ -37,7 +37,7 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
 
 def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync.lua").read_text())
+    messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync" / "receiver.lua").read_text())
     assert len(messages) == 4
     for message in messages:
         assert f"`{message}`" in text
@@ -45,9 +45,24 @@ def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
 
 def test_every_module_of_the_gateway_is_in_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    listed = re.findall(r"(?m)^\| (`.*?) \|", text.partition("## The gateway's modules")[2])
-    named = [name for cell in listed for name in re.findall(r"`(\w+)`", cell)]
-    assert sorted(named) == sorted(path.stem for path in LUA.glob("*.lua"))
+    table = text.partition("## The gateway's rooms")[2].partition("\n## ")[0]
+    listed = re.findall(r"(?m)^\| (`.*?) \|", table)
+    named = [name for cell in listed for name in re.findall(r"`([\w/]+)`", cell)]
+    modules = [path.relative_to(LUA).with_suffix("").as_posix() for path in LUA.rglob("*.lua")]
+    assert sorted(named) == sorted(modules)
+
+
+def test_every_room_of_the_issuer_is_in_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("## The issuer's rooms")[2].partition("\n## ")[0]
+    listed = re.findall(r"(?m)^\| (`.*?) \|", table)
+    named = [name for cell in listed for name in re.findall(r"`(\w+)/?`", cell)]
+    rooms = [
+        path.stem
+        for path in (ROOT / "issuer").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    assert sorted(named) == sorted(set(rooms) - {"__init__", "gunicorn.conf"})
 
 
 def test_every_time_out_of_the_docs_is_the_one_that_nginx_is_told() -> None:

@@ -4,18 +4,18 @@
 -- judged.
 -- Nothing falls through: what cannot be judged is refused, and a Lua error is a 500.
 
-local active_tokens = require("portero.active_tokens")
-local cors = require("portero.cors")
-local credential = require("portero.credential")
+local active_tokens = require("portero.token.active_tokens")
+local cors = require("portero.request.cors")
+local presented_token = require("portero.token.presented_token")
 local errors = require("portero.errors")
-local limited = require("portero.limited")
+local admission = require("portero.quota.admission")
 local metrics = require("portero.metrics")
-local origins = require("portero.origins")
-local policy = require("portero.policy")
-local request_faults = require("portero.request_faults")
-local state = require("portero.state")
-local upstreams = require("portero.upstreams")
-local verified = require("portero.verified")
+local origins = require("portero.request.origins")
+local route_table = require("portero.policy.route_table")
+local request_faults = require("portero.request.request_faults")
+local shared_versions = require("portero.shared_versions")
+local upstreams = require("portero.server.upstreams")
+local token_cache = require("portero.token.token_cache")
 
 local ngx, var = ngx, ngx.var
 local get_method, time = ngx.req.get_method, ngx.time
@@ -60,7 +60,7 @@ end
 --- Whether a path is a route by any method.
 local function is_known(path)
     for method in pairs(table_of_routes) do
-        if policy.find(table_of_routes, method, path) then
+        if route_table.find(table_of_routes, method, path) then
             return true
         end
     end
@@ -69,7 +69,7 @@ end
 
 --- Say what it is with a path that is no route, and nothing of routes that no role may reach.
 local function refuse_unknown(path)
-    if not policy.is_canonical(path) then
+    if not route_table.is_canonical(path) then
         return errors.refuse(request_faults.of_path(path) or "invalid_request")
     end
     if is_known(path) then
@@ -97,10 +97,10 @@ end
 --- The clock is read once per turn of the event loop: a token minted within this turn would seem
 --- to come from the future.
 local function claims_of(text, from)
-    local claims, reason = verified.claims(text, from, time())
+    local claims, reason = token_cache.claims(text, from, time())
     if reason == "not yet issued" then
         ngx.update_time()
-        claims, reason = verified.claims(text, from, time())
+        claims, reason = token_cache.claims(text, from, time())
     end
     return claims, reason
 end
@@ -124,17 +124,17 @@ end
 --- Whether a caller's limits refuse a request. A body that is judged may take its time to come, so
 --- the token is asked for once more.
 local function refuse_by_limits(route, value, query, claims)
-    local code, headers = limited.refusal(route, value, query, claims)
+    local code, headers = admission.refusal(route, value, query, claims)
     if code then
         errors.refuse(code, headers)
         return true
     end
-    state.look()
+    shared_versions.look()
     local active, known = active_tokens.holds(claims)
     if active then
         return false
     end
-    limited.settle()
+    admission.settle()
     if claims.exp <= time() then
         refuse_token(route, "expired")
     else
@@ -145,7 +145,7 @@ end
 
 --- The path that is sent on.
 local function path_of(route, value)
-    local path = policy.target(route, value)
+    local path = route_table.target(route, value)
     if not route.is_llm or upstream_prefix == "" then
         return path
     end
@@ -180,10 +180,10 @@ end
 
 --- Judge one request: forward it or refuse it.
 function _M.judge()
-    state.look()
+    shared_versions.look()
     local method = get_method()
     local path, query = read_target()
-    local route, value = policy.find(table_of_routes, method, path)
+    local route, value = route_table.find(table_of_routes, method, path)
     if cors.is_preflight(method) then
         return cors.answer()
     end
@@ -196,7 +196,7 @@ function _M.judge()
     if holds_token(query) then
         return errors.refuse("token_in_query")
     end
-    local token, fault, by_cookie, from = credential.read()
+    local token, fault, by_cookie, from = presented_token.read()
     if fault == "several" then
         return errors.refuse("several_credentials")
     end

@@ -4,10 +4,10 @@
 -- message holds a secret.
 
 local cjson = require("cjson.safe")
-local crypto = require("portero.crypto")
-local places = require("portero.places")
-local policy = require("portero.policy")
-local roles = require("portero.roles")
+local crypto = require("portero.token.crypto")
+local places = require("portero.policy.places")
+local route_table = require("portero.policy.route_table")
+local roles = require("portero.policy.roles")
 
 local LEAST_SECRET_BYTES = 32
 local MOST_TTL_SECONDS = 86400
@@ -236,7 +236,7 @@ local function packs_of(directory, kind, faults)
     if #faults > before then
         return nil
     end
-    for _, fault in ipairs(policy.faults(packs)) do
+    for _, fault in ipairs(route_table.faults(packs)) do
         faults[#faults + 1] = "routes/" .. fault
     end
     return #faults == before and packs or nil
@@ -261,8 +261,8 @@ local function compile(settings, file, packs)
     local kind = settings.llm_kind
     settings.is_ollama = not kind or kind == "ollama"
     settings.roles = file.roles
-    settings.policy = policy.compile(file.roles, packs, page_by)
-    settings.limits = policy.limits(file, settings.is_ollama)
+    settings.policy = route_table.compile(file.roles, packs, page_by)
+    settings.limits = route_table.limits(file, settings.is_ollama)
 end
 
 --- All settings.

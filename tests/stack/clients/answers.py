@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.upstream import CHAT_ANSWER, MODELS_ANSWER, Spoken
+from tests.support.upstream import CHAT_ANSWER, MODELS_ANSWER, Spoken
 
 PIECES = ("pong", "pong")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.deployment import Caller, Local, deployed
 from tests.stack.clients import answers
-from tests.stack.policies import write_roles
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.policies import write_roles
+from tests.support.upstream import Upstream
 
 
 def limit(content: dict[str, Any]) -> None:

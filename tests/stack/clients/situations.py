@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.deployment import Caller, Local
 from tests.stack.clients.answers import INFERENCE, everything
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Local
+from tests.support.upstream import Upstream
 
 
 class Asked(NamedTuple):

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from run.commands import ROOT
-from tests.deployment import USERS, Caller, Local
-from tests.docs import block
 from tests.stack.clients import npm
 from tests.stack.clients.enclosed import enclosed, gateway_socket, why_not
 from tests.stack.clients.situations import REFUSALS, Asked, endless, refused
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import USERS, Caller, Local
+from tests.support.docs import block
+from tests.support.upstream import Upstream, wait_for
 
 PAGE = "docs/clients.md"
 DOCUMENTED = "http://127.0.0.1:8080"

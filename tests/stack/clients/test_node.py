@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import pytest
 
-from tests.deployment import Caller, Local
 from tests.stack.clients import npm
 from tests.stack.clients.situations import REFUSALS, Asked, endless, refused
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Local
+from tests.support.upstream import Upstream
 
 SDK_ERRORS = {
     401: "AuthenticationError",

@@ -15,7 +15,6 @@ import pytest
 from langchain_openai import OpenAIEmbeddings
 from pydantic import SecretStr
 
-from tests.deployment import Caller, Local
 from tests.stack.clients.answers import everything
 from tests.stack.clients.python_clients import (
     CLIENTS,
@@ -28,7 +27,8 @@ from tests.stack.clients.python_clients import (
     openai_streamed,
 )
 from tests.stack.clients.situations import REFUSALS, Asked, endless, refused
-from tests.upstream import Upstream
+from tests.support.deployment import Caller, Local
+from tests.support.upstream import Upstream
 
 #: These clients leave their connections to the collector, which says so.
 pytestmark = [

@@ -22,12 +22,12 @@ import requests
 from langchain_openai import ChatOpenAI
 
 from run.commands import ROOT
-from tests.deployment import USERS, Caller, Local, deployed
-from tests.docs import block, names
 from tests.stack.clients import answers, npm
 from tests.stack.clients.python_clients import HI
-from tests.stack.policies import write_roles
-from tests.upstream import Upstream, wait_for
+from tests.support.deployment import USERS, Caller, Local, deployed
+from tests.support.docs import block, names
+from tests.support.policies import write_roles
+from tests.support.upstream import Upstream, wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

@@ -21,7 +21,7 @@ local function start(changes)
         settings[name] = value
     end
     minted.put_key(fake)
-    fake.load("portero.verified").start(settings)
+    fake.load("portero.token.token_cache").start(settings)
     access.start(settings)
 end
 
@@ -32,9 +32,9 @@ end
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    active_tokens = fake.load("portero.active_tokens")
+    active_tokens = fake.load("portero.token.active_tokens")
     package.loaded["ngx.balancer"] = {}
-    upstreams = fake.load("portero.upstreams")
+    upstreams = fake.load("portero.server.upstreams")
     upstreams.set("llm", { { host = "127.0.0.1", port = 8000 } })
     access = fake.load("portero.access")
     start()
@@ -488,7 +488,7 @@ describe("judge and readiness", function()
     -- Its keys are still in `portero_keys`.
     local function empty_but_for_keys()
         empty()
-        fake.load("portero.state").raise_version()
+        fake.load("portero.shared_versions").raise_version()
     end
 
     it("answer 503 to any token before there are keys, and 401 to none at all", function()
@@ -645,7 +645,7 @@ describe("judge", function()
         local bad, good = "bad", token_of("monitoring")
         fake.shared.portero_sync.entries = {}
         if step >= 7 then
-            fake.load("portero.state").raise_version()
+            fake.load("portero.shared_versions").raise_version()
         end
         local cookie = { cookie = "auth_token=" .. (step <= 7 and bad or good), host = "h",
             ["sec-fetch-site"] = step <= 5 and "cross-site" or "same-origin" }
@@ -715,7 +715,7 @@ end)
 describe("judge and limits", function()
     local function with_limits(limits)
         limits.is_counted = limits.requests_per_minute ~= nil
-        fake.load("portero.limits").start()
+        fake.load("portero.quota.limits").start()
         start({ limits = { roles = { user = limits }, users = {} } })
         become_ready()
     end
@@ -751,9 +751,9 @@ describe("judge and limits", function()
     it("are not met by a token that ended while its body came, and keep nothing then", function()
         with_limits({ requests_per_minute = 5, concurrent_requests = 1 })
         local token = token_of("user")
-        local limited = fake.load("portero.limited")
-        local real = limited.refusal
-        limited.refusal = function(...)
+        local admission = fake.load("portero.quota.admission")
+        local real = admission.refusal
+        admission.refusal = function(...)
             active_tokens.revoke(minted.JTI, NOW + 900, NOW)
             return real(...)
         end

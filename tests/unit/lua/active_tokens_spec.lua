@@ -6,7 +6,7 @@ local fake_ngx = require("fake_ngx")
 local NOW = 1700000000
 local EXP = NOW + 100
 
-local fake, tokens, dict, state, active_tokens
+local fake, tokens, dict, shared_versions, active_tokens
 --- What a worker remembers of each token that was activated.
 local claims_of
 
@@ -14,9 +14,9 @@ before_each(function()
     claims_of = {}
     fake = fake_ngx.install(NOW)
     tokens, dict = fake.shared.portero_active_tokens, fake.shared.portero_sync
-    state = fake.load("portero.state")
-    active_tokens = fake.load("portero.active_tokens")
-    state.raise_version()
+    shared_versions = fake.load("portero.shared_versions")
+    active_tokens = fake.load("portero.token.active_tokens")
+    shared_versions.raise_version()
 end)
 
 local function activate(jti, exp)
@@ -31,7 +31,7 @@ end
 --- As a request asks: it looks at the state once, at its beginning. What is remembered of a token
 --- that has not ended must say the same, whatever has happened.
 local function look_up(jti)
-    state.look()
+    shared_versions.look()
     local active, known = active_tokens.is_active(jti)
     local claims = claims_of[jti]
     if claims and fake.clock.now < claims.exp then
@@ -56,10 +56,10 @@ end
 describe("is_active", function()
     it("answers as of the request's look at the state, whatever comes after it", function()
         activate("a")
-        state.look()
+        shared_versions.look()
         snapshot("b")
         assert.is_nil((active_tokens.is_active("b")))
-        state.look()
+        shared_versions.look()
         assert.is_true((active_tokens.is_active("b")))
     end)
 
@@ -204,7 +204,7 @@ end)
 
 describe("holds", function()
     local function holds(jti)
-        state.look()
+        shared_versions.look()
         return active_tokens.holds(claims_of[jti])
     end
 
@@ -232,7 +232,7 @@ describe("holds", function()
         local CHANGES = {
             function() revoke("another") end,
             function() active_tokens.end_snapshot(generation) end,
-            function() state.raise_version() end,
+            function() shared_versions.raise_version() end,
         }
         for _, change in ipairs(CHANGES) do
             assert.is_true((holds("a")))
@@ -266,7 +266,7 @@ describe("holds", function()
 
     it("is false after a revocation that came between its look and its look-up", function()
         snapshot("a")
-        state.look()
+        shared_versions.look()
         tokens.meanwhile.get = function() revoke("a") end
         assert.is_false((active_tokens.holds(claims_of.a)))
         assert.is_false((holds("a")))
@@ -274,7 +274,7 @@ describe("holds", function()
 
     it("is false after a revocation that came behind its look-up", function()
         snapshot("a")
-        state.look()
+        shared_versions.look()
         local get = tokens.get
         tokens.get = function(...)
             tokens.get = get
@@ -738,7 +738,7 @@ describe("status", function()
         dict.entries = {}
         snapshot("a")
         assert.is_false(active_tokens.status().ready)
-        state.raise_version()
+        shared_versions.raise_version()
         assert.is_true(active_tokens.status().ready)
     end)
 

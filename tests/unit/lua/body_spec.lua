@@ -64,7 +64,7 @@ end
 before_each(function()
     paths = {}
     fake = fake_ngx.install()
-    body = fake.load("portero.body")
+    body = fake.load("portero.request.body")
 end)
 
 after_each(function()

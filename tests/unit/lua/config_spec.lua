@@ -5,7 +5,7 @@ local lfs = require("lfs")
 
 local certificates = require("certificates")
 local config = require("portero.config")
-local model_name = require("portero.model_name")
+local model_name = require("portero.policy.model_name")
 local shipped = require("shipped")
 
 local CONF = "openresty/conf"

@@ -7,7 +7,7 @@ local fake, cors
 
 before_each(function()
     fake = fake_ngx.install()
-    cors = fake.load("portero.cors")
+    cors = fake.load("portero.request.cors")
 end)
 
 local function question(origin_allowed, headers)

@@ -1,34 +1,31 @@
 ---------
--- Of the specs themselves: every public function of every module has one, and the pure modules
--- stay pure (design, "The house").
+-- Of the specs and the modules themselves: every public function of every module has a spec, the
+-- pure modules stay pure, and arrows between rooms point down only (docs/architecture.md).
 
-local lfs = require("lfs")
+local modules = require("modules")
 
-local MODULES = "openresty/lua/portero"
 local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request.
 local PURE = {
-    "crypto", "form_body", "header_parameters", "json_body", "jwt", "model_name", "policy",
-    "request_faults", "usage",
+    "answer.usage",
+    "policy.model_name", "policy.route_table",
+    "request.form_body", "request.header_parameters", "request.json_body",
+    "token.crypto", "token.jwt",
 }
 
-local function read(path)
-    local file = io.open(path, "rb")
-    local text = file and file:read("*a")
-    if file then
-        file:close()
-    end
-    return text
-end
-
-local function names_of_modules()
-    local names = {}
-    for entry in lfs.dir(MODULES) do
-        names[#names + 1] = entry:match("^(.+)%.lua$")
-    end
-    table.sort(names)
-    return names
-end
+--- The rooms from top to bottom; a module may require what is below its own room, or within it.
+--- Those without a folder stand by themselves.
+local LAYERS = {
+    { "init" },
+    { "access", "sync" },
+    { "quota" },
+    { "answer" },
+    { "request", "server" },
+    { "config" },
+    { "policy" },
+    { "token" },
+    { "shared_versions", "errors", "metrics" },
+}
 
 --- The text without its comments: what is only spoken of is not tested.
 local function without_comments(text)
@@ -39,18 +36,21 @@ local function names(text, word)
     return without_comments(text):find("%f[%w_]" .. word .. "%f[^%w_]") ~= nil
 end
 
+local function required_by(text)
+    return without_comments(text):gmatch('require%("portero%.([%w_.]+)"%)')
+end
+
 describe("the specs", function()
     it("cover as many modules as there are", function()
-        assert.is_true(#names_of_modules() >= 16)
+        assert.is_true(#modules.names() >= 30)
     end)
 
-    for _, module in ipairs(names_of_modules()) do
+    for _, module in ipairs(modules.names()) do
         it(("name every public function of %s"):format(module), function()
-            local spec = read(("%s/%s_spec.lua"):format(SPECS, module))
+            local spec = modules.read(("%s/%s_spec.lua"):format(SPECS, module:match("[%w_]+$")))
             assert.is_string(spec, module .. " has no spec")
             local count = 0
-            for name in read(("%s/%s.lua"):format(MODULES, module))
-                :gmatch("\nfunction _M[.:]([%w_]+)") do
+            for name in modules.text(module):gmatch("\nfunction _M[.:]([%w_]+)") do
                 count = count + 1
                 assert.is_true(names(spec, name), ("%s.%s has no spec"):format(module, name))
             end
@@ -60,18 +60,64 @@ describe("the specs", function()
 end)
 
 describe("the pure modules", function()
+    local pure = {}
     for _, module in ipairs(PURE) do
-        local text = read(("%s/%s.lua"):format(MODULES, module))
+        pure[module] = true
+    end
 
-        it(("do not name ngx: %s"):format(module), function()
+    for _, module in ipairs(PURE) do
+        it(("do not name ngx, nor require one that does: %s"):format(module), function()
+            local text = modules.text(module)
             assert.is_false(names(text, "ngx"))
-        end)
-
-        it(("require none that does: %s"):format(module), function()
-            for required in text:gmatch('require%("portero%.([%w_]+)"%)') do
-                assert.is_true((" " .. table.concat(PURE, " ") .. " "):find(
-                    " " .. required .. " ", 1, true) ~= nil, required)
+            for required in required_by(text) do
+                assert.is_true(pure[required], required)
             end
         end)
     end
+end)
+
+--- How far down a module stands: by its own name, else by its room's.
+local function layer_of(module)
+    local found
+    for depth, layer in ipairs(LAYERS) do
+        for _, name in ipairs(layer) do
+            if name == module then
+                return depth
+            elseif name == module:match("^([%w_]+)%.") then
+                found = depth
+            end
+        end
+    end
+    return found
+end
+
+describe("the rooms", function()
+    for _, module in ipairs(modules.names()) do
+        it(("have arrows that point down only: %s"):format(module), function()
+            local depth = assert(layer_of(module), module .. " is in no room")
+            for required in required_by(modules.text(module)) do
+                local below = assert(layer_of(required), required .. " is in no room")
+                assert.is_true(below > depth or (below == depth
+                    and required:match("^[%w_]+%.") == module:match("^[%w_]+%.")), required)
+            end
+        end)
+    end
+
+    it("have no circles", function()
+        local state = {}
+        local function walk(module)
+            assert.is_true(state[module] ~= "open", module .. " requires itself in the end")
+            if state[module] then
+                return
+            end
+            state[module] = "open"
+            for required in required_by(modules.text(module)) do
+                walk(required)
+            end
+            state[module] = "done"
+        end
+        for _, module in ipairs(modules.names()) do
+            walk(module)
+        end
+    end)
 end)

@@ -3,8 +3,8 @@
 -- comparison, unsealing, random bytes; threats J2, J3, J25, J27, J28.
 
 local certificates = require("certificates")
-local crypto = require("portero.crypto")
-local jwt = require("portero.jwt")
+local crypto = require("portero.token.crypto")
+local jwt = require("portero.token.jwt")
 local sealing = require("sealing")
 local signatures = require("signatures")
 

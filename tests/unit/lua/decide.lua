@@ -5,9 +5,9 @@
 -- reads lines of USER, METHOD, PATH and MODEL in hex, and answers each with status and code.
 
 local cjson = require("cjson.safe")
-local model_name = require("portero.model_name")
-local policy = require("portero.policy")
-local roles = require("portero.roles")
+local model_name = require("portero.policy.model_name")
+local route_table = require("portero.policy.route_table")
+local roles = require("portero.policy.roles")
 
 local KINDS = { "ollama", "vllm", "llama-server", "localai" }
 
@@ -24,13 +24,13 @@ local function packs_of(kind)
         local content = assert(cjson.decode(read("openresty/conf/routes/" .. name .. ".json")))
         packs[#packs + 1] = { name = name, routes = content.routes }
     end
-    assert(#policy.faults(packs) == 0)
+    assert(#route_table.faults(packs) == 0)
     return packs
 end
 
 local file = assert(roles.parse(read(arg[1]), 86400))
-local table_of_routes = policy.compile(file.roles, packs_of(arg[2]), arg[3])
-local limits = policy.limits(file, arg[2] == "-" or arg[2] == "ollama")
+local table_of_routes = route_table.compile(file.roles, packs_of(arg[2]), arg[3])
+local limits = route_table.limits(file, arg[2] == "-" or arg[2] == "ollama")
 
 local function role_of(user)
     for _, role in pairs(file.roles) do
@@ -54,7 +54,7 @@ local function model_verdict(route, value, model, list)
     elseif route.model == "none" or route.model == "listed" then
         return "200 allowed"
     end
-    local name = route.model == "path" and policy.unescape(value) or model
+    local name = route.model == "path" and route_table.unescape(value) or model
     if name == "" then
         return "400 invalid_request"
     end
@@ -62,9 +62,9 @@ local function model_verdict(route, value, model, list)
 end
 
 local function decide(user, method, path, model)
-    local route, value = policy.find(table_of_routes, method, path:match("^[^?]*"))
+    local route, value = route_table.find(table_of_routes, method, path:match("^[^?]*"))
     if not route then
-        local is_canonical = policy.is_canonical(path:match("^[^?]*"))
+        local is_canonical = route_table.is_canonical(path:match("^[^?]*"))
         return is_canonical and "404 not_found" or "400 invalid_request"
     end
     local role = role_of(user)

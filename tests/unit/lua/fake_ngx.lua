@@ -13,8 +13,9 @@ local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 --- anything of nginx.
 local KEPT = "modules of the specs that declare C types"
 local DECLARES_TYPES = {
-    ["portero.resolver"] = true, ["portero.crypto"] = true,
-    ["portero.json_body"] = true, ["portero.form_body"] = true, ["portero.body"] = true,
+    ["portero.server.resolver"] = true, ["portero.token.crypto"] = true,
+    ["portero.request.json_body"] = true, ["portero.request.form_body"] = true,
+    ["portero.request.body"] = true,
 }
 
 local fake_ngx = {}

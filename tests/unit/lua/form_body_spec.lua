@@ -3,7 +3,7 @@
 -- cases.
 
 local ffi = require("ffi")
-local form_body = require("portero.form_body")
+local form_body = require("portero.request.form_body")
 
 local PAUSE = 256 * 1024
 

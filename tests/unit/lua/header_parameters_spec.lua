@@ -1,7 +1,7 @@
 ---------
 -- Values of headers that have parameters: taken as all readers take them, or not at all.
 
-local header_parameters = require("portero.header_parameters")
+local header_parameters = require("portero.request.header_parameters")
 
 local parse = header_parameters.parse
 

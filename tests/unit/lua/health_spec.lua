@@ -8,7 +8,7 @@ local fake, health
 
 before_each(function()
     fake = fake_ngx.install()
-    health = fake.load("portero.health")
+    health = fake.load("portero.answer.health")
     fake.request({ target = "/readyz" })
 end)
 
@@ -23,7 +23,7 @@ end)
 
 describe("readyz", function()
     it("answers 503 with Retry-After before the first snapshot is whole", function()
-        fake.load("portero.active_tokens").begin_snapshot()
+        fake.load("portero.token.active_tokens").begin_snapshot()
         health.readyz()
         assert.equal(503, fake.answer.exit)
         assert.equal("1", fake.answer.headers["retry-after"])
@@ -31,9 +31,10 @@ describe("readyz", function()
     end)
 
     it("answers 503 while one of keys and snapshot is missing, whichever it is", function()
-        local state, active_tokens = fake.load("portero.state"), fake.load("portero.active_tokens")
+        local shared_versions = fake.load("portero.shared_versions")
+        local active_tokens = fake.load("portero.token.active_tokens")
         for _, bring in ipairs({
-            state.raise_version,
+            shared_versions.raise_version,
             function() active_tokens.end_snapshot(active_tokens.begin_snapshot()) end,
         }) do
             fake.shared.portero_sync.entries = {}
@@ -45,8 +46,8 @@ describe("readyz", function()
     end)
 
     it("answers yes and nothing more once keys and first snapshot are there", function()
-        local active_tokens = fake.load("portero.active_tokens")
-        fake.load("portero.state").raise_version()
+        local active_tokens = fake.load("portero.token.active_tokens")
+        fake.load("portero.shared_versions").raise_version()
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         health.readyz()
         assert.is_nil(fake.answer.exit)

@@ -1,7 +1,7 @@
 ---------
 -- The start of the gateway: settings, then each module, and the tick of each worker.
 
-local lfs = require("lfs")
+local modules = require("modules")
 
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
@@ -22,7 +22,7 @@ end
 before_each(function()
     fake = fake_ngx.install(minted.NOW)
     package.loaded["ngx.balancer"] = balancer_that_records()
-    package.loaded["portero.resolver"] = { now = function() return {} end }
+    package.loaded["portero.server.resolver"] = { now = function() return {} end }
     env = {
         SYNC_KEY = minted.SYNC_KEY,
         LLM_UPSTREAM = "http://127.0.0.1:8000",
@@ -45,9 +45,8 @@ end
 
 describe("master", function()
     it("has loaded every module there is, as a worker may not read them", function()
-        for entry in lfs.dir("openresty/lua/portero") do
-            local name = entry:match("^(.+)%.lua$")
-            assert.is_truthy(not name or package.loaded["portero." .. name], name)
+        for _, name in ipairs(modules.names()) do
+            assert.is_truthy(package.loaded["portero." .. name], name)
         end
     end)
 
@@ -55,14 +54,14 @@ describe("master", function()
         init.master("openresty/conf")
         local balancer = package.loaded["ngx.balancer"]
         for name, peer in pairs({ llm = "127.0.0.1:8000", issuer = "127.0.0.2:9000" }) do
-            fake.load("portero.upstreams").pick(name)
+            fake.load("portero.server.upstreams").pick(name)
             assert.equal(peer, balancer.peer)
         end
     end)
 
     it("names this life of the dictionaries by 8 random bytes, once", function()
         init.master("openresty/conf")
-        local active_tokens = fake.load("portero.active_tokens")
+        local active_tokens = fake.load("portero.token.active_tokens")
         local boot = active_tokens.status().boot
         assert.matches("^" .. ("%x"):rep(16) .. "$", boot)
         init.master("openresty/conf")
@@ -122,8 +121,8 @@ describe("worker", function()
     it("begins every module, so that a token is judged", function()
         start()
         local sealed = minted.sealed(minted.entry())
-        assert.is_true(fake.load("portero.keys").put(minted.HISTORY, 1, sealed))
-        local active_tokens = fake.load("portero.active_tokens")
+        assert.is_true(fake.load("portero.token.keys").put(minted.HISTORY, 1, sealed))
+        local active_tokens = fake.load("portero.token.active_tokens")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         active_tokens.activate(minted.JTI, minted.NOW + 900, minted.NOW)
         fake.request({
@@ -138,18 +137,18 @@ describe("worker", function()
     it("keeps keys and tokens over a reload, whose workers read them again", function()
         start()
         local sealed = minted.sealed(minted.entry())
-        assert.is_true(fake.load("portero.keys").put(minted.HISTORY, 1, sealed))
+        assert.is_true(fake.load("portero.token.keys").put(minted.HISTORY, 1, sealed))
         local load = fake.new_worker()
         load("portero.init").master("openresty/conf")
         load("portero.init").worker()
-        load("portero.state").look()
-        assert.is_table(load("portero.verified").claims(minted.token(), 1, minted.NOW))
+        load("portero.shared_versions").look()
+        assert.is_table(load("portero.token.token_cache").claims(minted.token(), 1, minted.NOW))
     end)
 
     it("begins the sync with its own key", function()
         start()
         fake.request({ target = "/sync/status" })
-        fake.load("portero.sync").handle()
+        fake.load("portero.sync.receiver").handle()
         assert.equal(401, fake.answer.exit)
     end)
 
@@ -159,11 +158,11 @@ describe("worker", function()
         local var = fake.ngx.var
         var.auth_role, var.auth_token_id = "user", minted.JTI
         fake.ngx.header["Content-Type"] = "application/x-ndjson"
-        local active_tokens = fake.load("portero.active_tokens")
+        local active_tokens = fake.load("portero.token.active_tokens")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         fake.clock.now = minted.NOW + 5
         fake.ngx.arg[1] = "{}\n"
-        fake.load("portero.stream").filter()
+        fake.load("portero.answer.stream").filter()
         assert.equal("{}\n", fake.ngx.arg[1])
     end)
 
@@ -187,7 +186,7 @@ describe("worker", function()
     it("clears what has expired away at each tick of the first worker alone", function()
         start()
         local tokens = fake.shared.portero_active_tokens
-        fake.load("portero.active_tokens").activate("a", minted.NOW + 1, minted.NOW)
+        fake.load("portero.token.active_tokens").activate("a", minted.NOW + 1, minted.NOW)
         fake.clock.now = minted.NOW + 2
         fake.worker_id = 1
         fake.tick()

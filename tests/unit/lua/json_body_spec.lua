@@ -4,7 +4,7 @@
 local bit = require("bit")
 local cjson = require("cjson.safe")
 local ffi = require("ffi")
-local json_body = require("portero.json_body")
+local json_body = require("portero.request.json_body")
 
 ffi.cdef([[
 void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);

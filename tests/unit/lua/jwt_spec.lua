@@ -1,7 +1,7 @@
 ---------
 -- The form of a token: contract section 7, threats J1-J23. The J-numbers stand at their cases.
 
-local jwt = require("portero.jwt")
+local jwt = require("portero.token.jwt")
 local minted = require("minted")
 
 local NOW = minted.NOW

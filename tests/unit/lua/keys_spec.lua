@@ -1,9 +1,9 @@
 ---------
--- The keys in force: threats J3, J5; the kid must be the one `issuer/keys.py` makes.
+-- The keys in force: threats J3, J5; the kid must be the one `issuer/keys` makes.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
-local jwt = require("portero.jwt")
+local jwt = require("portero.token.jwt")
 local minted = require("minted")
 local signatures = require("signatures")
 
@@ -11,12 +11,12 @@ local HISTORY = minted.HISTORY
 local A, B = ("s"):rep(32), "another key, thirty-two bytes or so"
 local KID_A, KID_B = "gbmzKQfefUOaaGol", "On_1IJqNyAOOeXFy"
 
-local fake, dict, state, keys
+local fake, dict, shared_versions, keys
 
 before_each(function()
     fake = fake_ngx.install()
     dict = fake.shared.portero_keys
-    state, keys = fake.load("portero.state"), fake.load("portero.keys")
+    shared_versions, keys = fake.load("portero.shared_versions"), fake.load("portero.token.keys")
     keys.start({ sync_key = minted.SYNC_KEY })
 end)
 
@@ -29,12 +29,12 @@ local function put(serial, ...)
 end
 
 local function version()
-    state.look()
-    return state.version()
+    shared_versions.look()
+    return shared_versions.version()
 end
 
 describe("find", function()
-    -- Made by issuer/keys.py; the last has both characters that base64url writes differently.
+    -- Made by issuer/keys; the last has both characters that base64url writes differently.
     local KIDS = {
         [A] = KID_A,
         ["SECRET-KEY-OF-A-TEST-0123456789ab"] = "gPbpRVQP7wjYHXpW",
@@ -241,7 +241,7 @@ describe("put", function()
     -- Both come at once to two workers: the reconciler brings what it has read, and `keys retire`
     -- the list without the key.
     it("never keeps an older list under the name of a newer one", function()
-        local late = fake.new_worker()("portero.keys")
+        local late = fake.new_worker()("portero.token.keys")
         late.start({ sync_key = minted.SYNC_KEY })
         put(1, entry(A))
         -- This worker has judged serial 3 to be newer, and the other one serial 2, before either
@@ -265,13 +265,13 @@ describe("mark", function()
 
     it("names history and serial, for all workers", function()
         put(12, entry(A))
-        assert.equal(HISTORY .. ":12", fake.new_worker()("portero.keys").mark())
+        assert.equal(HISTORY .. ":12", fake.new_worker()("portero.token.keys").mark())
     end)
 end)
 
 describe("load", function()
     it("gives a worker what another has put", function()
-        local other = fake.new_worker()("portero.keys")
+        local other = fake.new_worker()("portero.token.keys")
         put(1, entry(A))
         assert.is_nil(other.find(KID_A))
         other.load()

@@ -11,13 +11,13 @@ local fake, dict, limits
 before_each(function()
     fake = fake_ngx.install(NOW)
     dict = fake.shared.portero_limits
-    limits = fake.load("portero.limits")
+    limits = fake.load("portero.quota.limits")
     limits.start()
 end)
 
 --- Another worker over the same dictionary.
 local function other_worker()
-    local worker = fake.new_worker()("portero.limits")
+    local worker = fake.new_worker()("portero.quota.limits")
     fake.worker_pid = fake.worker_pid + 1
     worker.start()
     return worker
@@ -237,7 +237,7 @@ describe("acquire and release", function()
         local seen = {}
         for _ = 1, 3 do
             wait(1)
-            limits = fake.new_worker()("portero.limits")
+            limits = fake.new_worker()("portero.quota.limits")
             limits.start()
             for _ = 1, 10 do
                 local slot = limits.acquire(USER, 1000)

@@ -18,13 +18,13 @@ before_each(function()
     fake = fake_ngx.install()
     fake.ngx.worker = { id = function() return 0 end }
     found, hups = { "10.0.0.1" }, 0
-    package.loaded["portero.resolver"] = fake_resolver()
-    listener = fake.load("portero.listener")
+    package.loaded["portero.server.resolver"] = fake_resolver()
+    listener = fake.load("portero.server.listener")
     listener.signal = function() hups = hups + 1 end
 end)
 
 after_each(function()
-    package.loaded["portero.resolver"] = nil
+    package.loaded["portero.server.resolver"] = nil
 end)
 
 --- Two ticks: a look-up is begun at one and taken at the next.
@@ -71,6 +71,6 @@ end)
 
 describe("signal", function()
     it("is the module's own, and can be called", function()
-        assert.is_function(fake.load("portero.listener").signal)
+        assert.is_function(fake.load("portero.server.listener").signal)
     end)
 end)

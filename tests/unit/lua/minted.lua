@@ -3,7 +3,7 @@
 -- Header and payload are texts here, so that a spec can write what no encoder would.
 
 local cjson = require("cjson.safe")
-local crypto = require("portero.crypto")
+local crypto = require("portero.token.crypto")
 local fake_ngx = require("fake_ngx")
 local sealing = require("sealing")
 
@@ -57,7 +57,7 @@ function minted.payload(changes, extra)
     return "{" .. table.concat(members, ",") .. "}"
 end
 
---- The kid of a secret, as `issuer/keys.py` has it.
+--- The kid of a secret, as `issuer/keys` has it.
 ---@param secret string
 ---@return string
 function minted.kid(secret)
@@ -102,7 +102,7 @@ local serial = 0
 ---@param kid string|nil
 function minted.put_key(fake, algorithm, key, kid)
     serial = serial + 1
-    local keys = fake.load("portero.keys")
+    local keys = fake.load("portero.token.keys")
     keys.start({ sync_key = minted.SYNC_KEY })
     local sealed = minted.sealed(minted.entry(algorithm, key, kid))
     assert(keys.put(minted.HISTORY, serial, sealed))

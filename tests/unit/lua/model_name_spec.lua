@@ -3,8 +3,8 @@
 -- stand at their cases.
 
 local ffi = require("ffi")
-local json_body = require("portero.json_body")
-local model_name = require("portero.model_name")
+local json_body = require("portero.request.json_body")
+local model_name = require("portero.policy.model_name")
 
 local function scan(text)
     local found, reason = json_body.scan(ffi.cast("const unsigned char *", text), #text)

@@ -9,7 +9,7 @@ local fake, origins
 
 before_each(function()
     fake = fake_ngx.install()
-    origins = fake.load("portero.origins")
+    origins = fake.load("portero.request.origins")
 end)
 
 describe("from_another_site", function()

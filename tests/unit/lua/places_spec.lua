@@ -1,7 +1,7 @@
 ---------
 -- The line and the path of each value of a JSON text.
 
-local places = require("portero.places")
+local places = require("portero.policy.places")
 
 local TEXT = [[
 {

@@ -7,7 +7,7 @@ local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
 
 local fake = fake_ngx.install()
-local credential = fake.load("portero.credential")
+local presented_token = fake.load("portero.token.presented_token")
 
 --- nginx takes spaces from around a value, and tabs from nowhere.
 local function as_nginx_reads(value)
@@ -34,7 +34,7 @@ local function read(headers)
         return "!several", false
     end
     fake.request({ headers = headers })
-    local text, fault, by_cookie, from = credential.read()
+    local text, fault, by_cookie, from = presented_token.read()
     return text and text:sub(from) or "!" .. fault, by_cookie
 end
 

@@ -1,7 +1,7 @@
 ---------
 -- A bounded map of what was asked for lately.
 
-local recent = require("portero.recent")
+local recent = require("portero.token.recent")
 
 local function filled(most, count)
     local map = recent.new(most)

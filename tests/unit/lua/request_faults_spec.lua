@@ -1,7 +1,7 @@
 ---------
 -- What is wrong with a request that no route can take: each fault by its own name (H9).
 
-local request_faults = require("portero.request_faults")
+local request_faults = require("portero.request.request_faults")
 
 describe("of_path", function()
     for path, code in pairs({
@@ -31,7 +31,7 @@ describe("of_path", function()
     end
 
     it("finds something in every path that is not canonical, and nothing in others", function()
-        local policy = require("portero.policy")
+        local route_table = require("portero.policy.route_table")
         local letters = { "/", ".", "a", "%", "2", "e", "F", "\\", "#", ";", "\0", "\195" }
         math.randomseed(1)
         for _ = 1, 20000 do
@@ -39,7 +39,7 @@ describe("of_path", function()
             for _ = 1, math.random(0, 6) do
                 path = path .. letters[math.random(#letters)]
             end
-            assert.equal(policy.is_canonical(path), request_faults.of_path(path) == nil, path)
+            assert.equal(route_table.is_canonical(path), request_faults.of_path(path) == nil, path)
         end
     end)
 end)

@@ -3,7 +3,7 @@
 
 local fake_ngx = require("fake_ngx")
 
-local resolver = fake_ngx.load("portero.resolver")
+local resolver = fake_ngx.load("portero.server.resolver")
 
 --- No name under `invalid` is ever anyone's (RFC 6761 section 6.4).
 local UNKNOWN = "no-such-host.invalid"

@@ -2,7 +2,7 @@
 -- roles.json, as the gateway takes it: contract section 2, and every fault with its place.
 
 local cjson = require("cjson.safe")
-local roles = require("portero.roles")
+local roles = require("portero.policy.roles")
 local shipped = require("shipped")
 
 local ROLE = [[

@@ -3,7 +3,7 @@
 
 local ffi = require("ffi")
 
-require("portero.crypto") -- declares the types
+require("portero.token.crypto") -- declares the types
 
 ffi.cdef([[
 int EVP_EncryptInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *engine,

@@ -2,8 +2,8 @@
 -- The roles and route packs of the repository, for specs that judge by the real ones.
 
 local cjson = require("cjson.safe")
-local policy = require("portero.policy")
-local roles = require("portero.roles")
+local route_table = require("portero.policy.route_table")
+local roles = require("portero.policy.roles")
 
 local NAMES = { "portero", "ollama", "vllm", "llama-server", "localai" }
 
@@ -54,8 +54,8 @@ function shipped.settings(page_by)
     local file = shipped.roles()
     return {
         roles = file.roles,
-        policy = policy.compile(file.roles, shipped.packs(), page_by or "issuer"),
-        limits = policy.limits(file, true),
+        policy = route_table.compile(file.roles, shipped.packs(), page_by or "issuer"),
+        limits = route_table.limits(file, true),
         is_ollama = true,
         llm = { { path = "" } },
         max_staleness_seconds = 0,

@@ -28,8 +28,8 @@ end
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    active_tokens = fake.load("portero.active_tokens")
-    stream = fake.load("portero.stream")
+    active_tokens = fake.load("portero.token.active_tokens")
+    stream = fake.load("portero.answer.stream")
     stream.start({ roles = ROLES })
     snapshot()
     active_tokens.activate(JTI, EXP, NOW)

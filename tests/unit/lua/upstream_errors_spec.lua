@@ -12,7 +12,7 @@ local fake, upstream_errors
 
 before_each(function()
     fake = fake_ngx.install()
-    upstream_errors = fake.load("portero.upstream_errors")
+    upstream_errors = fake.load("portero.answer.upstream_errors")
     upstream_errors.start(shipped.settings())
 end)
 
@@ -191,7 +191,7 @@ describe("look", function()
         assert.equal("", logged)
         assert.is_nil(fake.answer.headers["content-length"])
         fake.ngx.arg = { "<html>", false }
-        require("portero.stream").filter()
+        require("portero.answer.stream").filter()
         local said = cjson.decode(fake.ngx.arg[1]).error
         assert.is_truthy(said.message:find("body is broken", 1, true))
     end)

@@ -32,8 +32,8 @@ before_each(function()
     fake = fake_ngx.install()
     balancer, hosts = fake_balancer(), {}
     package.loaded["ngx.balancer"] = balancer
-    package.loaded["portero.resolver"] = fake_resolver()
-    upstreams = fake.load("portero.upstreams")
+    package.loaded["portero.server.resolver"] = fake_resolver()
+    upstreams = fake.load("portero.server.upstreams")
 end)
 
 after_each(function()
@@ -296,7 +296,7 @@ describe("start", function()
     end)
 
     it("tries again when a look-up could not begin", function()
-        local resolver = package.loaded["portero.resolver"]
+        local resolver = package.loaded["portero.server.resolver"]
         local begin = resolver.begin
         resolver.begin = function() return nil end
         hosts.llm = { "10.0.0.2" }
@@ -319,7 +319,7 @@ describe("start", function()
 
     it("never looks an address up", function()
         set("10.0.0.1")
-        package.loaded["portero.resolver"].begin = function() error("asked") end
+        package.loaded["portero.server.resolver"].begin = function() error("asked") end
         ticks(3)
         assert.equal("10.0.0.1:8000", pick())
     end)

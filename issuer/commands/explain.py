@@ -1,0 +1,49 @@
+"""`explain`: whether a user may do something, and the rule and line that say so."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from issuer import config
+from issuer.commands.told import Bare, Commands
+from issuer.errors import Faults
+from issuer.policy.decision import Place
+
+TROUBLE_STATUS = 2
+
+
+def add_to(commands: Commands, _: Bare) -> None:
+    """The command's words."""
+    words = commands.add_parser(
+        "explain",
+        help="whether a user may do something, and the rule and line that say so",
+        description="Exit status 0: allowed. 1: refused. 2: the question or a file has a fault.",
+    )
+    words.add_argument("user", metavar="USER", help="a username; it need not be there yet")
+    words.add_argument("method", metavar="METHOD")
+    words.add_argument("path", metavar="PATH", help="as the client writes it")
+    words.add_argument("--model", metavar="NAME", help="the model that the request names")
+    words.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """As grep has it: 0 for yes, 1 for no, 2 for trouble."""
+    try:
+        known = config.read_policy()
+    except Faults as found:
+        print("issuer: " + "\n  ".join(found.faults), file=sys.stderr)
+        return TROUBLE_STATUS
+    decision = known.policy.decide(options.user, options.method, options.path, options.model)
+    print(f"{decision.status} {decision.code}")
+    print(f"rule   {decision.rule}")
+    print(f"place  {_shown(decision.place, known.files)}")
+    return 0 if decision.is_allowed else 1
+
+
+def _shown(place: Place, files: Mapping[str, Path]) -> str:
+    """Where to look, as an editor opens it."""
+    path = files.get(place.file, config.ROUTES_DIRECTORY)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{place.line}  {place.path}" if place.line else f"{path}/"

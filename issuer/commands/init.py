@@ -1,0 +1,90 @@
+"""`init`: secrets and demo credentials, made once; and what a person brings instead of them."""
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from issuer import config
+from issuer.commands.told import Bare, Commands
+from issuer.errors import Faults
+from issuer.users import credentials
+
+#: As many as HS512 wants (RFC 7518 §3.2).
+SECRET_BYTES = 48
+
+
+def add_to(commands: Commands, _: Bare) -> None:
+    """The command's words."""
+    words = commands.add_parser("init", help="make secrets and demo credentials, once")
+    words.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
+    words.add_argument("--sync-dir", type=Path, metavar="DIR", help="where the sync key goes")
+    words.add_argument("--print-logins", action="store_true", help="print the demo logins")
+    words.add_argument(
+        "--given",
+        action="store_true",
+        help="keep keys, users and roles from standard input, as JSON",
+    )
+    words.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Idempotent: what is there already stays as it is."""
+    data: Path = options.data_dir
+    places = {"secret_key": data / "secrets", "sync_key": options.sync_dir or data / "secrets"}
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, directory in places.items():
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    if options.given:
+        _keep_given(data / "given", places["sync_key"] / "given")
+    logins = data / "demo-logins"
+    if config.credentials_file() is None or options.print_logins:
+        _make_credentials(data / "credentials.env", logins)
+    if options.print_logins and logins.exists():
+        print("demo logins, for this deployment alone:")
+        print(logins.read_text(), end="", flush=True)
+    return 0
+
+
+def _keep_given(data: Path, sync: Path) -> None:
+    """What a person brings stands beside what is made here, and replaces none of it. The gateway
+    sees the sync directory alone, so what it reads too goes there.
+    """
+    places = {
+        "SECRET_KEY": data / "secret_key",
+        "SYNC_KEY": sync / "sync_key",
+        "CREDENTIALS_FILE": data / "credentials.env",
+        "ROLES_FILE": sync / "roles.json",
+        "LLM_API_KEY": sync / "llm_api_key",
+        "LLM_CA_FILE": sync / "llm_ca.pem",
+    }
+    try:
+        given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}
+    except (ValueError, AttributeError):
+        raise Faults(["standard input is no JSON object"]) from None
+    if unknown := sorted(given.keys() - places.keys()):
+        raise Faults([f"standard input gives {name}, which init does not keep" for name in unknown])
+    for name, text in given.items():
+        places[name].parent.mkdir(mode=0o700, exist_ok=True)
+        credentials.write_new(places[name], text, force=True)
+        print(f"kept {places[name]}")
+
+
+def _make_credentials(path: Path, logins: Path) -> None:
+    if path.exists():
+        return
+    users = credentials.generate([role.code for role in config.read_roles().in_force()], each=1)
+    plain = "".join(f"{name}={secret}\n" for name, secret in users)
+    credentials.write_new(logins, plain, force=True)
+    credentials.write_new(path, credentials.hashed_lines(users))
+    print(f"made {path} (hashes) and {logins} (the demo users' secrets)")
+
+
+def _make(path: Path, content: Callable[[], str]) -> None:
+    if path.exists():
+        return
+    credentials.write_new(path, content())
+    print(f"made {path}")

@@ -1,0 +1,19 @@
+"""What commands tell of gateways that are not there at the moment."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+#: What `add_subparsers` answers; argparse gives its type no name.
+Commands = Any
+#: An ID as the user wrote it.
+Bare = Callable[[str], str]
+
+PENDING_STATUS = 2
+
+
+def tell_pending(urls: Sequence[str]) -> int:
+    """Name the gateways that have yet to acknowledge; the command's exit status."""
+    for url in urls:
+        print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
+    return PENDING_STATUS if urls else 0

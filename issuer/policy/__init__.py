@@ -1,0 +1,1 @@
+"""What decides about a request: the roles file and the route packs, read and validated."""

@@ -1,0 +1,248 @@
+"""The roles of `roles.json`: code, lifetime, door, route classes, models and limits, and the users
+whose limits are others than their role's.
+
+Pure: the file's text comes in, a `Roles` or a list of faults, each with its place, comes out. The
+gateway reads the same file by the same rules (`portero/config.lua`), and `roles.schema.json` tells
+them to editors. It never decides about a request; that is the policy's.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from issuer.errors import Faults
+from issuer.policy.placed_json import Document, Path
+from issuer.policy.shapes import (
+    Rule,
+    judge,
+    list_of,
+    matching,
+    one_of,
+    or_null,
+    record,
+    table,
+    whole,
+)
+
+NAME = "roles.json"
+DOORS = ("/llm/login", "/agi/login", "/login", "/admin/login")
+#: What a route of the packs may be; a role may use some of these.
+CLASSES = ("inference", "models", "management", "health", "metrics", "page", "console")
+CODE_LENGTH = 4
+MOST_SECONDS = 86_400
+MOST_TOKENS = 1_000_000
+MOST_A_MINUTE = 1_000_000_000
+MOST_AT_ONCE = 1_000
+MOST_BODY_BYTES = 64 * 1024 * 1024
+#: The list of models that is no limit.
+ANY_MODEL = ("*",)
+
+_ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z", re.ASCII)
+_CODE = re.compile(r"[A-Z]{4}\Z", re.ASCII)
+_SUBJECT = re.compile(r"[A-Z]{4}[A-Za-z0-9._-]{1,60}\Z", re.ASCII)
+# Printable ASCII without the space, `"` and `\`; a star at the end alone.
+_MODEL = re.compile(r"[!#-)+-\[\]-~]{0,255}[!#-\[\]-~]\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user is held to. None: no limit."""
+
+    models: tuple[str, ...]
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent_requests: int | None
+    largest_body_bytes: int
+
+    @property
+    def any_model(self) -> bool:
+        """Whether the models are not limited at all."""
+        return self.models == ANY_MODEL
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role. `ttl_seconds` is the longest life of its tokens, `active_tokens` a user's most, and
+    `stream_policy` what a stream outlives its token by: `finish`, `cut`, or seconds.
+    """
+
+    name: str
+    code: str
+    ttl_seconds: int
+    door: str
+    routes: tuple[str, ...]
+    limits: Limits
+    active_tokens: int
+    stream_policy: str | int
+
+
+class Roles:
+    """All roles, by name and by the code that begins a username, and the users' own limits."""
+
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        users: Mapping[str, Mapping[str, Any]],
+        document: Document,
+    ) -> None:
+        self._by_name = dict(roles)
+        self._by_code = {role.code: role for role in roles.values()}
+        self._users = {name: dict(own) for name, own in users.items()}
+        self._document = document
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter(self._by_name.values())
+
+    def named(self, name: str) -> Role | None:
+        """The role of this name, or None."""
+        return self._by_name.get(name)
+
+    def of(self, username: str) -> Role | None:
+        """The role whose code begins this username, or None."""
+        return self._by_code.get(username[:CODE_LENGTH])
+
+    def longest_ttl_seconds(self) -> int:
+        """The longest a token of any role can live."""
+        return max(role.ttl_seconds for role in self)
+
+    def limits_of(self, username: str) -> Limits | None:
+        """What this user is held to: the role's limits, but for those that are the user's own."""
+        role = self.of(username)
+        if role is None:
+            return None
+        return replace(role.limits, **self._users.get(username, {}))
+
+    def path_of(self, username: str, field: str) -> Path:
+        """Where the file says it of this user: in the user's own entry, or in the role's."""
+        role = self.of(username)
+        if role is None:
+            return ("roles",)
+        own = field in self._users.get(username, {})
+        return ("users", username, field) if own else ("roles", role.name, field)
+
+    def line(self, path: Path) -> int:
+        """The line of the file that says it."""
+        return self._document.line(*path)
+
+
+def is_subject(name: str) -> bool:
+    """Whether a username has the one shape that may become a `sub`."""
+    return _SUBJECT.match(name) is not None
+
+
+def parse(text: str, ttl_bound_seconds: int | None = None) -> Roles:
+    """Read `roles.json`; every role's TTL is bounded by `ttl_bound_seconds`. Raises `Faults`."""
+    document = Document(NAME, text)
+    faults = [
+        *document.twice,
+        *judge(document, _FILE),
+        *_duplicate_codes(document),
+        *_strangers(document),
+    ]
+    if faults:
+        raise Faults(faults)
+    entries, users = document.value["roles"], document.value.get("users", {})
+    return Roles(
+        {name: _role(name, entry, ttl_bound_seconds) for name, entry in entries.items()},
+        {name: _own(entry) for name, entry in users.items()},
+        document,
+    )
+
+
+def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
+    ttl = entry["ttl_seconds"]
+    return Role(
+        name=name,
+        code=entry["code"],
+        ttl_seconds=min(ttl, bound) if bound else ttl,
+        door=entry["door"],
+        routes=tuple(entry["routes"]),
+        limits=Limits(**_own({field: entry[field] for field in _LIMITS})),
+        active_tokens=entry["active_tokens"],
+        stream_policy=entry["stream_policy"],
+    )
+
+
+def _own(limits: Mapping[str, Any]) -> dict[str, Any]:
+    models = {"models": tuple(limits["models"])} if "models" in limits else {}
+    return {**limits, **models}
+
+
+# What is accepted where.
+
+_LIMITS = {
+    "models": list_of(
+        matching(
+            _MODEL,
+            "must be a model's name, 1 to 256 printable ASCII characters without space, "
+            '" and \\, with a * at its end alone',
+        ),
+        "must be a list of models' names",
+    ),
+    "requests_per_minute": or_null(whole(MOST_A_MINUTE)),
+    "tokens_per_minute": or_null(whole(MOST_A_MINUTE)),
+    "concurrent_requests": or_null(whole(MOST_AT_ONCE)),
+    "largest_body_bytes": whole(MOST_BODY_BYTES, " of bytes"),
+}
+_SECONDS = whole(MOST_SECONDS, " of seconds")
+_ROLE = {
+    "code": matching(_CODE, "must be four capital letters"),
+    "ttl_seconds": _SECONDS,
+    "door": one_of(DOORS),
+    "routes": list_of(one_of(CLASSES), "must be a list of route classes"),
+    **_LIMITS,
+    "active_tokens": whole(MOST_TOKENS),
+    "stream_policy": Rule(
+        lambda value: value in ("finish", "cut") or _SECONDS.accepts(value),
+        f'must be "finish", "cut" or a whole number of seconds, 1 to {MOST_SECONDS}',
+    ),
+}
+_FILE = record(
+    {
+        "$schema": Rule(lambda value: isinstance(value, str), "must be a text"),
+        "roles": table(
+            matching(_ROLE_NAME, "is no role's name: 1 to 64 of a-z 0-9 _, a letter first"),
+            record(_ROLE),
+            1,
+            "must be an object that names a role",
+        ),
+        "users": table(
+            matching(_SUBJECT, "is no username: a role's code and 1 to 60 of A-Z a-z 0-9 . _ -"),
+            record(_LIMITS, optional=frozenset(_LIMITS)),
+            0,
+            "must be an object of users",
+        ),
+    },
+    optional=frozenset({"$schema", "users"}),
+    rule='must be an object {"roles": {…}}',
+)
+
+
+def _duplicate_codes(document: Document) -> Iterator[str]:
+    owner: dict[str, str] = {}
+    for name, code in _codes(document).items():
+        first = owner.setdefault(code, name)
+        if first != name:
+            place = document.place("roles", name, "code")
+            yield f"{place} is the code of {first} already"
+
+
+def _strangers(document: Document) -> Iterator[str]:
+    codes = set(_codes(document).values())
+    for name in _members(document, "users"):
+        if is_subject(name) and name[:CODE_LENGTH] not in codes:
+            yield f"{document.place('users', name)} begins with no role's code"
+
+
+def _codes(document: Document) -> dict[str, str]:
+    """The codes by their roles, where they are codes."""
+    entries = _members(document, "roles").items()
+    found = {name: entry.get("code") for name, entry in entries if isinstance(entry, dict)}
+    return {name: code for name, code in found.items() if isinstance(code, str)}
+
+
+def _members(document: Document, name: str) -> dict[str, Any]:
+    """The members of one part of the file; none where it is no object."""
+    part = document.value.get(name) if isinstance(document.value, dict) else None
+    return part if isinstance(part, dict) else {}

@@ -1,0 +1,309 @@
+"""The session store in one SQLite file, shared by every process of one machine.
+
+Write-ahead log with `synchronous=FULL`: a commit has been fsynced when it returns. Each thread
+has a connection of its own; SQLite's lock orders the writers. It must never be put on a network
+file system (https://www.sqlite.org/wal.html).
+"""
+
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
+from issuer.store import KEPT_SECONDS, Selection, Session
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    jti TEXT PRIMARY KEY,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    credential TEXT NOT NULL,
+    revoked_at INTEGER,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
+CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
+CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0);
+CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
+"""
+
+_COLUMNS = "jti, subject, role, issued_at, expires_at, credential, revoked_at, position"
+_ACTIVE = "revoked_at IS NULL AND expires_at > :now"
+
+
+class SqliteSessions:
+    """A `SessionStore` in the file `path`, made with mode 0600 where it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        _make_private(path)
+        with self._transaction() as connection:
+            _create(connection)
+            if _identity(connection, "copied"):
+                _begin_epoch(connection, int(time.time()))
+
+    def add(
+        self, session: Session, most_active: int, now: int, most_of_subject: int | None = None
+    ) -> None:
+        """See `SessionStore.add`."""
+        with self._transaction() as connection:
+            if _counter(connection, "rows") >= most_active:
+                _make_room(connection, most_active, now)
+            _check_subject(connection, session.subject, most_of_subject, now)
+            position = _raise(connection, "position")
+            _raise(connection, "rows")
+            connection.execute(
+                f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, ?)",
+                (
+                    session.jti,
+                    session.subject,
+                    session.role,
+                    session.issued_at,
+                    session.expires_at,
+                    session.credential,
+                    position,
+                ),
+            )
+
+    def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
+        """See `SessionStore.revoke`."""
+        chosen = {name: value for name, value in vars(selection).items() if value is not None}
+        where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
+        values = {"now": now, **chosen}
+        with self._transaction() as connection:
+            _revoke(connection, where, values)
+            query = f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY expires_at DESC"
+            return [Session(*row) for row in connection.execute(query, values)]
+
+    def find(self, jti: str) -> Session | None:
+        """See `SessionStore.find`."""
+        found = self._select("jti = :jti", {"jti": jti})
+        return found[0] if found else None
+
+    def live_after(self, jti: str, now: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.live_after`."""
+        return self._select(
+            "jti > :jti AND expires_at > :now ORDER BY jti LIMIT :most",
+            {"jti": jti, "now": now, "most": most},
+        )
+
+    def changes_after(self, position: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.changes_after`."""
+        return self._select(
+            "position > :position ORDER BY position LIMIT :most",
+            {"position": position, "most": most},
+        )
+
+    def position(self) -> int:
+        """See `SessionStore.position`."""
+        return self._read(lambda connection: _counter(connection, "position"))
+
+    def active(self, now: int, most: int) -> Sequence[Session]:
+        """See `SessionStore.active`."""
+        return self._select(
+            f"{_ACTIVE} ORDER BY position DESC LIMIT :most", {"now": now, "most": most}
+        )
+
+    def last_expiry(self) -> int:
+        """See `SessionStore.last_expiry`."""
+        query = "SELECT max(expires_at) FROM sessions"
+        return self._read(lambda connection: connection.execute(query).fetchone()[0] or 0)
+
+    def count_active(self, now: int) -> int:
+        """See `SessionStore.count_active`."""
+        return self._read(lambda connection: _count_active(connection, now))
+
+    def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
+        """See `SessionStore.credentials_in_use`."""
+        # By itself SQLite would look at all that is kept.
+        kept = "sessions INDEXED BY sessions_by_expiry"
+        query = f"SELECT DISTINCT subject, credential FROM {kept} WHERE {_ACTIVE}"
+        return self._read(lambda connection: connection.execute(query, {"now": now}).fetchall())
+
+    def prune(self, now: int) -> int:
+        """See `SessionStore.prune`."""
+        with self._transaction() as connection:
+            return _forget_expired(connection, now - KEPT_SECONDS)
+
+    def salt(self) -> bytes:
+        """See `SessionStore.salt`."""
+        return bytes(self._read(lambda connection: _identity(connection, "salt")))
+
+    def epoch(self) -> str:
+        """See `SessionStore.epoch`."""
+        return str(self._read(lambda connection: _identity(connection, "epoch")))
+
+    def begin_epoch(self, now: int) -> int:
+        """See `SessionStore.begin_epoch`."""
+        with self._transaction() as connection:
+            return _begin_epoch(connection, now)
+
+    def check(self) -> None:
+        """Read the whole file once. Raises `StoreUnavailable` if it is damaged."""
+        answer = self._read(lambda connection: connection.execute("PRAGMA quick_check").fetchone())
+        if answer != ("ok",):
+            raise StoreUnavailable(f"session store: {self._path} is damaged: {answer[0]}")
+
+    def backup(self, path: Path) -> None:
+        """A consistent copy, while others write. Opened as a store it revokes all it holds."""
+        _make_private(path)
+        with closing(sqlite3.connect(path)) as copy:
+            self._read(lambda connection: connection.backup(copy))
+            copy.execute("UPDATE identity SET copied = 1")
+            copy.commit()
+
+    def restore(self, path: Path) -> int:
+        """Take over a backup in place of all that is here. Answers how many it revoked."""
+        if not path.is_file():
+            raise StoreUnavailable(f"session store: {path} is no file")
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as copy:
+            _check_backup(copy, path)
+            self._read(copy.backup)
+        return self.begin_epoch(int(time.time()))
+
+    def _select(self, where: str, values: dict[str, object]) -> list[Session]:
+        query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
+        rows = self._read(lambda connection: connection.execute(query, values).fetchall())
+        return [Session(*row) for row in rows]
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._connection())
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"session store: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction, whole or not at all."""
+        try:
+            with _immediate(self._connection()) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"session store: {error}") from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        return connection
+
+
+def _make_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreUnavailable(f"session store: {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _immediate(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in _SCHEMA.split(";"):
+        connection.execute(statement)
+    if connection.execute("SELECT count(*) FROM identity").fetchone() == (0,):
+        connection.execute(
+            "INSERT INTO identity VALUES (?, ?, 0)", (_new_epoch(), secrets.token_bytes(16))
+        )
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def _identity(connection: sqlite3.Connection, column: str) -> Any:
+    return connection.execute(f"SELECT {column} FROM identity").fetchone()[0]
+
+
+def _begin_epoch(connection: sqlite3.Connection, now: int) -> int:
+    connection.execute("UPDATE identity SET epoch = ?, copied = 0", (_new_epoch(),))
+    active = _count_active(connection, now)
+    _revoke(connection, "TRUE", {"now": now})
+    return active
+
+
+def _revoke(connection: sqlite3.Connection, where: str, values: dict[str, object]) -> None:
+    """Each revocation gets a position of its own, so that no page of changes can split one."""
+    query = f"SELECT jti FROM sessions WHERE revoked_at IS NULL AND {where}"
+    found = connection.execute(query, values).fetchall()
+    last = _raise(connection, "position", len(found))
+    connection.executemany(
+        "UPDATE sessions SET revoked_at = ?, position = ? WHERE jti = ?",
+        [(values["now"], last - index, jti) for index, (jti,) in enumerate(found)],
+    )
+
+
+def _check_backup(copy: sqlite3.Connection, path: Path) -> None:
+    try:
+        sound = copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        copy.execute("SELECT epoch FROM identity").fetchone()
+    except sqlite3.Error:
+        sound = False
+    if not sound:
+        raise StoreUnavailable(f"session store: {path} is no sound backup; nothing was changed")
+
+
+def _check_subject(
+    connection: sqlite3.Connection, subject: str, most: int | None, now: int
+) -> None:
+    query = f"SELECT count(*) FROM sessions WHERE subject = :subject AND {_ACTIVE}"
+    count = connection.execute(query, {"subject": subject, "now": now}).fetchone()[0]
+    if most is not None and count >= most:
+        raise TooManyTokens
+
+
+def _counter(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return int(row[0])
+
+
+def _raise(connection: sqlite3.Connection, name: str, by: int = 1) -> int:
+    row = connection.execute(
+        "UPDATE counters SET value = value + ? WHERE name = ? RETURNING value", (by, name)
+    ).fetchone()
+    return int(row[0])
+
+
+def _make_room(connection: sqlite3.Connection, most_active: int, now: int) -> None:
+    """Counting is slow on a large table, so it is done only when the rows could be too many."""
+    _forget_expired(connection, now - KEPT_SECONDS)
+    if _count_active(connection, now) >= most_active:
+        raise CapacityReached
+
+
+def _count_active(connection: sqlite3.Connection, now: int) -> int:
+    query = f"SELECT count(*) FROM sessions WHERE {_ACTIVE}"
+    return int(connection.execute(query, {"now": now}).fetchone()[0])
+
+
+def _forget_expired(connection: sqlite3.Connection, before: int) -> int:
+    gone = connection.execute("DELETE FROM sessions WHERE expires_at <= ?", (before,)).rowcount
+    _raise(connection, "rows", -gone)
+    return gone

@@ -1,0 +1,1 @@
+"""What gateways judge by, brought to each of them."""

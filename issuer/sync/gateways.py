@@ -1,0 +1,200 @@
+"""The push client: authenticated messages to every gateway's internal listener, in parallel.
+
+It owns the wire form of the sync (contract section 8). Every message is idempotent, so a failed
+one may simply be sent again. It must never decide what is active; it only carries.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import requests
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from issuer.keys.key_file import KeyList
+
+APPLY = "/sync/apply"
+SNAPSHOT = "/sync/snapshot"
+KEYS = "/sync/keys"
+STATUS = "/sync/status"
+
+#: A login waits no longer than this for a gateway that is down while another has answered.
+PUSH_SECONDS = 0.25
+#: Without any answer it waits longer, as it would else be refused.
+FIRST_ANSWER_SECONDS = 2.0
+#: The reconciler may wait longer: a part of a snapshot is large, and nobody is waiting.
+BULK_SECONDS = 5.0
+
+Entry = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a gateway shall know: `(jti, exp)` pairs; for one `jti`, revoked wins."""
+
+    activate: Sequence[Entry] = ()
+    revoke: Sequence[Entry] = ()
+
+
+class Ack(NamedTuple):
+    """One gateway's answer. `status` is its state; it is empty when the gateway did not answer."""
+
+    url: str
+    ok: bool
+    full: bool = False
+    status: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass
+class Gateway:
+    """One gateway's internal listener, at `url`."""
+
+    url: str
+    key: bytes = field(repr=False)
+    _local: threading.local = field(default_factory=threading.local, repr=False)
+
+    def apply(
+        self, changes: Changes, timeout: float = FIRST_ANSWER_SECONDS, **progress: Any
+    ) -> Ack:
+        """Send changes; `progress` may carry the position they bring the gateway to."""
+        body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
+        return self._send("POST", APPLY, body, timeout)
+
+    def put_keys(self, known: KeyList, timeout: float = FIRST_ANSWER_SECONDS) -> Ack:
+        """Send the keys in force; secret ones are sealed, as they would else cross the wire."""
+        body = {
+            "history": known.history,
+            "serial": known.serial,
+            "sealed": seal(self.key, _verifying(known)),
+        }
+        return self._send("POST", KEYS, body, timeout)
+
+    def snapshot(self, step: str, **content: Any) -> Ack:
+        """Send one step of a snapshot: `begin`, `part` or `end`."""
+        return self._send("POST", SNAPSHOT, {"step": step, **content}, BULK_SECONDS)
+
+    def state(self) -> Ack:
+        """Ask the gateway how far it has come."""
+        return self._send("GET", STATUS, None, BULK_SECONDS)
+
+    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+        body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()
+        try:
+            answer = self._exchange(method, path, body, timeout)
+            status = answer.json()
+        except (requests.RequestException, ValueError):
+            return Ack(self.url, ok=False)
+        if not isinstance(status, dict):
+            return Ack(self.url, ok=False)
+        return Ack(self.url, answer.status_code == 200, answer.status_code == 507, status)
+
+    def _exchange(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
+        """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
+        try:
+            return self._once(method, path, body, timeout)
+        except requests.ConnectTimeout:
+            raise
+        except requests.ConnectionError:
+            return self._once(method, path, body, timeout)
+
+    def _once(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
+        return self._session().request(
+            method,
+            self.url + path,
+            data=body,
+            headers=signature(self.key, method, path, body),
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = False
+            self._local.session = session
+        return session
+
+
+SEAL_LABEL = b"portero-keys-1"
+NONCE_BYTES = 12
+
+
+def seal(key: bytes, text: bytes) -> str:
+    """AES-256-GCM under a key of its own that comes from the sync key; nonce first, in base64."""
+    sealing = hmac.new(key, SEAL_LABEL, hashlib.sha256).digest()
+    nonce = os.urandom(NONCE_BYTES)
+    return base64.b64encode(nonce + AESGCM(sealing).encrypt(nonce, text, SEAL_LABEL)).decode()
+
+
+def _verifying(known: KeyList) -> bytes:
+    """What a gateway needs of each key in force: nothing to sign with, where that is possible."""
+    listed = [
+        {
+            "kid": key.kid,
+            "alg": key.algorithm,
+            "key": base64.b64encode(key.verifying).decode(),
+        }
+        for key in known.keyring()
+    ]
+    return json.dumps({"keys": listed}).encode()
+
+
+def mark_of(known: KeyList) -> str:
+    """How a gateway names the list it has."""
+    return f"{known.history}:{known.serial}"
+
+
+def signature(key: bytes, method: str, path: str, body: bytes) -> dict[str, str]:
+    """The headers that authenticate a message: its time in nanoseconds and its MAC."""
+    sent_at = str(time.time_ns())
+    text = "\n".join(("portero-sync-1", method, path, sent_at, "")).encode() + body
+    mac = hmac.new(key, text, hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "X-Portero-Time": sent_at,
+        "X-Portero-Mac": mac,
+    }
+
+
+class Gateways:
+    """All gateways of the deployment."""
+
+    def __init__(self, urls: Sequence[str], key: bytes) -> None:
+        self.each = [Gateway(url, key) for url in urls]
+        self._pool = ThreadPoolExecutor(8 * len(self.each), thread_name_prefix="push")
+
+    def apply(self, changes: Changes) -> list[Ack]:
+        """Push to all at once; one that does not answer in time is a failed `Ack`."""
+        return self._push(lambda gateway: gateway.apply(changes))
+
+    def put_keys(self, known: KeyList) -> list[Ack]:
+        """Tell all the keys in force."""
+        return self._push(lambda gateway: gateway.put_keys(known))
+
+    def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
+        pushes = {self._pool.submit(send, gateway): gateway for gateway in self.each}
+        done = _await(pushes)
+        return [
+            push.result() if push in done else Ack(gateway.url, ok=False)
+            for push, gateway in pushes.items()
+        ]
+
+
+def _await(pushes: Collection[Future[Ack]]) -> set[Future[Ack]]:
+    """Those that are done: all within the time of a push, or the first success after it."""
+    end = time.monotonic() + FIRST_ANSWER_SECONDS
+    done, waiting = wait(pushes, PUSH_SECONDS)
+    while waiting and not any(push.result().ok for push in done) and time.monotonic() < end:
+        more, waiting = wait(waiting, end - time.monotonic(), FIRST_COMPLETED)
+        done |= more
+    return done

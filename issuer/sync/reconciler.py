@@ -1,0 +1,226 @@
+"""The reconciler: one process a deployment that keeps every gateway equal to the store.
+
+Every second it asks each gateway how far it has come and sends what is missing, in order; a
+gateway that starts empty gets a snapshot. It also revokes the tokens of users whose credentials
+changed, and forgets sessions whose time is over. All it sends is idempotent, so it may be killed
+at any moment. It must never send what the store has not made durable.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from issuer.errors import PorteroError
+from issuer.keys.key_file import VERIFYING, WAITING, KeyFile
+from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
+from issuer.sync.active_tokens import ActiveTokens
+from issuer.sync.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways, mark_of
+from issuer.users.credentials import CredentialsFile
+
+log = logging.getLogger("portero.reconciler")
+
+PERIOD_SECONDS = 1.0
+PRUNE_SECONDS = 60
+PART_ENTRIES = 5_000
+#: A gateway takes messages up to 30 s away from its clock, and judges by its clock alone.
+SKEW_SECONDS = 31
+
+
+class Reconciler:
+    """The loop. `run` returns when `stop` is set."""
+
+    def __init__(
+        self,
+        tokens: ActiveTokens,
+        gateways: Gateways,
+        credentials: CredentialsFile,
+        keys: KeyFile,
+    ) -> None:
+        self._tokens = tokens
+        self._store = tokens.store
+        self._credentials = credentials
+        self._keys = keys
+        self._projections = [_Projection(one, tokens.store, keys) for one in gateways.each]
+        self._pruned_at = 0
+        self._changed_before: set[tuple[str, str]] = set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve each gateway in a thread of its own: a slow one delays no other."""
+        self._keys.prepare(int(time.time()))
+        with ThreadPoolExecutor(len(self._projections) + 1) as pool:
+            for projection in self._projections:
+                pool.submit(self._repeat, stop, projection.refresh)
+            pool.submit(self._repeat, stop, self._tidy)
+            stop.wait()
+
+    def _repeat(self, stop: threading.Event, work: Callable[[], None]) -> None:
+        while not stop.is_set():
+            try:
+                work()
+            except PorteroError as error:
+                log.error("%s; trying again", error)
+            except Exception:
+                log.exception("unexpected; trying again")
+            stop.wait(PERIOD_SECONDS)
+
+    def _tidy(self) -> None:
+        now = int(time.time())
+        self._revoke_changed_credentials(now)
+        self._turn_keys(now)
+        if abs(now - self._pruned_at) >= PRUNE_SECONDS:
+            self._prune(now)
+
+    def _prune(self, now: int) -> None:
+        """Where the clock was so far ahead that live sessions may be forgotten, no one could revoke
+        their tokens: none is trusted then.
+        """
+        if now < self._pruned_at - KEPT_SECONDS:
+            revoked = self._store.begin_epoch(now)
+            log.critical("the clock was set back by hours; %d active tokens are revoked", revoked)
+        self._store.prune(now)
+        self._pruned_at = now
+
+    def _revoke_changed_credentials(self, now: int) -> None:
+        """A user removed, or whose secret changed, loses the live tokens of the old one."""
+        in_force = self._credentials.in_force()
+        changed = {
+            (subject, fingerprint)
+            for subject, fingerprint in self._store.credentials_in_use(now)
+            if in_force.fingerprint(subject) != fingerprint
+        }
+        # Twice in a row: a file may be read while it is being written.
+        for subject, fingerprint in changed & self._changed_before:
+            log.warning("revoking the tokens of %s: its credentials changed", subject)
+            self._tokens.revoke(Selection(subject=subject, credential=fingerprint))
+        self._changed_before = changed
+
+    def _turn_keys(self, now: int) -> None:
+        """A waiting key signs once every gateway has it; one whose tokens have ended goes."""
+        known = self._keys.read()
+        waiting = [entry.kid for entry in known.entries if entry.state == WAITING]
+        if waiting and all(one.keys == mark_of(known) for one in self._projections):
+            self._keys.promote(waiting[0], now)
+            log.warning("key %s signs from now on", waiting[0])
+        if any(entry.state == VERIFYING and entry.until <= now for entry in known.entries):
+            self._keys.expire(now)
+
+
+class _Projection:
+    """One gateway's copy of the store's active tokens."""
+
+    def __init__(self, gateway: Gateway, store: SessionStore, keys: KeyFile) -> None:
+        #: The mark of the key list that the gateway has acknowledged.
+        self.keys = ""
+        self._gateway = gateway
+        self._store = store
+        self._key_file = keys
+        self._reachable: bool | None = None
+
+    def refresh(self) -> None:
+        """Bring the gateway up to the store, by changes where possible, else by a snapshot."""
+        ack = self._gateway.state()
+        self._tell(ack.ok)
+        if not ack.ok or not self._has_keys(str(ack.status.get("keys"))):
+            return
+        if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
+            self._send_snapshot()
+            return
+        position = int(ack.status.get("position") or 0)
+        if position > self._store.position():
+            self._distrust_store(position)
+            return
+        self._send_changes(position)
+
+    def _has_keys(self, mark: str) -> bool:
+        """Keys come before tokens: no gateway shall know a token whose key it lacks."""
+        known = self._key_file.read()
+        if mark != mark_of(known) and not self._went_well(
+            self._gateway.put_keys(known, BULK_SECONDS), "keys"
+        ):
+            return False
+        self.keys = mark_of(known)
+        return True
+
+    def _distrust_store(self, position: int) -> None:
+        """The store has gone back in time: someone put an older file in its place. What happened
+        since, revocations among it, is not known, so all that it holds is revoked.
+        """
+        revoked = self._store.begin_epoch(int(time.time()))
+        log.critical(
+            "the session store is older than what %s has seen (position %d): it was replaced by an "
+            "older file; its %d active tokens are revoked",
+            self._gateway.url,
+            position,
+            revoked,
+        )
+
+    def _send_changes(self, position: int) -> None:
+        epoch = self._store.epoch()
+        while True:
+            changed = self._store.changes_after(position, PART_ENTRIES)
+            position = changed[-1].position if changed else position
+            # The last message of a round, often an empty one, tells the gateway that it is current.
+            current = len(changed) < PART_ENTRIES
+            ack = self._gateway.apply(
+                _changes(changed), BULK_SECONDS, position=position, epoch=epoch, current=current
+            )
+            if not self._went_well(ack, "changes") or current:
+                return
+
+    def _send_snapshot(self) -> None:
+        # Begin before reading: what is pushed from here on belongs to the new generation, what
+        # was pushed before is in the store already. So nothing falls between.
+        begun = self._gateway.snapshot("begin")
+        if not self._went_well(begun, "snapshot"):
+            return
+        generation, mark = begun.status["newest"], self._mark()
+        sent = self._send_parts(generation)
+        if sent is None:
+            return
+        ended = self._gateway.snapshot("end", generation=generation, **mark)
+        if self._went_well(ended, "snapshot"):
+            log.info("%s has a snapshot of %d tokens", self._gateway.url, sent)
+
+    def _mark(self) -> dict[str, Any]:
+        return {"epoch": self._store.epoch(), "position": self._store.position()}
+
+    def _send_parts(self, generation: int) -> int | None:
+        sent, last = 0, ""
+        while page := self._store.live_after(last, _earliest(), PART_ENTRIES):
+            last = page[-1].jti
+            changes = _changes(page)
+            part = {"activate": changes.activate, "revoke": changes.revoke}
+            if not self._went_well(
+                self._gateway.snapshot("part", generation=generation, **part), "snapshot"
+            ):
+                return None
+            sent += len(page)
+        return sent
+
+    def _went_well(self, ack: Ack, what: str) -> bool:
+        if not ack.ok:
+            reason = "it is full" if ack.full else "no acknowledgement"
+            log.error("%s: %s not applied: %s", self._gateway.url, what, reason)
+        return ack.ok
+
+    def _tell(self, reachable: bool) -> None:
+        if reachable != self._reachable:
+            log.warning("%s is %s", self._gateway.url, "reached" if reachable else "not reached")
+        self._reachable = reachable
+
+
+def _earliest() -> int:
+    """Tokens that end later are alive by the clock of some gateway that can be told of them."""
+    return int(time.time()) - SKEW_SECONDS
+
+
+def _changes(sessions: Sequence[Session]) -> Changes:
+    activate: list[Entry] = []
+    revoke: list[Entry] = []
+    for session in sessions:
+        kind = activate if session.revoked_at is None else revoke
+        kind.append((session.jti, session.expires_at))
+    return Changes(activate, revoke)

@@ -1,0 +1,215 @@
+"""The credentials file: who may log in, checked by bcrypt, re-read when it changes.
+
+`python -m issuer.credentials --generate 5` makes one; how a line is written is the matter of
+`issuer/users/credential_lines.py`. A faulty file is refused whole: the set in
+force stays in force, and every fault is told with its line. It must never put a secret, or a part
+of one, into a message.
+"""
+
+import functools
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bcrypt
+
+from issuer.errors import Faults, TooManyLogins
+from issuer.policy.roles import Roles
+from issuer.users import credential_lines
+from issuer.users.credential_lines import COSTS as COSTS
+from issuer.users.credential_lines import MOST_SECRET_BYTES, Line
+from issuer.watched_file import Watched
+
+log = logging.getLogger("portero.credentials")
+
+COST = 12
+SECRET_BYTES = 18
+#: Enough that no two of many generated names are alike.
+NAME_BYTES = 5
+
+
+@dataclass(frozen=True)
+class Credential:
+    """One user's secret: a bcrypt hash, or plain text where the operator insisted."""
+
+    username: str
+    secret: bytes = field(repr=False)
+    cost: int
+    plain: bool
+
+
+class Credentials:
+    """A set of users as one reading of the file gave it."""
+
+    def __init__(self, users: Mapping[str, Credential], salt: bytes) -> None:
+        self._users = dict(users)
+        self._salt = salt
+        self._costs = sorted(user.cost for user in users.values()) or [COST]
+        for cost in set(self._costs):
+            _nobody(cost)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def check(self, username: str, secret: str) -> bool:
+        """Whether this is the user's secret; one bcrypt of the same cost, whatever the answer."""
+        offered = secret.encode("utf-8", "surrogatepass")
+        user = self._users.get(username)
+        fits = 0 < len(offered) <= MOST_SECRET_BYTES and b"\0" not in offered
+        matches = bcrypt.checkpw(offered if fits else b"-", self._hash_for(username, user))
+        if user is not None and user.plain:
+            matches = hmac.compare_digest(_digest(offered), _digest(user.secret))
+        return user is not None and fits and matches
+
+    def fingerprint(self, username: str) -> str | None:
+        """Tells one secret of a user from the next, and nothing else; None if unknown."""
+        user = self._users.get(username)
+        if user is None:
+            return None
+        text = username.encode() + b"\0" + user.secret
+        return hmac.new(self._salt, text, hashlib.sha256).hexdigest()[:24]
+
+    def _hash_for(self, username: str, user: Credential | None) -> bytes:
+        if user is not None and not user.plain:
+            return user.secret
+        return _nobody(user.cost if user else self._cost_of_unknown(username))
+
+    def _cost_of_unknown(self, username: str) -> int:
+        """Always the same for one name, and spread over names as the costs of real users are."""
+        digest = hmac.new(self._salt, username.encode("utf-8", "replace"), hashlib.sha256).digest()
+        return self._costs[int.from_bytes(digest[:4], "big") % len(self._costs)]
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+@functools.cache
+def _nobody(cost: int) -> bytes:
+    """A hash no one has the secret of: an unknown user costs what a known one does."""
+    return bcrypt.hashpw(secrets.token_bytes(32), bcrypt.gensalt(cost))
+
+
+def parse(
+    text: str, roles: Roles | None, salt: bytes, warn: Callable[[str], None] = log.warning
+) -> Credentials:
+    """Read the file's text. Raises `Faults` with every faulty line.
+
+    Without roles every code is good: for a text that was judged before.
+    """
+    users: dict[str, Credential] = {}
+    faults: list[str] = []
+    for line in credential_lines.read(text):
+        place = f"credentials line {line.number}"
+        reasons = [*_name_faults(line.username, users, roles), *line.faults]
+        faults += [f"{place}: {reason}" for reason in reasons]
+        if reasons or line.username is None:
+            continue
+        users[line.username] = _credential(line.username, line)
+        if line.warning:
+            warn(f"{place}: {line.warning}")
+    if not users and not faults:
+        faults.append("credentials: the file names no user")
+    if faults:
+        raise Faults(faults)
+    return Credentials(users, salt)
+
+
+def _credential(username: str, line: Line) -> Credential:
+    cost = COST if line.cost is None else line.cost
+    return Credential(username, line.secret.encode(), cost, plain=line.cost is None)
+
+
+def _name_faults(
+    username: str | None, seen: Mapping[str, Credential], roles: Roles | None
+) -> list[str]:
+    """What is wrong with a name of the right form. Where a line is broken or turned round it may be
+    a secret's: only one that was a user's before is told.
+    """
+    if username is None:
+        return []
+    if username in seen:
+        return [f"{username} is there twice"]
+    known = roles is None or roles.of(username) is not None
+    return [] if known else ["what the username begins with is no role's code"]
+
+
+class CredentialsFile(Watched[Credentials]):
+    """The file, watched: a text is judged by the roles in force, so other roles judge it again.
+
+    What was good once stays so where a role has gone since: its users have no way in anyway.
+    """
+
+    def __init__(
+        self, path: Path, roles: Callable[[], Roles], salt: bytes, directory: Path | None = None
+    ) -> None:
+        super().__init__(
+            path,
+            "credentials",
+            lambda text: parse(text, roles(), salt),
+            directory=directory,
+            again=lambda text: parse(text, None, salt, lambda _: None),
+            beside=roles,
+        )
+
+
+class Doorkeeper:
+    """Checks passwords, a bounded number at a time (threats P6): each costs a core 0.1-0.3 s."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._hashing = threading.BoundedSemaphore(at_once)
+        self._admitted = threading.BoundedSemaphore(at_once + waiting)
+
+    def check(self, credentials: Credentials, username: str, secret: str) -> bool:
+        """Whether the secret is right. Raises `TooManyLogins` rather than queue without end."""
+        if not self._admitted.acquire(blocking=False):
+            raise TooManyLogins
+        try:
+            with self._hashing:
+                return credentials.check(username, secret)
+        finally:
+            self._admitted.release()
+
+
+def generate(roles: Iterable[str], each: int) -> list[tuple[str, str]]:
+    """`each` new users for every role code, with random secrets, in plain."""
+    return [
+        (
+            f"{code}{secrets.token_hex(NAME_BYTES).upper()}",
+            secrets.token_urlsafe(SECRET_BYTES),
+        )
+        for code in roles
+        for _ in range(each)
+    ]
+
+
+def hashed_lines(users: Sequence[tuple[str, str]]) -> str:
+    """The text of a credentials file that holds hashes only."""
+    lines = [
+        f"{name}={bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST)).decode()}"
+        for name, secret in users
+    ]
+    return "\n".join(["# Portero credentials: USERNAME=BCRYPT-HASH", *lines, ""])
+
+
+def write_new(path: Path, text: str, force: bool = False) -> None:
+    """Write a file of mode 0600, whole or not at all. Raises `Faults` if it is there already."""
+    if path.exists() and not force:
+        raise Faults([f"{path} is there already; --force replaces it"])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink()
+        raise

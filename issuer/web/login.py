@@ -1,0 +1,222 @@
+"""The doors: Basic for agents (RFC 7617), a form for people, the way out, and the page behind.
+
+Thin: the decisions are `Authority`'s. It must never say whether the user or the secret was wrong.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
+from werkzeug.exceptions import BadRequest
+
+from issuer import metrics
+from issuer.authority import Authority, Login, Refusal
+from issuer.errors import TokenRefused
+from issuer.tokens import presented_token
+from issuer.web import responses
+
+BASIC_DOORS = ("/llm/login", "/agi/login")
+FORM_DOORS = ("/login", "/admin/login")
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+FIELDS = ("username", "password", "next")
+#: Other paths of the same doors.
+ALIASES = {
+    "/auth/llm/login": "/llm/login",
+    "/auth/agi/login": "/agi/login",
+    "/auth/login": "/login",
+}
+
+_REFUSALS = {
+    Refusal.WRONG_CREDENTIALS: "invalid_api_key",
+    Refusal.WRONG_DOOR: "insufficient_permissions",
+}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WRONG_DOOR = "Your role logs in at another door."
+_OTHER_SITE = "This request came from another site."
+_BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
+
+
+def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Blueprint:
+    """All doors of an authority; `base_url` is where people and programs find the gateway."""
+    view = _Doors(authority, cookie_secure, base_url)
+    routes = Blueprint("login", __name__)
+    for path in (*BASIC_DOORS, *FORM_DOORS, *ALIASES):
+        door = ALIASES.get(path, path)
+        handler = view.basic if door in BASIC_DOORS else view.form
+        routes.add_url_rule(path, path, handler, methods=["POST"], defaults={"door": door})
+        if door in FORM_DOORS:
+            routes.add_url_rule(path, f"{path} page", view.page, defaults={"door": door})
+    routes.add_url_rule("/logout", "logout", view.logout, methods=["POST"])
+    routes.add_url_rule("/", "home", view.home)
+    routes.add_url_rule("/admin", "console", lambda: redirect("/admin/", 308))
+    return routes
+
+
+class _Doors:
+    """The views, over one authority."""
+
+    def __init__(self, authority: Authority, cookie_secure: bool, base_url: str) -> None:
+        self._authority = authority
+        self._cookie_secure = cookie_secure
+        self._base_url = base_url
+
+    def basic(self, door: str) -> Response:
+        """An agent's login: the token in the body."""
+        if responses.from_unnamed_site():
+            return responses.error("insufficient_permissions", _OTHER_SITE)
+        given = request.authorization
+        if given is None or given.type != "basic" or given.username is None:
+            return responses.error("invalid_api_key", headers=_BASIC_CHALLENGE)
+        outcome = self._login(given.username, given.password or "", door)
+        if isinstance(outcome, Refusal):
+            challenge = _BASIC_CHALLENGE if outcome is Refusal.WRONG_CREDENTIALS else {}
+            return responses.error(_REFUSALS[outcome], _reason(outcome), challenge)
+        return make_response(jsonify(_token_answer(outcome)))
+
+    def form(self, door: str) -> Response:
+        """A person's login: the token in a cookie, which another site's page cannot make use of."""
+        if responses.from_unnamed_site():
+            return responses.error("insufficient_permissions", _OTHER_SITE)
+        try:
+            fields = _fields()
+        except (BadRequest, RecursionError):
+            return responses.error("invalid_json")
+        outcome = self._login(fields.get("username", ""), fields.get("password", ""), door)
+        if isinstance(outcome, Refusal):
+            return _form_again(outcome, door, fields)
+        goal = responses.local_path(fields.get("next") or request.args.get("next"))
+        if _wants_json():
+            answer = make_response(jsonify({"redirect": goal}))
+        else:
+            answer = make_response(redirect(goal))
+        return self._with_cookie(answer, outcome.token, outcome.ttl_seconds)
+
+    def page(self, door: str) -> Response:
+        """The login page."""
+        return _login_page(door, goal=request.args.get("next"))
+
+    def logout(self) -> Response:
+        """Revoke the caller's token everywhere, then answer."""
+        try:
+            presented = presented_token.read(request.headers.get)
+            if presented.by_cookie and responses.from_another_site():
+                return responses.error("insufficient_permissions", _OTHER_SITE)
+            pending = self._authority.logout(presented.token).pending
+        except TokenRefused:
+            # A browser leaves the cookie out of another site's form, and would still let it go.
+            if responses.from_unnamed_site():
+                return responses.error("insufficient_permissions", _OTHER_SITE)
+            return self._forget(_logged_out_already())
+        metrics.REVOCATIONS.labels("logout").inc()
+        if pending:
+            body = {"revoked": True, "pending": list(pending)}
+            return self._forget(make_response(jsonify(body), 202))
+        if responses.wants_page():
+            return self._forget(make_response(redirect("/login")))
+        return self._forget(make_response("", 204))
+
+    def home(self) -> Response:
+        """The page of a signed-in person; a browser without a session goes to the login page."""
+        roles = self._authority.roles.in_force()
+        try:
+            claims = self._authority.validate(
+                presented_token.read(request.headers.get).token, roles
+            )
+        except TokenRefused:
+            return make_response(redirect("/login?next=/"))
+        role = roles.named(claims.role)
+        return make_response(
+            render_template(
+                "home.html",
+                subject=claims.subject,
+                role=claims.role,
+                routes=role.routes if role else (),
+                expires_at=claims.expires_at,
+                now=self._authority.now(),
+                example={"base_url": self._base_url},
+            )
+        )
+
+    def _login(self, username: str, secret: str, door: str) -> Login | Refusal:
+        outcome = self._authority.login(username, secret, door)
+        metrics.LOGINS.labels(door, outcome.value if isinstance(outcome, Refusal) else "ok").inc()
+        return outcome
+
+    def _forget(self, answer: Response) -> Response:
+        return self._with_cookie(answer, "", 0)
+
+    def _with_cookie(self, answer: Response, token: str, age_seconds: int) -> Response:
+        """`Secure` is switched off for plain HTTP only: over TLS a browser keeps it either way."""
+        responses.set_cookie(
+            answer, token, age_seconds, self._cookie_secure or responses.over_tls()
+        )
+        return answer
+
+
+def _fields() -> Mapping[str, str]:
+    """What a login sent, as a form or as a JSON object. Raises `BadRequest` or `RecursionError` for
+    JSON that is no such object, and `UnsupportedMediaType` for anything else.
+    """
+    if request.mimetype in FORM_TYPES:
+        return request.form
+    body = request.get_json()
+    if not (isinstance(body, dict) and all(_is_text(body.get(name, "")) for name in FIELDS)):
+        raise BadRequest
+    return body
+
+
+def _is_text(value: object) -> bool:
+    """A lone surrogate, which JSON can name, is none."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _wants_json() -> bool:
+    """Who sends JSON reads it, unless a browser's page was asked for."""
+    return responses.wants_json() or (request.is_json and not responses.wants_page())
+
+
+def _form_again(refusal: Refusal, door: str, fields: Mapping[str, str]) -> Response:
+    if not responses.wants_page():
+        return responses.error(_REFUSALS[refusal], _reason(refusal))
+    status = 403 if refusal is Refusal.WRONG_DOOR else 401
+    text = _reason(refusal) or "That name and password do not fit together."
+    return _login_page(door, fields.get("next"), fields.get("username", ""), text, status)
+
+
+def _reason(refusal: Refusal) -> str | None:
+    return _WRONG_DOOR if refusal is Refusal.WRONG_DOOR else None
+
+
+def _token_answer(login: Login) -> dict[str, Any]:
+    return {
+        "token": login.token,
+        "token_type": "Bearer",
+        "expires_in": login.claims.expires_at,
+        "expires_at": login.claims.expires_at,
+        "ttl_seconds": login.ttl_seconds,
+        "role": login.claims.role,
+    }
+
+
+def _login_page(
+    door: str,
+    goal: str | None,
+    username: str = "",
+    error: str | None = None,
+    status: int = 200,
+) -> Response:
+    goal = responses.local_path(goal)
+    page = render_template(
+        "login.html", door=door, next="" if goal == "/" else goal, username=username, error=error
+    )
+    answer = make_response(page, status)
+    if status == 401:
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="portero"'
+    return answer
+
+
+def _logged_out_already() -> Response:
+    if responses.wants_page():
+        return make_response(redirect("/login"))
+    return responses.error("invalid_api_key")

@@ -1,0 +1,118 @@
+"""How the issuer's blueprints answer: JSON or a page, errors in one form, cookies in one shape.
+
+It must never echo a secret, and a redirect never leaves this host.
+"""
+
+import re
+from collections.abc import Mapping
+
+from flask import Response, current_app, jsonify, make_response, render_template, request
+
+from issuer.errors import WIRE_ERRORS, envelope
+from issuer.origins import Origins, Sender
+from issuer.tokens.presented_token import COOKIE
+
+RETRY_SECONDS = "1"
+_LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
+#: How a target begins that names the host too (RFC 9112 §3.2.2).
+_AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
+#: Where the application's configuration has its `Origins`.
+ORIGINS = "PORTERO_ORIGINS"
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # The last one a browser knows counts. Under no-referrer alone it would send `Origin: null`
+    # from our own forms, and they would look like another site's.
+    "Referrer-Policy": "no-referrer, same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def refuse_other_spellings() -> Response | None:
+    """Whoever asks for `/llm%2flogin` is not told what is at `/llm/login`: a rule in front of this
+    listener may know a path only as it is written (the gateway's twin is `open_paths.lua`).
+    """
+    target = str(request.environ.get("RAW_URI", request.path))
+    path = _AUTHORITY.sub("", target).partition("?")[0]
+    return None if path == request.path else error("invalid_request")
+
+
+def wants_page() -> bool:
+    """Whether a browser is asking, which is shown pages and sent elsewhere."""
+    return "text/html" in request.headers.get("Accept", "")
+
+
+def wants_json() -> bool:
+    """Whether the caller asked for JSON and for nothing a browser would."""
+    return "application/json" in request.headers.get("Accept", "") and not wants_page()
+
+
+def error(
+    code: str, message: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error of the contract's table, as a page for a browser and as JSON for the rest."""
+    row = WIRE_ERRORS[code]
+    text = message or row.message
+    if wants_page():
+        page = render_template("error.html", status=row.status, title=text, message=None)
+        answer = make_response(page, row.status)
+    else:
+        answer = make_response(jsonify(envelope(code, text)), row.status)
+    answer.headers.update(headers or {})
+    if row.status in (429, 503):
+        answer.headers["Retry-After"] = RETRY_SECONDS
+    if row.status == 401:
+        answer.headers.setdefault("WWW-Authenticate", 'Bearer realm="portero"')
+    return answer
+
+
+def local_path(wanted: str | None) -> str:
+    """`wanted` if it is a path on this host, else `/`: no redirect is open (threats I6)."""
+    return wanted if wanted and _LOCAL_PATH.match(wanted) and "//" not in wanted else "/"
+
+
+def over_tls() -> bool:
+    """Whether the client came over TLS: the gateway's word alone, which hears it from fronts that
+    TRUSTED_PROXIES names.
+    """
+    return request.headers.get("X-Forwarded-Proto") == "https"
+
+
+def from_another_site() -> bool:
+    """Whether a browser says that a page of another site sent this request (threats I5)."""
+    return _origins().is_another_site(_sender())
+
+
+def from_unnamed_site() -> bool:
+    """The same, but of a site that `CORS_ORIGINS` does not name."""
+    sender = _sender()
+    return _origins().is_another_site(sender) and not _origins().is_named(sender)
+
+
+def _sender() -> Sender:
+    headers = request.headers
+    return Sender(
+        headers.get("Sec-Fetch-Site"), headers.get("Origin"), headers.get("Host", ""), over_tls()
+    )
+
+
+def _origins() -> Origins:
+    origins: Origins = current_app.config.get(ORIGINS, Origins())
+    return origins
+
+
+def set_cookie(answer: Response, token: str, max_age_seconds: int, secure: bool) -> None:
+    """The session cookie; an empty token with age 0 deletes it."""
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=max_age_seconds,
+        path="/",
+        httponly=True,
+        secure=secure,
+        samesite="Lax",
+    )

@@ -1,0 +1,224 @@
+---------
+-- Answers that still flow: cut when their token is revoked, handled by the role's policy when it
+-- expires, and ended in the caller's dialect when the LLM server fails in the middle. What is
+-- watched follows from an answer that has not come whole, never from what the LLM server calls it:
+-- the type only chooses the words at the end.
+-- An answer is looked at when it moves, a stream with two dictionary look-ups a second at most. A
+-- cut is visible: the error event takes the place of a chunk, and the connection ends without a
+-- last chunk, which stops the LLM server too. It must never hold a chunk back.
+
+local cjson = require("cjson.safe")
+local monotonic_time = require("resty.core.time").monotonic_time
+local active_tokens = require("portero.token.active_tokens")
+local errors = require("portero.errors")
+local metrics = require("portero.metrics")
+local shared_versions = require("portero.shared_versions")
+
+local var = ngx.var
+local find, lower, match, sub = string.find, string.lower, string.match, string.sub
+
+--- With the wait for the end of an event, and its way: a cut within a second.
+local CHECK_SECONDS = 0.5
+
+--- How a stream begins an event, and ends one.
+local SSE = { before = "data: ", ends = { "\n\n", "\r\n\r\n", "\r\r", "\n\r\n" } }
+local LINES = { before = "", ends = { "\n" } }
+local EVENTS_TYPE = "text/event-stream"
+local LINES_TYPES = {
+    ["application/x-ndjson"] = true, ["application/ndjson"] = true,
+    ["application/jsonl"] = true, ["application/x-jsonlines"] = true,
+}
+--- A server that names no type means its API's own.
+local NO_TYPES = { [""] = true, ["text/plain"] = true }
+--- How long a cut waits for the end of an event that has begun.
+local MOST_WAIT_SECONDS = 0.4
+--- The longest of the ends above: so much of what has passed tells whether an event is open.
+local MOST_END_CHARACTERS = 4
+
+local roles
+
+local _M = {}
+
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    roles = settings.roles
+end
+
+--- The words that an answer can be ended with; false where they would be taken for a part of it.
+local function dialect_of(content_type)
+    local kind = lower(match(content_type or "", "^[^;%s]*"))
+    if kind == EVENTS_TYPE then
+        return SSE
+    end
+    if LINES_TYPES[kind] or errors.is_ollama(var.request_uri) then
+        return LINES
+    end
+    return NO_TYPES[kind] and SSE or false
+end
+
+--- The place of the first end of an event in a text, from `from` on; nil when there is none.
+local function end_of_event(text, from, dialect)
+    local first
+    for _, ending in ipairs(dialect.ends) do
+        local _, stop = find(text, ending, 1, true)
+        while stop and stop < from do
+            _, stop = find(text, ending, stop + 1, true)
+        end
+        first = stop and math.min(stop, first or stop) or first
+    end
+    return first
+end
+
+--- Whether what has passed ends in the middle of an event.
+local function is_open(watch)
+    local tail = watch.tail
+    return tail ~= "" and end_of_event(tail, #tail, watch.dialect) ~= #tail
+end
+
+--- How much of a chunk belongs to an event that had begun before; nil when it goes on behind it.
+local function rest_of_event(watch, chunk)
+    if not is_open(watch) then
+        return 0
+    end
+    local known = #watch.tail
+    local stop = end_of_event(watch.tail .. chunk, known + 1, watch.dialect)
+    return stop and stop - known
+end
+
+local function error_event(code, dialect)
+    return dialect.before .. cjson.encode(errors.body(code, var.request_uri)) .. dialect.ends[1]
+end
+
+--- End an answer that no words can be put into: what is missing is what the client sees.
+local function abort(code)
+    metrics.count("cut_" .. code)
+    return ngx.ERROR
+end
+
+--- Put the error in the place of a chunk. An event that has begun is finished first, or the error
+--- could not be read; one that does not end in this chunk is waited for, but not for long.
+--- `ngx.ERROR` where there is nothing to be said.
+local function cut(watch, code, chunk, elapsed_seconds)
+    if not watch.dialect then
+        return abort(code)
+    end
+    local rest = rest_of_event(watch, chunk)
+    watch.pending = code
+    watch.pending_until = watch.pending_until or elapsed_seconds + MOST_WAIT_SECONDS
+    if not rest and chunk ~= "" and elapsed_seconds < watch.pending_until then
+        return
+    end
+    watch.is_cut = true
+    metrics.count("cut_" .. code)
+    local finished = rest and sub(chunk, 1, rest) or watch.dialect.ends[1]
+    ngx.arg[1] = finished .. error_event(code, watch.dialect)
+    ngx.arg[2] = false
+end
+
+--- What a stream shall do about its token's end: "finish", "cut", or how many seconds it may run.
+local function is_over(elapsed_seconds)
+    local policy = roles[var.auth_role].stream_policy
+    return policy == "cut" or (policy ~= "finish" and elapsed_seconds > policy)
+end
+
+--- Why a stream must end now, or nil.
+local function verdict(elapsed_seconds)
+    shared_versions.look()
+    local active, known = active_tokens.is_active(var.auth_token_id)
+    if active == false and known then
+        return "revoked"
+    end
+    if active == false and is_over(elapsed_seconds) then
+        return "expired"
+    end
+    local policy = roles[var.auth_role].stream_policy
+    if type(policy) == "number" and elapsed_seconds > policy then
+        return "stream_too_long"
+    end
+end
+
+local function is_due(watch, elapsed_seconds)
+    if elapsed_seconds < watch.next_check then
+        return false
+    end
+    watch.next_check = elapsed_seconds + CHECK_SECONDS
+    return true
+end
+
+--- How long the request has run, by a clock that may have been set meanwhile.
+local function elapsed_by_clock()
+    return math.max(0, ngx.now() - ngx.req.start_time())
+end
+
+local function begin()
+    local watch = {
+        dialect = dialect_of(ngx.header["Content-Type"]), next_check = CHECK_SECONDS, tail = "",
+    }
+    -- From here on by the clock that no one sets: a check must not wait for one that was set back.
+    watch.began_at = monotonic_time() - elapsed_by_clock()
+    ngx.ctx.watch = watch
+    return watch
+end
+
+--- An answer that told its length: nearly all come whole, and are done. Of others each part is
+--- looked at, for there is no note of when that was done last.
+local function filter_told(chunk, length)
+    if chunk == "" or #chunk >= length then
+        return
+    end
+    local code = verdict(elapsed_by_clock())
+    if code then
+        return abort(code)
+    end
+end
+
+--- nginx flushes an empty chunk behind the head where no event came with it, and one more when the
+--- LLM server failed: any but the first call says so.
+local function failure(watch, arrived)
+    return arrived == "" and watch.has_begun and "upstream_unavailable" or nil
+end
+
+--- An answer that goes on until it ends.
+local function filter_stream(watch, chunk, is_last, arrived)
+    if is_last and chunk == "" then
+        return
+    end
+    local elapsed_seconds = monotonic_time() - watch.began_at
+    local code = watch.pending or failure(watch, arrived)
+        or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
+    watch.has_begun = true
+    local answer = code and cut(watch, code, chunk, elapsed_seconds) or nil
+    watch.tail = sub(watch.tail .. sub(chunk, -MOST_END_CHARACTERS), -MOST_END_CHARACTERS)
+    return answer
+end
+
+--- Put other words in the place of an answer that nginx has begun by itself (`header_filter`),
+--- whose head tells no length.
+---@param text string
+function _M.replace(text)
+    ngx.ctx.watch = { text = text }
+end
+
+--- The words go out with the first chunk, and nothing after them.
+local function say_instead(watch)
+    ngx.arg[1], watch.text = watch.text, ""
+end
+
+--- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
+---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
+function _M.filter(arrived)
+    local chunk, length = ngx.arg[1], ngx.header["Content-Length"]
+    if length then
+        return filter_told(chunk, tonumber(length))
+    end
+    local watch = ngx.ctx.watch or begin()
+    if watch.is_cut then
+        return ngx.ERROR
+    elseif watch.text then
+        return say_instead(watch)
+    end
+    return filter_stream(watch, chunk, ngx.arg[2], arrived or chunk)
+end
+
+return _M

@@ -1,0 +1,247 @@
+---------
+-- Callers with limits: what their requests must pass beyond the role's routes, and what is counted
+-- until they end. A caller without limits never comes here, and pays nothing.
+-- What was taken is given back in the log phase, which always runs; what a killed worker held comes
+-- back with its lease. Each request's own notes are kept by its ID, as it moves between locations.
+
+local cjson = require("cjson.safe")
+local request_model = require("portero.request.request_model")
+local body = require("portero.request.body")
+local limits = require("portero.quota.limits")
+local stream = require("portero.answer.stream")
+local upstream_errors = require("portero.answer.upstream_errors")
+local usage = require("portero.answer.usage")
+
+local ngx, var = ngx, ngx.var
+
+--- The routes whose streams tell what they used only when they are asked to (OpenAI's dialect).
+local ASKED_FOR_USAGE = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true }
+local METERED = { inference = true }
+local MOST_OPTIONS_BYTES = 4096
+local FIRST_FAILURE = 300
+
+--- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase;
+--- until it is admitted also `found`, what its JSON body says.
+local tickets = {}
+
+local _M = {}
+
+local function announced_length()
+    return tonumber(var.http_content_length)
+end
+
+--- A body that does not say its length is read to know it; nginx refuses more than any may send.
+local function is_too_large(most)
+    if not most then
+        return false
+    end
+    local length = announced_length()
+    if not length and var.http_transfer_encoding then
+        local _, read, keep = body.read()
+        body.release(keep)
+        length = type(read) == "number" and read or nil
+    end
+    return length ~= nil and length > most
+end
+
+--- Note what is left of a limit, for the caller to read.
+local function note(ticket, kind, most, remaining, reset_seconds)
+    limits.headers(ticket.headers, kind, most, remaining, reset_seconds)
+    ticket.reset_seconds = reset_seconds
+end
+
+--- A refusal that says when to come again.
+local function over(ticket, code)
+    ticket.headers["Retry-After"] = limits.retry_after(ticket.reset_seconds or 0)
+    return code
+end
+
+local function count_request(ticket)
+    local most = ticket.limits.requests_per_minute
+    if not most then
+        return nil
+    end
+    local allowed, remaining, reset_seconds = limits.request(ticket.user, most)
+    if allowed == nil then
+        return "not_ready"
+    end
+    note(ticket, "requests", most, remaining, reset_seconds)
+    return not allowed and over(ticket, "too_many_requests") or nil
+end
+
+local function check_tokens(ticket)
+    local most = ticket.limits.tokens_per_minute
+    if not most then
+        return nil
+    end
+    local left, reset_seconds = limits.tokens_left(ticket.user, most)
+    if left == nil then
+        return "not_ready"
+    end
+    note(ticket, "tokens", most, left, reset_seconds)
+    return left <= 0 and over(ticket, "too_many_tokens") or nil
+end
+
+local function take_slot(ticket)
+    local most = ticket.limits.concurrent_requests
+    if not most then
+        return nil
+    end
+    local slot = limits.acquire(ticket.user, most)
+    if slot == nil then
+        return "not_ready"
+    end
+    ticket.slot, ticket.reset_seconds = slot, nil
+    return not slot and over(ticket, "too_many_at_once") or nil
+end
+
+--- The stream's options with the usage asked for; nil when the client asked itself.
+local function with_usage(text)
+    local options = text == "null" and {} or cjson.decode(text)
+    if type(options) ~= "table" or options.include_usage == true then
+        return nil
+    end
+    options.include_usage = true
+    return cjson.encode(options)
+end
+
+--- Where the body must be changed for that, and to what; nil where it already asks.
+local function change_for_usage(found)
+    local options = found.stream_options
+    if not options then
+        return found.brace + 1, found.brace + 1, '"stream_options":{"include_usage":true},'
+    end
+    local from, to = options.from, options.to
+    local text = to - from <= MOST_OPTIONS_BYTES and with_usage(body.text(found.pointer, from, to))
+    return from, to, text or nil
+end
+
+--- Have a stream of OpenAI's dialect tell what it used; the client does not see that it was asked.
+local function ask_for_usage(ticket)
+    local found = ticket.found
+    local from, to, text = change_for_usage(found)
+    if text then
+        body.replace(found.pointer, found.length, from, to, text)
+        ticket.filter = usage.new_filter()
+    end
+end
+
+--- Count what the answer says it used.
+local function begin_meter(ticket, route)
+    if not ticket.limits.tokens_per_minute then
+        return nil
+    end
+    ticket.meter = usage.new()
+    if not ASKED_FOR_USAGE[route.target] then
+        return nil
+    end
+    local code
+    if not ticket.found then
+        ticket.found, code = request_model.read_json()
+    end
+    if ticket.found and ticket.found.stream == true then
+        ask_for_usage(ticket)
+    end
+    return code
+end
+
+--- The first thing that a request may not do, in this order: what is cheap to judge comes first,
+--- and a slot is taken last.
+local function first_refusal(ticket, route, value, query)
+    if is_too_large(ticket.limits.largest_body_bytes) then
+        return "request_too_large"
+    end
+    local code = count_request(ticket)
+    if not code and ticket.limits.models then
+        code, ticket.found = request_model.refusal(route, value, query, ticket.limits.models)
+    end
+    if code or not METERED[route.class] then
+        return code
+    end
+    return check_tokens(ticket) or begin_meter(ticket, route) or take_slot(ticket)
+end
+
+--- A body in a file is mapped, and takes its disk until it is given back: too long a wait for the
+--- collector, to whom it is a few bytes.
+local function forget_body(ticket)
+    if ticket.found then
+        body.release(ticket.found.keep)
+        ticket.found = nil
+    end
+end
+
+local function say_what_is_left(ticket)
+    for name, text in pairs(ticket.headers) do
+        ngx.header[name] = text
+    end
+end
+
+--- Judge a request of a caller with limits. What is allowed must be taken to `@limited` at once.
+---@param route table
+---@param value string|nil what stood for the route's parameter
+---@param query string
+---@param claims table with `limits`
+---@return string|nil code of the refusal
+---@return table|nil headers of the refusal
+function _M.refusal(route, value, query, claims)
+    local ticket = { user = claims.sub, limits = claims.limits, headers = {} }
+    local code = first_refusal(ticket, route, value, query)
+    forget_body(ticket)
+    if code then
+        return code, ticket.headers
+    end
+    if route.answered_by == "llm" and claims.limits.is_counted then
+        tickets[var.request_id] = ticket
+    else
+        say_what_is_left(ticket)
+    end
+end
+
+--- Tell the caller how much is left (`header_filter`). What is no success has used nothing.
+function _M.add_headers()
+    if upstream_errors.look() then
+        return
+    end
+    local ticket = tickets[var.request_id]
+    if not ticket then
+        return
+    end
+    say_what_is_left(ticket)
+    if ngx.status >= FIRST_FAILURE then
+        ticket.meter = nil
+    end
+    if ticket.filter then
+        ngx.header["Content-Length"] = nil
+    end
+end
+
+--- Count and filter what passes, then watch it as any stream is watched (`body_filter`).
+function _M.filter()
+    local ticket = tickets[var.request_id]
+    local chunk, is_last = ngx.arg[1], ngx.arg[2]
+    if ticket and ticket.meter then
+        usage.feed(ticket.meter, chunk)
+    end
+    if ticket and ticket.filter then
+        ngx.arg[1] = usage.filter(ticket.filter, chunk, is_last)
+    end
+    return stream.filter(chunk)
+end
+
+--- Give back what was taken, and charge what was used (`log`).
+function _M.settle()
+    local id = var.request_id
+    local ticket = tickets[id]
+    if not ticket then
+        return
+    end
+    tickets[id] = nil
+    if ticket.slot then
+        limits.release(ticket.slot)
+    end
+    if ticket.meter then
+        limits.spend(ticket.user, usage.total(ticket.meter))
+    end
+end
+
+return _M

@@ -1,0 +1,553 @@
+---------
+-- The strict scan of a JSON body (RFC 8259): what it says under the policy names, read so that
+-- whoever reads it behind us finds the same.
+-- Pure. It must never let pass what two readers could read in two ways, nor look behind the body's
+-- last byte. What the names mean is not its matter.
+-- The grammar is one table of states, built below, and one loop over the bytes, which LuaJIT
+-- compiles: a body costs the same however it is nested or cut.
+
+local bit = require("bit")
+local ffi = require("ffi")
+local header_parameters = require("portero.request.header_parameters")
+local new_table = require("table.new")
+
+local band, bor, bxor, lshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.tobit
+local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
+local lower = string.lower
+local min = math.min
+
+local MOST_DEPTH = 128
+local MOST_NAMES = 1000
+local MOST_NAME_BYTES = 1024
+local MOST_MODEL_BYTES = 1024
+local PAUSE_BYTES = 256 * 1024
+
+local _M = {}
+
+---------
+-- Policy names: what is read of a body, and how.
+
+--- Several letters are one to who folds case as Unicode does, Go's JSON among them: U+017F is an
+--- s and U+212A a k.
+local function folded(name)
+    name = lower(name)
+    if find(name, "\197\191", 1, true) or find(name, "\226\132\170", 1, true) then
+        return (gsub(gsub(name, "\197\191", "s"), "\226\132\170", "k"))
+    end
+    return name
+end
+
+local function utf8(code)
+    if code < 0x80 then
+        return char(code)
+    end
+    if code < 0x800 then
+        return char(0xC0 + math.floor(code / 64), 0x80 + code % 64)
+    end
+    return char(0xE0 + math.floor(code / 4096), 0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
+end
+
+local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+
+local function unescaped(kind, digits)
+    if kind ~= "u" then
+        return (ESCAPES[kind] or kind) .. digits
+    end
+    return utf8(tonumber(digits, 16))
+end
+
+--- Two surrogates, three bytes each, are one character of four bytes.
+local function joined(high, low)
+    local _, a, b = byte(high, 1, 3)
+    local _, c, d = byte(low, 1, 3)
+    local code = 0x10000 + (a % 16 * 64 + b % 64) * 1024 + (c % 16 * 64 + d % 64)
+    return char(0xF0 + math.floor(code / 262144), 0x80 + math.floor(code / 4096) % 64,
+        0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
+end
+
+--- What stands between the quotes of a string whose grammar is right; nil for half a surrogate
+--- pair, which is no character.
+local function decoded(raw)
+    if not find(raw, "\\", 1, true) then
+        return raw
+    end
+    local text = gsub(raw, "\\(.)(%x?%x?%x?%x?)", unescaped)
+    text = gsub(text, "(\237[\160-\175][\128-\191])(\237[\176-\191][\128-\191])", joined)
+    return not find(text, "\237[\160-\191]") and text or nil
+end
+
+local QUOTE, LETTER_T, LETTER_N = byte('"tn', 1, 3)
+
+--- A value that could name a model, or false.
+local function text_of(bytes, from, to)
+    local length = to - from - 2
+    if bytes[from] ~= QUOTE or length <= 0 or length > MOST_MODEL_BYTES then
+        return false
+    end
+    local raw = ffi.string(bytes + from + 1, length)
+    local text = decoded(raw)
+    -- Of control characters the grammar has let pass only DEL, and what was escaped.
+    if not text or find(text, "\127", 1, true) or text ~= raw and find(text, "[%z\1-\31]") then
+        return false
+    end
+    return text
+end
+
+local function is_null(bytes, from)
+    return bytes[from] == LETTER_N
+end
+
+--- Go leaves a field as it was for null, so null is the same as "" to Ollama.
+local function read_name(found, name, bytes, from, to)
+    found[name] = text_of(bytes, from, to)
+    if is_null(bytes, from) or bytes[from] == QUOTE and to - from == 2 then
+        found.is_void = found.is_void or {}
+        found.is_void[name] = true
+    end
+end
+
+local function read_flag(found, name, bytes, from)
+    found[name] = bytes[from] == LETTER_T
+end
+
+local function read_range(found, name, _, from, to)
+    found[name] = { from = from, to = to }
+end
+
+local function read_second(found, name, bytes, from)
+    if not found.second and not is_null(bytes, from) then
+        found.second = name
+    end
+end
+
+--- Name of the object -> what reads its value. The second selectors are what some server behind us
+--- takes a model, or what is laid over one, from.
+local POLICY = {
+    model = read_name,
+    name = read_name,
+    stream = read_flag,
+    stream_options = read_range,
+    -- Ollama, where it copies and creates models
+    source = read_second,
+    destination = read_second,
+    from = read_second,
+    adapters = read_second,
+    -- llama-server
+    lora = read_second,
+    -- LocalAI: who runs the model, which of its files, and the model in its ElevenLabs dialect
+    backend = read_second,
+    model_base_name = read_second,
+    model_id = read_second,
+    -- vLLM, where it loads adapters; LoRA servers and plugins
+    lora_name = read_second,
+    lora_path = read_second,
+    adapter = read_second,
+    lora_adapter = read_second,
+    lora_adapters = read_second,
+}
+
+---------
+-- The grammar as a table: state and byte -> the next state. The numbers from FIRST_EVENT on are no
+-- states but events: something to be done, which answers the state.
+
+local FIRST_EVENT, REFUSED = 224, 255
+
+local next_state = ffi.new("uint8_t[65536]")
+local is_text = ffi.new("bool[256]") -- states within a string, between two characters
+ffi.fill(next_state, 65536, REFUSED)
+
+local handlers = {}
+local last_state, last_event = 0, FIRST_EVENT - 1
+
+local function new_state()
+    last_state = last_state + 1
+    assert(last_state < FIRST_EVENT)
+    return last_state
+end
+
+local function new_event(handler)
+    last_event = last_event + 1
+    assert(last_event < REFUSED)
+    handlers[last_event] = handler
+    return last_event
+end
+
+--- In a state, each of these bytes leads to another.
+local function on(state, bytes, to)
+    for place = 1, #bytes do
+        next_state[state * 256 + byte(bytes, place)] = to
+    end
+end
+
+--- Byte sets one after the other lead from a state to another.
+local function path(state, sets, to)
+    for place = 1, #sets - 1 do
+        local known = next_state[state * 256 + byte(sets[place])]
+        local between = known ~= REFUSED and known or new_state()
+        on(state, sets[place], between)
+        state = between
+    end
+    on(state, sets[#sets], to)
+end
+
+--- All that leads on from one state does from another too.
+local function as(state, other)
+    ffi.copy(next_state + state * 256, next_state + other * 256, 256)
+end
+
+local function range(first, last)
+    local bytes = {}
+    for value = first, last do
+        bytes[#bytes + 1] = char(value)
+    end
+    return table.concat(bytes)
+end
+
+local SPACE = " \t\n\r"
+local DIGITS, ONE_TO_NINE = "0123456789", "123456789"
+local HEX = DIGITS .. "abcdefABCDEF"
+local PLAIN = gsub(range(0x20, 0x7F), '["\\]', "")
+local TAIL = range(0x80, 0xBF)
+--- RFC 3629 section 4: no overlong form, no surrogate, nothing above U+10FFFF.
+local CHARACTERS = {
+    { range(0xC2, 0xDF), TAIL },
+    { "\224", range(0xA0, 0xBF), TAIL },
+    { range(0xE1, 0xEC), TAIL, TAIL },
+    { "\237", range(0x80, 0x9F), TAIL },
+    { "\238\239", TAIL, TAIL },
+    { "\240", range(0x90, 0xBF), TAIL, TAIL },
+    { range(0xF1, 0xF3), TAIL, TAIL, TAIL },
+    { "\244", range(0x80, 0x8F), TAIL, TAIL },
+}
+
+--- The state behind the opening quote of a string (RFC 8259 section 7); the closing one leads on.
+local function add_string(done)
+    local text = new_state()
+    is_text[text] = true
+    on(text, PLAIN, text)
+    on(text, '"', done)
+    path(text, { "\\", '"\\/bfnrt' }, text)
+    path(text, { "\\", "u", HEX, HEX, HEX, HEX }, text)
+    for _, sets in ipairs(CHARACTERS) do
+        path(text, sets, text)
+    end
+    return text
+end
+
+--- RFC 8259 section 6. A number may end in the first three.
+local ENDS_OF_NUMBER = { "zero", "whole", "fraction", "exponent" }
+local NUMBER = {
+    { "value", "-", "minus" },
+    { "value", "0", "zero" },
+    { "value", ONE_TO_NINE, "whole" },
+    { "minus", "0", "zero" },
+    { "minus", ONE_TO_NINE, "whole" },
+    { "whole", DIGITS, "whole" },
+    { "zero", ".", "point" },
+    { "whole", ".", "point" },
+    { "point", DIGITS, "fraction" },
+    { "fraction", DIGITS, "fraction" },
+    { "zero", "eE", "e" },
+    { "whole", "eE", "e" },
+    { "fraction", "eE", "e" },
+    { "e", "+-", "sign" },
+    { "e", DIGITS, "exponent" },
+    { "sign", DIGITS, "exponent" },
+    { "exponent", DIGITS, "exponent" },
+}
+
+local function add_number(value, behind)
+    local states = { value = value }
+    for _, name in ipairs(ENDS_OF_NUMBER) do
+        states[name] = new_state()
+        as(states[name], behind)
+    end
+    for _, row in ipairs(NUMBER) do
+        local from, bytes, to = row[1], row[2], row[3]
+        states[to] = states[to] or new_state()
+        on(states[from], bytes, states[to])
+    end
+end
+
+--- What the scan of one body knows: it may pause, and another begin in the meantime.
+---@class Scan
+---@field bytes ffi.cdata*
+---@field state integer
+---@field depth integer how many objects and arrays are open
+---@field stack ffi.cdata* by depth: the state when what is open there is closed
+---@field from integer where the name or value of the top level begins that is being read
+---@field name string the name of the member that is being read
+---@field names table<string, boolean> of the top level
+---@field count integer how many they are
+---@field found table
+---@field fault string|nil why it ended
+
+local function refuse(scan)
+    scan.fault = "invalid_json"
+end
+
+local goes_back_to, goes_into = {}, {} -- event of an opening brace or bracket -> state
+
+local function open(scan, at, event)
+    local depth = scan.depth
+    if depth == MOST_DEPTH then
+        return refuse(scan)
+    end
+    scan.stack[depth] = goes_back_to[event]
+    scan.depth = depth + 1
+    return goes_into[event], at
+end
+
+local function new_opening(into, back_to)
+    local event = new_event(open)
+    goes_into[event], goes_back_to[event] = into, back_to
+    return event
+end
+
+local function close(scan, at)
+    local depth = scan.depth - 1
+    scan.depth = depth
+    return scan.stack[depth], at
+end
+
+handlers[REFUSED] = refuse
+local CLOSED = new_event(close)
+local IN_OBJECT, IN_ARRAY = new_state(), new_state()
+
+--- What may stand for a value, in a state that expects one: where it leads once its last byte is
+--- read, and what may be behind a number, whose end only the next byte shows.
+local function add_value(value, done, behind)
+    on(value, SPACE, value)
+    on(value, '"', add_string(done))
+    add_number(value, behind)
+    path(value, { "t", "r", "u", "e" }, done)
+    path(value, { "f", "a", "l", "s", "e" }, done)
+    path(value, { "n", "u", "l", "l" }, done)
+    on(value, "{", new_opening(IN_OBJECT, done))
+    on(value, "[", new_opening(IN_ARRAY, done))
+end
+
+local function add_array()
+    local value, behind = new_state(), new_state()
+    on(behind, SPACE, behind)
+    on(behind, ",", value)
+    on(behind, "]", CLOSED)
+    add_value(value, behind, behind)
+    as(IN_ARRAY, value)
+    on(IN_ARRAY, SPACE, IN_ARRAY)
+    on(IN_ARRAY, "]", CLOSED)
+end
+
+--- All of an object but its values: from its opening brace to a value, from behind one to its end.
+local function add_members(first, quote, colon, value, behind, closed)
+    local name = new_state()
+    for _, state in ipairs({ first, name, colon, behind }) do
+        on(state, SPACE, state)
+    end
+    on(first, '"', quote)
+    on(first, "}", closed)
+    on(name, '"', quote)
+    on(colon, ":", value)
+    on(behind, ",", name)
+    on(behind, "}", closed)
+end
+
+local function add_object()
+    local colon, value, behind = new_state(), new_state(), new_state()
+    add_members(IN_OBJECT, add_string(colon), colon, value, behind, CLOSED)
+    add_value(value, behind, behind)
+end
+
+--- One member's name is read: no other may be the same, nor nearly a policy name. To who reads it
+--- as C does, a name ends at NUL.
+local function judge_name(scan, raw)
+    local name = #raw <= MOST_NAME_BYTES and decoded(raw)
+    if not name or scan.count == MOST_NAMES or find(name, "\0", 1, true) then
+        return refuse(scan)
+    end
+    local near = folded(name)
+    if scan.names[name] or near ~= name and POLICY[near] then
+        scan.fault = scan.names.model and near == "model" and "duplicate"
+            or scan.names[name] and "twice" or "near"
+        return nil
+    end
+    scan.names[name], scan.count = true, scan.count + 1
+    scan.name = name
+    return true
+end
+
+--- The object itself: as any other, but its names and its values are events.
+local function add_top(first, finished)
+    local colon, value, behind, content = new_state(), new_state(), new_state(), new_state()
+    local text = add_string(new_event(function(scan, at)
+        local from = scan.from
+        if judge_name(scan, ffi.string(scan.bytes + from, at - 1 - from)) then
+            return colon, at
+        end
+    end))
+    local quote = new_event(function(scan, at)
+        scan.from = at
+        return text, at
+    end)
+    local begun = new_event(function(scan, at)
+        scan.from = at - 1
+        return content, at - 1
+    end)
+    local function finish(scan, at)
+        local read = POLICY[scan.name]
+        if read then
+            read(scan.found, scan.name, scan.bytes, scan.from, at)
+        end
+        return behind, at
+    end
+    local done, number_done = new_state(), new_event(function(scan, at)
+        return finish(scan, at - 1)
+    end)
+    add_members(first, quote, colon, value, behind, finished)
+    on(value, SPACE, value)
+    on(value, '"-tfn[{' .. DIGITS, begun)
+    on(done, SPACE .. ",}", number_done)
+    add_value(content, new_event(finish), done)
+end
+
+local START, FINISHED = new_state(), new_state()
+do
+    local first = new_state()
+    add_array()
+    add_object()
+    add_top(first, FINISHED)
+    on(START, SPACE, START)
+    on(FINISHED, SPACE, FINISHED)
+    on(START, "{", new_event(function(scan, at)
+        scan.found.brace = at - 1
+        return first, at
+    end))
+end
+
+---------
+-- The scan.
+
+local words_at = ffi.typeof("const int32_t *")
+local HIGH_BITS, ONES, SPACES = tobit(0x80808080), 0x01010101, 0x20202020
+local QUOTES, BACKSLASHES = 0x22222222, 0x5C5C5C5C
+local STEP = 16
+--- Only where a string crosses a multiple of so many bytes is its text leapt over: to look more
+--- often costs short strings more than it saves long ones (measured).
+local LEAP_AT = 31
+
+--- A high bit in the answer: somewhere in these four bytes is a control character, a quote, a
+--- backslash, or no ASCII. The other bits mean nothing.
+local function signs(word)
+    return bor(word, word - SPACES, bxor(word, QUOTES) - ONES, bxor(word, BACKSLASHES) - ONES)
+end
+
+--- Leaps over the plain ASCII of a string. Words need not be aligned where LuaJIT has a gateway.
+local function leap(bytes, at, stop)
+    local last = stop - STEP
+    while at <= last do
+        local words = ffi.cast(words_at, bytes + at)
+        local seen = bor(signs(words[0]), signs(words[1]), signs(words[2]), signs(words[3]))
+        if band(seen, HIGH_BITS) ~= 0 then
+            return at
+        end
+        at = at + STEP
+    end
+    return at
+end
+
+-- LuaJIT compiles a loop as it is when it first becomes hot, and this one should leap; of the same
+-- type, or it would be another loop.
+local practice = ffi.new("unsigned char[4096]", byte("x"))
+leap(ffi.cast("const unsigned char *", practice), 0, ffi.sizeof(practice))
+
+--- An event may answer another one.
+local function handle(scan, at, event)
+    local state = event
+    repeat
+        state, at = handlers[state](scan, at, state)
+    until not state or state < FIRST_EVENT
+    return state, at
+end
+
+--- From a place up to another; answers nil where it is refused.
+local function run(scan, at, stop)
+    local bytes, state = scan.bytes, scan.state
+    while at < stop do
+        state = next_state[bor(lshift(state, 8), bytes[at])]
+        at = at + 1
+        if state >= FIRST_EVENT then
+            state, at = handle(scan, at, state)
+            if not state then
+                return nil
+            end
+        elseif band(at, LEAP_AT) == 0 and is_text[state] then
+            at = leap(bytes, at, stop)
+        end
+    end
+    scan.state = state
+    return at
+end
+
+local function new_scan(bytes)
+    return {
+        bytes = bytes,
+        state = START,
+        depth = 1,
+        stack = ffi.new("uint8_t[128]"),
+        from = 0,
+        name = "",
+        names = new_table(0, 16),
+        count = 0,
+        found = {},
+        fault = nil,
+    }
+end
+
+--- Reads a body that must be one JSON object, strictly (RFC 8259), and answers what it says of the
+--- policy names. `model` and `name`: the text, or false for what is none. `is_void`: which of these
+--- are "" or null. `stream`: whether it is true. `stream_options`: its bytes, {from, to}, the last
+--- not among them. `second`: another name that chooses a model. `brace`: where the object begins.
+---@param bytes ffi.cdata* const unsigned char *
+---@param length integer
+---@param pause function|nil called now and then in a long body; others may scan meanwhile
+---@return table|nil found
+---@return string|nil reason "invalid_json"; "duplicate" for a model that is named again, "twice"
+---     for another name that is; "near" for one that some would take for a policy name
+function _M.scan(bytes, length, pause)
+    local scan = new_scan(bytes)
+    local at = 0
+    while at < length do
+        at = run(scan, at, min(at + PAUSE_BYTES, length))
+        if not at then
+            return nil, scan.fault
+        end
+        if pause and at < length then
+            pause()
+        end
+    end
+    if scan.state ~= FINISHED then
+        return nil, "invalid_json"
+    end
+    return scan.found
+end
+
+--- Whether a body is said to be JSON, in an encoding that we read.
+---@param content_type string|nil
+---@return boolean
+---@return string|nil reason "charset" for JSON in another encoding
+function _M.is_json(content_type)
+    if content_type == "application/json" then
+        return true
+    end
+    local kind, parameters = header_parameters.parse(content_type or "")
+    if kind ~= "application/json" then
+        return false
+    end
+    local charset = lower(parameters.charset or "utf-8")
+    if charset ~= "utf-8" and charset ~= "utf8" then
+        return false, "charset"
+    end
+    return true
+end
+
+return _M

@@ -1,0 +1,136 @@
+---------
+-- Which model a request asks for, read where its route says that it stands, and judged once: what
+-- was judged is what is sent. For callers with limits alone; others' bodies are never looked at.
+-- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
+
+local body = require("portero.request.body")
+local form_body = require("portero.request.form_body")
+local json_body = require("portero.request.json_body")
+local model_name = require("portero.policy.model_name")
+local route_table = require("portero.policy.route_table")
+
+local var = ngx.var
+
+local _M = {}
+
+--- Whether only the LLM server can read the body: no client compresses it. `llm.conf` sends this
+--- header and Content-Type on as they are seen here, and once.
+local function is_compressed()
+    local encoding = var.http_content_encoding
+    return encoding ~= nil and encoding:lower() ~= "identity"
+end
+
+local function has_body()
+    local length = var.http_content_length
+    return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
+end
+
+--- Why a body is refused -> the code that says so, by what kind of body its route takes.
+local CODES_OF_JSON = {
+    charset = "json_charset", empty = "body_missing", invalid_json = "invalid_json",
+    twice = "json_name_twice", near = "json_name_near", duplicate = "ambiguous_body",
+    missing = "model_missing", unusable = "model_unusable", second = "model_second",
+}
+local CODES_OF_FORM = {
+    ["no form"] = "form_expected", boundary = "form_boundary", charset = "form_charset",
+    empty = "form_missing", broken = "form_broken", ["too many"] = "form_too_long",
+    head = "form_head", near = "form_model_near", file = "form_model_file",
+    encoded = "form_model_encoded", kind = "form_model_kind", duplicate = "ambiguous_body",
+    missing = "model_missing", unusable = "model_unusable",
+}
+
+--- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
+--- is done with its bytes releases `found.keep`.
+---@return table|nil found, string|nil code
+function _M.read_json()
+    if is_compressed() then
+        return nil, "body_compressed"
+    end
+    local is_json, fault = json_body.is_json(var.http_content_type)
+    if not is_json then
+        return nil, CODES_OF_JSON[fault] or "unsupported_media_type"
+    end
+    local pointer, length, keep = body.read()
+    if not pointer then
+        return nil, CODES_OF_JSON[length] or "internal_error"
+    end
+    local found, reason = json_body.scan(pointer, length, body.pause)
+    if not found then
+        body.release(keep)
+        return nil, CODES_OF_JSON[reason]
+    end
+    found.pointer, found.length, found.keep = pointer, length, keep
+    return found
+end
+
+local function from_json(word)
+    local found, code = _M.read_json()
+    if not found then
+        return nil, code
+    end
+    local name, reason = model_name.from_json(found, word)
+    return name, CODES_OF_JSON[reason], found
+end
+
+local function from_form()
+    if is_compressed() then
+        return nil, "body_compressed"
+    end
+    local form, fault = form_body.of_type(var.http_content_type)
+    if not form then
+        return nil, CODES_OF_FORM[fault]
+    end
+    local pointer, length, keep = body.read()
+    if not pointer then
+        return nil, CODES_OF_FORM[length] or "internal_error"
+    end
+    local name, reason = form_body.model(pointer, length, form, body.pause)
+    body.release(keep)
+    return name, CODES_OF_FORM[reason]
+end
+
+local CODES_OF_QUERY = { missing = "model_missing", duplicate = "ambiguous_body" }
+
+--- word of the route -> the name, or nil and a code; and what else the body said.
+local READERS = {
+    body = function() return from_json("body") end,
+    ["body-or-name"] = function() return from_json("body-or-name") end,
+    form = from_form,
+    path = function(value) return route_table.unescape(value) end,
+    query = function(_, query)
+        local name, reason = model_name.from_query(query)
+        return name, CODES_OF_QUERY[reason]
+    end,
+}
+local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
+local WITHOUT_MODEL = { listed = true, none = true }
+
+--- Whether a caller may use the model that its request asks for.
+---@param route table
+---@param value string|nil what stood for the route's parameter
+---@param query string with its question mark, or empty
+---@param list table the caller's allow-list
+---@return string|nil code of the refusal; nil when it may
+---@return table|nil found from `read_json`, whatever the code
+function _M.refusal(route, value, query, list)
+    local word = route.model
+    if not word then
+        return "insufficient_permissions"
+    end
+    if word ~= "query" and model_name.names_model(query) then
+        return "model_in_query"
+    end
+    if not BODY_WORDS[word] and has_body() then
+        return "body_unexpected"
+    end
+    if WITHOUT_MODEL[word] then
+        return nil
+    end
+    local name, code, found = READERS[word](value, query)
+    if name and not model_name.allows(list, name) then
+        code = "model_not_found"
+    end
+    return code, found
+end
+
+return _M

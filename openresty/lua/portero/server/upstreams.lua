@@ -1,0 +1,124 @@
+---------
+-- The servers behind the gateway, by upstream name ("llm", "issuer"), and which one is next.
+-- A name is looked up again every few seconds, so a container that comes back with another address
+-- is found without a reload. Addresses that were good stay until better ones are known.
+
+local balancer = require("ngx.balancer")
+local errors = require("portero.errors")
+local resolver = require("portero.server.resolver")
+
+local BAD_GATEWAY = 502
+--- A look-up is begun at one tick and taken at the next: a new address is known after two.
+local TICK_SECONDS = 2
+
+local pools = {}
+
+local _M = {}
+
+local function is_address(host)
+    return host:find("^[%d.]+$") ~= nil or host:find(":", 1, true) ~= nil
+end
+
+local function rebuild(pool)
+    local peers = {}
+    for _, server in ipairs(pool.servers) do
+        for _, address in ipairs(server.addresses) do
+            local bracketed = address:find(":", 1, true) and "[" .. address .. "]"
+            peers[#peers + 1] = { address = bracketed or address, port = server.port }
+        end
+    end
+    pool.peers = peers
+end
+
+--- Name the servers of an upstream; once, before the workers start.
+---@param name string
+---@param urls table[] { host, port }
+function _M.set(name, urls)
+    local pool = { servers = {}, next = 0 }
+    for index, url in ipairs(urls) do
+        pool.servers[index] = {
+            host = url.host,
+            port = url.port,
+            is_fixed = is_address(url.host),
+            addresses = is_address(url.host) and { url.host } or resolver.now(url.host),
+        }
+    end
+    rebuild(pool)
+    pools[name] = pool
+end
+
+local function refresh(server)
+    if server.is_fixed then
+        return false
+    end
+    if not server.lookup then
+        server.lookup = resolver.begin(server.host)
+        return false
+    end
+    local done, addresses = resolver.finish(server.lookup)
+    if not done then
+        return false
+    end
+    server.lookup = nil
+    server.addresses = addresses or server.addresses
+    return addresses ~= nil
+end
+
+local function tick()
+    for _, pool in pairs(pools) do
+        local changed = false
+        for _, server in ipairs(pool.servers) do
+            changed = refresh(server) or changed
+        end
+        if changed then
+            rebuild(pool)
+        end
+    end
+end
+
+--- Keep looking names up, in each worker.
+function _M.start()
+    assert(ngx.timer.every(TICK_SECONDS, tick))
+end
+
+--- Whether any address of an upstream is known. The balancer cannot refuse in good form, so the
+--- access phase asks this before.
+---@param name string
+---@return boolean
+function _M.is_known(name)
+    return pools[name].peers[1] ~= nil
+end
+
+--- The next peer in turn for a new request, and the one behind the last for a retry. Which one was
+--- tried is the request's own: others take their turns meanwhile.
+local function turn(pool)
+    local count = #pool.peers
+    if count == 1 then
+        return pool.peers[1]
+    end
+    local tried = ngx.ctx.tried_peer
+    if not tried then
+        balancer.set_more_tries(count - 1)
+        pool.next = pool.next % count + 1
+    end
+    local index = tried and tried % count + 1 or pool.next
+    ngx.ctx.tried_peer = index
+    return pool.peers[index]
+end
+
+--- Choose the next server of an upstream.
+---@param name string
+function _M.pick(name)
+    local pool = pools[name]
+    if not pool.peers[1] then
+        return errors.exit(BAD_GATEWAY)
+    end
+    local peer = turn(pool)
+    local ok, err = balancer.set_current_peer(peer.address, peer.port)
+    if not ok then
+        ngx.log(ngx.ERR, "upstreams.pick: ", err)
+        return errors.exit(BAD_GATEWAY)
+    end
+end
+
+return _M

@@ -1,0 +1,211 @@
+---------
+-- The internal listener: what the issuer and the reconciler tell this gateway (contract section 8).
+-- A message is authenticated by HMAC over method, path, time and body, is good for a short time and
+-- for one use, and is idempotent. It must never change anything before the MAC holds, and never
+-- answer "ok" for what did not fit.
+
+local cjson = require("cjson.safe")
+local active_tokens = require("portero.token.active_tokens")
+local crypto = require("portero.token.crypto")
+local errors = require("portero.errors")
+local jwt = require("portero.token.jwt")
+local keys = require("portero.token.keys")
+local metrics = require("portero.metrics")
+
+local LABEL = "portero-sync-1"
+local WINDOW_SECONDS = 30
+local NANOSECONDS = 1e9
+local BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, FULL = 400, 401, 404, 409, 507
+local YIELD_EVERY = 500
+local MOST_EPOCH_CHARACTERS = 64
+--- Beyond this a number is not written in full.
+local MOST_POSITION = 1e14
+
+local seen = ngx.shared.portero_seen
+
+local sync_key
+
+local _M = {}
+
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    sync_key = settings.sync_key
+end
+
+local function is_timely(sent_at)
+    local seconds = sent_at and sent_at:match("^%d+$") and tonumber(sent_at) / NANOSECONDS
+    return seconds and math.abs(ngx.now() - seconds) <= WINDOW_SECONDS
+end
+
+local function is_authentic(method, path, body)
+    local sent_at, mac = ngx.var.http_x_portero_time, ngx.var.http_x_portero_mac
+    if not mac or not is_timely(sent_at) then
+        return false
+    end
+    local text = table.concat({ LABEL, method, path, sent_at, body }, "\n")
+    local expected = crypto.hmac("HS256", sync_key, text)
+    return expected ~= nil and crypto.equal(crypto.hexadecimal(expected), mac)
+end
+
+--- A message is used once: its MAC is remembered for as long as its time would be accepted.
+local function is_first_use()
+    return seen:safe_add(ngx.var.http_x_portero_mac, true, 2 * WINDOW_SECONDS + 1)
+end
+
+local function are_entries(list)
+    if list == nil then
+        return true
+    end
+    if type(list) ~= "table" or (next(list) ~= nil and #list == 0) then
+        return false
+    end
+    for _, entry in ipairs(list) do
+        if type(entry) ~= "table" or not jwt.is_jti(entry[1]) or type(entry[2]) ~= "number"
+            or entry[2] % 1 ~= 0 then
+            return false
+        end
+    end
+    return true
+end
+
+--- Write every entry; long lists give way to requests now and then.
+local function write(change, list)
+    local fitted = true
+    for index, entry in ipairs(list or {}) do
+        local ok, err = change(entry[1], entry[2], ngx.now())
+        if not ok then
+            ngx.log(ngx.ERR, "sync: ", entry[1], " not written: ", err)
+            fitted = false
+        end
+        if index % YIELD_EVERY == 0 then
+            ngx.sleep(0)
+        end
+    end
+    return fitted
+end
+
+local function apply_entries(message)
+    local revoked = write(active_tokens.revoke, message.revoke)
+    local activated = write(active_tokens.activate, message.activate)
+    return revoked and activated
+end
+
+--- Whether the message says how far it brings this gateway.
+local function has_mark(message)
+    local position = message.position
+    return type(position) == "number" and position % 1 == 0 and position >= 0
+        and position < MOST_POSITION and type(message.epoch) == "string"
+        and #message.epoch <= MOST_EPOCH_CHARACTERS
+end
+
+local function apply(message)
+    if message.position ~= nil and not has_mark(message) then
+        return BAD_REQUEST
+    end
+    if not apply_entries(message) then
+        return FULL
+    end
+    if has_mark(message) then
+        active_tokens.set_position(message.epoch, message.position)
+    end
+    if message.current == true then
+        active_tokens.heard()
+    end
+end
+
+local SNAPSHOT_STEPS = {
+    begin = function()
+        active_tokens.begin_snapshot()
+    end,
+    part = function(message)
+        if not active_tokens.is_newest(message.generation) then
+            return CONFLICT
+        end
+        if not apply_entries(message) then
+            return FULL
+        end
+    end,
+    ["end"] = function(message)
+        if not active_tokens.is_newest(message.generation)
+            or not has_mark(message) then
+            return CONFLICT
+        end
+        active_tokens.set_position(message.epoch, message.position)
+        active_tokens.end_snapshot(message.generation)
+        active_tokens.heard()
+    end,
+}
+
+local function snapshot(message)
+    local step = SNAPSHOT_STEPS[message.step]
+    if not step then
+        return BAD_REQUEST
+    end
+    return step(message)
+end
+
+--- Changes nothing: that the issuer lives counts only once it has brought what was missing.
+local function status()
+end
+
+local function put_keys(message)
+    local accepted, reason = keys.put(message.history, message.serial, message.sealed)
+    if accepted then
+        return
+    end
+    ngx.log(ngx.ERR, "sync: keys not accepted: ", reason)
+    return reason == "older" and CONFLICT or BAD_REQUEST
+end
+
+local MESSAGES = {
+    ["POST /sync/keys"] = put_keys,
+    ["POST /sync/apply"] = apply,
+    ["POST /sync/snapshot"] = snapshot,
+    ["GET /sync/status"] = status,
+}
+
+local function parse(method, body)
+    if method == "GET" then
+        return {}
+    end
+    local message = cjson.decode(body)
+    local is_good = type(message) == "table" and #message == 0 and are_entries(message.activate)
+        and are_entries(message.revoke)
+    return is_good and message or nil
+end
+
+--- Judge one message and act on it; the answer tells how far this gateway has come.
+function _M.handle()
+    local method, path = ngx.req.get_method(), ngx.var.request_uri
+    local act = MESSAGES[method .. " " .. path]
+    if not act then
+        return errors.exit(NOT_FOUND)
+    end
+    ngx.req.read_body()
+    local body = ngx.req.get_body_data() or ""
+    if not is_authentic(method, path, body) then
+        return errors.exit(UNAUTHORIZED)
+    end
+    if not is_first_use() then
+        return errors.exit(CONFLICT)
+    end
+    local message = parse(method, body)
+    if not message then
+        return errors.exit(BAD_REQUEST)
+    end
+    active_tokens.watch_clock()
+    ngx.status = act(message) or ngx.HTTP_OK
+    ngx.header["Content-Type"] = "application/json"
+    local answer = active_tokens.status()
+    answer.keys = keys.mark()
+    ngx.say(cjson.encode(answer))
+end
+
+--- Answer `/metrics`.
+function _M.metrics()
+    ngx.header["Content-Type"] = "text/plain; version=0.0.4"
+    ngx.print(metrics.exposition(active_tokens.status(), active_tokens.staleness()))
+end
+
+return _M

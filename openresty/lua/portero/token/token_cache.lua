@@ -1,0 +1,138 @@
+---------
+-- Tokens this worker has verified, kept by their whole text, so that a known one costs a look-up. A
+-- text is the token, or what it came in: then where the token begins is part of the question.
+-- Only verified tokens enter, the cache is bounded, and it says nothing of being active: that is
+-- asked of the active-token set, which notes its answer in the claims. It must never log a token.
+
+local ffi = require("ffi")
+local jwt = require("portero.token.jwt")
+local keys = require("portero.token.keys")
+local recent = require("portero.token.recent")
+local shared_versions = require("portero.shared_versions")
+
+local C = ffi.C
+local sub = string.sub
+local bytes_at = ffi.typeof("const unsigned char *")
+
+local MOST_TOKENS = 4000
+--- A token that holds begins a text, or stands behind the name of its scheme.
+local PLACES = 2
+
+local roles
+local limits
+--- Where the token begins -> claims by text: the same text from another place is another token.
+local caches = {}
+--- Which version of the keys the cache and the keys of this worker are of.
+local version
+--- The header under which a signature held last, and its key: the issuer writes one header a key.
+local last_header, last_key = "", nil
+
+local _M = {}
+
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    roles = settings.roles
+    limits = settings.limits
+    caches = {}
+end
+
+local function start_of(text, from)
+    return ffi.cast(bytes_at, text) + (from - 1)
+end
+
+local function cache_of(from)
+    local cache = caches[from]
+    if not cache then
+        cache = recent.new(MOST_TOKENS / PLACES)
+        caches[from] = cache
+    end
+    return cache
+end
+
+--- The key that a header names. Answers the header's text too where it is not the last one's.
+local function key_of(text, from, to)
+    local length = to - from + 1
+    if length == #last_header and C.memcmp(start_of(text, from), last_header, length) == 0 then
+        return last_key
+    end
+    local header_text = sub(text, from, to)
+    local header = jwt.header(header_text)
+    local key = header and keys.find(header.kid)
+    if key and key.algorithm == header.alg then
+        return key, header_text
+    end
+end
+
+--- Verify in the order of RFC 7519 section 7.2: nothing of the payload before the signature.
+local function verify(text, from, now)
+    local first, second = jwt.dots(text, from)
+    if not first then
+        return nil, "form"
+    end
+    local key, header_text = key_of(text, from, first - 1)
+    if not key then
+        return nil, "key"
+    end
+    local length, signature = jwt.bytes(text, second + 1, #text)
+    if not length or not key.verify(start_of(text, from), second - from, signature, length) then
+        return nil, "signature"
+    end
+    if header_text then
+        last_header, last_key = header_text, key
+    end
+    return jwt.claims(text, first + 1, second - 1, roles, now)
+end
+
+--- The user's own limits where there are any (false says none), else the role's.
+local function limits_of(claims)
+    local own = limits.users[claims.sub]
+    if own ~= nil then
+        return own or nil
+    end
+    return limits.roles[claims.role]
+end
+
+--- Other keys: what was verified by the former ones is forgotten, in every worker before its next
+--- request.
+local function follow_keys()
+    if version == shared_versions.version() then
+        return
+    end
+    version = shared_versions.version()
+    keys.load()
+    last_header, last_key = "", nil
+    caches = {}
+end
+
+--- The claims of a token that is authentic and in its time.
+---@param text string
+---@param from integer where the token begins in it
+---@param now integer Unix seconds
+---@return table|nil claims, string|nil reason "expired", "no keys", or why it is not authentic
+function _M.claims(text, from, now)
+    follow_keys()
+    if version == 0 then
+        return nil, "no keys"
+    end
+    local cache = caches[from]
+    local claims = cache and cache:get(text)
+    if not claims then
+        local reason
+        claims, reason = verify(text, from, now)
+        if not claims then
+            return nil, reason
+        end
+        claims.limits = limits_of(claims)
+        cache_of(from):set(text, claims)
+    end
+    if claims.iat > now then
+        return nil, "not yet issued"
+    end
+    if claims.exp <= now then
+        return nil, "expired"
+    end
+    return claims
+end
+
+return _M

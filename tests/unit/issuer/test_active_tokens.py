@@ -1,0 +1,227 @@
+"""Store and gateways change together: the store first, then the gateways."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from issuer.errors import CapacityReached, NoGatewayReached, StoreUnavailable, TooManyTokens
+from issuer.store import Selection, Session
+from issuer.store.sqlite import SqliteSessions
+from issuer.sync import active_tokens
+from issuer.sync.active_tokens import ActiveTokens
+from issuer.sync.gateways import Ack, Changes, Gateways
+
+NOW = 1_800_000_000
+MOST_OF_SUBJECT = 10
+OK, FULL, AWAY = Ack("ok", ok=True), Ack("full", ok=False, full=True), Ack("away", ok=False)
+
+
+class FakeGateways(Gateways):
+    """Answers every push by `acks`, and keeps what was pushed."""
+
+    def __init__(self, *acks: Ack) -> None:
+        self.acks = list(acks)
+        self.pushed: list[Changes] = []
+        self.on_push: Callable[[], None] = lambda: None
+
+    def apply(self, changes: Changes) -> list[Ack]:
+        self.on_push()
+        self.pushed.append(changes)
+        return self.acks
+
+
+def session(name: str, subject: str = "USRSalice", role: str = "user", ttl: int = 900) -> Session:
+    return Session(name.rjust(22, "A"), subject, role, NOW, NOW + ttl, "fingerprint")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqliteSessions:
+    return SqliteSessions(tmp_path / "sessions.db")
+
+
+def make(
+    store: SqliteSessions, gateways: Gateways, most: int = 100, now: int = NOW
+) -> ActiveTokens:
+    return ActiveTokens(store, gateways, most, lambda: now + 0.9)
+
+
+def test_a_token_is_in_the_store_before_any_gateway_hears_of_it(store: SqliteSessions) -> None:
+    gateways = FakeGateways(OK)
+    seen: list[bool] = []
+    gateways.on_push = lambda: seen.append(store.find(session("1").jti) is not None)
+    make(store, gateways).activate(session("1"), MOST_OF_SUBJECT)
+    assert seen == [True]
+    assert gateways.pushed == [Changes(activate=[(session("1").jti, NOW + 900)])]
+
+
+def test_a_revocation_is_in_the_store_before_any_gateway_hears_of_it(
+    store: SqliteSessions,
+) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    seen: list[bool] = []
+    gateways.on_push = lambda: seen.append(tokens.is_active(session("1").jti))
+    done = tokens.revoke(Selection(jti=session("1").jti))
+    assert seen == [False]
+    assert gateways.pushed[-1] == Changes(revoke=[(session("1").jti, NOW + 900)])
+    assert [revoked.jti for revoked in done.sessions] == [session("1").jti]
+    assert not done.pending
+
+
+@pytest.mark.parametrize(
+    ("acks", "refusal"),
+    [
+        ([OK], None),
+        ([OK, OK], None),
+        ([OK, AWAY], None),
+        ([AWAY], NoGatewayReached),
+        ([AWAY, AWAY], NoGatewayReached),
+        ([FULL], CapacityReached),
+        ([OK, FULL], CapacityReached),
+        ([FULL, AWAY], CapacityReached),
+    ],
+)
+def test_a_token_is_active_unless_one_gateway_is_full_or_none_answers(
+    store: SqliteSessions, acks: list[Ack], refusal: type[Exception] | None
+) -> None:
+    gateways = FakeGateways(*acks)
+    tokens = make(store, gateways)
+    if refusal is None:
+        tokens.activate(session("1"), MOST_OF_SUBJECT)
+        assert tokens.is_active(session("1").jti)
+        return
+    with pytest.raises(refusal):
+        tokens.activate(session("1"), MOST_OF_SUBJECT)
+    assert not tokens.is_active(session("1").jti)
+    assert gateways.pushed[-1].revoke == [(session("1").jti, NOW + 900)]
+    assert store.count_active(NOW) == 0
+
+
+def test_at_capacity_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways, most=2)
+    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    tokens.activate(session("2"), MOST_OF_SUBJECT)
+    with pytest.raises(CapacityReached):
+        tokens.activate(session("3"), MOST_OF_SUBJECT)
+    assert len(gateways.pushed) == 2
+    assert store.find(session("3").jti) is None
+    assert tokens.is_active(session("1").jti)
+    tokens.revoke(Selection(jti=session("1").jti))
+    tokens.activate(session("3"), MOST_OF_SUBJECT)
+
+
+def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    for name in ("1", "2"):
+        tokens.activate(session(name), 2)
+    with pytest.raises(TooManyTokens):
+        tokens.activate(session("3"), 2)
+    assert len(gateways.pushed) == 2
+    assert store.find(session("3").jti) is None
+    tokens.activate(session("4", "USRSbob"), 2)
+
+
+def test_without_a_store_nothing_is_pushed(store: SqliteSessions) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    with pytest.raises(StoreUnavailable):
+        tokens.activate(session("1"), MOST_OF_SUBJECT)
+    assert len(gateways.pushed) == 1
+
+
+@pytest.mark.parametrize(
+    ("acks", "pending"),
+    [([OK, OK], ()), ([OK, AWAY], ("away",)), ([FULL, AWAY], ("away", "full"))],
+)
+def test_a_revocation_names_the_gateways_that_have_not_acknowledged_it(
+    store: SqliteSessions, acks: list[Ack], pending: tuple[str, ...]
+) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    gateways.acks = acks
+    assert tokens.revoke(Selection()).pending == pending
+    assert not tokens.is_active(session("1").jti)
+
+
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        (Selection(jti=session("1").jti), {"1"}),
+        (Selection(subject="USRSalice"), {"1", "2"}),
+        (Selection(role="admin"), {"3"}),
+        (Selection(), {"1", "2", "3"}),
+        (Selection(subject="USRSnobody"), set()),
+        (Selection(jti=session("1").jti, subject="ADMNroot"), set()),
+    ],
+)
+def test_only_what_is_selected_is_revoked(
+    store: SqliteSessions, selection: Selection, names: set[str]
+) -> None:
+    tokens = make(store, FakeGateways(OK))
+    every = [session("1"), session("2"), session("3", "ADMNroot", "admin")]
+    for one in every:
+        tokens.activate(one, MOST_OF_SUBJECT)
+    done = tokens.revoke(selection)
+    assert {revoked.jti[-1] for revoked in done.sessions} == names
+    assert {one.jti[-1] for one in every if not tokens.is_active(one.jti)} == names
+
+
+def test_a_revocation_of_nothing_tells_nobody(store: SqliteSessions) -> None:
+    gateways = FakeGateways(AWAY)
+    done = make(store, gateways).revoke(Selection())
+    assert (done.sessions, done.pending, gateways.pushed) == ([], (), [])
+
+
+def test_a_revocation_again_is_pushed_again(store: SqliteSessions) -> None:
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    gateways.acks = [AWAY]
+    assert tokens.revoke(Selection()).pending == ("away",)
+    gateways.acks = [OK]
+    assert tokens.revoke(Selection()).pending == ()
+    assert gateways.pushed[-1] == gateways.pushed[-2]
+
+
+def test_an_expired_token_is_revoked_everywhere_too_and_is_not_counted(
+    store: SqliteSessions,
+) -> None:
+    gateways = FakeGateways(OK)
+    make(store, gateways).activate(session("1"), MOST_OF_SUBJECT)
+    done = make(store, gateways, now=NOW + 900).revoke(Selection(subject="USRSalice"))
+    assert done.sessions == []
+    assert gateways.pushed[-1] == Changes(revoke=[(session("1").jti, NOW + 900)])
+
+
+def test_many_revocations_go_out_in_messages_of_bounded_size(
+    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_tokens, "PUSH_ENTRIES", 2)
+    gateways = FakeGateways(OK)
+    tokens = make(store, gateways)
+    for number in range(5):
+        tokens.activate(session(str(number)), MOST_OF_SUBJECT)
+    gateways.pushed.clear()
+    tokens.revoke(Selection())
+    sent = [jti for changes in gateways.pushed for jti, _ in changes.revoke]
+    assert [len(changes.revoke) for changes in gateways.pushed] == [2, 2, 1]
+    assert sorted(sent) == sorted(session(str(number)).jti for number in range(5))
+
+
+@pytest.mark.parametrize(("late", "active"), [(0, True), (899, True), (900, False), (901, False)])
+def test_a_token_is_active_until_its_time_is_over(
+    store: SqliteSessions, late: int, active: bool
+) -> None:
+    make(store, FakeGateways(OK)).activate(session("1"), MOST_OF_SUBJECT)
+    tokens = make(store, FakeGateways(OK), now=NOW + late)
+    assert tokens.is_active(session("1").jti) is active
+
+
+def test_j30_a_token_never_issued_is_not_active(store: SqliteSessions) -> None:
+    assert not make(store, FakeGateways(OK)).is_active(session("1").jti)

@@ -1,0 +1,619 @@
+"""The reconciler keeps every gateway equal to the store, whatever happens between two messages."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from issuer import config
+from issuer.keys.key_file import SIGNING, VERIFYING, WAITING, KeyFile
+from issuer.policy.roles import Roles
+from issuer.store import KEPT_SECONDS, Selection, Session
+from issuer.store.sqlite import SqliteSessions
+from issuer.sync import reconciler
+from issuer.sync.active_tokens import ActiveTokens
+from issuer.sync.gateways import APPLY, KEYS, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
+from issuer.users.credentials import CredentialsFile
+from tests.conftest import SECRET_KEY, SYNC_KEY, GatewayModel, wait_until
+
+NOW = int(time.time())
+HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
+OTHER_HASH = bcrypt.hashpw(b"another secret", bcrypt.gensalt(10)).decode()
+
+
+class Killed(BaseException):
+    """The reconciler's process ends here."""
+
+
+class ModelGateway(Gateway):
+    """A gateway without a network: its messages go straight to a model."""
+
+    def __init__(self, model: GatewayModel) -> None:
+        super().__init__("http://model", model.key.encode())
+        self.model = model
+        self.sent: list[str] = []
+        self.away = False
+        self.killed_before: int | None = None
+
+    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+        names = {APPLY: "apply", KEYS: "keys", STATUS: "state"}
+        return self._tell(names.get(path) or content["step"], method, path, content)
+
+    def _tell(self, what: str, method: str, path: str, content: Any) -> Ack:
+        if self.killed_before is not None and len(self.sent) >= self.killed_before:
+            raise Killed
+        self.sent.append(what)
+        if self.away:
+            return Ack(self.url, ok=False)
+        status, state = self.model.receive(method, path, json.loads(json.dumps(content)))
+        return Ack(self.url, status == 200, status == 507, state)
+
+
+class ModelGateways(Gateways):
+    """Several of them."""
+
+    def __init__(self, *each: Gateway) -> None:
+        self.each = list(each)
+
+    def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
+        return [send(gateway) for gateway in self.each]
+
+
+def keys_of(store: SqliteSessions) -> KeyFile:
+    """The key file beside a store; made when it is not there."""
+    path = store._path.with_name(config.KEY_FILE)
+    made = KeyFile(path, "HS256", SECRET_KEY.encode(), lambda: 3600)
+    if not path.exists():
+        made.prepare(NOW)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqliteSessions:
+    return SqliteSessions(tmp_path / "sessions.db")
+
+
+@pytest.fixture
+def gateway() -> ModelGateway:
+    return ModelGateway(GatewayModel())
+
+
+@pytest.fixture(autouse=True)
+def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "PART_ENTRIES", 2)
+    monkeypatch.setattr(reconciler, "PERIOD_SECONDS", 0.01)
+
+
+def add(store: SqliteSessions, *names: str, subject: str = "USRSalice", ends: int = 9_000) -> None:
+    for name in names:
+        issued = min(NOW, NOW + ends - 1)
+        one = Session(name.rjust(22, "A"), subject, "user", issued, NOW + ends, "old fingerprint")
+        store.add(one, 1000, NOW)
+
+
+def revoke(store: SqliteSessions, name: str) -> None:
+    store.revoke(Selection(jti=name.rjust(22, "A")), NOW)
+
+
+def truth(store: SqliteSessions) -> set[str]:
+    return {session.jti for session in store.active(int(time.time()), 1000)}
+
+
+def refresh(store: SqliteSessions, gateway: ModelGateway) -> list[str]:
+    """One round of a fresh reconciler; what it sent."""
+    gateway.sent.clear()
+    _Projection(gateway, store, keys_of(store)).refresh()
+    return list(gateway.sent)
+
+
+def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1", "2", "3")
+    revoke(store, "2")
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part", "end"]
+    assert gateway.model.active() == truth(store)
+    assert gateway.model.position == store.position()
+
+
+def test_an_empty_store_makes_an_empty_gateway_ready(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    assert refresh(store, gateway) == ["state", "keys", "begin", "end"]
+    assert gateway.model.least == 1
+
+
+def test_a_gateway_that_has_everything_is_asked_and_told_that_it_is_current(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    assert refresh(store, gateway) == ["state", "apply"]
+
+
+def test_what_changed_since_is_sent_in_order_and_without_a_snapshot(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    add(store, "2", "3", "4")
+    revoke(store, "1")
+    revoke(store, "3")
+    before = gateway.model.position
+    assert refresh(store, gateway) == ["state", "apply", "apply", "apply"]
+    assert gateway.model.active() == truth(store)
+    assert gateway.model.position == store.position() == before + 5
+
+
+def test_a_revocation_is_never_undone_by_an_activation_that_comes_late(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    jti = "1".rjust(22, "A")
+    gateway.apply(Changes(revoke=[(jti, NOW + 9_000)]))
+    gateway.apply(Changes(activate=[(jti, NOW + 9_000)]))
+    assert gateway.model.active() == set()
+
+
+def test_a_gateway_that_has_seen_another_store_gets_a_snapshot(
+    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path
+) -> None:
+    other = SqliteSessions(tmp_path / "lost.db")
+    add(other, "7", "8", "9")
+    refresh(other, gateway)
+    add(store, "1")
+    assert refresh(store, gateway) == ["state", "begin", "part", "end"]
+    assert gateway.model.active() == truth(store) != set()
+    assert gateway.model.position == 1
+
+
+def test_a_gateway_ahead_of_the_store_shows_that_an_older_file_came_back_and_all_is_revoked(
+    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(store, "1", "2")
+    with closing(sqlite3.connect(tmp_path / "older.db")) as copy:
+        store._connection().backup(copy)
+    revoke(store, "1")
+    refresh(store, gateway)
+    older = SqliteSessions(tmp_path / "older.db")
+    assert len(truth(older)) == 2
+    refresh(older, gateway)
+    assert "older" in caplog.text
+    assert refresh(older, gateway) == ["state", "begin", "part", "end"]
+    assert gateway.model.active() == truth(older) == set()
+    assert refresh(older, gateway) == ["state", "apply"]
+
+
+def test_a_restarted_gateway_gets_a_snapshot(store: SqliteSessions, gateway: ModelGateway) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    gateway.model.restart()
+    assert gateway.model.active() == set()
+    assert "begin" in refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+
+
+def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    gateway.apply(Changes(activate=[("Z" * 22, NOW + 9_000)]))
+    add(store, "1")
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+
+
+def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1", ends=-SKEW_SECONDS - 1)
+    add(store, "2")
+    add(store, "3", ends=int(time.time()) - NOW - SKEW_SECONDS + 10)
+    refresh(store, gateway)
+    assert gateway.model.active() == {name.rjust(22, "A") for name in "23"}
+
+
+def test_a_gateway_that_does_not_answer_is_only_asked(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    gateway.away = True
+    assert refresh(store, gateway) == ["state"]
+
+
+def test_what_is_revoked_while_a_snapshot_runs_stays_revoked(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1", "2", "3")
+    tell = gateway._tell
+
+    def revoke_after_the_first_part(what: str, method: str, path: str, content: Any) -> Ack:
+        ack = tell(what, method, path, content)
+        if what == "part" and store.find("1".rjust(22, "A")) in store.active(NOW, 10):
+            revoke(store, "1")
+            gateway.apply(Changes(revoke=[("1".rjust(22, "A"), NOW + 9_000)]))
+        return ack
+
+    gateway._tell = revoke_after_the_first_part  # type: ignore[method-assign]
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store) == {"2".rjust(22, "A"), "3".rjust(22, "A")}
+
+
+def test_what_is_activated_while_a_snapshot_runs_is_active_at_its_end(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "5", "6")
+    tell = gateway._tell
+
+    def add_behind_the_first_part(what: str, method: str, path: str, content: Any) -> Ack:
+        ack = tell(what, method, path, content)
+        if what == "part" and store.position() == 2:
+            add(store, "1")
+            gateway.apply(Changes(activate=[("1".rjust(22, "A"), NOW + 9_000)]))
+        return ack
+
+    gateway._tell = add_behind_the_first_part  # type: ignore[method-assign]
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+    assert len(gateway.model.active()) == 3
+
+
+def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
+    store: SqliteSessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel(most=3))
+    add(store, "1", "2", "3", "4", "5")
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part"]
+    assert gateway.model.least == 0
+    assert "full" in caplog.text
+
+
+def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions) -> None:
+    gateway = ModelGateway(GatewayModel(most=2))
+    add(store, "1")
+    refresh(store, gateway)
+    add(store, "2", "3", "4", "5")
+    assert refresh(store, gateway) == ["state", "apply"]
+    assert gateway.model.position == 1
+    gateway.model.most = 10
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["snapshot", "changes"])
+@pytest.mark.parametrize("messages", range(8))
+def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
+    store: SqliteSessions, gateway: ModelGateway, messages: int, ready: bool
+) -> None:
+    add(store, "0")
+    if ready:
+        refresh(store, gateway)
+    add(store, "1", "2", "3", "4", "5")
+    revoke(store, "0")
+    revoke(store, "4")
+    before = gateway.model.active()
+    gateway.killed_before = messages
+    try:
+        refresh(store, gateway)
+        was_killed = False
+    except Killed:
+        was_killed = True
+    assert was_killed is (messages < (5 if ready else 7))
+    assert ready or gateway.model.active() in (before, truth(store))
+    gateway.killed_before = None
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+    assert gateway.model.position == store.position()
+
+
+STEPS = st.lists(
+    st.tuples(st.just("add"), st.integers(0, 9))
+    | st.tuples(st.just("revoke"), st.integers(0, 9))
+    | st.tuples(st.just("restart"), st.just(0))
+    | st.tuples(st.just("lose"), st.integers(0, 7))
+    | st.tuples(st.just("refresh"), st.just(0)),
+    max_size=20,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    store = SqliteSessions(tmp_path_factory.mktemp("history") / "sessions.db")
+    gateway = ModelGateway(GatewayModel())
+    for step, number in steps:
+        if step == "add" and store.find(str(number).rjust(22, "A")) is None:
+            add(store, str(number))
+        elif step == "revoke":
+            revoke(store, str(number))
+        elif step == "restart":
+            gateway.model.restart()
+        elif step in ("lose", "refresh"):
+            gateway.killed_before = number if step == "lose" else None
+            try:
+                refresh(store, gateway)
+            except Killed:
+                gateway.killed_before = None
+    gateway.killed_before = None
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store)
+    assert gateway.model.position == store.position()
+
+
+@contextmanager
+def running(
+    store: SqliteSessions,
+    path: Path,
+    all_roles: Roles,
+    *each: ModelGateway,
+    keys: KeyFile | None = None,
+) -> Iterator[CredentialsFile]:
+    """A reconciler at work."""
+    gateways = ModelGateways(*each)
+    credentials = CredentialsFile(path, lambda: all_roles, store.salt())
+    active = ActiveTokens(store, gateways, 1000)
+    loop = Reconciler(active, gateways, credentials, keys or keys_of(store))
+    stop = threading.Event()
+    thread = threading.Thread(target=loop.run, args=(stop,))
+    thread.start()
+    try:
+        yield credentials
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    path = tmp_path / "credentials.env"
+    path.write_text(f"USRSalice={HASH}\nUSRSbob={HASH}\n")
+    return path
+
+
+def log_in(store: SqliteSessions, credentials: CredentialsFile, name: str, subject: str) -> None:
+    fingerprint = credentials.in_force().fingerprint(subject) or ""
+    session = Session(name.rjust(22, "A"), subject, "user", NOW, NOW + 9_000, fingerprint)
+    store.add(session, 1000, NOW)
+
+
+def test_the_loop_keeps_every_gateway_equal(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    with running(store, people, all_roles, one, two) as credentials:
+        for number in range(5):
+            log_in(store, credentials, str(number), "USRSalice")
+            wait_until(lambda: one.model.active() == two.model.active() == truth(store), "equal")
+        assert len(truth(store)) == 5
+        two.model.restart()
+        wait_until(lambda: two.model.active() == truth(store), "equal after a restart")
+
+
+def test_a_gateway_whose_messages_fail_badly_holds_up_no_other(
+    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(ModelGateway):
+        def state(self) -> Ack:
+            raise RuntimeError("odd")
+
+    good = ModelGateway(GatewayModel())
+    with running(store, people, all_roles, Odd(GatewayModel()), good) as credentials:
+        log_in(store, credentials, "1", "USRSalice")
+        wait_until(lambda: good.model.active() == truth(store) != set(), "the good one is equal")
+        wait_until(lambda: caplog.text.count("unexpected") > 1, "the odd one is tried again")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(f"USRSalice={OTHER_HASH}\nUSRSbob={HASH}\n", id="P8 another secret"),
+        pytest.param(f"USRSbob={HASH}\n", id="P8 the user removed"),
+    ],
+)
+def test_changed_credentials_revoke_the_live_tokens_of_that_user_alone(
+    store: SqliteSessions, people: Path, all_roles: Roles, after: str
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    with running(store, people, all_roles, gateway) as credentials:
+        log_in(store, credentials, "1", "USRSalice")
+        log_in(store, credentials, "2", "USRSalice")
+        log_in(store, credentials, "3", "USRSbob")
+        wait_until(lambda: len(gateway.model.active()) == 3, "all three are active")
+        (people.parent / "new").write_text(after)
+        (people.parent / "new").replace(people)
+        wait_until(lambda: gateway.model.active() == {"3".rjust(22, "A")}, "two are revoked")
+        assert truth(store) == {"3".rjust(22, "A")}
+
+
+def test_a_faulty_credentials_file_revokes_nobody(
+    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    with running(store, people, all_roles, gateway) as credentials:
+        log_in(store, credentials, "1", "USRSalice")
+        wait_until(lambda: len(gateway.model.active()) == 1, "it is active")
+        people.write_text("nonsense\n")
+        wait_until(lambda: "the former version stays in force" in caplog.text, "the fault is told")
+        asked = len(gateway.sent)
+        wait_until(lambda: len(gateway.sent) > asked + 3, "some more rounds")
+        assert len(gateway.model.active()) == 1
+
+
+def test_the_loop_forgets_sessions_whose_time_is_long_over(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    add(store, "1", ends=-2 * KEPT_SECONDS)
+    with running(store, people, all_roles, ModelGateway(GatewayModel())):
+        wait_until(lambda: store.find("1".rjust(22, "A")) is None, "it is forgotten")
+
+
+@pytest.mark.parametrize(("ahead", "alive"), [(3600, True), (2 * KEPT_SECONDS, False)])
+def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
+    store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    credentials = CredentialsFile(people, lambda: all_roles, store.salt())
+    gateways = ModelGateways(gateway)
+    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
+    add(store, "1")
+    refresh(store, gateway)
+    loop._prune(NOW + ahead)
+    loop._prune(NOW - 3600)
+    refresh(store, gateway)
+    assert bool(gateway.model.active()) is alive
+    assert bool(truth(store)) is alive
+
+
+# Keys
+
+
+def of_short_tokens(store: SqliteSessions) -> KeyFile:
+    """The same key file, for tokens that live a second."""
+    return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), lambda: 1)
+
+
+def states(store: SqliteSessions) -> list[str]:
+    return [entry.state for entry in keys_of(store).read().entries]
+
+
+def kids(store: SqliteSessions) -> set[str]:
+    return {entry.kid for entry in keys_of(store).read().in_force()}
+
+
+def test_a_gateway_gets_its_keys_before_any_token(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    assert refresh(store, gateway)[:2] == ["state", "keys"]
+    assert gateway.model.keys.keys() == kids(store)
+    assert refresh(store, gateway) == ["state", "apply"]
+
+
+def test_a_gateway_that_does_not_take_the_keys_gets_no_token(
+    store: SqliteSessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel(key="another sync key, which opens nothing of this"))
+    add(store, "1")
+    gateway.key = SYNC_KEY.encode()
+    assert refresh(store, gateway) == ["state", "keys"]
+    assert gateway.model.numbers == {}
+    assert "keys not applied" in caplog.text
+
+
+def test_other_keys_are_brought_to_a_gateway_that_has_the_tokens(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    keys_of(store).add(None, NOW)
+    add(store, "2")
+    assert refresh(store, gateway) == ["state", "keys", "apply"]
+    assert gateway.model.keys.keys() == kids(store)
+    assert len(gateway.model.keys) == 2
+
+
+def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    gateway.model.restart()
+    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "end"]
+    assert gateway.model.keys.keys() == kids(store)
+
+
+def test_a_waiting_key_signs_once_every_gateway_has_it(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    two.away = True
+    with running(store, people, all_roles, one, two):
+        added = keys_of(store).add(None, NOW)
+        wait_until(lambda: added.kid in one.model.keys, "the one has it")
+        asked = len(two.sent)
+        wait_until(lambda: len(two.sent) > asked + 5, "some more rounds")
+        assert states(store) == [SIGNING, WAITING]
+        two.away = False
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "it signs")
+    assert added.kid in two.model.keys
+
+
+def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    with running(store, people, all_roles, one, two):
+        wait_until(lambda: bool(one.model.keys and two.model.keys), "both have the first key")
+        two.away = True
+        added = keys_of(store).add(None, NOW)
+        wait_until(lambda: added.kid in one.model.keys, "the one has it")
+        asked = len(two.sent)
+        wait_until(lambda: len(two.sent) > asked + 5, "some more rounds")
+        assert states(store) == [SIGNING, WAITING]
+
+
+def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gateway(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    (old,) = kids(store)
+    with running(store, people, all_roles, gateway, keys=of_short_tokens(store)):
+        added = keys_of(store).add(None, NOW)
+        wait_until(lambda: added.kid in gateway.model.keys, "the gateway has both")
+        wait_until(lambda: gateway.model.keys.keys() == {added.kid}, "the old one is gone")
+    assert kids(store) == {added.kid}
+    assert keys_of(store).read().find(old) is not None
+
+
+def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    keys_of(store).add(None, NOW)
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "it signs")
+    assert len(gateway.model.keys) == 2
+
+
+def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
+    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: bool(gateway.model.keys), "it has its key")
+        before = dict(gateway.model.keys)
+        path = store._path.with_name(config.KEY_FILE)
+        whole = path.read_text()
+        path.write_text(whole[:-20])
+        wait_until(lambda: "key file" in caplog.text, "it is told")
+        assert gateway.model.keys == before
+        path.write_text(whole)
+        keys_of(store).add(None, NOW)
+        wait_until(lambda: states(store) == [VERIFYING, SIGNING], "all goes on")
+
+
+def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(GatewayModel())
+    path = people.with_name(config.KEY_FILE)
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: gateway.model.least > 0, "it is ready")
+        before = dict(gateway.model.keys)
+        path.unlink()
+        asked = len(gateway.sent)
+        wait_until(lambda: len(gateway.sent) > asked + 5, "some more rounds")
+        assert gateway.model.keys == before
+        assert not path.exists()

@@ -1,0 +1,247 @@
+---------
+-- Callers with limits, from admission to the log phase: issue of limits, threats B10, B15.
+
+local fake_ngx = require("fake_ngx")
+
+local NOW = 1700000000
+local ROUTE = { is_llm = true, class = "inference", answered_by = "llm",
+    target = "/v1/chat/completions", model = "body" }
+
+local fake, admission, dict, body_text, replaced, held
+
+before_each(function()
+    fake = fake_ngx.install(NOW)
+    replaced, held = nil, 0
+    package.loaded["portero.request.body"] = {
+        pause = function() end,
+        read = function()
+            local ffi = require("ffi")
+            held = held + 1
+            return ffi.cast("const unsigned char *", body_text), #body_text, body_text
+        end,
+        release = function(keep)
+            assert.equal(body_text, keep)
+            held = held - 1
+        end,
+        text = function(bytes, from, to) return require("ffi").string(bytes + from, to - from) end,
+        replace = function(_, _, from, to, text)
+            assert.equal(1, held)
+            replaced = body_text:sub(1, from) .. text .. body_text:sub(to + 1)
+        end,
+    }
+    body_text = '{"model":"a"}'
+    package.loaded["portero.answer.stream"] = {
+        filter = function(arrived) fake.arrived = arrived end,
+    }
+    fake.load("portero.quota.limits").start()
+    admission = fake.load("portero.quota.admission")
+    dict = fake.shared.portero_limits
+end)
+
+after_each(function()
+    package.loaded["portero.request.body"], package.loaded["portero.answer.stream"] = nil, nil
+end)
+
+local number = 0
+
+local function request(headers, route)
+    number = number + 1
+    headers = headers or { ["content-type"] = "application/json", ["content-length"] = "13" }
+    fake.request({ method = "POST", target = (route or ROUTE).target, headers = headers })
+    fake.ngx.var.request_id = "id" .. number
+end
+
+local function answered(status)
+    fake.ngx.status = status or 200
+    admission.add_headers()
+end
+
+local function ask(limits, headers, route)
+    request(headers, route)
+    limits.is_counted = (limits.requests_per_minute or limits.tokens_per_minute
+        or limits.concurrent_requests) ~= nil
+    return admission.refusal(route or ROUTE, nil, "", { sub = "USRSA", limits = limits })
+end
+
+--- One chunk through the filter; what the client gets of it.
+local function pass(chunk, is_last)
+    fake.ngx.arg = { chunk, is_last or false }
+    admission.filter()
+    return fake.ngx.arg[1]
+end
+
+describe("refusal", function()
+    it("is none within all limits, and tells what is left with the answer", function()
+        assert.is_nil(ask({ requests_per_minute = 2, tokens_per_minute = 50 }))
+        answered()
+        local headers = fake.answer.headers
+        assert.equal(2, headers["x-ratelimit-limit-requests"])
+        assert.equal(1, headers["x-ratelimit-remaining-requests"])
+        assert.equal("1m0s", headers["x-ratelimit-reset-requests"])
+        assert.equal(50, headers["x-ratelimit-remaining-tokens"])
+    end)
+
+    it("is 429 over the requests of a minute, with when to come again", function()
+        assert.is_nil(ask({ requests_per_minute = 1 }))
+        local code, headers = ask({ requests_per_minute = 1 })
+        assert.equal("too_many_requests", code)
+        assert.equal(60, headers["Retry-After"])
+        assert.equal(0, headers["x-ratelimit-remaining-requests"])
+    end)
+
+    it("is 413 over the largest body, before anything is counted", function()
+        local limits = { largest_body_bytes = 12, requests_per_minute = 5 }
+        assert.equal("request_too_large", (ask(limits)))
+        assert.equal("request_too_large", (ask(limits, { ["transfer-encoding"] = "chunked" })))
+        assert.equal(0, dict:count())
+        assert.is_nil(ask({ largest_body_bytes = 13 }))
+        assert.is_nil(ask({ largest_body_bytes = 13 }, { ["transfer-encoding"] = "chunked" }))
+    end)
+
+    it("is the model's before any slot is taken", function()
+        local models = fake.load("portero.policy.model_name").compile({ "b" }, true)
+        assert.equal("model_not_found", (ask({ models = models, concurrent_requests = 1 })))
+        assert.equal(0, dict:count())
+    end)
+
+    it("is 429 for one more at once, until one has ended", function()
+        local limits = { concurrent_requests = 1 }
+        assert.is_nil(ask(limits))
+        local first = fake.ngx.var.request_id
+        local code, headers = ask(limits)
+        assert.equal("too_many_at_once", code)
+        assert.equal(1, headers["Retry-After"])
+        fake.ngx.var.request_id = first
+        admission.settle()
+        assert.is_nil(ask(limits))
+    end)
+
+    it("counts a question that is no inference, and takes no slot for it", function()
+        local route = { is_llm = true, class = "models", answered_by = "discovery",
+            target = "/v1/models", model = "listed" }
+        local limits = { requests_per_minute = 5, concurrent_requests = 1, tokens_per_minute = 1 }
+        assert.is_nil(ask(limits, {}, route))
+        assert.is_nil(ask(limits, {}, route))
+        assert.equal(3, fake.answer.headers["x-ratelimit-remaining-requests"])
+        assert.is_nil(fake.answer.headers["x-ratelimit-limit-tokens"])
+    end)
+
+    it("is 503 when nothing can be counted", function()
+        dict.most_entries = 0
+        assert.equal("not_ready", (ask({ requests_per_minute = 5 })))
+        assert.equal("not_ready", (ask({ tokens_per_minute = 5 })))
+        assert.equal("not_ready", (ask({ concurrent_requests = 5 })))
+    end)
+
+    it("is 400 for a stream whose body cannot be told to tell its usage", function()
+        body_text = '{"stream":true,"stream":false}'
+        assert.equal("json_name_twice", (ask({ tokens_per_minute = 5 })))
+    end)
+end)
+
+describe("a body that was read", function()
+    local MODELS = { "a" }
+
+    local function compiled()
+        return fake.load("portero.policy.model_name").compile(MODELS, true)
+    end
+
+    it("is held while it is judged, and given back whatever comes of it", function()
+        for _, text in ipairs({ '{"model":"a","stream":true}', '{"model":"a"}', '{"model":"b"}',
+            "{}", "x", '{"model":"a","lora":1}' }) do
+            body_text = text
+            ask({ models = compiled() })
+            ask({ models = compiled(), tokens_per_minute = 5, concurrent_requests = 1 })
+            ask({ tokens_per_minute = 5 })
+            assert.equal(0, held, text)
+        end
+    end)
+
+    it("is given back when its length alone was asked", function()
+        ask({ largest_body_bytes = 12 }, { ["transfer-encoding"] = "chunked" })
+        ask({ largest_body_bytes = 13 }, { ["transfer-encoding"] = "chunked" })
+        assert.equal(0, held)
+    end)
+end)
+
+describe("a stream of OpenAI's dialect", function()
+    -- The body, and the body that is sent; nil where it stays as it is.
+    for text, sent in pairs({
+        ['{"stream":true}'] = '{"stream_options":{"include_usage":true},"stream":true}',
+        ['{"stream":true,"stream_options":{"include_usage":false}}'] =
+            '{"stream":true,"stream_options":{"include_usage":true}}',
+        ['{"stream":true,"stream_options":null}'] =
+            '{"stream":true,"stream_options":{"include_usage":true}}',
+        ['{"stream":true,"stream_options":{"include_usage":true}}'] = false,
+        ['{"stream":false}'] = false, ['{"model":"a"}'] = false,
+        ['{"stream":true,"stream_options":"x"}'] = false,
+    }) do
+        it(("is asked for its usage: %s"):format(text), function()
+            body_text = text
+            assert.is_nil(ask({ tokens_per_minute = 5 }))
+            assert.equal(sent or nil, replaced)
+        end)
+    end
+
+    it("is left alone where no tokens are counted", function()
+        body_text = '{"stream":true}'
+        assert.is_nil(ask({ requests_per_minute = 5 }))
+        assert.is_nil(replaced)
+    end)
+end)
+
+local TEXT = 'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+local USAGE = 'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+
+describe("filter, add_headers and settle", function()
+    it("take the usage out that the client did not ask for, and charge it", function()
+        body_text = '{"stream":true}'
+        ask({ tokens_per_minute = 50 })
+        fake.ngx.header["Content-Length"] = 100
+        answered()
+        assert.is_nil(fake.answer.headers["content-length"])
+        assert.equal(TEXT, pass(TEXT))
+        assert.equal("", pass(USAGE))
+        assert.equal(USAGE, fake.arrived)
+        pass("data: [DONE]\n\n", true)
+        admission.settle()
+        assert.is_nil(ask({ tokens_per_minute = 50 }))
+        answered()
+        assert.equal(43, fake.answer.headers["x-ratelimit-remaining-tokens"])
+    end)
+
+    it("refuse the next request when all tokens are used", function()
+        ask({ tokens_per_minute = 7 })
+        pass('{"usage":{"prompt_tokens":3,"completion_tokens":4}}', true)
+        admission.settle()
+        local code, headers = ask({ tokens_per_minute = 7 })
+        assert.equal("too_many_tokens", code)
+        assert.equal(60, headers["Retry-After"])
+    end)
+
+    it("charge nothing for an answer that is no success", function()
+        ask({ tokens_per_minute = 50 })
+        answered(400)
+        pass('{"usage":{"prompt_tokens":3,"completion_tokens":4}}', true)
+        admission.settle()
+        ask({ tokens_per_minute = 50 })
+        answered()
+        assert.equal(50, fake.answer.headers["x-ratelimit-remaining-tokens"])
+    end)
+
+    it("leave alone what they have no notes of", function()
+        request()
+        answered()
+        assert.equal(TEXT, pass(TEXT))
+        admission.settle()
+        assert.same({}, fake.answer.headers)
+        assert.equal(0, dict:count())
+    end)
+
+    it("give a slot back once", function()
+        ask({ concurrent_requests = 2 })
+        admission.settle()
+        admission.settle()
+        assert.equal(0, dict:count())
+    end)
+end)

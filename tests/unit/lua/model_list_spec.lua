@@ -1,0 +1,169 @@
+---------
+-- Which models there are, as far as the caller may use them.
+
+local cjson = require("cjson.safe")
+local fake_ngx = require("fake_ngx")
+local shipped = require("shipped")
+
+local fake, model_list, asked, result
+
+local OPENAI = cjson.encode({
+    object = "list",
+    data = {
+        { id = "a:latest", object = "model", created = 1, owned_by = "x", path = "CANARY" },
+        { id = "b", object = "model", created = 2, owned_by = "x", max_model_len = 9 },
+        { object = "model" }, "x", { id = 1 },
+    },
+    models = { { name = "CANARY" } },
+})
+local OLLAMA = cjson.encode({
+    models = {
+        { name = "a:latest", model = "a:latest", details = { families = {} } },
+        { name = "b:latest", model = "b:latest", capabilities = { "x" } },
+        { name = "a:latest", model = "b:latest" },
+    },
+})
+
+local function settings_with(models, users)
+    local settings = shipped.settings()
+    local model_name = fake.load("portero.policy.model_name")
+    settings.limits = {
+        roles = { user = models and { models = model_name.compile(models, true) } or nil },
+        users = users or {},
+    }
+    return settings
+end
+
+before_each(function()
+    fake = fake_ngx.install()
+    model_list = fake.load("portero.answer.model_list")
+    result = { status = 200, body = OPENAI }
+    rawset(fake.ngx, "location", {
+        capture = function(uri, options)
+            asked = { uri = uri, target = fake.ngx.var.upstream_target, options = options }
+            return result
+        end,
+    })
+    fake.load("portero.answer.upstream_errors").start(shipped.settings())
+    model_list.start(settings_with(nil))
+end)
+
+local function answer(target)
+    fake.request({ method = "GET", target = target })
+    local var = fake.ngx.var
+    var.upstream_target, var.auth_user, var.auth_role = target, "USRSA", "user"
+    model_list.answer()
+    return cjson.decode(fake.answer.body), fake.answer
+end
+
+local function ids(target)
+    local found = {}
+    for _, entry in ipairs(answer(target).data) do
+        found[#found + 1] = entry.id
+    end
+    return table.concat(found, " ")
+end
+
+describe("start and answer", function()
+    it("asks the LLM server what the caller asked, in the caller's name", function()
+        answer("/base/v1/models?x=1")
+        assert.same({
+            uri = "/llm-server-says", target = "/base/v1/models",
+            options = { copy_all_vars = true },
+        }, asked)
+    end)
+
+    it("shows all models to a caller without limits, and no more of each than its place", function()
+        assert.equal("a:latest b", ids("/v1/models"))
+        local list, whole = answer("/v1/models")
+        assert.same({ id = "b", object = "model", created = 2, owned_by = "x", max_model_len = 9 },
+            list.data[2])
+        assert.is_nil(whole.body:find("CANARY", 1, true))
+        assert.equal("no-store", whole.headers["cache-control"])
+    end)
+
+    it("shows a caller with limits what it may use and nothing else", function()
+        model_list.start(settings_with({ "a" }))
+        assert.equal("a:latest", ids("/v1/models"))
+        model_list.start(settings_with({}))
+        assert.equal('{"object":"list","data":[]}', (select(2, answer("/v1/models"))).body)
+    end)
+
+    it("takes a user's own limits in place of the role's, and their absence too", function()
+        local own = settings_with({ "b" }).limits.roles.user
+        model_list.start(settings_with({ "a" }, { USRSA = own }))
+        assert.equal("b", ids("/v1/models"))
+        model_list.start(settings_with({ "a" }, { USRSA = false }))
+        assert.equal("a:latest b", ids("/v1/models"))
+    end)
+
+    it("leaves Ollama's lists as they are for a caller without limits", function()
+        result.body = OLLAMA
+        for _, path in ipairs({ "/api/tags", "/api/ps" }) do
+            answer(path)
+            assert.equal(OLLAMA, fake.answer.body)
+        end
+    end)
+
+    it("filters Ollama's lists by every name that an entry has", function()
+        result.body = OLLAMA
+        model_list.start(settings_with({ "a" }))
+        local list = answer("/api/tags")
+        assert.equal(1, #list.models)
+        assert.equal("a:latest", list.models[1].name)
+        assert.equal(cjson.null, list.models[1].details.families)
+    end)
+
+    it("finds one model's entry in the list, however its name is written", function()
+        for _, name in ipairs({ "a", "a:latest", "A", "library%2Fa", "a%3Alatest" }) do
+            assert.equal("a:latest", answer("/v1/models/" .. name).id)
+            assert.equal("/v1/models", asked.target)
+        end
+    end)
+
+    -- H3
+    for id, path in pairs({
+        ["/models/Qwen3"] = "/models/Qwen3", [ [[C:\models\x.gguf]] ] = "C:%5Cmodels%5Cx.gguf",
+        ["a/v1/models/b"] = "a/v1/models/b", ["100% (a+b)?#"] = "100%25%20(a+b)%3F%23",
+        ["模型"] = "%E6%A8%A1%E5%9E%8B", ["../models/x"] = "..%2Fmodels%2Fx", ["x/"] = "x/",
+        ["/api/tags"] = "%2Fapi%2Ftags",
+    }) do
+        it("finds an ID of any characters, and sends none of it: " .. path, function()
+            result.body = cjson.encode({ data = { { id = id:upper() }, { id = id } } })
+            assert.equal(id, answer("/base/v1/models/" .. path).id)
+            assert.equal("/base/v1/models", asked.target)
+        end)
+    end
+
+    it("does not find a model that is not in the list", function()
+        local body, whole = answer("/v1/models/c")
+        assert.equal(404, whole.exit)
+        assert.equal("model_not_found", body.error.code)
+    end)
+
+    -- What the LLM server says, and what the caller is told.
+    for said, told in pairs({ [404] = 404, [503] = 503, [504] = 504, [500] = 502, [401] = 502 }) do
+        it(("tells the LLM server's %d as %d, without its words"):format(said, told), function()
+            result = { status = said, body = '{"error":"CANARY"}' }
+            answer("/v1/models")
+            assert.equal(told, fake.answer.exit)
+            assert.is_nil(fake.answer.body:find("CANARY", 1, true))
+        end)
+    end
+
+    it("refuses a list that is cut off, or is none", function()
+        for _, bad in ipairs({
+            { status = 200, body = OPENAI, truncated = true }, { status = 200, body = "x" },
+            { status = 200, body = "1" },
+        }) do
+            result = bad
+            answer("/v1/models")
+            assert.equal(502, fake.answer.exit)
+        end
+    end)
+
+    it("takes a list without entries for an empty one", function()
+        result.body = '{"data":1}'
+        assert.equal("", ids("/v1/models"))
+    end)
+end)

@@ -1,0 +1,115 @@
+---------
+-- The open paths: each in the one way it is written, by its methods.
+
+local cjson = require("cjson.safe")
+local fake_ngx = require("fake_ngx")
+
+local fake, open_paths
+
+before_each(function()
+    fake = fake_ngx.install()
+    open_paths = fake.load("portero.request.open_paths")
+end)
+
+--- What nginx makes of a path, and the ways it was asked for.
+local SPELLINGS = {
+    ["/llm/login"] = {
+        "//llm/login", "/llm//login", "/%6clm/login", "/llm%2flogin", "/./llm/login",
+        "/x/../llm/login", "/llm/login#x", "/llm/logi%6E", "/%6clm/login?next=/llm/login",
+    },
+    ["/x?y"] = { "/x%3fy" },
+}
+
+local function each_spelling(action)
+    for path, spellings in pairs(SPELLINGS) do
+        for _, asked in ipairs(spellings) do
+            fake.request({ method = "POST", target = asked, uri = path })
+            action()
+            assert.equal(400, fake.answer.exit, asked)
+            local content = cjson.decode(fake.answer.body).error
+            assert.equal("invalid_request", content.code)
+            assert.is_truthy(content.message:find("^The path has "), content.message)
+            assert.equal(1, fake.answer.endings)
+        end
+    end
+end
+
+local AS_WRITTEN = { "/llm/login", "/login?", "/login?next=/admin/", "/login?next=//x/../y%2f" }
+
+describe("enter", function()
+    it("refuses a path that is spelled in another way", function()
+        each_spelling(open_paths.enter)
+    end)
+
+    it("leaves a path as it is written to the issuer, with any query and by any method", function()
+        for _, target in ipairs(AS_WRITTEN) do
+            for _, method in ipairs({ "GET", "POST", "OPTIONS", "FOO" }) do
+                fake.request({ method = method, target = target })
+                open_paths.enter()
+                assert.equal(0, fake.answer.endings, target)
+            end
+        end
+    end)
+
+    it("answers a browser's question before a login, where its origin is named", function()
+        local asks = { ["access-control-request-method"] = "POST" }
+        for origin, status in pairs({ ["https://a"] = 204, [""] = false }) do
+            fake.request({ method = "OPTIONS", target = "/llm/login", headers = asks })
+            fake.ngx.var.cors_origin = origin
+            open_paths.enter()
+            assert.equal(status, fake.answer.exit or false)
+        end
+    end)
+end)
+
+describe("enter_to_read", function()
+    it("refuses a path that is spelled in another way", function()
+        each_spelling(open_paths.enter_to_read)
+    end)
+
+    it("lets GET and HEAD pass", function()
+        for _, method in ipairs({ "GET", "HEAD" }) do
+            fake.request({ method = method, target = "/healthz?x" })
+            open_paths.enter_to_read()
+            assert.equal(0, fake.answer.endings)
+        end
+    end)
+
+    it("answers any other method with 405 and the methods there are", function()
+        for _, method in ipairs({ "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "FOO", "get" }) do
+            fake.request({ method = method, target = "/healthz" })
+            open_paths.enter_to_read()
+            assert.equal(405, fake.answer.exit)
+            assert.equal("GET, HEAD", fake.answer.headers.allow)
+            assert.equal("method_not_allowed", cjson.decode(fake.answer.body).error.code)
+        end
+    end)
+end)
+
+describe("allowed", function()
+    it("names the methods of every open path, and of no other", function()
+        local conf = assert(io.open("openresty/conf/public.conf", "rb"))
+        local text, count = conf:read("*a"), 0
+        conf:close()
+        for path in text:gmatch("location = (/%S+)") do
+            if path ~= "/llm-server-says" then
+                assert.matches("^[A-Z, ]+$", open_paths.allowed(path).Allow)
+                count = count + 1
+            end
+        end
+        assert.equal(13, count)
+        assert.equal("POST", open_paths.allowed("/llm/login").Allow)
+        for _, path in ipairs({ "/", "/v1/models", "/llm-server-says", "//llm/login" }) do
+            assert.is_nil(open_paths.allowed(path))
+        end
+    end)
+end)
+
+describe("to_console", function()
+    it("sends to the console's path on this host for good, whatever the host is called", function()
+        fake.request({ target = "/admin", headers = { host = "evil.example" } })
+        open_paths.to_console()
+        assert.equal("/admin/", fake.answer.redirect)
+        assert.equal(308, fake.answer.ended_with)
+    end)
+end)

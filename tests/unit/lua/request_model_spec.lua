@@ -1,0 +1,212 @@
+---------
+-- Which model a request asks for, wherever its route says that it stands: threats B4-B13.
+
+local ffi = require("ffi")
+local fake_ngx = require("fake_ngx")
+
+local fake, request_model, list, text, reads, released
+
+--- A body in memory, as `portero.body` answers one.
+local function fake_body()
+    return {
+        pause = function() end,
+        release = function(keep) released = keep end,
+        read = function()
+            reads = reads + 1
+            if type(text) == "table" then
+                return nil, text[1]
+            end
+            return ffi.cast("const unsigned char *", text), #text, text
+        end,
+    }
+end
+
+before_each(function()
+    fake = fake_ngx.install()
+    reads, released, text = 0, nil, '{"model":"ok"}'
+    package.loaded["portero.request.body"] = fake_body()
+    request_model = fake.load("portero.request.request_model")
+    list = fake.load("portero.policy.model_name").compile({ "ok", "wild*" }, true)
+end)
+
+after_each(function()
+    package.loaded["portero.request.body"] = nil
+end)
+
+local function refusal(word, options)
+    options = options or {}
+    local headers = options.headers or { ["content-type"] = "application/json" }
+    headers["content-length"] = options.length or (type(text) == "string" and #text .. "") or nil
+    fake.request({ method = "POST", target = "/x", headers = headers })
+    return (request_model.refusal({ model = word }, options.value, options.query or "", list))
+end
+
+describe("refusal", function()
+    it("is none for a model of the list, and for no other", function()
+        assert.is_nil(refusal("body"))
+        text = '{"model":"wilder"}'
+        assert.is_nil(refusal("body"))
+        text = '{"model":"other"}'
+        assert.equal("model_not_found", refusal("body"))
+    end)
+
+    it("is that of the route where the route does not say where its model is", function()
+        assert.equal("insufficient_permissions", refusal(nil))
+        assert.equal(0, reads)
+    end)
+
+    -- Body, and what it is refused with.
+    for body, code in pairs({
+        ["{}"] = "model_missing", ['{"model":null}'] = "model_missing",
+        ['{"model":""}'] = "model_missing", ['{"model":"ok","model":"ok"}'] = "ambiguous_body",
+        ['{"model":"ok","MODEL":"x"}'] = "ambiguous_body", ["x"] = "invalid_json",
+        ['{"model":"ok","lora":[1]}'] = "model_second", ["[]"] = "invalid_json",
+        ['{"name":"ok"}'] = "model_missing", ['{"model":1}'] = "model_unusable",
+        ['{"model":"ok","a":1,"a":2}'] = "json_name_twice", ['{"Model":"ok"}'] = "json_name_near",
+    }) do
+        it(("is %s for %s"):format(code, body), function()
+            text = body
+            assert.equal(code, refusal("body"))
+        end)
+    end
+
+    it("takes Ollama's name where the route does", function()
+        text = '{"name":"ok"}'
+        assert.is_nil(refusal("body-or-name"))
+        text = '{"name":"other"}'
+        assert.equal("model_not_found", refusal("body-or-name"))
+    end)
+
+    it("is 415 for what is no plain JSON, unread, and says why", function() -- B8, B9
+        for _, case in ipairs({
+            { { ["content-type"] = "text/plain" }, "unsupported_media_type", "form_expected" },
+            { {}, "unsupported_media_type", "form_expected" },
+            { { ["content-type"] = "application/json; charset=utf-16" }, "json_charset",
+                "form_expected" },
+            { { ["content-type"] = "application/json", ["content-encoding"] = "gzip" },
+                "body_compressed", "body_compressed" },
+            { { ["content-type"] = "multipart/form-data" }, "unsupported_media_type",
+                "form_boundary" },
+            { { ["content-type"] = "multipart/form-data; boundary=a; charset=utf-16" },
+                "unsupported_media_type", "form_charset" },
+        }) do
+            assert.equal(case[2], refusal("body", { headers = case[1] }))
+            assert.equal(case[3], refusal("form", { headers = case[1] }))
+        end
+        assert.equal(0, reads)
+    end)
+
+    it("is none for a body that is said to be as it is", function()
+        for _, name in ipairs({ "identity", "Identity" }) do
+            local headers = { ["content-type"] = "application/json", ["content-encoding"] = name }
+            assert.is_nil(refusal("body", { headers = headers }))
+        end
+    end)
+
+    it("is 400 for no body at all, and 500 for one that cannot be read", function() -- B10
+        text = { "empty" }
+        assert.equal("body_missing", refusal("body"))
+        text = { "body: cannot map the file" }
+        assert.equal("internal_error", refusal("body"))
+    end)
+
+    it("reads the model of a path as a person writes it", function()
+        local none = { length = "0", headers = {} }
+        none.value = "library%2Fok"
+        assert.is_nil(refusal("path", none))
+        none.value = "other"
+        assert.equal("model_not_found", refusal("path", none))
+    end)
+
+    it("reads the model of a query", function()
+        local none = { length = "0", headers = {}, query = "?model=ok" }
+        assert.is_nil(refusal("query", none))
+        none.query = "?a=b"
+        assert.equal("model_missing", refusal("query", none))
+        none.query = "?model=ok&model=other"
+        assert.equal("ambiguous_body", refusal("query", none))
+    end)
+
+    it("lets no query name a model where that is not its place", function()
+        for _, word in ipairs({ "body", "body-or-name", "form", "path", "listed", "none" }) do
+            assert.equal("model_in_query", refusal(word, { query = "?model=ok", value = "ok" }))
+        end
+    end)
+
+    it("lets no body come where none belongs", function() -- B13
+        for _, word in ipairs({ "path", "query", "listed", "none" }) do
+            assert.equal("body_unexpected", refusal(word, { value = "ok" }))
+            local headers = { ["transfer-encoding"] = "chunked" }
+            fake.request({ method = "GET", target = "/x", headers = headers })
+            local code = request_model.refusal({ model = word }, "ok", "", list)
+            assert.equal("body_unexpected", code)
+        end
+    end)
+
+    it("is none where nothing names a model", function()
+        for _, word in ipairs({ "listed", "none" }) do
+            assert.is_nil(refusal(word, { length = "0", headers = {} }))
+        end
+    end)
+
+    it("reads the model of a form", function()
+        local FORM = { ["content-type"] = "multipart/form-data; boundary=B" }
+        local function form(name)
+            text = '--B\r\nContent-Disposition: form-data; name="model"\r\n\r\n' .. name
+                .. "\r\n--B--\r\n"
+            return refusal("form", { headers = FORM })
+        end
+        assert.is_nil(form("ok"))
+        assert.equal(text, released)
+        assert.equal("model_not_found", form("other"))
+        assert.equal(text, released)
+        text = { "empty" }
+        assert.equal("form_missing", refusal("form", { headers = FORM }))
+    end)
+
+    it("says why the form is refused", function()
+        local function refused(head, value)
+            text = "--B\r\nContent-Disposition: form-data; " .. head .. "\r\n\r\n" .. value
+                .. "\r\n--B--\r\n"
+            return refusal("form", { headers = {
+                ["content-type"] = "multipart/form-data; boundary=B",
+            } })
+        end
+        assert.equal("model_missing", refused("name=x", "ok"))
+        assert.equal("form_head", refused("x=y", "ok"))
+        assert.equal("form_model_near", refused("name=Model", "ok"))
+        assert.equal("form_model_file", refused("name=model; filename=a", "ok"))
+        assert.equal("form_model_encoded",
+            refused("name=model\r\nContent-Transfer-Encoding: base64", "b2s="))
+        assert.equal("form_model_kind", refused("name=model\r\nContent-Type: a/b", "ok"))
+        assert.equal("model_unusable", refused("name=model", "\0"))
+        assert.equal("form_broken", refused("name=model", "x--B"))
+        assert.equal("form_too_long",
+            refused(("name=x\r\n\r\n\r\n--B\r\nContent-Disposition: form-data; "):rep(1000)
+                .. "name=model", "ok"))
+        assert.equal("ambiguous_body",
+            refused("name=model\r\n\r\nok\r\n--B\r\nContent-Disposition: form-data; name=model",
+                "ok"))
+    end)
+end)
+
+describe("read_json", function()
+    it("answers what the body says, with the bytes to change it by", function()
+        text = '{"model":"ok","stream":true,"stream_options":{"a":1}}'
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        local found = request_model.read_json()
+        assert.is_true(found.stream)
+        assert.equal(#text, found.length)
+        local range = found.stream_options
+        assert.equal('{"a":1}', text:sub(range.from + 1, range.to))
+        assert.equal(text, found.keep)
+        assert.is_nil(released)
+    end)
+
+    it("gives back the bytes of a body that says nothing", function()
+        text = '{"model":"ok"'
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        assert.same({ nil, "invalid_json" }, { request_model.read_json() })
+        assert.equal(text, released)
+    end)
+end)
