@@ -127,11 +127,18 @@ def log_format() -> str:
     return found[0]
 
 
+#: What Portero fills into its configuration, for the tiny upstream.
+FILLED_IN = {"@LLM_AUTHORITY@": "x", "@LLM_AUTHORIZATION@": '""', "@LLM_TIMEOUT@": "600"}
+
+
 def asking() -> str:
     """How Portero asks an LLM server: the path as it came."""
     text = (CONF / "llm.conf").read_text()
     text = "proxy_pass http://llm;\n" + re.sub(r"proxy_ssl_.*\n", "", text)
-    return text.replace("@LLM_AUTHORITY@", "x").replace("include ", f"include {CONF}/")
+    for word, value in FILLED_IN.items():
+        text = text.replace(word, value)
+    assert "@" not in re.sub(r"#.*", "", text), "llm.conf has a word that is not filled in here"
+    return text.replace("include ", f"include {CONF}/")
 
 
 @contextmanager
