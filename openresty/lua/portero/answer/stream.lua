@@ -161,13 +161,19 @@ local function begin()
     return watch
 end
 
---- An answer that told its length: nearly all come whole, and are done. Of others each part is
---- looked at, for there is no note of when that was done last.
-local function filter_told(chunk, length)
-    if chunk == "" or #chunk >= length then
+--- An answer that told its length. Nearly all come whole and at once, and cost no more than the
+--- question for how long they took; of others each part is looked at, for there is no note of when
+--- that was done last.
+local function filter_told(length)
+    local elapsed_seconds = elapsed_by_clock()
+    if elapsed_seconds < CHECK_SECONDS then
         return
     end
-    local code = verdict(elapsed_by_clock())
+    local chunk = ngx.arg[1]
+    if chunk == "" or #chunk >= tonumber(length) then
+        return
+    end
+    local code = verdict(elapsed_seconds)
     if code then
         return abort(code)
     end
@@ -208,9 +214,9 @@ end
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 ---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
 function _M.filter(arrived)
-    local chunk, length = ngx.arg[1], ngx.header["Content-Length"]
+    local length = ngx.header["Content-Length"]
     if length then
-        return filter_told(chunk, tonumber(length))
+        return filter_told(length)
     end
     local watch = ngx.ctx.watch or begin()
     if watch.is_cut then
@@ -218,6 +224,7 @@ function _M.filter(arrived)
     elseif watch.text then
         return say_instead(watch)
     end
+    local chunk = ngx.arg[1]
     return filter_stream(watch, chunk, ngx.arg[2], arrived or chunk)
 end
 
