@@ -102,6 +102,11 @@ class Roles:
         """The role whose code begins this username, or None."""
         return self._by_code.get(username[:CODE_LENGTH])
 
+    def grants(self, name: str, route_class: str) -> bool:
+        """Whether the role of this name may use a class of routes."""
+        role = self._by_name.get(name)
+        return role is not None and route_class in role.routes
+
     def longest_ttl_seconds(self) -> int:
         """The longest a token of any role can live."""
         return max(role.ttl_seconds for role in self)

@@ -1,6 +1,7 @@
 """The admin API and console: who has active tokens, and revoking them.
 
-The gateway lets only admins reach it; it asks again itself, as it must never trust a header.
+For whose role has the class `console`, as at the gateway, which lets nobody else reach it; it asks
+again itself, as it must never trust a header.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
 from issuer.web import responses
 
-ADMIN = "admin"
+CONSOLE = "console"
 MOST_LISTED = 1_000
 
 
@@ -24,18 +25,18 @@ def blueprint(authority: Authority) -> Blueprint:
     routes = Blueprint("admin", __name__, url_prefix="/admin")
 
     @routes.before_request
-    def admins_only() -> Response | None:
+    def granted_only() -> Response | None:
+        roles = authority.roles.in_force()
         try:
             presented = presented_token.read(request.headers.get)
-            claims = authority.validate(presented.token)
+            claims = authority.validate(presented.token, roles)
         except TokenRefused:
             if responses.wants_page():
                 return make_response(redirect("/admin/login?next=/admin/"))
             return responses.error("invalid_api_key")
         unsafe = request.method not in ("GET", "HEAD")
-        if claims.role != ADMIN or (
-            unsafe and presented.by_cookie and responses.from_another_site()
-        ):
+        from_elsewhere = unsafe and presented.by_cookie and responses.from_another_site()
+        if from_elsewhere or not roles.grants(claims.role, CONSOLE):
             return responses.error("insufficient_permissions")
         return None
 

@@ -132,6 +132,7 @@ class _Doors:
                 subject=claims.subject,
                 role=claims.role,
                 routes=role.routes if role else (),
+                door=role.door if role else "/login",
                 expires_at=claims.expires_at,
                 now=self._authority.now(),
                 example={"base_url": self._base_url},

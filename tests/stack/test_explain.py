@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
 import pytest
 import requests
 
 from issuer import config
 from issuer.policy.decision import Policy
-from tests.support.deployment import Caller, Deployment, deployed
+from tests.support.deployment import Caller, Deployment, credentials_text, deployed
 from tests.support.policies import KINDS, Line, lines, write_roles
 from tests.support.upstream import Upstream
 
@@ -132,3 +133,54 @@ def test_the_command_prints_decision_rule_and_line(
     assert "roles.agent_reasoning.models" in place
     allowed = running.command("explain", "AGNRTEST01", "POST", "/chat/completions", "--model=tiny")
     assert allowed.stdout.splitlines()[0].startswith("200 ")
+
+
+CONSOLE = (
+    "GET /admin/",
+    "GET /admin/api/sessions",
+    "DELETE /admin/api/sessions/{jti}",
+    "DELETE /admin/api/users/AGNRTEST01/sessions",
+)
+
+
+def with_ops(content: dict[str, Any]) -> None:
+    """A role of one's own has the console, and the one named admin has it no longer."""
+    roles = content["roles"]
+    roles["ops"] = {**roles["admin"], "code": "OPSX", "routes": ["console", "page"]}
+    roles["admin"]["routes"].remove("console")
+
+
+@pytest.fixture(scope="module")
+def with_operators(
+    local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("operators")
+    users = folder / "users.env"
+    users.write_text(credentials_text() + "OPSXTEST01=of-the-operators\n")
+    roles = write_roles(folder / "roles.json", with_ops)
+    settings = {"ROLES_FILE": str(roles), "CREDENTIALS_FILE": str(users)}
+    with deployed(local_upstream.url, **settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("user", "status"), [("OPSXTEST01", 200), ("ADMNTEST01", 403)])
+def test_the_console_is_for_who_is_granted_it_whatever_the_role_is_called_p3(
+    with_operators: Deployment, user: str, status: int
+) -> None:
+    caller = Caller(with_operators)
+    secret = "of-the-operators" if user == "OPSXTEST01" else None
+    token = caller.login(user, secret, "/admin/login").cookies["auth_token"]
+    page = caller.call(token, "/", "GET").text
+    assert ('href="/admin/"' in page, "/admin/login" in page) == (status == 200, True)
+    for line in CONSOLE:
+        for listener in (with_operators.gateway, with_operators.issuer):
+            agent = caller.token("AGNRTEST01")
+            claims = jwt.decode(agent, options={"verify_signature": False})
+            method, path = line.format(jti=claims["jti"]).split()
+            sent = {"Authorization": f"Bearer {token}"}
+            answer = requests.request(method, listener + path, headers=sent, timeout=10)
+            assert answer.status_code == status, (line, listener)
+            is_revoked = method == "DELETE" and status == 200
+            assert caller.validate(agent) == (401 if is_revoked else 200)
+        said = with_operators.command("explain", user, method, path, check=False)
+        assert said.stdout.startswith(f"{status} "), said.stderr
