@@ -172,9 +172,9 @@ llm_idle() {
 }
 
 # What a page of another origin may read of an answer.
-cors_exposed="x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
-x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
-x-ratelimit-reset-tokens"
+cors_exposed="x-request-id, x-portero-code, retry-after, x-ratelimit-limit-requests, \
+x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
+x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 
 # CORS_ORIGINS as entries of nginx's map: each exactly as a browser sends it, and never a pattern.
 read_cors_origins() {

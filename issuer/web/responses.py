@@ -62,6 +62,7 @@ def error(
         answer = make_response(page, row.status)
     else:
         answer = make_response(jsonify(envelope(code, text)), row.status)
+    answer.headers["X-Portero-Code"] = code
     answer.headers.update(headers or {})
     if row.status in (429, 503):
         answer.headers["Retry-After"] = RETRY_SECONDS

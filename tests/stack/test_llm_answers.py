@@ -29,6 +29,7 @@ TELLING = (
     "Location: https://canary.internal:8443/CANARY\r\nContent-Location: /CANARY\r\n"
     "Refresh: 0; url=https://canary.internal\r\nLink: <https://canary.internal>; rel=next\r\n"
     "Server: CANARY\r\nSet-Cookie: auth_token=CANARY\r\nX-Powered-By: CANARY\r\nVia: CANARY\r\n"
+    "X-Portero-Code: CANARY\r\n"
     'Alt-Svc: h2="canary.internal:443"\r\nWWW-Authenticate: Basic realm="CANARY"\r\n'
 )
 JSON_TYPE = "application/json"
@@ -122,6 +123,7 @@ def assert_refused(
         assert isinstance(error, str), what
     else:
         assert error["code"] == code, what
+    assert answer.headers["x-portero-code"] == code, what
     told = f"{answer.text}{answer.headers}".lower()
     assert "canary" not in told, what
     assert "<html" not in told, what

@@ -380,13 +380,13 @@ end
 
 --- nginx takes what is no HTTP from an LLM server for HTTP/0.9, and then sends the client no head
 --- either: it is written here, as a part of what is sent.
-local function say_head(row, body)
+local function say_head(row, body, code)
     if ngx.req.http_version() ~= HTTP_09 or ngx.var.server_protocol == "HTTP/0.9" then
         return
     end
     ngx.print("HTTP/1.1 ", row[1], " \r\nContent-Type: application/json\r\nContent-Length: ",
-        #body, "\r\nCache-Control: no-store\r\nx-request-id: ", ngx.var.request_id,
-        "\r\nConnection: close\r\n\r\n")
+        #body, "\r\nCache-Control: no-store\r\nx-portero-code: ", row.code or code,
+        "\r\nx-request-id: ", ngx.var.request_id, "\r\nConnection: close\r\n\r\n")
 end
 
 --- The head of an error's answer, but for its length.
@@ -396,6 +396,8 @@ local function begin(code, headers)
     ngx.status = row[1]
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
+    -- Not every dialect has a place for it.
+    ngx.header["x-portero-code"] = row.code or code
     set_headers(row.headers)
     set_headers(headers)
     return row, cjson.encode(_M.body(code, ngx.var.request_uri or "/")) .. "\n"
@@ -418,7 +420,7 @@ function _M.refuse(code, headers)
     decline_body()
     local row, body = begin(code, headers)
     ngx.header["Content-Length"] = #body
-    say_head(row, body)
+    say_head(row, body, code)
     ngx.print(body)
     return ngx.exit(row[1])
 end

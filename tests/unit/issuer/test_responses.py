@@ -173,6 +173,7 @@ def test_an_error_bears_its_header_in_both_forms(
         answer = responses.error(code)
     assert answer.status_code == status
     assert answer.headers[header[0]] == header[1]
+    assert answer.headers["X-Portero-Code"] == code
     assert answer.mimetype == accept
 
 

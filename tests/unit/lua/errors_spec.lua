@@ -169,6 +169,14 @@ describe("refuse", function()
         end
     end)
 
+    it("bears its code in a header, which every dialect has", function()
+        for code, wire in pairs({ expired = "invalid_api_key", not_ready = "not_ready" }) do
+            for _, target in ipairs({ "/api/chat", "/v1/chat/completions" }) do
+                assert.equal(wire, refuse(code, target).headers["x-portero-code"])
+            end
+        end
+    end)
+
     it("writes the head that nginx would leave out behind an answer that was no HTTP", function()
         fake.request({ target = "/v1/chat/completions", http_version = 0.9 })
         fake.ngx.var.request_id = "abc"
