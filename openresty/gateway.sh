@@ -150,7 +150,7 @@ llm_servers() {
             *) servers="$servers server $authority:$default_port;" ;;
         esac
     done
-    echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.upstreams\").pick(\"llm\") \}}"
+    echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.server.upstreams\").pick(\"llm\") \}}"
 }
 
 # The seconds after which a kind of LLM server may end an idle connection; empty for never. What is

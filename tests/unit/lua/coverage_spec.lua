@@ -59,6 +59,24 @@ describe("the specs", function()
     end
 end)
 
+describe("the configuration", function()
+    local known = {}
+    for _, module in ipairs(modules.names()) do
+        known[module] = true
+    end
+
+    it("calls no module that is not there", function()
+        local count = 0
+        for _, path in ipairs(modules.configuration()) do
+            for called in modules.read(path):gmatch('require%(\\?"portero%.([%w_.]+)\\?"%)') do
+                count = count + 1
+                assert.is_true(known[called], path .. " calls " .. called)
+            end
+        end
+        assert.is_true(count > 20)
+    end)
+end)
+
 describe("the pure modules", function()
     local pure = {}
     for _, module in ipairs(PURE) do

@@ -40,6 +40,18 @@ function modules.names()
     return found
 end
 
+--- The files that call modules: nginx's, and the script that fills them in.
+---@return string[] paths
+function modules.configuration()
+    local found = { "openresty/gateway.sh" }
+    for entry in lfs.dir("openresty/conf") do
+        if entry:find("%.conf$") then
+            found[#found + 1] = "openresty/conf/" .. entry
+        end
+    end
+    return found
+end
+
 --- What is written in a module.
 ---@param name string
 ---@return string
