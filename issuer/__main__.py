@@ -1,4 +1,4 @@
-"""The command line: `python -m issuer init | check | explain | reconcile | revoke | keys | …`.
+"""The command line: `python -m issuer init | check | explain | users | sessions | revoke | …`.
 
 Every command reads the same settings as the server. None prints a secret unless it is asked to.
 What each does is in `issuer/commands`, a file a verb.

@@ -17,6 +17,8 @@ CHAT_SECONDS = 120
 REQUEST_SECONDS = 30
 #: What a part that is still starting, or a limit, may answer; any other status will not change.
 PASSING_STATUSES = (429, 500, 502, 503, 504)
+#: What a demo user gets who was removed, has another secret, or whose role was changed.
+NO_LOGIN_STATUSES = (401, 403)
 
 
 def wait_for_issuer(plan: Plan, children: Sequence[Part]) -> None:
@@ -99,6 +101,8 @@ def models_for(plan: Plan, login: str) -> list[str] | None:
 def chat_fault(plan: Plan, login: str) -> str:
     """A real login and a real answer of the LLM through the gateway; the fault if it may pass."""
     status, answer = log_in(plan, login)
+    if status in NO_LOGIN_STATUSES:
+        return ""  # the demo users are the operator's, and the gateway said that it is ready
     if status == 200:
         headers = {"Authorization": f"Bearer {token_in(answer)}"}
         body = {**question(DEMO_MODEL), "max_tokens": 4}

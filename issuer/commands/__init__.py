@@ -8,10 +8,20 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from issuer.commands import backup, check, explain, init, reconcile, revoke, signing_keys
+from issuer.commands import (
+    backup,
+    check,
+    explain,
+    init,
+    reconcile,
+    revoke,
+    sessions,
+    signing_keys,
+    users,
+)
 
 #: In the order in which `--help` lists them.
-VERBS = (init, check, explain, reconcile, signing_keys, backup, revoke)
+VERBS = (init, check, explain, reconcile, signing_keys, backup, users, sessions, revoke)
 
 #: Shields an ID from the parser, and is nowhere in one.
 _SHIELD = "="

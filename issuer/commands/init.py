@@ -10,7 +10,7 @@ from pathlib import Path
 from issuer import config
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
-from issuer.users import credentials
+from issuer.users import credentials, credentials_file
 
 #: As many as HS512 wants (RFC 7518 §3.2).
 SECRET_BYTES = 48
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
     if options.given:
         _keep_given(data / "given", places["sync_key"] / "given")
-    logins = data / "demo-logins"
+    logins = data / credentials_file.DEMO_LOGINS
     if config.credentials_file() is None or options.print_logins:
         _make_credentials(data / "credentials.env", logins)
     if options.print_logins and logins.exists():

@@ -5,7 +5,7 @@ import sys
 import time
 
 from issuer import assemble, config
-from issuer.commands.told import PENDING_STATUS, Bare, Commands, tell_pending
+from issuer.commands.told import PENDING_STATUS, Bare, Commands, moment, tell_pending
 from issuer.keys import ALGORITHMS
 from issuer.keys.key_file import SIGNING, VERIFYING
 
@@ -32,13 +32,9 @@ def add_to(commands: Commands, bare: Bare) -> None:
 
 def _list(_: argparse.Namespace) -> int:
     for entry in assemble(config.read()).keys.read().entries:
-        until = f" until {_moment(entry.until)}" if entry.state == VERIFYING else ""
-        print(f"{entry.kid}  {entry.algorithm}  {_moment(entry.added_at)}  {entry.state}{until}")
+        until = f" until {moment(entry.until)}" if entry.state == VERIFYING else ""
+        print(f"{entry.kid}  {entry.algorithm}  {moment(entry.added_at)}  {entry.state}{until}")
     return 0
-
-
-def _moment(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _add(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
-"""What commands tell of gateways that are not there at the moment."""
+"""What several commands tell alike: moments, and gateways that are not there at the moment."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,3 +18,8 @@ def tell_pending(urls: Sequence[str]) -> int:
     for url in urls:
         print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
     return PENDING_STATUS if urls else 0
+
+
+def moment(seconds: int) -> str:
+    """A time in whole Unix seconds, as people and machines read it (RFC 3339, UTC)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -17,7 +17,7 @@ from issuer.policy.roles import is_subject
 MOST_SECRET_BYTES = 72
 COSTS = range(10, 15)
 
-_BYTE_ORDER_MARK = "\ufeff"
+BYTE_ORDER_MARK = "\ufeff"
 _BLANKS = " \t"
 _QUOTES = "'\""
 #: A word processor's. They are never taken off, for nobody can tell which belongs to which.
@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
 def read(text: str) -> Iterator[Line]:
     """Every line of the file's text that is neither blank nor a comment."""
-    for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).split("\n"), 1):
+    for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
         # Blanks around it are not of the line, nor is the CR of a line end of Windows.
         line = line.rstrip(_BLANKS + "\r")
         text_of_line = line.lstrip(_BLANKS)
@@ -54,6 +54,17 @@ def read(text: str) -> Iterator[Line]:
             yield from _comment(number, line)
         elif text_of_line:
             yield _line(number, line)
+
+
+def secret_faults(secret: str) -> list[str]:
+    """Why a secret, given in plain, can be nobody's, though its hash alone were written."""
+    if _BCRYPT.match(secret):
+        return ["the secret is a bcrypt hash already; give the secret itself, it is hashed here"]
+    controls = [
+        f"{character}, in the secret, is a control character, and HTTP Basic carries none"
+        for character in _named(_ANY_CONTROL, secret, 1)
+    ]
+    return controls or _plain_faults(secret)
 
 
 # Invisible characters.
@@ -68,6 +79,8 @@ _INVISIBLE = (
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _ANY_LINE_BREAK = re.compile(f"[{_LINE_BREAKS}]")
+#: RFC 7617 §2.
+_ANY_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _ANY_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
 #: Unicode has names for no control; these are the ones it lists beside them.
 _CONTROLS = {
@@ -84,7 +97,7 @@ _CONTROLS = {
 
 def _called(character: str) -> str:
     name = _CONTROLS.get(character) or unicodedata.name(character, "a control character")
-    mark = " (a byte order mark)" if character == _BYTE_ORDER_MARK else ""
+    mark = " (a byte order mark)" if character == BYTE_ORDER_MARK else ""
     return f"U+{ord(character):04X} {name}{mark}"
 
 

@@ -182,19 +182,28 @@ def generate(roles: Iterable[str], each: int) -> list[tuple[str, str]]:
     return [
         (
             f"{code}{secrets.token_hex(NAME_BYTES).upper()}",
-            secrets.token_urlsafe(SECRET_BYTES),
+            new_secret(),
         )
         for code in roles
         for _ in range(each)
     ]
 
 
+def hashed(secret: str) -> str:
+    """A bcrypt hash of a secret. Raises `Faults` for one that can be nobody's."""
+    if faults := credential_lines.secret_faults(secret):
+        raise Faults(faults)
+    return bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST)).decode()
+
+
+def new_secret() -> str:
+    """A random secret that nobody guesses."""
+    return secrets.token_urlsafe(SECRET_BYTES)
+
+
 def hashed_lines(users: Sequence[tuple[str, str]]) -> str:
     """The text of a credentials file that holds hashes only."""
-    lines = [
-        f"{name}={bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST)).decode()}"
-        for name, secret in users
-    ]
+    lines = [f"{name}={hashed(secret)}" for name, secret in users]
     return "\n".join(["# Portero credentials: USERNAME=BCRYPT-HASH", *lines, ""])
 
 

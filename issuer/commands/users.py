@@ -1,0 +1,131 @@
+"""`users add | list | passwd | remove`: the credentials file, edited in place."""
+
+import argparse
+import getpass
+import sys
+from functools import partial
+from pathlib import Path
+
+from issuer import assemble, config
+from issuer.commands.told import Bare, Commands, tell_pending
+from issuer.config import Settings
+from issuer.errors import Faults
+from issuer.store import Selection
+from issuer.store.sqlite import SqliteSessions
+from issuer.users import credentials, credentials_file
+from issuer.users.credentials_file import Edit
+
+_WHENCE = """The secret comes from a prompt; where standard input is no terminal, it is its first
+line. Its hash alone is written."""
+
+
+def add_to(commands: Commands, _: Bare) -> None:
+    """The commands' words."""
+    parser = commands.add_parser("users", help="add, list and remove users, change a secret")
+    verbs = parser.add_subparsers(required=True, metavar="add | list | passwd | remove")
+    listing = verbs.add_parser("list", help="name, role, and how the secret is kept")
+    listing.set_defaults(command=_list)
+    for word, command, text in (
+        ("add", _add, "a new user; the name begins with its role's code"),
+        ("passwd", _passwd, "another secret; what was issued for the old one is revoked at once"),
+        ("remove", _remove, "the user, with all active tokens, at once"),
+    ):
+        verb = verbs.add_parser(word, help=text, description=None if word == "remove" else _WHENCE)
+        verb.add_argument("name", metavar="NAME")
+        verb.set_defaults(command=command)
+        if command != _remove:
+            verb.add_argument("--generate", action="store_true", help="make one, and print it once")
+
+
+def _list(_: argparse.Namespace) -> int:
+    roles = config.read_roles().in_force()
+    text = credentials_file.read(_path())
+    for user in credentials_file.listed(text, roles):
+        print(f"{user.name}  {user.role}  {user.secret}")
+    return 0
+
+
+def _add(options: argparse.Namespace) -> int:
+    roles = config.read_roles().in_force()
+    credentials_file.check_name(options.name, roles)
+    # Told before anybody has to type a secret twice, and judged again when it is written.
+    credentials_file.added(credentials_file.read(_path()), options.name, "")
+    secret = _secret(options)
+    change = partial(credentials_file.added, name=options.name, hashed=credentials.hashed(secret))
+    credentials_file.edit(_path(), roles, change)
+    role = roles.of(options.name)
+    print(f"added {options.name}, role {role.name if role else ''}")
+    _show(options, secret)
+    return 0
+
+
+def _passwd(options: argparse.Namespace) -> int:
+    settings = _settings()
+    path = settings.credentials_file
+    credentials_file.changed(credentials_file.read(path), options.name, "")
+    secret = _secret(options)
+    change = partial(credentials_file.changed, name=options.name, hashed=credentials.hashed(secret))
+    status = _edit_and_revoke(settings, options.name, change, "has another secret")
+    _show(options, secret)
+    return status
+
+
+def _remove(options: argparse.Namespace) -> int:
+    change = partial(credentials_file.removed, name=options.name)
+    return _edit_and_revoke(_settings(), options.name, change, "is removed")
+
+
+def _edit_and_revoke(settings: Settings, name: str, change: Edit, told: str) -> int:
+    """The file first, so that nobody logs in with the old secret after the revocation."""
+    credentials_file.edit(settings.credentials_file, settings.roles.in_force(), change)
+    credentials_file.forget_demo_login(settings.credentials_file, name)
+    done = assemble(settings).active.revoke(Selection(subject=name))
+    print(f"{name} {told}; {len(done.sessions)} unexpired tokens are revoked")
+    return tell_pending(done.pending)
+
+
+def _settings() -> Settings:
+    """With a store that can be written, so that nothing is left half done."""
+    settings = config.read()
+    SqliteSessions(settings.database_path).check()
+    return settings
+
+
+def _path() -> Path:
+    path = config.credentials_file()
+    if path is None:
+        raise Faults(["CREDENTIALS_FILE: is not set; it names the file of the users"])
+    return path
+
+
+def _secret(options: argparse.Namespace) -> str:
+    if options.generate:
+        return credentials.new_secret()
+    return _typed() if sys.stdin.isatty() else _first_line()
+
+
+def _typed() -> str:
+    try:
+        secret = getpass.getpass("New secret: ")
+        again = getpass.getpass("The same again: ")
+    except EOFError:
+        raise Faults(["no secret was given; nothing is changed"]) from None
+    if secret != again:
+        raise Faults(["the two secrets differ; nothing is changed"])
+    return secret
+
+
+def _first_line() -> str:
+    try:
+        line = sys.stdin.readline().encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise Faults(["the secret on standard input is not UTF-8"]) from None
+    secret = line.removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise Faults(["no secret on standard input; give it there as one line, or --generate"])
+    return secret
+
+
+def _show(options: argparse.Namespace, secret: str) -> None:
+    if options.generate:
+        print(f"{options.name}={secret}")

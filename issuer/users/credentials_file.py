@@ -1,0 +1,172 @@
+"""The credentials file, edited in place: one user's line is added, changed or taken away.
+
+Comments, order, line ends, mode and owner stay, and whoever reads the file meanwhile sees the text
+before or the one after. A text that its reader would refuse is never written. It must never write
+or tell a secret: what comes in is a hash.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from issuer.errors import Faults
+from issuer.policy.roles import Roles, is_subject
+from issuer.users import credential_lines, credentials
+
+DEMO_LOGINS = "demo-logins"
+Edit = Callable[[str], str]
+
+
+class User(NamedTuple):
+    """One user as the file has it."""
+
+    name: str
+    role: str
+    secret: str
+
+
+# Texts.
+
+
+def added(text: str, name: str, hashed: str) -> str:
+    """With a line at the end for a new user. Raises `Faults`."""
+    if _places(text, name):
+        raise Faults([f"{name} is a user already; 'users passwd' changes the secret"])
+    end = "\r\n" if "\r\n" in text else "\n"
+    before = text if not text or text.endswith("\n") else text + end
+    return f"{before}{name}={hashed}{end}"
+
+
+def changed(text: str, name: str, hashed: str) -> str:
+    """With another secret on the user's line. Raises `Faults`."""
+    lines = text.split("\n")
+    place = _place(text, name)
+    end = "\r" if lines[place].endswith("\r") else ""
+    lines[place] = f"{lines[place].partition('=')[0]}={hashed}{end}"
+    return "\n".join(lines)
+
+
+def removed(text: str, name: str) -> str:
+    """Without the user's line. Raises `Faults`."""
+    lines = text.split("\n")
+    place = _place(text, name)
+    mark = credential_lines.BYTE_ORDER_MARK if not place else ""
+    rest = "\n".join(lines[:place] + lines[place + 1 :])
+    return mark + rest if lines[place].startswith(mark) else rest
+
+
+def listed(text: str, roles: Roles) -> Sequence[User]:
+    """The users, in the order of the file. Raises `Faults` where its reader would."""
+    _judge(text, roles)
+    return [
+        User(line.username, role.name, "plain text" if line.cost is None else "hash")
+        for line in credential_lines.read(text)
+        if line.username and (role := roles.of(line.username))
+    ]
+
+
+def check_name(name: str, roles: Roles) -> None:
+    """Raise `Faults` unless it may be a user's. What is none may be a secret, and is not told."""
+    if not is_subject(name):
+        raise Faults(["NAME is no username: a role's code and 1 to 60 of A-Z a-z 0-9 . _ -"])
+    if roles.of(name) is None:
+        codes = ", ".join(f"{role.code} ({role.name})" for role in roles)
+        raise Faults([f"{name} begins with no role's code; there are {codes}"])
+
+
+def _place(text: str, name: str) -> int:
+    places = _places(text, name)
+    if not places:
+        raise Faults([f"there is no user {name}" if is_subject(name) else "there is no such user"])
+    if len(places) > 1:
+        numbers = " and ".join(str(place + 1) for place in places)
+        raise Faults([f"{name} is there twice, in the lines {numbers}: take one away by hand"])
+    return places[0]
+
+
+def _places(text: str, name: str) -> list[int]:
+    return [line.number - 1 for line in credential_lines.read(text) if line.username == name]
+
+
+def _judge(text: str, roles: Roles) -> None:
+    credentials.parse(text.replace("\r\n", "\n"), roles, b"", lambda _: None)
+
+
+# The file.
+
+
+def read(path: Path) -> str:
+    """Its text as it stands, line ends too. Raises `Faults`."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise Faults([f"CREDENTIALS_FILE: cannot read {path}: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise Faults([f"CREDENTIALS_FILE: {path} is not UTF-8; save it as UTF-8"]) from None
+
+
+def edit(path: Path, roles: Roles, change: Edit) -> None:
+    """Change the text, one process at a time. Raises `Faults`, and then nothing was changed."""
+    target = path.resolve()
+    with _locked(target):
+        text = read(target)
+        new = change(text)
+        try:
+            _judge(new, roles)
+        except Faults as found:
+            raise Faults(
+                ["nothing is changed, as the file would have faults", *found.faults]
+            ) from None
+        try:
+            _replace(target, new.encode())
+        except OSError as error:
+            raise Faults(
+                [f"nothing is changed: {path} cannot be written: {error.strerror}"]
+            ) from None
+
+
+def forget_demo_login(path: Path, name: str) -> None:
+    """Secrets of demo users stand beside the file that was made with them. One that is good no
+    longer goes.
+    """
+    beside = path.resolve().with_name(DEMO_LOGINS)
+    with _locked(beside), suppress(Faults, OSError):
+        _replace(beside, removed(read(beside), name).encode())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The lock is on the folder: the file itself is another one after each change."""
+    try:
+        handle = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Faults([f"CREDENTIALS_FILE: cannot read {path}: {error.strerror}"]) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whole or not at all, with the mode and the owner of what it replaces."""
+    before = path.stat()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
