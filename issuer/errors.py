@@ -69,7 +69,7 @@ class TooManyLogins(Unavailable):
 
 
 class WireError(NamedTuple):
-    """One row of the contract's error table (section 5)."""
+    """One row of the table of errors (docs/http-api.md)."""
 
     status: int
     type: str

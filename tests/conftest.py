@@ -238,7 +238,7 @@ def unseal(sync_key: str, sealed: str) -> bytes:
 
 
 def is_authentic(message: Message, key: str = SYNC_KEY) -> bool:
-    """Whether a message bears the MAC that the gateway asks for (contract section 8)."""
+    """Whether a message bears the MAC that the gateway asks for (docs/sync.md)."""
     sent_at = message.headers.get("x-portero-time", "0")
     head = "\n".join(("portero-sync-1", message.method, message.path, sent_at, ""))
     expected = hmac.new(key.encode(), head.encode() + message.body, hashlib.sha256).hexdigest()

@@ -1,6 +1,6 @@
 """The push client: authenticated messages to every gateway's internal listener, in parallel.
 
-It owns the wire form of the sync (contract section 8). Every message is idempotent, so a failed
+It owns the wire form of the sync (docs/sync.md). Every message is idempotent, so a failed
 one may simply be sent again. It must never decide what is active; it only carries.
 """
 

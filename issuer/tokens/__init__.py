@@ -1,4 +1,4 @@
-"""Minting and strict verification of tokens (RFC 7519, RFC 7515, RFC 8725; contract section 7).
+"""Minting and strict verification of tokens (RFC 7519, RFC 7515, RFC 8725; docs/http-api.md).
 
 PyJWT does the signatures. What it would let through beside them (padding, duplicate names, times
 as text or floats, other encodings) is refused here, by the same grammar as the gateway's
@@ -26,7 +26,8 @@ AUDIENCE = "portero-gateway"
 MOST_CHARACTERS = 2048
 JTI_BYTES = 16
 
-# The contract asks for 32 bytes of an HMAC key, whatever its digest; `issuer/keys` sees to it.
+# An HMAC key has 32 bytes or more, whatever its digest (docs/configuration.md); `issuer/keys` sees
+# to it.
 warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z", re.ASCII)

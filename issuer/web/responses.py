@@ -54,7 +54,7 @@ def wants_json() -> bool:
 def error(
     code: str, message: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error of the contract's table, as a page for a browser and as JSON for the rest."""
+    """An error (docs/http-api.md has them all), as a page for a browser and else as JSON."""
     row = WIRE_ERRORS[code]
     text = message or row.message
     if wants_page():

@@ -91,7 +91,7 @@ def _plain(text: bytes) -> dict[str, Any] | None:
 
 
 def says_what_is_allowed(header: bytes, payload: bytes, forger: Forger, now: int) -> bool:
-    """Whether a truly signed token with these JSON texts is good (contract section 7)."""
+    """Whether a truly signed token with these JSON texts is good (docs/http-api.md)."""
     claims = _plain(payload)
     if _plain(header) != forger.header or claims is None or claims.keys() != forger.claims.keys():
         return False

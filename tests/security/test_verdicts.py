@@ -26,7 +26,7 @@ from tests.security.stand import (
 from tests.security.wire import Answer, Wire
 from tests.support.upstream import Upstream
 
-#: The contract asks for 32 bytes of any HMAC key.
+#: docs/configuration.md asks for 32 bytes of any HMAC key.
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 
 CHALLENGE = 'Bearer realm="portero"'
@@ -54,7 +54,7 @@ def each_algorithm() -> pytest.MarkDecorator:
 
 
 def is_contracts_refusal(answer: Answer, late: bool = False) -> bool:
-    """401 in the one form that says nothing of the reason (contract section 5)."""
+    """401 in the one form that says nothing of the reason (docs/http-api.md)."""
     message = {"message": "token expired"} if late else {}
     return (
         answer.status == 401

@@ -1,5 +1,5 @@
 """How much a user may use: requests and LLM tokens a minute, requests at once, the largest body;
-and what is said of it (contract section 5: 429, Retry-After, x-ratelimit-*).
+and what is said of it (docs/http-api.md: 429, Retry-After, x-ratelimit-*).
 """
 
 import json

@@ -1,6 +1,6 @@
 """Every answer that an LLM server could give, or fail to give, behind requests of every size: the
 caller gets the gateway's own refusal in its dialect, never nginx's page, never another server's
-words or address (contract section 5).
+words or address (docs/http-api.md).
 """
 
 import json

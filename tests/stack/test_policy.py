@@ -1,5 +1,5 @@
 """Who may use what: every role at every route of every pack, over HTTP, and what arrives at the LLM
-server (contract sections 2 and 5, threats B14, H10).
+server (docs/http-api.md, threats B14, H10).
 """
 
 import json

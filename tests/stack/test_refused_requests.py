@@ -1,4 +1,4 @@
-"""What no route can take is refused, and each fault is said in a sentence of its own (H9). Sent as
+"""What no route can take is refused, and each fault is said in a sentence of its own (_h9). Sent as
 bytes, for no client writes such requests.
 """
 

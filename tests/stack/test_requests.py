@@ -168,10 +168,10 @@ def test_identity_arrives_once_and_is_never_the_clients_copy(
 WAYS: dict[str, Mapping[str, str]] = {
     "bearer": {"Authorization": "Bearer {}"},
     "lower-case bearer": {"Authorization": "bearer {}"},
-    "two spaces H4": {"Authorization": "Bearer  {}"},
+    "two spaces _h4": {"Authorization": "Bearer  {}"},
     "api key": {"x-api-key": "{}"},
-    "api key beside Basic H8": {"x-api-key": "{}", "Authorization": "Basic dTpw"},
-    "cookie beside Basic H8": {"Cookie": "auth_token={}", "Authorization": "Basic dTpw"},
+    "api key beside Basic _h8": {"x-api-key": "{}", "Authorization": "Basic dTpw"},
+    "cookie beside Basic _h8": {"Cookie": "auth_token={}", "Authorization": "Basic dTpw"},
     "cookie": {"Cookie": "a=b; auth_token={}; c=d"},
     "all three alike": {
         "Authorization": "Bearer {}",

@@ -1,5 +1,5 @@
 """The LLM server's own errors, in the caller's dialect; and what pages of other origins may do
-(contract section 5, threats H23).
+(docs/http-api.md, threats H23).
 """
 
 import os

@@ -1,15 +1,24 @@
 """The docs name everything a user can set, call or watch."""
 
+import ast
+import io
 import json
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from issuer.errors import WIRE_ERRORS
+from issuer.origins import Origins
+from issuer.web import application
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+API = (ROOT / "docs" / "http-api.md").read_text()
 LUA = ROOT / "openresty" / "lua" / "portero"
 
 
@@ -35,8 +44,8 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
     assert re.search(rf"^## {name}$|^\| `{name}`", CONFIGURATION, re.MULTILINE)
 
 
-def test_every_message_of_the_sync_is_in_the_architecture_page() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
+def test_every_message_of_the_sync_is_in_its_page() -> None:
+    text = (ROOT / "docs" / "sync.md").read_text()
     messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync" / "receiver.lua").read_text())
     assert len(messages) == 4
     for message in messages:
@@ -136,3 +145,166 @@ def test_both_sides_word_their_errors_by_the_same_codes() -> None:
         match = re.search(rf"    {code} = {{\s*(\d+), \"(\w+)\"", gateway)
         if match:
             assert (int(match[1]), match[2]) == (row.status, row.type), code
+
+
+def section(page: str, title: str) -> str:
+    """What stands under a heading, up to the next of its level or above."""
+    level = len(title.partition(" ")[0])
+    text = page.partition(f"\n{title}\n")[2]
+    assert text, title
+    return re.split(rf"\n#{{1,{level}}} ", text)[0]
+
+
+def error_rows(text: str) -> set[tuple[int, str]]:
+    """The statuses and codes of a table of errors."""
+    return {
+        (int(status), code) for status, code in re.findall(r"(?m)^\| (\d+) \| `(\w+)` \|", text)
+    }
+
+
+def test_every_open_path_of_the_gateway_is_in_the_api_page() -> None:
+    conf = (ROOT / "openresty" / "conf" / "public.conf").read_text()
+    paths = re.findall(r"location = (\S+)", conf)
+    assert len(paths) > 10
+    page = API.partition("\n## Errors of the gateway\n")[0]
+    assert [path for path in paths if not re.search(rf"`[A-Z]+ {re.escape(path)}`", page)] == []
+
+
+def test_every_method_of_an_open_path_is_in_the_api_page() -> None:
+    text = (LUA / "request" / "open_paths.lua").read_text()
+    methods: dict[str, str] = {}
+    for names, values in re.findall(r"(?m)^local ([A-Z_, ]+) = (\{ Allow = .*)$", text):
+        methods |= zip(names.split(", "), re.findall(r'"([A-Z, ]+)"', values), strict=True)
+    paths = re.findall(r'\["(/[^"]*)"\] = (\w+)', text)
+    assert len(paths) > 10
+    page = API.partition("\n## Errors of the gateway\n")[0]
+    asked = [f"{method} {path}" for path, kind in paths for method in methods[kind].split(", ")]
+    assert [one for one in asked if f"`{one}`" not in page and not one.startswith("HEAD")] == []
+
+
+def test_every_route_of_porteros_own_is_in_the_api_page() -> None:
+    pack = json.loads((ROOT / "openresty" / "conf" / "routes" / "portero.json").read_text())
+    lines = [
+        line.partition(" model=")[0] for of_class in pack["routes"].values() for line in of_class
+    ]
+    own = section(API, "### Portero's own")
+    assert len(lines) > 4
+    assert [line for line in lines if f"| `{line}` |" not in own] == []
+
+
+def issuer_rules() -> Iterator[str]:
+    """Method and path of everything that the issuer's own listener answers."""
+    settings = SimpleNamespace(origins=Origins(), cookie_secure=True, base_url="http://x")
+    app = application(cast(Any, SimpleNamespace()), cast(Any, settings))
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            yield f"{method} {path}"
+
+
+def test_every_rule_of_the_issuer_is_in_the_api_page_and_no_other() -> None:
+    listed = section(API, "## The issuer's own listener").partition("\n### ")[0]
+    assert sorted(re.findall(r"`([A-Z]+ /[^`]*)`", listed)) == sorted(issuer_rules())
+
+
+def test_every_error_of_the_gateway_is_in_the_api_page_and_no_other() -> None:
+    table = (LUA / "errors.lua").read_text().partition("local ERRORS = {")[2].partition("\n}\n")[0]
+    rows = re.findall(r"(?s)\n    (\w+) = \{\s*(\d+),(.*?)\n    \},", table)
+    assert len(rows) > 40
+    used = set()
+    for name, status, rest in rows:
+        other = re.search(r'code = "(\w+)"', rest)
+        used.add((int(status), other[1] if other else name))
+    assert error_rows(section(API, "## Errors of the gateway")) == used
+
+
+def test_every_error_of_the_issuer_is_in_the_api_page_and_no_other() -> None:
+    used = {(row.status, code) for code, row in WIRE_ERRORS.items()}
+    assert error_rows(section(API, "### Errors of the issuer")) == used
+
+
+def sources() -> list[Path]:
+    """Every file of code, tests among it, but for this one."""
+    folders = ("issuer", "openresty", "run", "bench", "demo", "tests")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    kinds = {".py", ".lua", ".conf", ".sh", ".js", ".mjs", ".html", ".css"}
+    assert {path.suffix for path in found} >= {".py", ".lua", ".conf", ".sh"}
+    return [
+        path
+        for path in [*found, ROOT / "Makefile", ROOT / "docker-compose.yml"]
+        if (path.suffix in kinds or path.name in ("Dockerfile", "Makefile", "docker-compose.yml"))
+        and "node_modules" not in path.parts
+        and path != Path(__file__).resolve()
+    ]
+
+
+def comments(path: Path) -> str:
+    """What a file says beside its code: comments, docstrings, and texts that are a number alone,
+    as a table of cases is keyed by them.
+    """
+    text = path.read_text()
+    if path.suffix == ".lua":
+        return "\n".join(re.findall(r"--.*", text))
+    if path.suffix != ".py":
+        return "\n".join(re.findall(r"#.*", text))
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    said = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    for token in tokens:
+        if token.type == tokenize.STRING and re.match(
+            r'r?"""|"[A-Z][0-9]{1,2}["\b ]', token.string
+        ):
+            said.append(str(ast.literal_eval(token.string)))
+    return "\n".join(said)
+
+
+def cited(letters: str) -> dict[str, str]:
+    """Numbers that code cites, as J13 is, ranges undone -> a file that does."""
+    found: dict[str, str] = {}
+    for path in sources():
+        for first, last in re.findall(
+            rf"(?<![\w-])([{letters}][1-9]\d?)(?:-([{letters}][1-9]\d?))?(?![\w-])", comments(path)
+        ):
+            end = int((last or first)[1:])
+            for number in range(int(first[1:]), end + 1):
+                found[f"{first[0]}{number}"] = path.relative_to(ROOT).as_posix()
+    return found
+
+
+def test_every_threat_that_code_cites_is_told_and_every_one_told_is_cited() -> None:
+    page = (ROOT / "docs" / "threats.md").read_text()
+    told = re.findall(r"(?m)^\| ([A-Z]\d+) \|", page)
+    assert len(told) == len(set(told))
+    named = cited("BHIJKPS")
+    assert {number: file for number, file in named.items() if number not in told} == {}
+    assert set(told) - set(named) == set()
+
+
+def test_every_promise_that_code_cites_is_told() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text()
+    named = cited("FR")
+    assert {"F8", "R1"} <= set(named)
+    assert [number for number in named if not re.search(rf"\b{number}\b", page)] == []
+
+
+PAPERS = re.compile(
+    r"contract('s)? (section|table|asks|says)|\bthe contract\b|\bdesign(\.md)?, "
+    r"|\bpeers \d|\bcases [A-Z]\d|\.\./shared|/work/",
+    re.IGNORECASE,
+)
+
+
+def test_no_code_cites_a_paper_that_is_not_here() -> None:
+    found = [
+        (path.relative_to(ROOT).as_posix(), match[0])
+        for path in sources()
+        for match in re.finditer(PAPERS, re.sub(r"\s+", " ", path.read_text()))
+    ]
+    assert found == []
+
+
+def test_every_page_that_code_cites_is_here() -> None:
+    pages = {
+        name for path in sources() for name in re.findall(r"\bdocs/[\w/.-]+?\.md\b", comments(path))
+    }
+    assert "docs/sync.md" in pages
+    assert [name for name in pages if not (ROOT / name).is_file()] == []

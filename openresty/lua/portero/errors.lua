@@ -12,7 +12,7 @@ local NO_CONTENT = 204
 local HTTP_09 = 0.9
 local CHALLENGE = 'Bearer realm="portero"'
 
---- code -> status, OpenAI's type, message, extra headers (contract section 5).
+--- code -> status, OpenAI's type, message, extra headers (docs/http-api.md).
 local ERRORS = {
     invalid_request = {
         400, "invalid_request_error", "The request is not acceptable.",

@@ -1,5 +1,5 @@
 """The clients as README.md and docs/clients.md make them: the code there is run, with the real
-libraries and a real gateway. They log in once for many requests, and again in time (cases P5).
+libraries and a real gateway. They log in once for many requests, and again in time (_p5).
 """
 
 import asyncio

@@ -233,7 +233,7 @@ OF_LLM_SERVERS = [route for route in ALL if route.pack != "portero"]
 
 
 def names_of(path: str) -> set[str]:
-    """The names a route of an LLM server has outside: contract section 2, as policy.lua has it."""
+    """The names a route of an LLM server has outside: docs/http-api.md."""
     lua = (ROOT / "openresty" / "lua" / "portero" / "policy" / "route_table.lua").read_text()
     bare = re.findall(r'\["(/v1/[^"]+)"\] = true', lua)
     assert len(bare) == 5

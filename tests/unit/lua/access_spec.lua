@@ -1,5 +1,5 @@
 ---------
--- The request path, on the real roles and routes: contract sections 5 and 7, threats H2, H10-H13,
+-- The request path, on the real roles and routes: docs/http-api.md, threats H2, H10-H13,
 -- I2, I5, J24, S9, S12.
 
 local cjson = require("cjson.safe")
@@ -124,13 +124,13 @@ describe("judge forwards", function()
         ["two that are equal"] = function(t)
             return { authorization = "Bearer " .. t, ["x-api-key"] = t }
         end,
-        ["Authorization behind two spaces (H4)"] = function(t)
+        ["Authorization behind two spaces (_h4)"] = function(t)
             return { authorization = "Bearer  " .. t }
         end,
-        ["x-api-key, beside another scheme (H8)"] = function(t)
+        ["x-api-key, beside another scheme (_h8)"] = function(t)
             return { authorization = "Basic dTpw", ["x-api-key"] = t }
         end,
-        ["the cookie, beside another scheme (H8)"] = function(t)
+        ["the cookie, beside another scheme (_h8)"] = function(t)
             return { authorization = "Basic dTpw", cookie = "auth_token=" .. t }
         end,
     }
@@ -214,7 +214,7 @@ describe("judge forwards", function()
 end)
 
 describe("judge and the roles", function()
-    -- Contract section 2: route -> who may use it.
+    -- docs/policy.md: route -> who may use it.
     local MAY = {
         ["POST /v1/chat/completions"] = "agent_reasoning agent_fast agi user admin",
         ["POST /api/generate"] = "agent_reasoning agent_fast agi user admin",
@@ -439,7 +439,7 @@ describe("judge and other sites", function()
 
     it("refuse such a cookie beside another scheme, which a browser brings by itself", function()
         local headers = with_cookie(token_of("user"), EVIL)
-        headers.authorization = "Basic dTpw" -- H8
+        headers.authorization = "Basic dTpw" -- _h8
         assert_refused(403, "insufficient_permissions", ask("POST", CHAT, nil, headers))
     end)
 

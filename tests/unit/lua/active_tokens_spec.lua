@@ -1,5 +1,5 @@
 ---------
--- The projection of the sessions: contract section 8, threats S2, S3, S5, S6, S9.
+-- The projection of the sessions: docs/sync.md, threats S2, S3, S5, S6, S9.
 
 local fake_ngx = require("fake_ngx")
 

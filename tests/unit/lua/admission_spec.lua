@@ -1,5 +1,5 @@
 ---------
--- Callers with limits, from admission to the log phase: issue of limits, threats B10, B15.
+-- Callers with limits, from admission to the log phase: threats B10, B15.
 
 local fake_ngx = require("fake_ngx")
 

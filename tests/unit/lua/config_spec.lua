@@ -1,5 +1,5 @@
 ---------
--- The gateway's settings: contract section 4, threats K1.
+-- The gateway's settings: docs/configuration.md, threats K1.
 
 local lfs = require("lfs")
 

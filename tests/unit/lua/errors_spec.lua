@@ -1,5 +1,5 @@
 ---------
--- Refusals in both dialects: the table of contract section 5.
+-- Refusals in both dialects: the table of docs/http-api.md.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")

@@ -1,5 +1,5 @@
 ---------
--- Liveness and readiness: contract sections 5 and 8.
+-- Liveness and readiness: docs/http-api.md.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")

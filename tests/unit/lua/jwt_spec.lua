@@ -1,5 +1,5 @@
 ---------
--- The form of a token: contract section 7, threats J1-J23. The J-numbers stand at their cases.
+-- The form of a token: docs/http-api.md, threats J1-J23. The J-numbers stand at their cases.
 
 local jwt = require("portero.token.jwt")
 local minted = require("minted")

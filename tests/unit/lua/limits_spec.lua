@@ -1,5 +1,5 @@
 ---------
--- What a user may use, exact over all workers: threats S5, S6, S11; peers 2.7, 2.11, 3.9.
+-- What a user may use, exact over all workers: threats S5, S6, S11.
 
 local fake_ngx = require("fake_ngx")
 
@@ -365,7 +365,7 @@ describe("a lease", function()
         assert.equal(1, dict:count())
     end)
 
-    it("is not renewed for ever when no one releases it", function() -- peers 2.7
+    it("is not renewed for ever when no one releases it", function()
         limits.acquire(USER, 1)
         for _ = 1, 3600 do
             wait(1)

@@ -1,5 +1,5 @@
 ---------
--- Tokens as the issuer mints them (contract section 7), and what an attacker makes of them.
+-- Tokens as the issuer mints them (docs/http-api.md), and what an attacker makes of them.
 -- Header and payload are texts here, so that a spec can write what no encoder would.
 
 local cjson = require("cjson.safe")

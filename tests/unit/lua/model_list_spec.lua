@@ -121,7 +121,7 @@ describe("start and answer", function()
         end
     end)
 
-    -- H3
+    -- _h3
     for id, path in pairs({
         ["/models/Qwen3"] = "/models/Qwen3", [ [[C:\models\x.gguf]] ] = "C:%5Cmodels%5Cx.gguf",
         ["a/v1/models/b"] = "a/v1/models/b", ["100% (a+b)?#"] = "100%25%20(a+b)%3F%23",

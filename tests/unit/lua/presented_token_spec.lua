@@ -1,5 +1,5 @@
 ---------
--- The one reader of a credential: contract section 5, threats H1-H4, I2, I5.
+-- The one reader of a credential: docs/http-api.md, threats H1-H4, I2, I5.
 
 local fake_ngx = require("fake_ngx")
 
@@ -32,11 +32,11 @@ describe("read", function()
         { "a bearer token", { authorization = "Bearer T" }, sent("T") },
         { "the scheme in small letters", { authorization = "bearer T" }, sent("T") },
         { "the scheme in capitals", { authorization = "BEARER T" }, sent("T") },
-        { "two spaces behind the scheme as one (H4)", { authorization = "Bearer  T" },
+        { "two spaces behind the scheme as one (_h4)", { authorization = "Bearer  T" },
             sent("T") },
-        { "many spaces behind the scheme as one (H4)",
+        { "many spaces behind the scheme as one (_h4)",
             { authorization = "bearer" .. (" "):rep(40) .. "T" }, sent("T") },
-        { "no blanks around the value (H4)", { authorization = "\t Bearer T \t" }, sent("T") },
+        { "no blanks around the value (_h4)", { authorization = "\t Bearer T \t" }, sent("T") },
         -- The verifier refuses these by their characters.
         { "two tokens as one", { authorization = "Bearer T U" }, sent("T U") },
         { "a list of tokens as one", { authorization = "Bearer T,U" }, sent("T,U") },
@@ -49,12 +49,12 @@ describe("read", function()
         { "the scheme and a space as no token", { authorization = "Bearer " }, BAD },
         { "a colon behind the scheme as no token", { authorization = "Bearer: T" }, BAD },
         { "an equals sign behind the scheme as no token", { authorization = "Bearer=T" }, BAD },
-        { "another scheme as missing (H8)", { authorization = "Token T" }, MISSING },
-        { "Basic as missing (H8)", { authorization = "Basic VDpU" }, MISSING },
-        { "a longer scheme as missing (H8)", { authorization = "Bearers T" }, MISSING },
-        { "a bare token as missing (H8)", { authorization = "T" }, MISSING },
-        { "what begins with no scheme as missing (H8)", { authorization = "=Bearer T" }, MISSING },
-        { "an empty Authorization as missing (H8)", { authorization = "" }, MISSING },
+        { "another scheme as missing (_h8)", { authorization = "Token T" }, MISSING },
+        { "Basic as missing (_h8)", { authorization = "Basic VDpU" }, MISSING },
+        { "a longer scheme as missing (_h8)", { authorization = "Bearers T" }, MISSING },
+        { "a bare token as missing (_h8)", { authorization = "T" }, MISSING },
+        { "what begins with no scheme as missing (_h8)", { authorization = "=Bearer T" }, MISSING },
+        { "an empty Authorization as missing (_h8)", { authorization = "" }, MISSING },
         { "an API key", { ["x-api-key"] = "T" }, sent("T") },
         { "no blanks around an API key", { ["x-api-key"] = "\t T\t " }, sent("T") },
         { "an API key of blanks as no token", { ["x-api-key"] = "\t" }, BAD },
@@ -111,9 +111,9 @@ describe("read", function()
             { authorization = "Bearer", cookie = "auth_token=T" }, SEVERAL },
         { "a bad Authorization and an API key as several",
             { authorization = "Bearer\tT", ["x-api-key"] = "T" }, SEVERAL },
-        { "a cookie beside Basic as the cookie (H8)",
+        { "a cookie beside Basic as the cookie (_h8)",
             { authorization = "Basic VDpU", cookie = "auth_token=T" }, by_cookie("T") },
-        { "an API key beside another scheme as the key (H8)",
+        { "an API key beside another scheme as the key (_h8)",
             { authorization = "Token U", ["x-api-key"] = "T" }, sent("T") },
         { "an empty API key and a cookie as several",
             { ["x-api-key"] = "", cookie = "auth_token=T" }, SEVERAL },
@@ -131,7 +131,7 @@ describe("read", function()
         end)
     end
 
-    it("leaves a token of the usual form where it came, and takes any other out", function() -- H4
+    it("leaves a token of the usual form where it came, and takes any other out", function() -- _h4
         for value, from in pairs({
             ["Bearer T"] = 8, ["bearer T"] = 8, ["Bearer  T"] = 1, ["Bearer T\t"] = 1,
         }) do

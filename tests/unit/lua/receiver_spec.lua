@@ -1,5 +1,5 @@
 ---------
--- The internal listener: contract section 8, threats S1-S5.
+-- The internal listener: docs/sync.md, threats S1-S5.
 
 local cjson = require("cjson.safe")
 local crypto = require("portero.token.crypto")

@@ -1,5 +1,5 @@
 ---------
--- What is wrong with a request that no route can take: each fault by its own name (H9).
+-- What is wrong with a request that no route can take: each fault by its own name (_h9).
 
 local request_faults = require("portero.request.request_faults")
 

@@ -1,5 +1,5 @@
 ---------
--- roles.json, as the gateway takes it: contract section 2, and every fault with its place.
+-- roles.json, as the gateway takes it: docs/policy.md, and every fault with its place.
 
 local cjson = require("cjson.safe")
 local roles = require("portero.policy.roles")

@@ -1,6 +1,6 @@
 ---------
--- Which role may use which route, on the real roles.json and route packs: contract sections 2 and
--- 5, threats B14, H10, H11, H13, H20.
+-- Which role may use which route, on the real roles.json and route packs: docs/policy.md
+-- and docs/http-api.md, threats B14, H10, H11, H13, H20.
 
 local cjson = require("cjson.safe")
 local route_table = require("portero.policy.route_table")
@@ -23,7 +23,7 @@ local function target_of(method, path, compiled)
 end
 
 describe("find and target", function()
-    -- Contract section 5: what the client writes, and what the LLM server gets.
+    -- docs/http-api.md: what the client writes, and what the LLM server gets.
     local NAMES = {
         ["POST /v1/chat/completions"] = "/v1/chat/completions",
         ["POST /llm/v1/chat/completions"] = "/v1/chat/completions",
@@ -168,7 +168,7 @@ describe("the {model} of a route that is looked up", function()
         return route and value, route
     end
 
-    -- Names of real models, and what else a list may show; H3.
+    -- Names of real models, and what else a list may show; _h3.
     for _, model in ipairs({
         "llama3", "llama3:latest", "library/llama3", "registry.ollama.ai/library/llama3:8b",
         "meta-llama/Llama-3.1-8B-Instruct", "hf.co/bartowski/x-GGUF:Q4_K_M", "model@sha256:abc",
@@ -291,7 +291,7 @@ describe("is_canonical", function()
 end)
 
 describe("compile", function()
-    -- Contract section 2, role by role.
+    -- docs/policy.md, role by role.
     local MAY = {
         agent_reasoning = { inference = true, models = true, health = true },
         agent_fast = { inference = true, models = true, health = true },
@@ -304,7 +304,7 @@ describe("compile", function()
         },
     }
     for role, classes in pairs(MAY) do
-        it(("lets %s use exactly what the contract says"):format(role), function()
+        it(("lets %s use exactly what docs/policy.md says"):format(role), function()
             local compiled = route_table.compile(ROLES, PACKS, "llm")
             for _, line in ipairs(LINES) do
                 local route = route_table.find(compiled, line.method, line.example)
@@ -474,7 +474,7 @@ describe("faults", function()
         }, found)
     end)
 
-    -- Contract section 4: a wrong value is listed; it is no Lua error.
+    -- docs/configuration.md: a wrong value is listed; it is no Lua error.
     local LIST = "ollama: routes.models must be a list of METHOD /path"
     local LINE = "ollama: routes.models[1]" .. FORM
     local WRONG_SHAPES = {

@@ -1,5 +1,5 @@
 ---------
--- Running streams: contract section 5, threats B15. A stream is never held back.
+-- Running streams: docs/http-api.md, threats B15. A stream is never held back.
 -- What nginx makes of `ngx.ERROR` (no last chunk, the LLM server is stopped), and that it calls the
 -- filter with an empty chunk behind the head and at a failure, is seen in a real one alone:
 -- tests/stack/test_streams.py.

@@ -1,5 +1,5 @@
 ---------
--- Verification and its cache: contract section 7, threats J1-J6, J9, J13-J15, J24, J31.
+-- Verification and its cache: docs/http-api.md, threats J1-J6, J9, J13-J15, J24, J31.
 
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
@@ -279,7 +279,7 @@ describe("the cache", function()
         assert.is_table(claims_of(token, NOW))
     end)
 
-    -- Contract section 7: valid when `iat <= now`; a clock may step back.
+    -- docs/http-api.md: valid when `iat <= now`; a clock may step back.
     it("does not serve a token before its iat", function()
         local token = minted.token()
         assert.is_table(claims_of(token, NOW))

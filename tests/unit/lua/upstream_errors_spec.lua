@@ -1,6 +1,6 @@
 ---------
 -- What an LLM server answered that no caller may see, and what nginx refused by itself, as the
--- caller is told: contract section 5.
+-- caller is told: docs/http-api.md.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")

@@ -1,6 +1,6 @@
 ---------
 -- The LLM tokens of an answer, and a stream without the event that only the gateway asked for:
--- peers 2.12, 3.10, 3.11, threats B15. The answers are shaped as the servers write them.
+-- threats B15. The answers are shaped as the servers write them.
 
 local usage = require("portero.answer.usage")
 

@@ -203,7 +203,7 @@ local function new_route(parsed, class, roles, answered_by)
 end
 
 --- All lines of all packs. Names with /v1 come first, so that they have the short names
---- (contract section 5); then the more exact pattern wins over the less exact.
+--- (docs/http-api.md); then the more exact pattern wins over the less exact.
 local function sorted_lines(packs)
     local all = {}
     for _, pack in ipairs(packs) do

@@ -1,5 +1,5 @@
 ---------
--- The internal listener: what the issuer and the reconciler tell this gateway (contract section 8).
+-- The internal listener: what the issuer and the reconciler tell this gateway (docs/sync.md).
 -- A message is authenticated by HMAC over method, path, time and body, is good for a short time and
 -- for one use, and is idempotent. It must never change anything before the MAC holds, and never
 -- answer "ok" for what did not fit.

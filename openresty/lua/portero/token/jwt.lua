@@ -1,5 +1,5 @@
 ---------
--- The form of a token (RFC 7515 section 7.1, RFC 7519; contract section 7): segments, canonical
+-- The form of a token (RFC 7515 section 7.1, RFC 7519; docs/http-api.md): segments, canonical
 -- base64url, the flat JSON of header and claims, and what the claims must say.
 -- Pure: key, clock and roles come in. It must never read the payload before the caller has checked
 -- the signature, and must agree with `issuer/tokens` on every token there is.
