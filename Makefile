@@ -14,9 +14,14 @@ BUSTED := LUA_PATH="openresty/lua/?.lua;$(LUA_SPECS)/?.lua;;" busted --lua=/usr/
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 ##@ Running
-.PHONY: run
+.PHONY: run admin
 run: ## the whole stack in the foreground; Ctrl-C stops it all (RUNTIME= GATEWAY_PORT=8080 DATA_DIR=var LLM_UPSTREAM=)
 	@exec $(PYTHON) -m run
+
+# The words go as they are through the environment: neither make nor a shell reads them.
+admin: override export ARGS := $(value ARGS)
+admin: ## a command for the stack that runs on DATA_DIR: make admin ARGS="revoke --user NAME" (alone: which there are)
+	@exec $(PYTHON) -m run admin
 
 ##@ Testing
 .PHONY: test unit stack lint typecheck

@@ -17,7 +17,11 @@ RUNTIMES = {"": "run.choice", "local": "run.local", "containers": "run.container
 
 #: Words on the command line, other than none at all -> module and function (what `make` needs
 #: besides running).
-TASKS = {"set-up": ("run.set_up", "set_up"), "set-up-tests": ("run.set_up", "set_up_tests")}
+TASKS = {
+    "admin": ("run.admin", "main"),
+    "set-up": ("run.set_up", "set_up"),
+    "set-up-tests": ("run.set_up", "set_up_tests"),
+}
 
 
 def main() -> int:

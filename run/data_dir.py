@@ -28,6 +28,22 @@ def data_dir_in_use(data_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def supervisor_of(data_dir: Path) -> str | None:
+    """The process id of whoever runs a stack on it; None where nobody does."""
+    try:
+        handle = os.open(data_dir / "run" / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"DATA_DIR {data_dir} cannot be read: {error.strerror}") from None
+    try:
+        # Free and without a process id most often: a start meanwhile shall not find it taken.
+        process = os.pread(handle, 20, 0).decode(errors="replace").strip()
+        return process if process.isdigit() and not try_lock(handle) else None
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def written_pid(handle: int) -> Iterator[None]:
     """Our process id in the lock file, for whoever finds it taken."""

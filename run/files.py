@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,24 @@ def read_text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Another content for a file, whole or not at all, with its mode and owner."""
+    state = path.stat()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchown(file.fileno(), state.st_uid, state.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(state.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

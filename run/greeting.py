@@ -1,11 +1,12 @@
-"""What the user sees when the stack is ready: where it is, and two lines to paste."""
+"""What the user sees when the stack is ready: where it is, and three lines to paste."""
 
 import json
 import shlex
 from dataclasses import dataclass
 
+from run.commands import ROOT
 from run.files import read_text
-from run.plan import Plan
+from run.plan import DEFAULT_DATA_DIR, Plan
 from run.terminal import say
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -28,12 +29,13 @@ MODEL_TO_FILL_IN = Example("MODEL")
 
 
 def announce(plan: Plan, example: Example) -> None:
-    """Print the line `ready …` and the two lines to paste."""
+    """Print the line `ready …` and the three lines to paste."""
     say("")
     say(f"ready {plan.url}")
     say("")
     for line in curl_lines(plan.url, demo_login(plan) or LOGIN_TO_FILL_IN, example):
         say(line)
+    say(admin_line(plan))
     say("")
     say(f"Logs are in {plan.data_dir / 'log'}. Ctrl-C stops it all.")
 
@@ -49,6 +51,15 @@ def curl_lines(url: str, login: str, example: Example) -> list[str]:
         f'curl -sSN {url}{path} -H "Authorization: Bearer $TOKEN"'
         f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}",
     ]
+
+
+def admin_line(plan: Plan) -> str:
+    """A command for this stack, which ends what the lines above have begun."""
+    login = demo_login(plan)
+    words = f"revoke --user {login.partition(':')[0]}" if login else "sessions"
+    elsewhere = plan.data_dir != ROOT / DEFAULT_DATA_DIR
+    where = f"DATA_DIR={shlex.quote(str(plan.data_dir))} " if elsewhere else ""
+    return f'make admin {where}ARGS="{words}"'
 
 
 def question(model: str) -> dict[str, object]:

@@ -223,6 +223,85 @@ def test_plain_requests_get_a_whole_answer(running: Run) -> None:
     assert answer.json()["choices"][0]["message"]["content"]
 
 
+def in_bare_shell(line: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+    """A line as a person types it, in a shell that knows no setting of the stack's."""
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def make_admin(run: Run, words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+    return in_bare_shell(f"make admin DATA_DIR={run.data} ARGS='{words}'", given)
+
+
+def chat_status(run: Run, token: str) -> int:
+    url = f"http://127.0.0.1:{run.gateway}/v1/models"
+    sent = {"Authorization": f"Bearer {token}"}
+    return requests.get(url, headers=sent, timeout=30).status_code
+
+
+def test_the_printed_admin_line_revokes_the_demo_user_p4(running: Run) -> None:
+    (line,) = re.findall(r"(?m)^make admin .*$", running.output())
+    token = agent_token(running)
+    assert chat_status(running, token) == 200
+    done = in_bare_shell(line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\d+ unexpired tokens are revoked", done.stdout)
+    assert chat_status(running, token) == 401
+
+
+def test_a_user_of_ones_own_is_added_logs_in_gets_another_secret_and_is_removed_p4(
+    running: Run,
+) -> None:
+    door = f"http://127.0.0.1:{running.gateway}/llm/login"
+
+    def login(secret: str) -> requests.Response:
+        return requests.post(door, auth=("AGNRmine", secret), timeout=10)
+
+    assert make_admin(running, "users add AGNRmine", "it is $mine\n").returncode == 0
+    token = login("it is $mine").json()["token"]
+    listed = make_admin(running, "sessions --user AGNRmine --json")
+    assert [row["subject"] for row in json.loads(listed.stdout)["sessions"]] == ["AGNRmine"]
+    said = make_admin(running, "users passwd AGNRmine --generate").stdout
+    assert chat_status(running, token) == 401
+    assert login("it is $mine").status_code == 401
+    token = login(said.splitlines()[-1].partition("=")[2]).json()["token"]
+    assert "AGNRmine  agent_reasoning  hash" in make_admin(running, "users list").stdout
+    assert make_admin(running, "users remove AGNRmine").returncode == 0
+    assert chat_status(running, token) == 401
+    assert make_admin(running, "users remove AGNRmine").returncode != 0
+    question = "explain AGNRmine POST /v1/chat/completions"
+    assert make_admin(running, question).stdout.startswith("200 allowed")
+
+
+def test_a_stack_that_has_ended_is_no_stack_for_make_admin_p4(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    run = start(tmp_path, LLM_UPSTREAM=upstream.url)
+    assert make_admin(run, "keys list").returncode == 0
+    run.end()
+    told = make_admin(run, "keys list").stderr.splitlines()[0]
+    assert told.startswith(f"portero: no stack runs on {tmp_path}")
+
+
+def test_a_demo_user_may_be_removed_and_the_next_start_shows_another_p4(
+    start: Start, tmp_path: Path
+) -> None:
+    run = start(tmp_path)
+    name = (tmp_path / "demo-logins").read_text().partition("=")[0]
+    assert make_admin(run, f"users remove {name}").returncode == 0
+    run.end()
+    again = start(tmp_path)
+    assert f"-u {name}:" not in again.output().rpartition("\nready ")[2]
+    assert "[DONE]" in in_bare_shell(curl_lines(again)).stdout
+
+
 @pytest.mark.parametrize("part", ["gateway", "issuer", "reconciler", "llm"])
 def test_the_death_of_any_part_ends_all_and_is_told(
     start: Start, runtime: str, tmp_path: Path, part: str, request: pytest.FixtureRequest
@@ -384,3 +463,25 @@ def test_keys_and_users_of_ones_own_reach_containers_as_private_files(
         END_SECONDS,
         "the user that was removed is refused",
     )
+
+
+def test_the_issuers_image_has_the_command_portero_admin_p4(
+    start_containers: Start, docker: Docker, tmp_path: Path
+) -> None:
+    run = start_containers(tmp_path)
+    said = docker("exec", container(docker, run, "issuer"), "portero-admin", "users", "list")
+    assert re.search(r"(?m)^AGNR\w+  agent_reasoning  hash$", said)
+
+
+def test_users_edited_in_containers_are_kept_in_the_file_they_came_from_p4(
+    start_containers: Start, tmp_path: Path
+) -> None:
+    users = tmp_path / "users.env"
+    users.write_text(f"# ours\n{credentials_text()}")
+    users.chmod(0o600)
+    run = start_containers(tmp_path, CREDENTIALS_FILE=str(users))
+    assert make_admin(run, "users add AGNRmine", "a secret").returncode == 0
+    assert re.search(r"(?m)^AGNRmine=\$2b\$", users.read_text())
+    assert users.read_text().startswith(f"# ours\n{credentials_text()}")
+    assert make_admin(run, "users remove AGNRmine").returncode == 0
+    assert users.read_text() == f"# ours\n{credentials_text()}"
