@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import pytest
 
+from issuer import commands, metrics
 from issuer.errors import WIRE_ERRORS
 from issuer.origins import Origins
+from issuer.policy import decision
 from issuer.web import application
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,3 +310,103 @@ def test_every_page_that_code_cites_is_here() -> None:
     }
     assert "docs/sync.md" in pages
     assert [name for name in pages if not (ROOT / name).is_file()] == []
+
+
+def pages() -> list[Path]:
+    """Every page, the ones at the root among them."""
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def test_every_page_is_behind_the_door() -> None:
+    door = ROOT / "docs" / "README.md"
+    linked = {
+        (door.parent / name).resolve() for name in re.findall(r"\]\(([^)#]+)", door.read_text())
+    }
+    assert [
+        path.name for path in pages() if path not in linked | {door, ROOT / "CHANGELOG.md"}
+    ] == []
+    assert "(docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", path.read_text())
+    for name, place in links:
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), name
+        titles = re.findall(r"(?m)^#+ (.*)$", page.read_text()) if place else []
+        named = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not place or place in named, (name, place)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        re.findall(r'"(portero_\w+)"', (LUA / "metrics.lua").read_text())
+        + [f"{one._name}_total" for one in (metrics.LOGINS, metrics.REVOCATIONS, metrics.REFUSALS)]
+        + ["portero_sessions_active"]
+    ),
+)
+def test_every_metric_is_in_the_api_page(name: str) -> None:
+    assert f"| `{name}` |" in section(API, "## Metrics")
+
+
+def verbs() -> list[str]:
+    """Every command, as it is typed."""
+    whole = commands.parser("").format_help()
+    return re.findall(r"(?m)^    ([a-z-]+)\b", whole)
+
+
+def test_commands_are_found_at_all() -> None:
+    assert {"init", "check", "users", "restore"} <= set(verbs())
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_command_is_in_a_page(verb: str) -> None:
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    assert re.search(rf'(-m issuer|portero-admin|ARGS=")\s*{verb}\b', text)
+
+
+def test_every_list_of_kinds_is_that_of_the_packs() -> None:
+    packs = {path.stem for path in (ROOT / "openresty" / "conf" / "routes").glob("*.json")}
+    kinds = packs - {"portero"}
+    gateway = re.search(r"KINDS = \{(.*)\}", (LUA / "config.lua").read_text())
+    script = re.search(r"LLM_KIND:-([\w -]+)\}", (ROOT / "openresty" / "gateway.sh").read_text())
+    assert gateway
+    assert script
+    assert set(decision.KINDS) == kinds
+    assert set(re.findall(r'"([\w-]+)"', gateway[1])) == kinds
+    assert set(script[1].split()) == kinds
+
+
+def test_the_pack_that_contributing_shows_is_a_good_one() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- tested: pack -->\n")[2]
+    pack = text.partition("```json\n")[2].partition("```")[0]
+    shipped = (ROOT / "openresty" / "conf" / "routes" / "vllm.json").read_text()
+    lines = decision.parse_packs({"tabby": pack, "vllm": shipped})
+    assert {line.kind for line in lines if line.pack == "tabby"} == {
+        "inference",
+        "models",
+        "health",
+    }
+
+
+def test_what_contributing_names_is_there() -> None:
+    text = re.sub(r"(?s)<!-- tested.*?```json.*?```", "", (ROOT / "CONTRIBUTING.md").read_text())
+    named = set(re.findall(r"`([\w./-]+\.(?:py|lua|sh|json|yml|md|conf)|[\w/-]+/)`", text))
+    everything = [path.as_posix() for folder in ("issuer", "openresty", "run", "tests", "docs")
+                  for path in (ROOT / folder).rglob("*")]  # fmt: skip
+    everything += [path.as_posix() for path in ROOT.glob("*")]
+    named -= {"openresty/conf/routes/tabby.json"}
+    assert len(named) > 20
+    assert [
+        name
+        for name in named
+        if not any(path.endswith(f"/{name.strip('/')}") for path in everything)
+    ] == []
+
+
+def test_the_forge_runs_what_a_person_runs() -> None:
+    flow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    assert len(re.findall(r"(?m)\bmake test$", flow)) == 2
+    assert all(re.search(r"@v\d+\.\d+\.\d+$", use) for use in re.findall(r"uses: (\S+)", flow))
