@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import re
+import shlex
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -410,3 +411,23 @@ def test_the_forge_runs_what_a_person_runs() -> None:
     flow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
     assert len(re.findall(r"(?m)\bmake test$", flow)) == 2
     assert all(re.search(r"@v\d+\.\d+\.\d+$", use) for use in re.findall(r"uses: (\S+)", flow))
+
+
+def admin_commands() -> list[str]:
+    """Every command that a page prints for `make admin`."""
+    found = [
+        text
+        for page in pages()
+        for text in re.findall(r'make admin ARGS="([^"…]+)"', page.read_text())
+    ]
+    return sorted(set(found))
+
+
+def test_commands_for_make_admin_are_found_at_all() -> None:
+    assert len(admin_commands()) > 10
+
+
+@pytest.mark.parametrize("command", admin_commands())
+def test_every_command_for_make_admin_is_one_that_the_issuer_knows_p4(command: str) -> None:
+    words = shlex.split(command)
+    assert callable(commands.parser(None).parse_args(words).command)
