@@ -53,7 +53,7 @@ def each_algorithm() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
-def is_contracts_refusal(answer: Answer, late: bool = False) -> bool:
+def is_documented_refusal(answer: Answer, late: bool = False) -> bool:
     """401 in the one form that says nothing of the reason (docs/http-api.md)."""
     message = {"message": "token expired"} if late else {}
     return (
@@ -69,7 +69,7 @@ def is_good_refusal(token: bytes, answer: Answer) -> bool:
     """What nginx cannot read as a header it refuses itself; all else is the gateway's 401."""
     if b"\0" in token or len(token) > MOST_HEADER_BYTES:
         return answer.status == 400
-    return is_contracts_refusal(answer)
+    return is_documented_refusal(answer)
 
 
 def is_validates_refusal(token: bytes, answer: Answer) -> bool:
@@ -121,7 +121,7 @@ def test_an_authentic_token_past_its_end_is_told_so_and_refused(
     for (name, _), verdict in zip(named, verdicts, strict=True):
         assert set(verdict.said().values()) == {EXPIRED}, (name, verdict.said())
         assert verdict.over_http is not None
-        assert is_contracts_refusal(verdict.over_http, late=True)
+        assert is_documented_refusal(verdict.over_http, late=True)
         assert verdict.validate.status == 401
     assert upstream.seen == []
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.support import docs
 from tests.support.deployment import Caller, Deployment, free_ports
 from tests.support.upstream import Upstream, wait_for
 
-#: As such blocks are written: the token in the body, or the request's own headers passed on.
+#: As such blocks are written: the token in the body, or the request's own headers passed on; and
+#: the whole of both locations, as docs/http-api.md has them.
 BLOCKS = {
     "token in the body": """
         proxy_method POST;
@@ -25,7 +27,19 @@ BLOCKS = {
         proxy_set_header Content-Length "";
         proxy_set_header X-Original-URI $request_uri;
     """,
+    "as the page has it": "",
 }
+LOCATIONS = """
+        location / {{
+            auth_request /auth;
+            proxy_pass {upstream};
+        }}
+        location = /auth {{
+            internal;
+            proxy_pass {issuer}/validate;
+            {block}
+        }}
+"""
 
 CONF = """
 daemon off;
@@ -46,18 +60,19 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{port};
-        location / {{
-            auth_request /auth;
-            proxy_pass {upstream};
-        }}
-        location = /auth {{
-            internal;
-            proxy_pass {issuer}/validate;
-            {block}
-        }}
+        {locations}
     }}
 }}
 """
+
+
+def locations(block: str, upstream: str, issuer: str) -> str:
+    """What the other proxy does; the page's own words where there is no block."""
+    if block:
+        return LOCATIONS.format(upstream=upstream, issuer=issuer, block=block)
+    page = docs.block("docs/http-api.md", "auth_request")
+    assert page.count("http://127.0.0.1:") == 2
+    return page.replace("http://127.0.0.1:3000", upstream).replace("http://127.0.0.1:9000", issuer)
 
 
 @pytest.fixture(params=BLOCKS)
@@ -73,9 +88,7 @@ def other_proxy(
         CONF.format(
             folder=tmp_path,
             port=port,
-            upstream=shared_upstream.url,
-            issuer=deployment.issuer,
-            block=BLOCKS[request.param],
+            locations=locations(BLOCKS[request.param], shared_upstream.url, deployment.issuer),
         )
     )
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")

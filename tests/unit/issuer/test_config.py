@@ -19,7 +19,7 @@ def faults(environ: Environ) -> tuple[str, ...]:
     return found.value.faults
 
 
-def test_the_least_settings_have_the_defaults_of_the_contract(environ: Environ) -> None:
+def test_the_least_settings_have_the_documented_defaults(environ: Environ) -> None:
     del environ["GATEWAY_URLS"]
     del environ["DATABASE_URL"]
     settings = config.read(environ)

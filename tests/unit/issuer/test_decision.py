@@ -107,7 +107,7 @@ def known() -> Policy:
         (LIMITED, "GET", "/v1/models/mistral", "llama3", 404, "model_not_found"),
     ],
 )
-def test_a_request_is_decided_as_the_contract_says(
+def test_a_request_is_decided_as_the_pages_say(
     known: Policy, user: str, method: str, target: str, model: str | None, status: int, code: str
 ) -> None:
     decision = known.decide(user, method, target, model)

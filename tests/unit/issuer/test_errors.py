@@ -48,7 +48,7 @@ def test_faults_are_told_one_a_line() -> None:
         ("not_ready", 503),
     ],
 )
-def test_a_code_has_the_status_of_the_contract(code: str, status: int) -> None:
+def test_a_code_has_the_documented_status(code: str, status: int) -> None:
     assert errors.WIRE_ERRORS[code].status == status
 
 

@@ -50,7 +50,7 @@ def silence() -> Iterator[threading.Event]:
     over.set()
 
 
-def test_changes_are_sent_in_the_form_of_the_contract() -> None:
+def test_changes_are_sent_in_the_documented_form() -> None:
     with listening(GatewayModel().answer) as listener:
         ack = Gateway(listener.url, KEY).apply(CHANGES, epoch="e", position=7)
     (message,) = listener.messages

@@ -53,7 +53,7 @@ def faults(text: str) -> tuple[str, ...]:
         ("admin", "ADMN", 3600, "/admin/login"),
     ],
 )
-def test_the_roles_are_those_of_the_contract(
+def test_the_roles_are_the_documented_ones(
     all_roles: Roles, name: str, code: str, ttl_seconds: int, door: str
 ) -> None:
     role = all_roles.named(name)
@@ -77,7 +77,7 @@ def test_the_roles_are_those_of_the_contract(
         ),
     ],
 )
-def test_a_role_may_use_what_the_contract_says(
+def test_a_role_may_use_what_is_documented(
     all_roles: Roles, name: str, may: set[str], may_not: set[str]
 ) -> None:
     role = all_roles.named(name)

@@ -141,7 +141,7 @@ def test_j3_a_token_signed_with_one_key_is_refused_under_the_name_of_another(
                 tokens.verify(one, NOW, keyring, ROLES)
 
 
-def test_a_minted_token_says_exactly_what_the_contract_lists() -> None:
+def test_a_minted_token_says_exactly_what_is_documented() -> None:
     header, payload, _ = good().split(".")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
     assert json.loads(base64.urlsafe_b64decode(header + "==")) == HEADER

@@ -12,7 +12,7 @@ from run.plan import clean_environment, read_plan
 from run.terminal import RunError
 
 
-def test_ports_and_data_dir_have_the_contracts_defaults() -> None:
+def test_ports_and_data_dir_have_the_documented_defaults() -> None:
     asked = read_plan({}, Path("/here"))
     assert asked.ports == {"GATEWAY_PORT": 8080, "INTERNAL_PORT": 8081, "ISSUER_PORT": 9000}
     assert asked.data_dir == Path("/here/var")
