@@ -16,6 +16,7 @@ from typing import NamedTuple
 from issuer.errors import Faults
 from issuer.policy.roles import Roles, is_subject
 from issuer.users import credential_lines, credentials
+from issuer.users.credential_lines import BYTE_ORDER_MARK
 
 DEMO_LOGINS = "demo-logins"
 Edit = Callable[[str], str]
@@ -52,11 +53,12 @@ def changed(text: str, name: str, hashed: str) -> str:
 
 def removed(text: str, name: str) -> str:
     """Without the user's line. Raises `Faults`."""
-    lines = text.split("\n")
-    place = _place(text, name)
-    mark = credential_lines.BYTE_ORDER_MARK if not place else ""
-    rest = "\n".join(lines[:place] + lines[place + 1 :])
-    return mark + rest if lines[place].startswith(mark) else rest
+    lines = [f"{line}\n" for line in text.split("\n")]
+    lines[-1] = lines[-1].removesuffix("\n")
+    gone = lines.pop(_place(text, name))
+    # Which is of the file, not of its first line.
+    mark = BYTE_ORDER_MARK if gone.startswith(BYTE_ORDER_MARK) else ""
+    return mark + "".join(lines)
 
 
 def listed(text: str, roles: Roles) -> Sequence[User]:

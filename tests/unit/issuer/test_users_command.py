@@ -4,6 +4,7 @@ import getpass
 import io
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -118,6 +119,26 @@ def test_at_a_terminal_the_secret_is_asked_for_twice(
     monkeypatch.setattr(getpass, "getpass", lambda _: next(answers))
     assert users("passwd", "USRStwo") == status
     assert logs_in(file, all_roles, "USRStwo", SECRET if status == 0 else "plain two")
+
+
+def test_a_terminal_shows_no_secret(file: Path, all_roles: Roles) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "issuer", "users", "add", "USRSnew"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        for prompt in (b"New secret: ", b"The same again: "):
+            while not shown.endswith(prompt):
+                shown += os.read(ours, 1024)
+            os.write(ours, SECRET.encode() + b"\n")
+        while b"added USRSnew" not in shown:
+            shown += os.read(ours, 1024)
+        assert process.wait(30) == 0
+    os.close(ours)
+    assert SECRET.encode() not in shown
+    assert logs_in(file, all_roles, "USRSnew", SECRET)
 
 
 def test_another_secret_touches_one_line_and_revokes_before_it_answers(
@@ -292,6 +313,8 @@ def test_line_ends_and_a_byte_order_mark_stay(
     assert credentials_file.added(text, "USRSc", "x") == f"{closed}USRSc=x{end}"
     assert credentials_file.changed(text, "USRSa", "x") == text.replace("=one", "=x")
     assert credentials_file.removed(text, "USRSa") == text.replace(f"USRSa=one{end}", "")
+    before_it = text.partition("USRSb")[0]
+    assert credentials_file.removed(text, "USRSb") == before_it
     kept = credentials_file.listed(credentials_file.removed(text, "USRSa"), all_roles)
     assert [user.name for user in kept] == ["USRSb"]
 
