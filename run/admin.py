@@ -24,6 +24,8 @@ from run.terminal import RunError
 from run.venv import PYTHON
 
 ISSUER = ("-m", "issuer")
+#: Where Linux tells of processes.
+PROCESSES = Path("/proc")
 #: What may have changed the users: 2 says that a gateway has yet to hear of it.
 DONE_STATUSES = (0, 2)
 
@@ -61,7 +63,7 @@ def split(text: str) -> list[str]:
 def environment_of(process: str) -> dict[str, str]:
     """What a process was told when it began."""
     try:
-        lines = (Path("/proc") / process / "environ").read_bytes().split(b"\0")
+        lines = (PROCESSES / process / "environ").read_bytes().split(b"\0")
     except OSError as error:
         raise RunError(
             f"process {process} of that stack cannot be asked: {error.strerror}; "
@@ -74,9 +76,16 @@ def environment_of(process: str) -> dict[str, str]:
 # --- containers ----------------------------------------------------------------------------------
 
 
+def environment_of_supervisor(process: str) -> dict[str, str]:
+    """What `make run` was told; where no process can be asked (on a Mac), what this shell says, in
+    which the engine is the same as a rule.
+    """
+    return environment_of(process) if PROCESSES.is_dir() else dict(os.environ)
+
+
 def project_at(data_dir: Path, supervisor: str) -> Project:
     """The compose project as its supervisor knows it: the engine's address is a setting too."""
-    env = clean_environment(environment_of(supervisor))
+    env = clean_environment(environment_of_supervisor(supervisor))
     project = project_of(compose_words(env), data_dir, env)
     if env.get("RUNTIME") == "local" or "issuer" not in project.containers("status=running"):
         raise RunError(f"the stack on {data_dir} is not up yet; try again when it says ready")
@@ -92,7 +101,7 @@ def in_container(project: Project, words: Sequence[str], supervisor: str) -> Non
         os.execvpe(command[0], command, project.env)
     status = subprocess.run(command, env=project.env, check=False).returncode
     if status in DONE_STATUSES:
-        take_users_back(project, environment_of(supervisor))
+        take_users_back(project, environment_of_supervisor(supervisor))
     raise SystemExit(status)
 
 

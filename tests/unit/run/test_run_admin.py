@@ -180,6 +180,14 @@ def test_users_of_the_volume_alone_are_written_nowhere_else(
     assert not (tmp_path / "credentials.env").exists()
 
 
+def test_where_no_process_can_be_asked_the_shell_says_where_the_engine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "PROCESSES", tmp_path / "none")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///this/engine")
+    assert admin.environment_of_supervisor("1")["DOCKER_HOST"] == "unix:///this/engine"
+
+
 @pytest.mark.parametrize(
     ("data_dir", "line"),
     [
