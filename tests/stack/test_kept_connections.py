@@ -33,7 +33,7 @@ SPREAD_SECONDS = 0.03
 def uvicorn() -> Iterator[int]:
     """A real uvicorn with its own defaults; its port."""
     (port,) = free_ports(1)
-    words = ("-m", "uvicorn", "tests.asgi_llm:application", "--log-level", "warning")
+    words = ("-m", "uvicorn", "tests.support.asgi_llm:application", "--log-level", "warning")
     process = subprocess.Popen([sys.executable, *words, "--port", str(port)], cwd=ROOT)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/seen", 200), 20, "uvicorn serves")

@@ -1,5 +1,5 @@
 """An LLM server for uvicorn, which vLLM is served by: it answers every chat alike, and tells how
-often it got each request. Run as `uvicorn tests.asgi_llm:application`.
+often it got each request. Run as `uvicorn tests.support.asgi_llm:application`.
 """
 
 import asyncio

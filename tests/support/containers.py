@@ -1,5 +1,5 @@
 """A Portero in containers for a test: the repository's compose file, with a project name, a port
-and volumes of its own. `Containers` has the face of `tests.deployment.Local`.
+and volumes of its own. `Containers` has the face of `tests.support.deployment.Local`.
 
 It owns the containers, networks and volumes whose names begin with `SESSION`. It must never touch
 another's, nor prune: several sessions may use one engine.
