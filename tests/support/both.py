@@ -1,4 +1,5 @@
-"""`make test`: what starts nothing runs beside what starts whole stacks, in a pytest of its own.
+"""`make test`: what starts nothing, or a stack of its own for a moment, runs beside what has whole
+stacks of both runtimes, in a pytest of its own: neither keeps the machine's cores busy by itself.
 
 The coverage of both is one table, and the exit status that of the one that failed.
 """
@@ -9,8 +10,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-ALONE = ("tests/unit", "tests/contract")
-STACKS = ("tests/promises", "tests/security", "tests/stack")
+#: Of the stack tests, those that know local processes alone.
+OWN_STACKS = ("tests/stack/clients", "tests/stack/test_behind_a_proxy.py")
+ALONE = ("tests/unit", "tests/contract", "tests/security", *OWN_STACKS)
+STACKS = ("tests/promises", "tests/stack", *(f"--ignore={path}" for path in OWN_STACKS))
 COVERAGE = (".coverage.alone", ".coverage.stacks")
 
 
