@@ -10,7 +10,6 @@ import functools
 import hashlib
 import hmac
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import bcrypt
 
+from issuer import files
 from issuer.errors import Faults, TooManyLogins
 from issuer.policy.roles import Roles
 from issuer.users import credential_lines
@@ -211,14 +211,4 @@ def write_new(path: Path, text: str, force: bool = False) -> None:
     """Write a file of mode 0600, whole or not at all. Raises `Faults` if it is there already."""
     if path.exists() and not force:
         raise Faults([f"{path} is there already; --force replaces it"])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink()
-        raise
+    files.replace(path, text.encode())

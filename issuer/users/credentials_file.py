@@ -7,12 +7,12 @@ or tell a secret: what comes in is a hash.
 
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from issuer import files
 from issuer.errors import Faults
 from issuer.policy.roles import Roles, is_subject
 from issuer.users import credential_lines, credentials
@@ -124,7 +124,7 @@ def edit(path: Path, roles: Roles, change: Edit) -> None:
                 ["nothing is changed, as the file would have faults", *found.faults]
             ) from None
         try:
-            _replace(target, new.encode())
+            files.replace(target, new.encode(), target.stat())
         except OSError as error:
             raise Faults(
                 [f"nothing is changed: {path} cannot be written: {error.strerror}"]
@@ -137,7 +137,7 @@ def forget_demo_login(path: Path, name: str) -> None:
     """
     beside = path.resolve().with_name(DEMO_LOGINS)
     with _locked(beside), suppress(Faults, OSError):
-        _replace(beside, removed(read(beside), name).encode())
+        files.replace(beside, removed(read(beside), name).encode(), beside.stat())
 
 
 @contextmanager
@@ -153,22 +153,3 @@ def _locked(path: Path) -> Iterator[None]:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all, with the mode and the owner of what it replaces."""
-    before = path.stat()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(file.fileno(), before.st_uid, before.st_gid)
-            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -178,6 +178,14 @@ local function forward(route, value, asked, query, claims)
     end
 end
 
+--- What is wrong with the form of a request, whoever asks.
+local function fault_of_form(query)
+    if not PROTOCOLS[var.server_protocol] then
+        return "unsupported_protocol"
+    end
+    return holds_token(query) and "token_in_query" or nil
+end
+
 --- Judge one request: forward it or refuse it.
 function _M.judge()
     shared_versions.look()
@@ -190,11 +198,9 @@ function _M.judge()
     if not route then
         return refuse_unknown(path)
     end
-    if not PROTOCOLS[var.server_protocol] then
-        return errors.refuse("unsupported_protocol")
-    end
-    if holds_token(query) then
-        return errors.refuse("token_in_query")
+    local form_fault = fault_of_form(query)
+    if form_fault then
+        return errors.refuse(form_fault)
     end
     local token, fault, by_cookie, from = presented_token.read()
     if fault == "several" then
