@@ -22,7 +22,7 @@ SLOTS = 4
 #: The model knows 8192 tokens of context; all slots share them.
 CONTEXT_TOKENS = 8192
 #: The small model tends to go on for ever when a request names no limit.
-MOST_TOKENS = 1024
+MAX_TOKENS = 1024
 #: So small a model strays at llama.cpp's 0.8, into other languages too.
 TEMPERATURE = 0.2
 #: llama.cpp's level: its next one writes several lines for each request.
@@ -75,7 +75,7 @@ def server_parameters(model: Path, host: str, port: int) -> "xllamacpp.CommonPar
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = SLOTS
     parameters.kv_unified = True
-    parameters.n_predict = MOST_TOKENS
+    parameters.n_predict = MAX_TOKENS
     parameters.sampling.temp = TEMPERATURE
     parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
     for cpu in (parameters.cpuparams, parameters.cpuparams_batch):

@@ -23,9 +23,9 @@ _FAULTS = (
 )
 _FORM = "is not SCHEME://HOST or SCHEME://HOST:PORT"
 _LONG = "is longer than 300 characters"
-_MOST_PORT = 65535
+_MAX_PORT = 65535
 #: A name of DNS has 253 at most.
-_MOST_LENGTH = 300
+_MAX_LENGTH = 300
 
 _WEB_ORIGIN = re.compile(r"(https?)://([^/?#@:\s][^/?#@\s]*)\Z", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -53,9 +53,9 @@ def _fault(entry: str) -> str:
         if re.match(pattern, entry, re.ASCII):
             return reason
     match = _ORIGIN.match(entry)
-    if not match or int(match["port"] or 1) > _MOST_PORT:
+    if not match or int(match["port"] or 1) > _MAX_PORT:
         return _FORM
-    return "" if len(entry) <= _MOST_LENGTH else _LONG
+    return "" if len(entry) <= _MAX_LENGTH else _LONG
 
 
 def base_url(text: str) -> str:
@@ -66,7 +66,7 @@ def base_url(text: str) -> str:
     scheme, host, port = match[1], match[2], match[3]
     if port is None:
         return f"{scheme}://{host.lower()}"
-    if not 1 <= int(port) <= _MOST_PORT:
+    if not 1 <= int(port) <= _MAX_PORT:
         return ""
     return f"{scheme}://{_plain(scheme, f'{host}:{int(port)}')}"
 

@@ -16,7 +16,7 @@ from run.plan import Plan
 from run.readiness import models_for
 from run.terminal import say
 
-MOST_SHOWN, MOST_CHARACTERS = 3, 80
+MAX_SHOWN, MAX_CHARACTERS = 3, 80
 
 Asker = Callable[[Question], list[Found]]
 
@@ -63,7 +63,7 @@ def read_key(path: Path) -> str:
 def words(found: Found, wanted_kind: str) -> str:
     """What one server was found to be."""
     if found.fault:
-        return plain(found.fault, 2 * MOST_CHARACTERS)
+        return plain(found.fault, 2 * MAX_CHARACTERS)
     kind = kind_words(found.kind, wanted_kind)
     return f"{kind}; {model_words(found)}"
 
@@ -82,13 +82,13 @@ def model_words(found: Found) -> str:
     count = len(found.models)
     if count == 0:
         return "it has no model yet"
-    names = ", ".join(plain(name) for name in found.models[:MOST_SHOWN])
-    more = ", …" if count > MOST_SHOWN else ""
+    names = ", ".join(plain(name) for name in found.models[:MAX_SHOWN])
+    more = ", …" if count > MAX_SHOWN else ""
     only = "" if found.chat else " (none for chats)"
     return f"{count} model{'' if count == 1 else 's'}: {names}{more}{only}"
 
 
-def plain(text: str, most: int = MOST_CHARACTERS) -> str:
+def plain(text: str, most: int = MAX_CHARACTERS) -> str:
     """What a server said, harmless on a terminal."""
     shown = "".join(one if one.isprintable() else "?" for one in text)
     return shown if len(shown) <= most else shown[: most - 1] + "…"

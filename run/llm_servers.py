@@ -20,12 +20,12 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 #: For one piece of an answer, and for all that one server is asked.
-PIECE_SECONDS, MOST_SECONDS = 4.0, 10.0
-MOST_BYTES = 4 * 1024 * 1024
+PIECE_SECONDS, MAX_SECONDS = 4.0, 10.0
+MAX_BYTES = 4 * 1024 * 1024
 #: What the gateway trusts where nothing else is named.
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 #: How many models are asked for what they can do.
-MOST_ASKED_MODELS = 8
+MAX_ASKED_MODELS = 8
 #: Ways to say in a name that a model answers no chat.
 OTHER_WORDS = ("embed", "rerank", "bge-", "e5-", "minilm", "whisper", "tts", "clip")
 OWNERS = {"llamacpp": "llama-server", "vllm": "vllm"}
@@ -117,8 +117,8 @@ class Server:
             connection.request(method, path, content, self._headers(content is not None))
             response = connection.getresponse()
             headers = {name.lower(): value for name, value in response.getheaders()}
-            content_read = response.read(MOST_BYTES)
-            if response.length and len(content_read) < MOST_BYTES:
+            content_read = response.read(MAX_BYTES)
+            if response.length and len(content_read) < MAX_BYTES:
                 raise http.client.IncompleteRead(content_read, response.length)
             return Answer(response.status, headers, content_read)
         finally:
@@ -305,7 +305,7 @@ def abilities_of(
         for one in entries(content, "models")
     }
     if kind == "ollama":
-        for name in models[:MOST_ASKED_MODELS]:
+        for name in models[:MAX_ASKED_MODELS]:
             shown = server.ask_quietly("POST", "/api/show", {"model": name})
             said[name] = shown.get("capabilities") if isinstance(shown, dict) else None
     return {name: what for name, what in said.items() if isinstance(what, list)}
@@ -346,7 +346,7 @@ def words_of(error: Exception, url: SplitResult) -> str:
 
 def find_all(question: Question) -> list[Found]:
     """What each server says, in their order, all asked at the same time."""
-    late = f"{UNREACHABLE}no whole answer in {MOST_SECONDS:g} s"
+    late = f"{UNREACHABLE}no whole answer in {MAX_SECONDS:g} s"
     found = {index: Found(url, late) for index, url in enumerate(question.urls)}
 
     def look(index: int, url: str) -> None:
@@ -355,7 +355,7 @@ def find_all(question: Question) -> list[Found]:
     threads = [
         threading.Thread(target=look, args=one, daemon=True) for one in enumerate(question.urls)
     ]
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + MAX_SECONDS
     for thread in threads:
         thread.start()
     for thread in threads:

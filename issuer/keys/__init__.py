@@ -21,13 +21,13 @@ from jwt.exceptions import InvalidKeyError
 
 from issuer.errors import Faults
 
-LEAST_SECRET_BYTES = 32
+MIN_SECRET_BYTES = 32
 NEW_SECRET_BYTES = 48
-LEAST_RSA_BITS = 2048
+MIN_RSA_BITS = 2048
 NEW_RSA_BITS = 3072
-LEAST_RSA_EXPONENT = 3
+MIN_RSA_EXPONENT = 3
 #: A secret of fewer different bytes is a pattern.
-LEAST_DIFFERENT_BYTES = 8
+MIN_DIFFERENT_BYTES = 8
 PEM = b"-----BEGIN "
 
 _FINGERPRINT_LABEL = b"portero key id"
@@ -140,9 +140,9 @@ def weaknesses(secret: bytes) -> list[str]:
     found = []
     if secret[-1:] in (b"\r", b"\n"):
         found.append("ends in a newline; write it without one (printf, not echo)")
-    if len(secret) < LEAST_SECRET_BYTES:
-        found.append(f"is shorter than {LEAST_SECRET_BYTES} bytes")
-    if len(set(secret)) < LEAST_DIFFERENT_BYTES or b"changeme" in secret.lower():
+    if len(secret) < MIN_SECRET_BYTES:
+        found.append(f"is shorter than {MIN_SECRET_BYTES} bytes")
+    if len(set(secret)) < MIN_DIFFERENT_BYTES or b"changeme" in secret.lower():
         found.append("is too easy to guess; 'python -m issuer init' makes a good one")
     if _is_public_text(secret):
         found.append("has the form of a public key or certificate, which is no secret")
@@ -163,9 +163,9 @@ def _unfit(algorithm: str, private: object) -> str:
     if algorithm == "RS256":
         if not isinstance(private, rsa.RSAPrivateKey):
             return "is not an RSA key"
-        weak = private.key_size < LEAST_RSA_BITS
-        small = private.public_key().public_numbers().e < LEAST_RSA_EXPONENT
-        return f"is an RSA key under {LEAST_RSA_BITS} bits, or with exponent 1" * (weak or small)
+        weak = private.key_size < MIN_RSA_BITS
+        small = private.public_key().public_numbers().e < MIN_RSA_EXPONENT
+        return f"is an RSA key under {MIN_RSA_BITS} bits, or with exponent 1" * (weak or small)
     if algorithm == "ES256":
         fits = isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(
             private.curve, ec.SECP256R1

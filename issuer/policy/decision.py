@@ -132,11 +132,11 @@ def is_canonical(path: str) -> bool:
 
 #: How long an LLM server leaves a connection open that nobody uses; null for ever. It is for the
 #: gateway, which hangs up before.
-MOST_IDLE_SECONDS = 86_400
+MAX_IDLE_SECONDS = 86_400
 
 _PACK = record(
     {
-        "idle_seconds": or_null(whole(MOST_IDLE_SECONDS, " of seconds")),
+        "idle_seconds": or_null(whole(MAX_IDLE_SECONDS, " of seconds")),
         "routes": table(
             one_of(CLASSES),
             list_of(

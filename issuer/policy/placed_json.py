@@ -15,16 +15,16 @@ from issuer.errors import Faults
 #: Names and, for the elements of lists, numbers from 0.
 Path = tuple[str | int, ...]
 
-MOST_DEPTH = 16
+MAX_DEPTH = 16
 #: A number of more digits is none that we use; Python would refuse some, and take its time.
-MOST_DIGITS = 64
+MAX_DIGITS = 64
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-][A-Za-z0-9_.$-]*\Z", re.ASCII)
 
 
 def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
 _SCALARS = json.JSONDecoder(parse_int=_whole)
@@ -69,7 +69,7 @@ class Document:
     def _read(self, at: int, path: Path) -> tuple[Any, int]:
         """The value that begins here, and where what follows it begins."""
         self._lines.setdefault(path, self._line_at(at))
-        if len(path) > MOST_DEPTH:
+        if len(path) > MAX_DEPTH:
             raise json.JSONDecodeError("too deep", self._text, at)
         if self._text.startswith("{", at):
             return self._read_object(at, path)

@@ -30,11 +30,11 @@ DOORS = ("/llm/login", "/agi/login", "/login", "/admin/login")
 #: What a route of the packs may be; a role may use some of these.
 CLASSES = ("inference", "models", "management", "health", "metrics", "page", "console")
 CODE_LENGTH = 4
-MOST_SECONDS = 86_400
-MOST_TOKENS = 1_000_000
-MOST_A_MINUTE = 1_000_000_000
-MOST_AT_ONCE = 1_000
-MOST_BODY_BYTES = 64 * 1024 * 1024
+MAX_SECONDS = 86_400
+MAX_TOKENS = 1_000_000
+MAX_A_MINUTE = 1_000_000_000
+MAX_AT_ONCE = 1_000
+MAX_BODY_BYTES = 64 * 1024 * 1024
 #: The list of models that is no limit.
 ANY_MODEL = ("*",)
 
@@ -185,22 +185,22 @@ _LIMITS = {
         ),
         "must be a list of models' names",
     ),
-    "requests_per_minute": or_null(whole(MOST_A_MINUTE)),
-    "tokens_per_minute": or_null(whole(MOST_A_MINUTE)),
-    "concurrent_requests": or_null(whole(MOST_AT_ONCE)),
-    "largest_body_bytes": whole(MOST_BODY_BYTES, " of bytes"),
+    "requests_per_minute": or_null(whole(MAX_A_MINUTE)),
+    "tokens_per_minute": or_null(whole(MAX_A_MINUTE)),
+    "concurrent_requests": or_null(whole(MAX_AT_ONCE)),
+    "largest_body_bytes": whole(MAX_BODY_BYTES, " of bytes"),
 }
-_SECONDS = whole(MOST_SECONDS, " of seconds")
+_SECONDS = whole(MAX_SECONDS, " of seconds")
 _ROLE = {
     "code": matching(_CODE, "must be four capital letters"),
     "ttl_seconds": _SECONDS,
     "door": one_of(DOORS),
     "routes": list_of(one_of(CLASSES), "must be a list of route classes"),
     **_LIMITS,
-    "active_tokens": whole(MOST_TOKENS),
+    "active_tokens": whole(MAX_TOKENS),
     "stream_policy": Rule(
         lambda value: value in ("finish", "cut") or _SECONDS.accepts(value),
-        f'must be "finish", "cut" or a whole number of seconds, 1 to {MOST_SECONDS}',
+        f'must be "finish", "cut" or a whole number of seconds, 1 to {MAX_SECONDS}',
     ),
 }
 _FILE = record(

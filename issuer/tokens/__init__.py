@@ -23,7 +23,7 @@ from issuer.policy.roles import Role, Roles, is_subject
 
 ISSUER = "portero"
 AUDIENCE = "portero-gateway"
-MOST_CHARACTERS = 2048
+MAX_CHARACTERS = 2048
 JTI_BYTES = 16
 
 # An HMAC key has 32 bytes or more, whatever its digest (docs/configuration.md); `issuer/keys` sees
@@ -116,7 +116,7 @@ def verify(token: str, now: int, keyring: Keyring, roles: Roles) -> Claims:
 
 
 def _segments(token: str) -> tuple[str, str, str]:
-    match = _COMPACT.match(token) if len(token) <= MOST_CHARACTERS else None
+    match = _COMPACT.match(token) if len(token) <= MAX_CHARACTERS else None
     if match is None:
         raise TokenRefused("form")
     return match[1], match[2], match[3]

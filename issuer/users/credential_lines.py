@@ -14,7 +14,7 @@ from typing import NamedTuple
 from issuer.policy.roles import is_subject
 
 #: bcrypt reads no further (and its versions disagree on what to do beyond).
-MOST_SECRET_BYTES = 72
+MAX_SECRET_BYTES = 72
 COSTS = range(10, 15)
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -198,7 +198,7 @@ def _plain_faults(secret: str) -> list[str]:
     size = len(secret.encode())
     if not size:
         return ["the secret is empty"]
-    return [f"the secret is longer than {MOST_SECRET_BYTES} bytes"] * (size > MOST_SECRET_BYTES)
+    return [f"the secret is longer than {MAX_SECRET_BYTES} bytes"] * (size > MAX_SECRET_BYTES)
 
 
 # Hashes, and what is left of them.

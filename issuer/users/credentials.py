@@ -23,7 +23,7 @@ from issuer.errors import Faults, TooManyLogins
 from issuer.policy.roles import Roles
 from issuer.users import credential_lines
 from issuer.users.credential_lines import COSTS as COSTS
-from issuer.users.credential_lines import MOST_SECRET_BYTES, Line
+from issuer.users.credential_lines import MAX_SECRET_BYTES, Line
 from issuer.watched_file import Watched
 
 log = logging.getLogger("portero.credentials")
@@ -61,7 +61,7 @@ class Credentials:
         """Whether this is the user's secret; one bcrypt of the same cost, whatever the answer."""
         offered = secret.encode("utf-8", "surrogatepass")
         user = self._users.get(username)
-        fits = 0 < len(offered) <= MOST_SECRET_BYTES and b"\0" not in offered
+        fits = 0 < len(offered) <= MAX_SECRET_BYTES and b"\0" not in offered
         matches = bcrypt.checkpw(offered if fits else b"-", self._hash_for(username, user))
         if user is not None and user.plain:
             matches = hmac.compare_digest(_digest(offered), _digest(user.secret))

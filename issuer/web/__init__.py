@@ -21,7 +21,7 @@ log = logging.getLogger("portero")
 Application = Flask
 
 #: A login form is small; anything larger is not one.
-MOST_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 
 _HTTP_ERRORS = {
     404: "not_found",
@@ -34,7 +34,7 @@ _HTTP_ERRORS = {
 def application(authority: Authority, settings: Settings) -> Application:
     """All endpoints over one authority."""
     app = _new_app()
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config[responses.ORIGINS] = settings.origins
     app.register_blueprint(login.blueprint(authority, settings.cookie_secure, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))

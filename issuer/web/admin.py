@@ -17,7 +17,7 @@ from issuer.tokens import presented_token
 from issuer.web import responses
 
 CONSOLE = "console"
-MOST_LISTED = 1_000
+MAX_LISTED = 1_000
 
 
 def blueprint(authority: Authority) -> Blueprint:
@@ -61,7 +61,7 @@ def blueprint(authority: Authority) -> Blueprint:
 
 def _listed(authority: Authority) -> list[dict[str, Any]]:
     now = authority.now()
-    return [_row(session) for session in authority.active.store.active(now, MOST_LISTED)]
+    return [_row(session) for session in authority.active.store.active(now, MAX_LISTED)]
 
 
 def _row(session: Session) -> dict[str, Any]:

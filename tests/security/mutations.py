@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 
 from issuer import keys
 from issuer.keys import Key
-from issuer.tokens import MOST_CHARACTERS
+from issuer.tokens import MAX_CHARACTERS
 from tests.security import signatures
 from tests.security.forger import (
     ALGORITHMS,
@@ -826,7 +826,7 @@ def _(forger: Forger) -> Tokens:
         yield f"{size} more of white space", forger.token(claims=claims + b" " * size)
         yield f"{size} more of the header", forger.token(header=raw(forger.header) + b" " * size)
         yield f"{size} more of the signature", forger.with_signature(bytes(size))
-    room = MOST_CHARACTERS - len(forger.token(claims=b""))
+    room = MAX_CHARACTERS - len(forger.token(claims=b""))
     yield "one too long", forger.token(claims=claims.ljust(room * 3 // 4 + 2))
     for depth in (10, 400, 100_000):
         deep = b'{"a":' * depth + b"1" + b"}" * depth
@@ -1072,9 +1072,9 @@ def _(forger: Forger) -> Tokens:
 
 @family("J23 as large as allowed", into=GOOD)
 def _(forger: Forger) -> Tokens:
-    room = MOST_CHARACTERS - len(forger.token(claims=b""))
+    room = MAX_CHARACTERS - len(forger.token(claims=b""))
     token = forger.token(claims=raw(forger.claims).ljust(room * 3 // 4))
-    assert len(token) in (MOST_CHARACTERS - 1, MOST_CHARACTERS)
+    assert len(token) in (MAX_CHARACTERS - 1, MAX_CHARACTERS)
     yield f"{len(token)} characters", token
 
 

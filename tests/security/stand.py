@@ -29,8 +29,8 @@ ROLES = roles.parse(config.ROLES_FILE.read_text())
 PIPELINED = 64
 VALIDATING = 4
 #: nginx answers a header line above its buffer of 16 KiB by itself (threats J23).
-MOST_HEADER_BYTES = 16_000
-MOST_BODY_BYTES = 60_000
+MAX_HEADER_BYTES = 16_000
+MAX_BODY_BYTES = 60_000
 
 
 class Verdicts(NamedTuple):

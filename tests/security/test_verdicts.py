@@ -16,8 +16,8 @@ from tests.security.mutations import Family
 from tests.security.stand import (
     ACCEPTED,
     EXPIRED,
-    MOST_BODY_BYTES,
-    MOST_HEADER_BYTES,
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
     REFUSED,
     Stand,
     Trap,
@@ -67,13 +67,13 @@ def is_documented_refusal(answer: Answer, late: bool = False) -> bool:
 
 def is_good_refusal(token: bytes, answer: Answer) -> bool:
     """What nginx cannot read as a header it refuses itself; all else is the gateway's 401."""
-    if b"\0" in token or len(token) > MOST_HEADER_BYTES:
+    if b"\0" in token or len(token) > MAX_HEADER_BYTES:
         return answer.status == 400
     return is_documented_refusal(answer)
 
 
 def is_validates_refusal(token: bytes, answer: Answer) -> bool:
-    if len(token) > MOST_BODY_BYTES and answer.status == 413:
+    if len(token) > MAX_BODY_BYTES and answer.status == 413:
         return True
     return answer.status == 401 and json.loads(answer.body) == {"valid": False}
 

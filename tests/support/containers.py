@@ -76,7 +76,7 @@ SETTINGS = (
 )
 BUILD_SECONDS = 900
 COMMAND_SECONDS = 120
-MOST_SQUATTERS = 8
+MAX_SQUATTERS = 8
 START_ORDER = ("issuer", "reconciler", "gateway")
 
 
@@ -375,7 +375,7 @@ class Containers:
     def taken(self, network: str, address: str) -> Iterator[None]:
         """Others take free addresses of a network until they have this one."""
         with ExitStack() as at_the_end:
-            for _ in range(MOST_SQUATTERS):
+            for _ in range(MAX_SQUATTERS):
                 squatter = self._squat(network)
                 at_the_end.callback(self.docker, "rm", "-f", squatter)
                 form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"

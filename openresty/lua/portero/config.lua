@@ -9,8 +9,8 @@ local places = require("portero.policy.places")
 local route_table = require("portero.policy.route_table")
 local roles = require("portero.policy.roles")
 
-local LEAST_SECRET_BYTES = 32
-local MOST_TTL_SECONDS = 86400
+local MIN_SECRET_BYTES = 32
+local MAX_TTL_SECONDS = 86400
 
 local _M = {}
 
@@ -46,8 +46,8 @@ local function secret(env, name, faults)
             faults[#faults + 1] = name .. "_FILE: " .. err
         end
     end
-    if not value or #value < LEAST_SECRET_BYTES or value:find("[\r\n]$") then
-        faults[#faults + 1] = name .. ": must be at least " .. LEAST_SECRET_BYTES
+    if not value or #value < MIN_SECRET_BYTES or value:find("[\r\n]$") then
+        faults[#faults + 1] = name .. ": must be at least " .. MIN_SECRET_BYTES
             .. " bytes, without a newline at its end"
     end
     return value
@@ -282,9 +282,9 @@ function _M.read(env, directory)
     check_ca(env, "LLM_CA_FILE", settings.llm, faults)
     local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
     settings.internal_host = internal:find("^%a") and internal or nil
-    local ttl = whole(env, "TOKEN_TTL_SECONDS", MOST_TTL_SECONDS, 1, MOST_TTL_SECONDS, faults)
+    local ttl = whole(env, "TOKEN_TTL_SECONDS", MAX_TTL_SECONDS, 1, MAX_TTL_SECONDS, faults)
     settings.max_staleness_seconds =
-        whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MOST_TTL_SECONDS, faults)
+        whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MAX_TTL_SECONDS, faults)
     local file = roles_of(env("ROLES_FILE") or directory .. "/roles.json", ttl, faults)
     local packs = packs_of(directory, settings.llm_kind, faults)
     if #faults > 0 then

@@ -13,7 +13,7 @@ from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateways
 
 NOW = 1_800_000_000
-MOST_OF_SUBJECT = 10
+MAX_OF_SUBJECT = 10
 OK, FULL, AWAY = Ack("ok", ok=True), Ack("full", ok=False, full=True), Ack("away", ok=False)
 
 
@@ -50,7 +50,7 @@ def test_a_token_is_in_the_store_before_any_gateway_hears_of_it(store: SqliteSes
     gateways = FakeGateways(OK)
     seen: list[bool] = []
     gateways.on_push = lambda: seen.append(store.find(session("1").jti) is not None)
-    make(store, gateways).activate(session("1"), MOST_OF_SUBJECT)
+    make(store, gateways).activate(session("1"), MAX_OF_SUBJECT)
     assert seen == [True]
     assert gateways.pushed == [Changes(activate=[(session("1").jti, NOW + 900)])]
 
@@ -60,7 +60,7 @@ def test_a_revocation_is_in_the_store_before_any_gateway_hears_of_it(
 ) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
-    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    tokens.activate(session("1"), MAX_OF_SUBJECT)
     seen: list[bool] = []
     gateways.on_push = lambda: seen.append(tokens.is_active(session("1").jti))
     done = tokens.revoke(Selection(jti=session("1").jti))
@@ -89,11 +89,11 @@ def test_a_token_is_active_unless_one_gateway_is_full_or_none_answers(
     gateways = FakeGateways(*acks)
     tokens = make(store, gateways)
     if refusal is None:
-        tokens.activate(session("1"), MOST_OF_SUBJECT)
+        tokens.activate(session("1"), MAX_OF_SUBJECT)
         assert tokens.is_active(session("1").jti)
         return
     with pytest.raises(refusal):
-        tokens.activate(session("1"), MOST_OF_SUBJECT)
+        tokens.activate(session("1"), MAX_OF_SUBJECT)
     assert not tokens.is_active(session("1").jti)
     assert gateways.pushed[-1].revoke == [(session("1").jti, NOW + 900)]
     assert store.count_active(NOW) == 0
@@ -102,15 +102,15 @@ def test_a_token_is_active_unless_one_gateway_is_full_or_none_answers(
 def test_at_capacity_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways, most=2)
-    tokens.activate(session("1"), MOST_OF_SUBJECT)
-    tokens.activate(session("2"), MOST_OF_SUBJECT)
+    tokens.activate(session("1"), MAX_OF_SUBJECT)
+    tokens.activate(session("2"), MAX_OF_SUBJECT)
     with pytest.raises(CapacityReached):
-        tokens.activate(session("3"), MOST_OF_SUBJECT)
+        tokens.activate(session("3"), MAX_OF_SUBJECT)
     assert len(gateways.pushed) == 2
     assert store.find(session("3").jti) is None
     assert tokens.is_active(session("1").jti)
     tokens.revoke(Selection(jti=session("1").jti))
-    tokens.activate(session("3"), MOST_OF_SUBJECT)
+    tokens.activate(session("3"), MAX_OF_SUBJECT)
 
 
 def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
@@ -128,9 +128,9 @@ def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: Sqli
 def test_without_a_store_nothing_is_pushed(store: SqliteSessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
-    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    tokens.activate(session("1"), MAX_OF_SUBJECT)
     with pytest.raises(StoreUnavailable):
-        tokens.activate(session("1"), MOST_OF_SUBJECT)
+        tokens.activate(session("1"), MAX_OF_SUBJECT)
     assert len(gateways.pushed) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_revocation_names_the_gateways_that_have_not_acknowledged_it(
 ) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
-    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    tokens.activate(session("1"), MAX_OF_SUBJECT)
     gateways.acks = acks
     assert tokens.revoke(Selection()).pending == pending
     assert not tokens.is_active(session("1").jti)
@@ -166,7 +166,7 @@ def test_only_what_is_selected_is_revoked(
     tokens = make(store, FakeGateways(OK))
     every = [session("1"), session("2"), session("3", "ADMNroot", "admin")]
     for one in every:
-        tokens.activate(one, MOST_OF_SUBJECT)
+        tokens.activate(one, MAX_OF_SUBJECT)
     done = tokens.revoke(selection)
     assert {revoked.jti[-1] for revoked in done.sessions} == names
     assert {one.jti[-1] for one in every if not tokens.is_active(one.jti)} == names
@@ -181,7 +181,7 @@ def test_a_revocation_of_nothing_tells_nobody(store: SqliteSessions) -> None:
 def test_a_revocation_again_is_pushed_again(store: SqliteSessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
-    tokens.activate(session("1"), MOST_OF_SUBJECT)
+    tokens.activate(session("1"), MAX_OF_SUBJECT)
     gateways.acks = [AWAY]
     assert tokens.revoke(Selection()).pending == ("away",)
     gateways.acks = [OK]
@@ -193,7 +193,7 @@ def test_an_expired_token_is_revoked_everywhere_too_and_is_not_counted(
     store: SqliteSessions,
 ) -> None:
     gateways = FakeGateways(OK)
-    make(store, gateways).activate(session("1"), MOST_OF_SUBJECT)
+    make(store, gateways).activate(session("1"), MAX_OF_SUBJECT)
     done = make(store, gateways, now=NOW + 900).revoke(Selection(subject="USRSalice"))
     assert done.sessions == []
     assert gateways.pushed[-1] == Changes(revoke=[(session("1").jti, NOW + 900)])
@@ -206,7 +206,7 @@ def test_many_revocations_go_out_in_messages_of_bounded_size(
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
     for number in range(5):
-        tokens.activate(session(str(number)), MOST_OF_SUBJECT)
+        tokens.activate(session(str(number)), MAX_OF_SUBJECT)
     gateways.pushed.clear()
     tokens.revoke(Selection())
     sent = [jti for changes in gateways.pushed for jti, _ in changes.revoke]
@@ -218,7 +218,7 @@ def test_many_revocations_go_out_in_messages_of_bounded_size(
 def test_a_token_is_active_until_its_time_is_over(
     store: SqliteSessions, late: int, active: bool
 ) -> None:
-    make(store, FakeGateways(OK)).activate(session("1"), MOST_OF_SUBJECT)
+    make(store, FakeGateways(OK)).activate(session("1"), MAX_OF_SUBJECT)
     tokens = make(store, FakeGateways(OK), now=NOW + late)
     assert tokens.is_active(session("1").jti) is active
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from issuer.errors import Faults
-from issuer.policy.placed_json import MOST_DEPTH, MOST_DIGITS, Document, spell
+from issuer.policy.placed_json import MAX_DEPTH, MAX_DIGITS, Document, spell
 
 SCALARS = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.text(max_size=8)
 VALUES = st.recursive(
@@ -34,9 +34,9 @@ def test_it_reads_what_json_reads(value: Any, indent: int | None) -> None:
     assert Document("file", text).value == json.loads(text)
 
 
-@given(st.text(alphabet='{}[]",:0123456789.eE+-truefalsn \n\\u', max_size=MOST_DIGITS))
+@given(st.text(alphabet='{}[]",:0123456789.eE+-truefalsn \n\\u', max_size=MAX_DIGITS))
 @example("1" + "0" * 18)
-@example("-" + "9" * (MOST_DIGITS - 1))
+@example("-" + "9" * (MAX_DIGITS - 1))
 def test_it_refuses_what_json_refuses(text: str) -> None:
     try:
         expected = json.loads(text)
@@ -110,12 +110,12 @@ def test_a_text_that_is_no_json_is_told_with_its_line(text: str, line: int) -> N
 
 
 def test_what_is_nested_too_deep_is_refused_before_it_harms() -> None:
-    Document("file", "[" * MOST_DEPTH + "[]" + "]" * MOST_DEPTH)
+    Document("file", "[" * MAX_DEPTH + "[]" + "]" * MAX_DEPTH)
     with pytest.raises(Faults, match="too deep"):
         Document("file", "[" * 1_000_000)
 
 
 def test_a_number_of_very_many_digits_is_no_whole_one() -> None:
-    assert type(Document("file", "9" * MOST_DIGITS).value) is int
-    assert type(Document("file", "9" * (MOST_DIGITS + 1)).value) is float
+    assert type(Document("file", "9" * MAX_DIGITS).value) is int
+    assert type(Document("file", "9" * (MAX_DIGITS + 1)).value) is float
     assert Document("file", "9" * 10_000).value == float("inf")

@@ -514,10 +514,10 @@ def test_what_is_just_within_the_rules_is_accepted(token: str) -> None:
 
 
 def test_a_token_of_the_greatest_length_is_accepted_and_one_character_more_is_not() -> None:
-    room = tokens.MOST_CHARACTERS - len(forge(claims=""))
+    room = tokens.MAX_CHARACTERS - len(forge(claims=""))
     longest = json.dumps(CLAIMS).ljust(room * 3 // 4)
     accepted = forge(claims=longest)
-    assert len(accepted) in (tokens.MOST_CHARACTERS, tokens.MOST_CHARACTERS - 1)
+    assert len(accepted) in (tokens.MAX_CHARACTERS, tokens.MAX_CHARACTERS - 1)
     assert verify(accepted)
     with pytest.raises(TokenRefused):
         verify(forge(claims=longest + "  "))

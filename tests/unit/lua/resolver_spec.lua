@@ -7,11 +7,11 @@ local resolver = fake_ngx.load("portero.server.resolver")
 
 --- No name under `invalid` is ever anyone's (RFC 6761 section 6.4).
 local UNKNOWN = "no-such-host.invalid"
-local MOST_LOOKS = 200000
+local MAX_LOOKS = 200000
 
 --- The async look-up, until it is done.
 local function finish(lookup)
-    for _ = 1, MOST_LOOKS do
+    for _ = 1, MAX_LOOKS do
         local done, addresses = resolver.finish(lookup)
         if done then
             return done, addresses

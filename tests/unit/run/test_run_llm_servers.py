@@ -322,7 +322,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_u3(monkeypatch: pytest.Mon
 
 
 def test_a_server_that_trickles_for_ever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_servers, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(llm_servers, "MAX_SECONDS", 0.5)
     stop = threading.Event()
 
     def trickle(one: socket.socket) -> None:

@@ -31,9 +31,9 @@ local LINES_TYPES = {
 --- A server that names no type means its API's own.
 local NO_TYPES = { [""] = true, ["text/plain"] = true }
 --- How long a cut waits for the end of an event that has begun.
-local MOST_WAIT_SECONDS = 0.4
+local MAX_WAIT_SECONDS = 0.4
 --- The longest of the ends above: so much of what has passed tells whether an event is open.
-local MOST_END_CHARACTERS = 4
+local MAX_END_CHARACTERS = 4
 
 local roles
 
@@ -105,7 +105,7 @@ local function cut(watch, code, chunk, elapsed_seconds)
     end
     local rest = rest_of_event(watch, chunk)
     watch.pending = code
-    watch.pending_until = watch.pending_until or elapsed_seconds + MOST_WAIT_SECONDS
+    watch.pending_until = watch.pending_until or elapsed_seconds + MAX_WAIT_SECONDS
     if not rest and chunk ~= "" and elapsed_seconds < watch.pending_until then
         return
     end
@@ -195,7 +195,7 @@ local function filter_stream(watch, chunk, is_last, arrived)
         or (is_due(watch, elapsed_seconds) and verdict(elapsed_seconds))
     watch.has_begun = true
     local answer = code and cut(watch, code, chunk, elapsed_seconds) or nil
-    watch.tail = sub(watch.tail .. sub(chunk, -MOST_END_CHARACTERS), -MOST_END_CHARACTERS)
+    watch.tail = sub(watch.tail .. sub(chunk, -MAX_END_CHARACTERS), -MAX_END_CHARACTERS)
     return answer
 end
 

@@ -16,12 +16,12 @@ local cjson = require("cjson.safe")
 
 local byte, find, sub = string.byte, string.find, string.sub
 
-local MOST_TOKENS = 1e9
+local MAX_TOKENS = 1e9
 --- The longest piece of JSON that is waited for, from its name on.
-local MOST_TOLD = 4096
+local MAX_TOLD = 4096
 --- The longest name, its first quote, and what may stand before that: so much is seen again.
-local MOST_NAME = 19
-local MOST_EVENT = 65536
+local MAX_NAME = 19
+local MAX_EVENT = 65536
 --- Events behind the last count that carry no text: "message_stop", a count told twice.
 local CLOSING_EVENTS = 2
 --- Events of a whole answer that carry no text.
@@ -97,7 +97,7 @@ end
 --- Keep the greatest of a count. Whether it is news.
 local function take(counts, name, value)
     local known = counts[name]
-    if not known or type(value) ~= "number" or value % 1 ~= 0 or value > MOST_TOKENS
+    if not known or type(value) ~= "number" or value % 1 ~= 0 or value > MAX_TOKENS
         or value <= known then
         return false
     end
@@ -152,7 +152,7 @@ end
 --- Read the value of a name that begins at `quote`: its last place, or nil when it is not whole and
 --- may become so; and whether it told any news.
 local function read_value(row, counts, text, name, quote)
-    local last = math.min(#text, quote + MOST_TOLD - 1)
+    local last = math.min(#text, quote + MAX_TOLD - 1)
     local behind_name = quote + #name + 2
     local at = value_place(text, behind_name)
     if not at then
@@ -162,7 +162,7 @@ local function read_value(row, counts, text, name, quote)
     if at <= last then
         stop, is_news = row.read(counts, text, at, last, name)
     end
-    if not stop and last == quote + MOST_TOLD - 1 then
+    if not stop and last == quote + MAX_TOLD - 1 then
         return last, false
     end
     return stop, is_news
@@ -196,7 +196,7 @@ local function seen_again(text, done)
     if byte(text, -1) == NEWLINE then
         return #text + 1
     end
-    return math.max(done + 1, #text - MOST_NAME + 1)
+    return math.max(done + 1, #text - MAX_NAME + 1)
 end
 
 --- Read a text. Answers where the last news ended, and from where on the text is to be seen again.
@@ -407,7 +407,7 @@ local function hold(state, piece, out)
     local parts = state.is_passing and out or state.parts
     parts[#parts + 1] = piece
     state.size = state.size + #piece
-    if state.size > MOST_EVENT and not state.is_passing then
+    if state.size > MAX_EVENT and not state.is_passing then
         out[#out + 1] = table.concat(state.parts)
         state.parts, state.is_passing = {}, true
     end

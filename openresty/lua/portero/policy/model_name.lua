@@ -7,8 +7,8 @@
 local char, find, gsub = string.char, string.find, string.gsub
 local lower, match, sub = string.lower, string.match, string.sub
 
-local MOST_PLAIN = 256
-local MOST_TEXT = 1024
+local MAX_PLAIN = 256
+local MAX_TEXT = 1024
 
 local _M = {}
 
@@ -121,7 +121,7 @@ end
 ---@param name string
 ---@return boolean
 function _M.is_plain(name)
-    return name ~= "" and #name <= MOST_PLAIN and not find(name, "[^!#-~]")
+    return name ~= "" and #name <= MAX_PLAIN and not find(name, "[^!#-~]")
         and not find(name, "\\", 1, true)
 end
 
@@ -148,7 +148,7 @@ end
 ---@param name string
 ---@return boolean
 function _M.is_text(name)
-    return name ~= "" and #name <= MOST_TEXT and not find(name, "[%z\1-\31\127]")
+    return name ~= "" and #name <= MAX_TEXT and not find(name, "[%z\1-\31\127]")
         and (not find(name, "[\128-\255]") or is_utf8(name))
 end
 

@@ -10,9 +10,9 @@ cjson.decode_invalid_numbers(false)
 
 local null = require("cjson").null
 
-local MOST_TTL_SECONDS = 86400
-local MOST_BODY_BYTES = 67108864
-local MOST_NUMBER = 1000000000
+local MAX_TTL_SECONDS = 86400
+local MAX_BODY_BYTES = 67108864
+local MAX_NUMBER = 1000000000
 local CLASSES = {
     inference = true, models = true, management = true, health = true, metrics = true,
     page = true, console = true,
@@ -57,21 +57,21 @@ local ROLE_FIELDS = {
     code = { "must be four capital letters", function(value)
         return type(value) == "string" and value:find("^%u%u%u%u$") ~= nil
     end },
-    ttl_seconds = whole(MOST_TTL_SECONDS),
+    ttl_seconds = whole(MAX_TTL_SECONDS),
     door = { "must be one of /llm/login, /agi/login, /login, /admin/login", function(value)
         return DOORS[value] ~= nil
     end },
     routes = list("route classes"),
     models = list("model names"),
-    requests_per_minute = whole_or_null(MOST_NUMBER),
-    tokens_per_minute = whole_or_null(MOST_NUMBER),
+    requests_per_minute = whole_or_null(MAX_NUMBER),
+    tokens_per_minute = whole_or_null(MAX_NUMBER),
     concurrent_requests = whole_or_null(1000),
-    largest_body_bytes = whole(MOST_BODY_BYTES),
+    largest_body_bytes = whole(MAX_BODY_BYTES),
     active_tokens = whole(1000000),
     stream_policy = {
-        'must be "finish", "cut" or a whole number of seconds up to ' .. MOST_TTL_SECONDS,
+        'must be "finish", "cut" or a whole number of seconds up to ' .. MAX_TTL_SECONDS,
         function(value, raw)
-            return value == "finish" or value == "cut" or is_whole(value, raw, MOST_TTL_SECONDS)
+            return value == "finish" or value == "cut" or is_whole(value, raw, MAX_TTL_SECONDS)
         end,
     },
 }

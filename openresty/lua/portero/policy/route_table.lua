@@ -26,12 +26,12 @@ local MODEL_WORDS = {
 }
 
 --- What nginx takes of anybody; a role that may send as much is not limited.
-local MOST_BODY_BYTES = 67108864
+local MAX_BODY_BYTES = 67108864
 
 --- What a pack may hold beside its routes: how long its LLM server leaves a connection open that
 --- nobody uses, null for ever. `gateway.sh` reads it too.
 local FIELDS = { routes = true, idle_seconds = true }
-local MOST_IDLE_SECONDS = 86400
+local MAX_IDLE_SECONDS = 86400
 
 local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = true }
 
@@ -129,7 +129,7 @@ end
 --- How it is written decides: a decoder makes 5, 5.0 and 0x5 the same.
 local function is_idle_seconds(raw)
     local digits = raw:match("^[1-9]%d*$")
-    return raw == "null" or (digits ~= nil and tonumber(digits) <= MOST_IDLE_SECONDS)
+    return raw == "null" or (digits ~= nil and tonumber(digits) <= MAX_IDLE_SECONDS)
 end
 
 local function field_faults(pack, found)
@@ -141,7 +141,7 @@ local function field_faults(pack, found)
     local raw = pack.written and pack.written.idle_seconds
     if raw and not is_idle_seconds(raw) then
         found[#found + 1] = pack.name .. ": idle_seconds must be a whole number of seconds, 1 to "
-            .. MOST_IDLE_SECONDS .. ", or null for no limit"
+            .. MAX_IDLE_SECONDS .. ", or null for no limit"
     end
 end
 
@@ -256,7 +256,7 @@ local function limits_of(grant, is_ollama)
         requests_per_minute = grant.requests_per_minute,
         tokens_per_minute = grant.tokens_per_minute,
         concurrent_requests = grant.concurrent_requests,
-        largest_body_bytes = grant.largest_body_bytes < MOST_BODY_BYTES
+        largest_body_bytes = grant.largest_body_bytes < MAX_BODY_BYTES
             and grant.largest_body_bytes or nil,
     }
     if not next(limits) then

@@ -17,7 +17,7 @@ local ngx, var = ngx, ngx.var
 --- The routes whose streams tell what they used only when they are asked to (OpenAI's dialect).
 local ASKED_FOR_USAGE = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true }
 local METERED = { inference = true }
-local MOST_OPTIONS_BYTES = 4096
+local MAX_OPTIONS_BYTES = 4096
 local FIRST_FAILURE = 300
 
 --- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase;
@@ -112,7 +112,7 @@ local function change_for_usage(found)
         return found.brace + 1, found.brace + 1, '"stream_options":{"include_usage":true},'
     end
     local from, to = options.from, options.to
-    local text = to - from <= MOST_OPTIONS_BYTES and with_usage(body.text(found.pointer, from, to))
+    local text = to - from <= MAX_OPTIONS_BYTES and with_usage(body.text(found.pointer, from, to))
     return from, to, text or nil
 end
 

@@ -29,7 +29,7 @@ local LAST_LEASE_SECONDS = 600
 --- A slot is not renewed for ever, even if no one releases it.
 local LONGEST_HOLD_SECONDS = 3600
 --- A window may end between beginning it and counting in it.
-local MOST_TRIES = 3
+local MAX_TRIES = 3
 --- How many ended entries one refused write clears away.
 local FLUSHED_AT_ONCE = 10000
 
@@ -69,7 +69,7 @@ end
 --- Count in a key's window, and begin one where there is none. Who comes second in beginning it
 --- counts in the first one's.
 local function count(key, by)
-    for _ = 1, MOST_TRIES do
+    for _ = 1, MAX_TRIES do
         local number, err = dict:incr(key, by)
         if err ~= "not found" then
             return number, err

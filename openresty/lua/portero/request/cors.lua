@@ -22,7 +22,7 @@ local HEADERS = "Authorization, Content-Type, x-api-key, X-Requested-With, Accep
 --- is a name too, and would allow what was not asked.
 local NAME = "^[%w!#$%%&'+.^_`|~-]+$"
 local NAMES = "^[%w!#$%%&'+.^_`|~, -]+$"
-local MOST_BYTES = 2048
+local MAX_BYTES = 2048
 local VARIES = "Access-Control-Request-Method, Access-Control-Request-Headers"
 
 local _M = {}
@@ -30,7 +30,7 @@ local _M = {}
 --- The usual, and what is asked for where it has the form of it: an origin that is named is trusted
 --- with any header, and which ones its client sends is the client's business.
 local function with_asked(usual, asked, form)
-    if asked and #asked <= MOST_BYTES and asked:find(form) then
+    if asked and #asked <= MAX_BYTES and asked:find(form) then
         return usual .. ", " .. asked
     end
     return usual

@@ -19,9 +19,9 @@ local find, gsub, lower = string.find, string.gsub, string.lower
 local gmatch, match, sub = string.gmatch, string.match, string.sub
 local min = math.min
 
-local MOST_PARTS = 1000
-local MOST_HEAD_BYTES = 4096
-local MOST_BOUNDARY_BYTES = 70
+local MAX_PARTS = 1000
+local MAX_HEAD_BYTES = 4096
+local MAX_BOUNDARY_BYTES = 70
 local PAUSE_BYTES = 256 * 1024
 local LINE_FEED = 10
 local LINE_END = "\r\n"
@@ -57,7 +57,7 @@ local function cut_out_boundary(content_type)
 end
 
 local function is_boundary(text)
-    return #text <= MOST_BOUNDARY_BYTES and find(text, "^[!-~ ]+$") ~= nil
+    return #text <= MAX_BOUNDARY_BYTES and find(text, "^[!-~ ]+$") ~= nil
         and not find(text, '^ ') and not find(text, ' $') and not find(text, '[\\;"]')
 end
 
@@ -187,7 +187,7 @@ end
 
 --- What the part in [from, to) is: the model's name, "" for another part, or nil and the reason.
 local function read_part(bytes, from, to, is_utf8)
-    local start = ffi.string(bytes + from, min(to - from, MOST_HEAD_BYTES))
+    local start = ffi.string(bytes + from, min(to - from, MAX_HEAD_BYTES))
     local head_end = find(start, HEAD_END, 1, true)
     local headers = head_end and headers_of(sub(start, 1, head_end - 1))
     local parameters = headers and parameters_of(headers["content-disposition"] or "")
@@ -199,7 +199,7 @@ local function read_part(bytes, from, to, is_utf8)
         return is_its == false and "" or nil, "near"
     end
     local value_from = from + head_end - 1 + #HEAD_END
-    local value = ffi.string(bytes + value_from, min(to - value_from, MOST_HEAD_BYTES))
+    local value = ffi.string(bytes + value_from, min(to - value_from, MAX_HEAD_BYTES))
     local fault = fault_of_field(headers, parameters, value, is_utf8)
     return not fault and value or nil, fault
 end
@@ -207,7 +207,7 @@ end
 --- What is behind a boundary: the next part begins, or the form ends, or nothing is right. What
 --- follows the end is read by nobody (RFC 2046 section 5.1.1).
 local function behind_boundary(bytes, at, length)
-    local rest = ffi.string(bytes + at, min(length - at, MOST_BOUNDARY_BYTES))
+    local rest = ffi.string(bytes + at, min(length - at, MAX_BOUNDARY_BYTES))
     if sub(rest, 1, 2) == LINE_END then
         return "part"
     end
@@ -229,7 +229,7 @@ end
 --- Why the form is none; nil where it is one to its end.
 local function walk(bytes, length, delimiter, pause, read)
     local at = first_boundary(bytes, length, delimiter, pause)
-    for _ = 1, MOST_PARTS do
+    for _ = 1, MAX_PARTS do
         local follows = at and behind_boundary(bytes, at + #delimiter, length)
         if follows == "end" then
             return place_of(bytes, at + #delimiter, length, delimiter, pause) and "broken" or nil

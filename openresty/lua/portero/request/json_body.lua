@@ -16,10 +16,10 @@ local byte, char, find, gsub = string.byte, string.char, string.find, string.gsu
 local lower = string.lower
 local min = math.min
 
-local MOST_DEPTH = 128
-local MOST_NAMES = 1000
-local MOST_NAME_BYTES = 1024
-local MOST_MODEL_BYTES = 1024
+local MAX_DEPTH = 128
+local MAX_NAMES = 1000
+local MAX_NAME_BYTES = 1024
+local MAX_MODEL_BYTES = 1024
 local PAUSE_BYTES = 256 * 1024
 
 local _M = {}
@@ -81,7 +81,7 @@ local QUOTE, LETTER_T, LETTER_N = byte('"tn', 1, 3)
 --- A value that could name a model, or false.
 local function text_of(bytes, from, to)
     local length = to - from - 2
-    if bytes[from] ~= QUOTE or length <= 0 or length > MOST_MODEL_BYTES then
+    if bytes[from] ~= QUOTE or length <= 0 or length > MAX_MODEL_BYTES then
         return false
     end
     local raw = ffi.string(bytes + from + 1, length)
@@ -290,7 +290,7 @@ local goes_back_to, goes_into = {}, {} -- event of an opening brace or bracket -
 
 local function open(scan, at, event)
     local depth = scan.depth
-    if depth == MOST_DEPTH then
+    if depth == MAX_DEPTH then
         return refuse(scan)
     end
     scan.stack[depth] = goes_back_to[event]
@@ -361,8 +361,8 @@ end
 --- One member's name is read: no other may be the same, nor nearly a policy name. To who reads it
 --- as C does, a name ends at NUL.
 local function judge_name(scan, raw)
-    local name = #raw <= MOST_NAME_BYTES and decoded(raw)
-    if not name or scan.count == MOST_NAMES or find(name, "\0", 1, true) then
+    local name = #raw <= MAX_NAME_BYTES and decoded(raw)
+    if not name or scan.count == MAX_NAMES or find(name, "\0", 1, true) then
         return refuse(scan)
     end
     local near = folded(name)

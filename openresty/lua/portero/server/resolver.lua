@@ -33,16 +33,16 @@ local SOCK_STREAM = 1
 local NI_NUMERICHOST = 1
 local GAI_NOWAIT = 1
 local EAI_INPROGRESS = -100
-local MOST_ADDRESS_CHARACTERS = 64
+local MAX_ADDRESS_CHARACTERS = 64
 
 local hints = ffi.new("struct portero_addrinfo", { socket_type = SOCK_STREAM })
-local text = ffi.new("char[?]", MOST_ADDRESS_CHARACTERS)
+local text = ffi.new("char[?]", MAX_ADDRESS_CHARACTERS)
 
 local _M = {}
 
 local function numeric(entry)
     local failed = C.getnameinfo(entry.address, entry.address_length, text,
-        MOST_ADDRESS_CHARACTERS, nil, 0, NI_NUMERICHOST)
+        MAX_ADDRESS_CHARACTERS, nil, 0, NI_NUMERICHOST)
     return failed == 0 and ffi.string(text) or nil
 end
 

@@ -17,9 +17,9 @@ local WINDOW_SECONDS = 30
 local NANOSECONDS = 1e9
 local BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, FULL = 400, 401, 404, 409, 507
 local YIELD_EVERY = 500
-local MOST_EPOCH_CHARACTERS = 64
+local MAX_EPOCH_CHARACTERS = 64
 --- Beyond this a number is not written in full.
-local MOST_POSITION = 1e14
+local MAX_POSITION = 1e14
 
 local seen = ngx.shared.portero_seen
 
@@ -95,8 +95,8 @@ end
 local function has_mark(message)
     local position = message.position
     return type(position) == "number" and position % 1 == 0 and position >= 0
-        and position < MOST_POSITION and type(message.epoch) == "string"
-        and #message.epoch <= MOST_EPOCH_CHARACTERS
+        and position < MAX_POSITION and type(message.epoch) == "string"
+        and #message.epoch <= MAX_EPOCH_CHARACTERS
 end
 
 local function apply(message)

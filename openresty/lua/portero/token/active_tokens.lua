@@ -24,7 +24,7 @@ local TOMBSTONE = -2 ^ 50
 local FLUSHED_AT_ONCE = 10000
 --- Clearing away looks at every entry while all others wait, so refused writes do it this seldom.
 local FLUSH_SECONDS = 0.25
-local LEAST_TTL_SECONDS = 0.001
+local MIN_TTL_SECONDS = 0.001
 --- `proxy_read_timeout`: a stream silent for longer is ended by nginx.
 local LONGEST_SILENCE_SECONDS = 600
 --- The reconciler is heard every second; after this long it is silent.
@@ -133,7 +133,7 @@ end
 
 --- The time an entry has left. Below a millisecond a dictionary would take it for "for ever".
 local function remaining(exp, now)
-    return math.max(exp - now, LEAST_TTL_SECONDS)
+    return math.max(exp - now, MIN_TTL_SECONDS)
 end
 
 --- Make a token active, unless it is revoked already.

@@ -87,20 +87,20 @@ end
 local C = ffi.C
 
 local SUCCESS = 1
-local MOST_MAC_BYTES = 64
-local LEAST_SECRET_BYTES = 32
+local MAX_MAC_BYTES = 64
+local MIN_SECRET_BYTES = 32
 local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
-local LEAST_RSA_BITS, LEAST_RSA_EXPONENT = 2048, 3
-local P256, MOST_NAME_BYTES = "prime256v1", 64
+local MIN_RSA_BITS, MIN_RSA_EXPONENT = 2048, 3
+local P256, MAX_NAME_BYTES = "prime256v1", 64
 local P256_HALF_BYTES, ED25519_SIGNATURE_BYTES = 32, 64
 local SEALING_KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 local SET_TAG = 0x11 -- EVP_CTRL_AEAD_SET_TAG
 
 -- What libcrypto writes to is made once. LuaJIT 2.1-20230119 damages its heap now and then where
 -- compiled code makes an array of variable length (seen as faults of the specs, never without JIT).
-local mac_buffer = ffi.new("unsigned char[?]", MOST_MAC_BYTES)
+local mac_buffer = ffi.new("unsigned char[?]", MAX_MAC_BYTES)
 local mac_length = ffi.new("unsigned int[1]")
-local group_name, group_name_length = ffi.new("char[?]", MOST_NAME_BYTES), ffi.new("size_t[1]")
+local group_name, group_name_length = ffi.new("char[?]", MAX_NAME_BYTES), ffi.new("size_t[1]")
 local exponent_of = ffi.new("BIGNUM *[1]")
 local der_at = ffi.new("const unsigned char *[1]")
 local tag_buffer = ffi.new("unsigned char[?]", TAG_BYTES)
@@ -156,7 +156,7 @@ end
 --- https://docs.openssl.org/3.0/man3/HMAC/
 local function hmac_verifier(algorithm)
     return function(key)
-        if #key < LEAST_SECRET_BYTES then
+        if #key < MIN_SECRET_BYTES then
             return nil, "crypto.verifier: the secret is too short"
         end
         local ctx = ffi.gc(C.HMAC_CTX_new(), C.HMAC_CTX_free)
@@ -211,11 +211,11 @@ local function has_sound_exponent(key)
         return false
     end
     local exponent = ffi.gc(exponent_of[0], C.BN_free)
-    return C.BN_get_word(exponent) >= LEAST_RSA_EXPONENT
+    return C.BN_get_word(exponent) >= MIN_RSA_EXPONENT
 end
 
 local function is_rsa(key)
-    return C.EVP_PKEY_get_base_id(key) == RSA and C.EVP_PKEY_get_bits(key) >= LEAST_RSA_BITS
+    return C.EVP_PKEY_get_base_id(key) == RSA and C.EVP_PKEY_get_bits(key) >= MIN_RSA_BITS
         and has_sound_exponent(key)
 end
 
@@ -223,7 +223,7 @@ end
 local function is_p256(key)
     return C.EVP_PKEY_get_base_id(key) == EC
         and C.EVP_PKEY_get_group_name(
-            key, group_name, MOST_NAME_BYTES, group_name_length) == SUCCESS
+            key, group_name, MAX_NAME_BYTES, group_name_length) == SUCCESS
         and ffi.string(group_name, group_name_length[0]) == P256
 end
 

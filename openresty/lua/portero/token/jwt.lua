@@ -17,17 +17,17 @@ local byte, find = string.byte, string.find
 
 local ISSUER = "portero"
 local AUDIENCE = "portero-gateway"
-local MOST_CHARACTERS = 2048
-local MOST_DIGITS = 15
+local MAX_CHARACTERS = 2048
+local MAX_DIGITS = 15
 local CODE_LENGTH = 4
-local MOST_SUBJECT = CODE_LENGTH + 60
+local MAX_SUBJECT = CODE_LENGTH + 60
 local JTI_LENGTH = 22
 --- So many members find room at once: the claims that are kept, and what others note beside them.
-local MOST_MEMBERS = 8
+local MAX_MEMBERS = 8
 
 local QUOTE, BACKSLASH, OPEN, CLOSE, COLON, COMMA = 0x22, 0x5C, 0x7B, 0x7D, 0x3A, 0x2C
 local ZERO, NINE = 0x30, 0x39
-local LEAST_PRINTABLE, MOST_PRINTABLE = 0x20, 0x7E
+local MIN_PRINTABLE, MAX_PRINTABLE = 0x20, 0x7E
 
 --- The members of an object, in the order in which the issuer writes them. A name is compared where
 --- it stands, and a value that is always the same too: a text of its own for each would have to be
@@ -57,7 +57,7 @@ local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 local INVALID = 0x40
 
 local bytes_at, words_at = ffi.typeof("const uint8_t *"), ffi.typeof("int32_t *")
-local decoded = ffi.new("uint8_t[?]", MOST_CHARACTERS)
+local decoded = ffi.new("uint8_t[?]", MAX_CHARACTERS)
 local sextets = ffi.new("uint8_t[256]")
 --- What a character adds to a word of three bytes, the first of which is the lowest, by its place
 --- among four.
@@ -94,7 +94,7 @@ _M.members_of = members_of
 ---@param from integer where the token begins in it
 ---@return integer|nil first, integer|nil second
 function _M.dots(text, from)
-    if #text - from >= MOST_CHARACTERS then
+    if #text - from >= MAX_CHARACTERS then
         return nil
     end
     local first = find(text, ".", from, true)
@@ -131,7 +131,7 @@ end
 function _M.bytes(text, from, to)
     local length = to - from + 1
     local rest = band(length, 3)
-    if length <= 0 or length > MOST_CHARACTERS or rest == 1 then
+    if length <= 0 or length > MAX_CHARACTERS or rest == 1 then
         return nil
     end
     local characters, out = ffi.cast(bytes_at, text) + (from - 1), 0
@@ -176,7 +176,7 @@ local function read_string(bytes, at)
     local stop = at + 1
     local c = bytes[stop]
     while c ~= QUOTE do
-        if c < LEAST_PRINTABLE or c > MOST_PRINTABLE or c == BACKSLASH then
+        if c < MIN_PRINTABLE or c > MAX_PRINTABLE or c == BACKSLASH then
             return nil
         end
         stop = stop + 1
@@ -194,7 +194,7 @@ local function read_integer(bytes, at)
         c = bytes[stop]
     end
     local digits = stop - at
-    if digits == 0 or digits > MOST_DIGITS or (digits > 1 and bytes[at] == ZERO) then
+    if digits == 0 or digits > MAX_DIGITS or (digits > 1 and bytes[at] == ZERO) then
         return nil
     end
     return value, stop
@@ -251,7 +251,7 @@ end
 ---@param members table of `members_of`
 ---@return table|nil object without the values that are always the same
 function _M.object(bytes, length, members)
-    local object, found, count = new_table(0, MOST_MEMBERS), 0, 0
+    local object, found, count = new_table(0, MAX_MEMBERS), 0, 0
     local at = skip_spaces(bytes, 0)
     local delimiter = bytes[at]
     if delimiter ~= OPEN then
@@ -287,7 +287,7 @@ end
 
 local function is_subject_of(role, subject)
     local length = #subject
-    if length <= CODE_LENGTH or length > MOST_SUBJECT
+    if length <= CODE_LENGTH or length > MAX_SUBJECT
         or C.memcmp(subject, role.code, CODE_LENGTH) ~= 0 then
         return false
     end

@@ -14,7 +14,7 @@ local C = ffi.C
 local sub = string.sub
 local bytes_at = ffi.typeof("const unsigned char *")
 
-local MOST_TOKENS = 4000
+local MAX_TOKENS = 4000
 --- A token that holds begins a text, or stands behind the name of its scheme.
 local PLACES = 2
 
@@ -44,7 +44,7 @@ end
 local function cache_of(from)
     local cache = caches[from]
     if not cache then
-        cache = recent.new(MOST_TOKENS / PLACES)
+        cache = recent.new(MAX_TOKENS / PLACES)
         caches[from] = cache
     end
     return cache
