@@ -1,10 +1,11 @@
 ---------
--- Every refusal of the gateway, in the caller's dialect, and the only `ngx.exit`.
--- `/api/*` speaks Ollama's, all else OpenAI's. It must never say more about a bad token than that
+-- Every refusal of the gateway, in the dialect of the caller's path, and the only `ngx.exit`.
+-- It must never say more about a bad token than that
 -- it is invalid or (when authentic) expired, and never echo what the client sent. Only a running
 -- stream is told that its token was revoked.
 
 local cjson = require("cjson.safe")
+local dialects = require("portero.dialect.dialects")
 local metrics = require("portero.metrics")
 
 local RETRY_SECONDS = "1"
@@ -340,28 +341,25 @@ local ERRORS = {
 
 local _M = {}
 
---- Whether a path is of the Ollama dialect.
----@param path string
----@return boolean
-function _M.is_ollama(path)
-    return path:find("^/api/") ~= nil or path:find("^/llm/api/") ~= nil
-end
-
 --- What an error says, in the dialect of the path.
 ---@param code string a key of the table above
 ---@param path string
 ---@return table
 function _M.body(code, path)
     local row = ERRORS[code]
-    if _M.is_ollama(path) then
-        return { error = row[3] }
-    end
-    return {
-        error = {
-            message = row[3], type = row[2], param = row.param or cjson.null,
-            code = row.code or code,
-        },
-    }
+    return dialects.of(path).error_body({
+        status = row[1], type = row[2], message = row[3], param = row.param,
+        code = row.code or code, request_id = ngx.var.request_id,
+    })
+end
+
+--- What a stream ends with, in the dialect of its path.
+---@param code string a key of the table above
+---@param path string
+---@param format string of the stream, "sse" or "lines"
+---@return string
+function _M.event(code, path, format)
+    return dialects.of(path).error_event[format]:format(cjson.encode(_M.body(code, path)))
 end
 
 --- A body that was announced and not yet asked for is not asked for now (RFC 9110 section 10.1.1).

@@ -5,7 +5,7 @@ local fake_ngx = require("fake_ngx")
 
 local NOW = 1700000000
 local ROUTE = { is_llm = true, class = "inference", answered_by = "llm",
-    target = "/v1/chat/completions", model = "body" }
+    dialect = require("portero.dialect.openai"), target = "/v1/chat/completions", model = "body" }
 
 local fake, admission, dict, body_text, replaced, held
 
@@ -182,6 +182,14 @@ describe("a stream of OpenAI's dialect", function()
             assert.equal(sent or nil, replaced)
         end)
     end
+
+    it("is left alone where its dialect tells its usage unasked", function()
+        body_text = '{"stream":true}'
+        local route = { is_llm = true, class = "inference", answered_by = "llm",
+            dialect = require("portero.dialect.ollama"), target = "/api/chat", model = "body" }
+        assert.is_nil(ask({ tokens_per_minute = 5 }, nil, route))
+        assert.is_nil(replaced)
+    end)
 
     it("is left alone where no tokens are counted", function()
         body_text = '{"stream":true}'

@@ -7,7 +7,8 @@ local modules = require("modules")
 local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request.
 local PURE = {
-    "answer.usage",
+    "answer.stream_events", "answer.usage",
+    "dialect.dialects", "dialect.ollama", "dialect.openai",
     "policy.model_name", "policy.route_table",
     "request.form_body", "request.header_parameters", "request.json_body",
     "token.crypto", "token.jwt",
@@ -25,6 +26,7 @@ local LAYERS = {
     { "policy" },
     { "token" },
     { "shared_versions", "errors", "metrics" },
+    { "dialect" },
 }
 
 --- The text without its comments: what is only spoken of is not tested.

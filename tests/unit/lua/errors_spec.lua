@@ -255,17 +255,14 @@ describe("body", function()
     end)
 end)
 
-describe("is_ollama", function()
-    it("is true under /api/ and /llm/api/ alone", function()
-        for _, path in ipairs({ "/api/chat", "/api/", "/llm/api/tags", "/api/x?y" }) do
-            assert.is_true(errors.is_ollama(path))
-        end
-        for _, path in ipairs({
-            "/", "/api", "/apix", "/v1/models", "/llm/chat", "/x/api/chat", "/v1/api/chat", "",
-            "/admin/api/sessions", "/x?/api/",
-        }) do
-            assert.is_false(errors.is_ollama(path))
-        end
+describe("event", function()
+    it("ends a stream in the dialect of its path and in its own format", function()
+        local text = '{"error":"The token was revoked."}'
+        assert.equal(text .. "\n", errors.event("revoked", "/api/chat", "lines"))
+        assert.equal("data: " .. text .. "\n\n", errors.event("revoked", "/api/chat", "sse"))
+        local event = errors.event("revoked", "/v1/chat/completions", "sse")
+        local body = cjson.decode(event:match("^data: ([^\n]*)\n\n$"))
+        assert.same(errors.body("revoked", "/v1/chat/completions"), body)
     end)
 end)
 

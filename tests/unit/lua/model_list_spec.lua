@@ -48,10 +48,10 @@ before_each(function()
     model_list.start(settings_with(nil))
 end)
 
-local function answer(target)
+local function answer(target, upstream_target)
     fake.request({ method = "GET", target = target })
     local var = fake.ngx.var
-    var.upstream_target, var.auth_user, var.auth_role = target, "USRSA", "user"
+    var.upstream_target, var.auth_user, var.auth_role = upstream_target or target, "USRSA", "user"
     model_list.answer()
     return cjson.decode(fake.answer.body), fake.answer
 end
@@ -112,6 +112,15 @@ describe("start and answer", function()
         assert.equal(1, #list.models)
         assert.equal("a:latest", list.models[1].name)
         assert.equal(cjson.null, list.models[1].details.families)
+    end)
+
+    it("goes by the path that was asked for, whatever the LLM server's own begins with", function()
+        result.body = OLLAMA
+        model_list.start(settings_with({ "a" }))
+        assert.equal(1, #answer("/llm/api/tags", "/v1/models/x/api/tags").models)
+        assert.equal("/v1/models/x/api/tags", asked.target)
+        result.body = OPENAI
+        assert.equal("a:latest", answer("/models", "/api/v1/models").data[1].id)
     end)
 
     it("finds one model's entry in the list, however its name is written", function()

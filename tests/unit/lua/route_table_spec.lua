@@ -348,6 +348,16 @@ describe("compile", function()
         end
     end)
 
+    it("gives each route the dialect of its path", function()
+        for path, name in pairs({
+            ["/llm/chat/completions"] = "openai", ["/api/chat"] = "ollama",
+            ["/llm/api/chat"] = "ollama", ["/completion"] = "openai",
+        }) do
+            local route = route_table.find(COMPILED, "POST", path)
+            assert.equal(require("portero.dialect." .. name), route.dialect)
+        end
+    end)
+
     it("gives a short name to the route with /v1, whatever pack has one of that name", function()
         local packs = packs_of({
             inference = { "POST /completions model=body", "POST /v1/completions model=body" },

@@ -322,6 +322,41 @@ describe("filter and a token that is revoked", function()
         assert.is_nil(text:find("data: 2", 1, true))
     end)
 
+    --- What a client has that gets these chunks, the first of them before the stream is looked at.
+    local function cut_stream(chunks)
+        begin()
+        local text = { (pass(0, chunks[1])) }
+        for index = 2, #chunks do
+            local answer
+            text[index], answer = pass(1 + index / 100, chunks[index])
+            if answer then
+                return table.concat(text, "", 1, index - 1)
+            end
+        end
+        return table.concat(text) .. pass(1.2, "")
+    end
+
+    for _, line_end in ipairs({ "\n", "\r\n", "\r", "\n\r", "\r\r\n" }) do
+        local name = cjson.encode(line_end)
+        it("leave whole events and the error behind them, wherever it is cut: " .. name, function()
+            revoke()
+            local text = ("id: 7" .. line_end .. "data: [1]" .. line_end .. line_end):rep(3)
+            for first = 1, #text - 1 do
+                for second = first + 1, #text do
+                    local got = cut_stream({
+                        text:sub(1, first), text:sub(first + 1, second),
+                        second < #text and text:sub(second + 1) or nil,
+                    }):gsub("\r\n", "\n"):gsub("\r", "\n")
+                    local before, last = got:match("^(.*)\n+(data: {[^\n]*})\n\n$")
+                    assert.is_truthy(last and last:find(REVOKED, 1, true), got)
+                    for event in before:gmatch("[^\n]+") do
+                        assert.is_truthy(event == "id: 7" or event == "data: [1]", got)
+                    end
+                end
+            end
+        end)
+    end
+
     it("wait for an event's end for 0.4 s and no longer", function()
         begin()
         assert_passes(0, 'data: {"a":')

@@ -2,7 +2,10 @@
 -- The LLM tokens of an answer, and a stream without the event that only the gateway asked for:
 -- threats B15. The answers are shaped as the servers write them.
 
+local openai = require("portero.dialect.openai")
 local usage = require("portero.answer.usage")
+
+local ASKED = openai.asks_for_usage["/v1/chat/completions"]
 
 local RANDOM_CUTS = 40
 
@@ -386,7 +389,7 @@ end)
 
 --- All that comes out of a filter for these pieces, the last of them marked as last.
 local function filtered(pieces)
-    local state, out = usage.new_filter(), {}
+    local state, out = usage.new_filter(ASKED), {}
     for index, piece in ipairs(pieces) do
         out[index] = usage.filter(state, piece, index == #pieces)
     end
@@ -441,7 +444,7 @@ end
 
 describe("filter", function()
     it("passes the rest of an event that is too long, whatever it looks like", function()
-        local state = usage.new_filter()
+        local state = usage.new_filter(ASKED)
         local begin = "data: " .. ("x"):rep(70000) .. "\n"
         assert.equal(begin, usage.filter(state, begin, false))
         assert.equal(OPENAI_USAGE, usage.filter(state, OPENAI_USAGE, false))
@@ -482,7 +485,7 @@ describe("filter", function()
 
     it("lets a whole event go at once, whatever the line end", function()
         for _, line_end in ipairs({ "\n", "\r\n", "\r" }) do
-            local state = usage.new_filter()
+            local state = usage.new_filter(ASKED)
             for _, event in ipairs({ delta('"a"'), delta('"b"', ',"usage":null'), DONE }) do
                 local text = with_line_end(event, line_end)
                 assert.equal(text, usage.filter(state, text, false))
@@ -491,7 +494,7 @@ describe("filter", function()
     end)
 
     it("lets whole events go and holds the one that is not, until its end has come", function()
-        local state = usage.new_filter()
+        local state = usage.new_filter(ASKED)
         local event = delta('"a"')
         assert.equal(event .. event, usage.filter(state, event .. event .. event:sub(1, 9), false))
         assert.equal("", usage.filter(state, event:sub(10, -2), false))
@@ -500,7 +503,7 @@ describe("filter", function()
     end)
 
     it("holds the extra event back and lets nothing of it go", function()
-        local state = usage.new_filter()
+        local state = usage.new_filter(ASKED)
         for _, byte in ipairs(single_bytes(OPENAI_USAGE)) do
             assert.equal("", usage.filter(state, byte, false))
         end
@@ -508,14 +511,14 @@ describe("filter", function()
     end)
 
     it("lets what it holds go with the last chunk, once", function()
-        local state = usage.new_filter()
+        local state = usage.new_filter(ASKED)
         assert.equal("", usage.filter(state, "data: {", false))
         assert.equal("data: {", usage.filter(state, "", true))
         assert.equal("", usage.filter(state, "", true))
     end)
 
     it("holds 64 KiB at most, passes the rest of that event, and goes on behind it", function()
-        local state = usage.new_filter()
+        local state = usage.new_filter(ASKED)
         local begin = "data: " .. ("x"):rep(65530)
         assert.equal("", usage.filter(state, begin, false))
         assert.equal(begin .. "y", usage.filter(state, "y", false))

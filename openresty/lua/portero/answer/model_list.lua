@@ -3,6 +3,7 @@
 -- of the lists that LLM servers have. It never names a model that the LLM server did not.
 
 local cjson = require("cjson.safe")
+local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
@@ -11,10 +12,6 @@ local upstream_errors = require("portero.answer.upstream_errors")
 local limits
 local is_ollama
 
---- What is passed on of an OpenAI model object. The rest may hold paths and arguments.
-local OPENAI_FIELDS = { "id", "object", "created", "owned_by", "max_model_len" }
---- Where Ollama's entries hold lists, which would else become objects where they are empty.
-local OLLAMA_LISTS = { "families", "capabilities" }
 --- A list is never what a caller may have been wrong about: the rest is the LLM server's fault.
 local REFUSALS = {
     not_found = true, model_not_found = true, not_offered = true,
@@ -39,33 +36,6 @@ local function allow_list(user, role)
     return own and own.models or nil
 end
 
-local function openai_entry(entry)
-    local kept = {}
-    for _, name in ipairs(OPENAI_FIELDS) do
-        kept[name] = entry[name]
-    end
-    return kept
-end
-
-local function ollama_entry(entry)
-    for _, place in ipairs({ entry, entry.details }) do
-        for _, name in ipairs(OLLAMA_LISTS) do
-            if type(place[name]) == "table" and #place[name] == 0 then
-                place[name] = cjson.null
-            end
-        end
-    end
-    return entry
-end
-
---- Each list: where its entries are, what names one, and what is passed on of it.
-local OPENAI = {
-    field = "data", head = '{"object":"list","data":[', names = { "id" }, entry = openai_entry,
-}
-local OLLAMA = {
-    field = "models", head = '{"models":[', names = { "name", "model" }, entry = ollama_entry,
-}
-
 local function may_use(list, form, entry)
     for _, field in ipairs(form.names) do
         local name = entry[field]
@@ -76,55 +46,63 @@ local function may_use(list, form, entry)
     return true
 end
 
-local function is_entry(form, entry)
-    return type(entry) == "table" and type(entry[form.names[1]]) == "string"
+--- What in a list is an entry: the rest may be anything.
+local function entries_of(answer, form)
+    local entries = {}
+    for _, entry in ipairs(type(answer[form.field]) == "table" and answer[form.field] or {}) do
+        if type(entry) == "table" and type(entry[form.names[1]]) == "string" then
+            entries[#entries + 1] = entry
+        end
+    end
+    return entries
 end
 
 local function filtered(answer, form, list)
-    local entries = {}
-    for _, entry in ipairs(type(answer[form.field]) == "table" and answer[form.field] or {}) do
-        if is_entry(form, entry) and (not list or may_use(list, form, entry)) then
-            entries[#entries + 1] = cjson.encode(form.entry(entry))
+    local kept = {}
+    for _, entry in ipairs(entries_of(answer, form)) do
+        if not list or may_use(list, form, entry) then
+            kept[#kept + 1] = cjson.encode(form.entry(entry))
         end
     end
-    return form.head .. table.concat(entries, ",") .. "]}"
+    return form.head .. table.concat(kept, ",") .. "]}"
 end
 
 --- One model's own entry, looked up in the list: not every LLM server has such a route. The very ID
 --- comes before another name of the model.
-local function entry_of(answer, name)
+local function entry_of(answer, form, name)
     local wanted = model_name.canonical(name, is_ollama)
     local found
-    for _, entry in ipairs(type(answer.data) == "table" and answer.data or {}) do
-        local id = type(entry) == "table" and entry.id
+    for _, entry in ipairs(entries_of(answer, form)) do
+        local id = entry[form.names[1]]
         if id == name then
             found = entry
             break
-        elseif type(id) == "string" and model_name.canonical(id, is_ollama) == wanted then
+        elseif model_name.canonical(id, is_ollama) == wanted then
             found = found or entry
         end
     end
-    return found and cjson.encode(openai_entry(found))
+    return found and cjson.encode(form.entry(found))
 end
 
 --- What the LLM server is asked, whatever the caller asked: nothing of an ID, which may hold all of
---- this again.
-local function question_of(target)
-    return target:match("^(.-/v1/models)/") or target
+--- this again. And that ID.
+local function question_of(target, form)
+    local _, stop = target:find(form.path .. "/", 1, true)
+    if not stop then
+        return target
+    end
+    return target:sub(1, stop - 1), route_table.unescape(target:sub(stop + 1))
 end
 
-local function said(target, text, list)
+local function said(text, form, name, list)
     local answer = cjson.decode(text)
     if type(answer) ~= "table" then
         return nil, "upstream_unavailable"
     end
-    local name = target:match("/v1/models/(.+)$")
     if name then
-        return entry_of(answer, route_table.unescape(name)), "model_not_found"
-    elseif target:find("/api/[%w]+$") then
-        return list and filtered(answer, OLLAMA, list) or text
+        return entry_of(answer, form, name), "model_not_found"
     end
-    return filtered(answer, OPENAI, list)
+    return (list or form.is_private) and filtered(answer, form, list) or text
 end
 
 local function refuse(result)
@@ -135,15 +113,17 @@ end
 --- Ask the LLM server, and answer what the caller may know. A model that the caller may not use was
 --- refused before, in the same words as one that is not there.
 function _M.answer()
-    local target = ngx.var.upstream_target:match("^[^?]*")
-    ngx.var.upstream_target = question_of(target)
+    local form = dialects.of(ngx.var.request_uri).model_list
+    local question, name = question_of(ngx.var.upstream_target:match("^[^?]*"), form)
+    ngx.var.upstream_target = question
     -- Only what was asked for is copied: nginx would make up another ID for the subrequest.
     local _ = ngx.var.request_id
     local result = ngx.location.capture("/llm-server-says", { copy_all_vars = true })
     if result.status ~= 200 or result.truncated then
         return refuse(result)
     end
-    local text, code = said(target, result.body, allow_list(ngx.var.auth_user, ngx.var.auth_role))
+    local list = allow_list(ngx.var.auth_user, ngx.var.auth_role)
+    local text, code = said(result.body, form, name, list)
     if not text then
         return errors.refuse(code)
     end

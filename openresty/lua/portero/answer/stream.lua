@@ -7,32 +7,30 @@
 -- cut is visible: the error event takes the place of a chunk, and the connection ends without a
 -- last chunk, which stops the LLM server too. It must never hold a chunk back.
 
-local cjson = require("cjson.safe")
 local monotonic_time = require("resty.core.time").monotonic_time
 local active_tokens = require("portero.token.active_tokens")
+local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local metrics = require("portero.metrics")
 local shared_versions = require("portero.shared_versions")
+local stream_events = require("portero.answer.stream_events")
 
 local var = ngx.var
-local find, lower, match, sub = string.find, string.lower, string.match, string.sub
+local lower, match, sub = string.lower, string.match, string.sub
+local FORMATS = stream_events.FORMATS
 
 --- With the wait for the end of an event, and its way: a cut within a second.
 local CHECK_SECONDS = 0.5
 
---- How a stream begins an event, and ends one.
-local SSE = { before = "data: ", ends = { "\n\n", "\r\n\r\n", "\r\r", "\n\r\n" } }
-local LINES = { before = "", ends = { "\n" } }
-local EVENTS_TYPE = "text/event-stream"
-local LINES_TYPES = {
-    ["application/x-ndjson"] = true, ["application/ndjson"] = true,
-    ["application/jsonl"] = true, ["application/x-jsonlines"] = true,
+--- What names a stream's format; else the dialect of its path does.
+local FORMATS_OF_TYPES = {
+    ["text/event-stream"] = "sse",
+    ["application/x-ndjson"] = "lines", ["application/ndjson"] = "lines",
+    ["application/jsonl"] = "lines", ["application/x-jsonlines"] = "lines",
 }
---- A server that names no type means its API's own.
-local NO_TYPES = { [""] = true, ["text/plain"] = true }
 --- How long a cut waits for the end of an event that has begun.
 local MAX_WAIT_SECONDS = 0.4
---- The longest of the ends above: so much of what has passed tells whether an event is open.
+--- The longest end of an event: so much of what has passed tells whether one is open.
 local MAX_END_CHARACTERS = 4
 
 local roles
@@ -45,49 +43,21 @@ function _M.start(settings)
     roles = settings.roles
 end
 
---- The words that an answer can be ended with; false where they would be taken for a part of it.
-local function dialect_of(content_type)
+--- How an answer can be ended with words; nil where they would be taken for a part of it.
+local function format_of(content_type)
     local kind = lower(match(content_type or "", "^[^;%s]*"))
-    if kind == EVENTS_TYPE then
-        return SSE
-    end
-    if LINES_TYPES[kind] or errors.is_ollama(var.request_uri) then
-        return LINES
-    end
-    return NO_TYPES[kind] and SSE or false
-end
-
---- The place of the first end of an event in a text, from `from` on; nil when there is none.
-local function end_of_event(text, from, dialect)
-    local first
-    for _, ending in ipairs(dialect.ends) do
-        local _, stop = find(text, ending, 1, true)
-        while stop and stop < from do
-            _, stop = find(text, ending, stop + 1, true)
-        end
-        first = stop and math.min(stop, first or stop) or first
-    end
-    return first
-end
-
---- Whether what has passed ends in the middle of an event.
-local function is_open(watch)
-    local tail = watch.tail
-    return tail ~= "" and end_of_event(tail, #tail, watch.dialect) ~= #tail
+    local name = FORMATS_OF_TYPES[kind] or dialects.of(var.request_uri).stream_format(kind)
+    return FORMATS[name]
 end
 
 --- How much of a chunk belongs to an event that had begun before; nil when it goes on behind it.
 local function rest_of_event(watch, chunk)
-    if not is_open(watch) then
+    local known = #watch.tail
+    if known == 0 then
         return 0
     end
-    local known = #watch.tail
-    local stop = end_of_event(watch.tail .. chunk, known + 1, watch.dialect)
+    local stop = watch.format.end_of(watch.tail .. chunk, 1, known)
     return stop and stop - known
-end
-
-local function error_event(code, dialect)
-    return dialect.before .. cjson.encode(errors.body(code, var.request_uri)) .. dialect.ends[1]
 end
 
 --- End an answer that no words can be put into: what is missing is what the client sees.
@@ -100,7 +70,7 @@ end
 --- could not be read; one that does not end in this chunk is waited for, but not for long.
 --- `ngx.ERROR` where there is nothing to be said.
 local function cut(watch, code, chunk, elapsed_seconds)
-    if not watch.dialect then
+    if not watch.format then
         return abort(code)
     end
     local rest = rest_of_event(watch, chunk)
@@ -111,8 +81,8 @@ local function cut(watch, code, chunk, elapsed_seconds)
     end
     watch.is_cut = true
     metrics.count("cut_" .. code)
-    local finished = rest and sub(chunk, 1, rest) or watch.dialect.ends[1]
-    ngx.arg[1] = finished .. error_event(code, watch.dialect)
+    local finished = rest and sub(chunk, 1, rest) or watch.format.ending
+    ngx.arg[1] = finished .. errors.event(code, var.request_uri, watch.format.name)
     ngx.arg[2] = false
 end
 
@@ -153,7 +123,7 @@ end
 
 local function begin()
     local watch = {
-        dialect = dialect_of(ngx.header["Content-Type"]), next_check = CHECK_SECONDS, tail = "",
+        format = format_of(ngx.header["Content-Type"]), next_check = CHECK_SECONDS, tail = "",
     }
     -- From here on by the clock that no one sets: a check must not wait for one that was set back.
     watch.began_at = monotonic_time() - elapsed_by_clock()

@@ -2,45 +2,30 @@
 -- How many LLM tokens an answer used, and a stream without the event that says so where only the
 -- gateway has asked for it. Pure: bytes come in as chunks, cut anywhere.
 --
--- A meter takes the counts that servers tell: OpenAI's, Anthropic's and Responses' object `usage`,
--- the numbers of Ollama's last line and of llama-server's own completions. A name counts where it
--- is one of JSON: a quote inside a string is escaped. The greatest of each count is kept, for they
--- are cumulative, or come in parts. Events are counted beside them, one token each: a caller who
--- always leaves before the last one, or has the model write counts of its own, pays for those.
+-- A meter takes the counts of all dialects, as a server may tell those of another than its path's.
+-- A name counts where it is one of JSON: a quote inside a string is escaped. The greatest of each
+-- count is kept, for they are cumulative, or come in parts. Events are counted beside them, one
+-- token each: a caller who always leaves before the last one, or has the model write counts of its
+-- own, pays for those.
 -- A meter keeps 4 KiB at most, and must never hold an answer back.
 --
--- The filter holds an event back that is not whole, and nothing else. It must never change a byte
--- of an event that it lets pass.
+-- The filter holds an event back that is not whole, and nothing else.
 
 local cjson = require("cjson.safe")
+local dialects = require("portero.dialect.dialects")
+local stream_events = require("portero.answer.stream_events")
 
 local byte, find, sub = string.byte, string.find, string.sub
 
 local MAX_TOKENS = 1e9
 --- The longest piece of JSON that is waited for, from its name on.
 local MAX_TOLD = 4096
---- The longest name, its first quote, and what may stand before that: so much is seen again.
-local MAX_NAME = 19
-local MAX_EVENT = 65536
 --- Events behind the last count that carry no text: "message_stop", a count told twice.
 local CLOSING_EVENTS = 2
 --- Events of a whole answer that carry no text.
 local SILENT_EVENTS = 16
 
---- Counts that belong together: what came in and what went out.
-local SUMS = {
-    { "total_tokens" },
-    { "prompt_tokens", "completion_tokens" },
-    {
-        "input_tokens", "output_tokens",
-        "cache_creation_input_tokens", "cache_read_input_tokens",
-    },
-    { "prompt_eval_count", "eval_count" },
-    { "tokens_evaluated", "tokens_predicted" },
-}
-
-local BACKSLASH, QUOTE, COLON, OPEN, CLOSE = byte('\\":{}', 1, 5)
-local SPACE, NEWLINE, BRACKET, CLOSING_BRACKET, LETTER_D = byte(" \n[]d", 1, 5)
+local BACKSLASH, QUOTE, COLON, OPEN, CLOSE, NEWLINE = byte('\\":{}\n', 1, 6)
 local SPACES = { [byte(" ")] = true, [byte("\t")] = true, [byte("\r")] = true, [byte("\n")] = true }
 
 local _M = {}
@@ -131,13 +116,37 @@ local function read_number(counts, text, at, last, name)
     return stop, take(counts, name, tonumber(sub(text, at, stop)))
 end
 
---- What is looked for. A needle that begins with a rare letter is found soonest.
-local ROWS = {
-    { needle = 'usage"', names = { "usage" }, read = read_object },
-    { needle = '_count"', names = { "eval_count", "prompt_eval_count" }, read = read_number },
-    { needle = '_predicted"', names = { "tokens_predicted" }, read = read_number },
-    { needle = '_evaluated"', names = { "tokens_evaluated" }, read = read_number },
-}
+--- Counts that belong together, of all dialects; what is looked for to find them; and how much of a
+--- text is seen again: the longest name, its first quote, and what may stand before that.
+local SUMS, ROWS, MAX_NAME = {}, {}, 0
+
+--- Names that end alike are looked for at once, and by what is rare of them.
+local function look_for(name, read)
+    local needle = name:match("_?[^_]+$") .. '"'
+    local row
+    for _, known in ipairs(ROWS) do
+        row = known.needle == needle and known.read == read and known or row
+    end
+    if not row then
+        row = { needle = needle, names = {}, read = read }
+        ROWS[#ROWS + 1] = row
+    end
+    row.names[#row.names + 1] = name
+    MAX_NAME = math.max(MAX_NAME, #name + 2)
+end
+
+local is_looked_for = {}
+for _, dialect in ipairs(dialects.all()) do
+    for _, sum in ipairs(dialect.usage_counts) do
+        SUMS[#SUMS + 1] = sum
+        for _, name in ipairs(sum.object and { sum.object } or sum) do
+            if not is_looked_for[name] then
+                look_for(name, sum.object and read_object or read_number)
+                is_looked_for[name] = true
+            end
+        end
+    end
+end
 
 --- The name that ends with a quote at `stop`, and the place of its first quote.
 local function name_at(text, stop, names)
@@ -211,47 +220,12 @@ local function read(counts, text)
     return news_at, waits_at or seen_again(text, done)
 end
 
---- Whether an event begins at the begin of a line; nil when that is still to come.
-local function is_event(text, at)
-    local first = byte(text, at)
-    if first ~= LETTER_D then
-        return first == OPEN
-    end
-    local start = sub(text, at, at + 4)
-    local behind = at + 5 + (byte(text, at + 5) == SPACE and 1 or 0)
-    if behind > #text and start == sub("data:", 1, #start) then
-        return nil
-    end
-    -- "[DONE]" is none.
-    return start == "data:" and byte(text, behind) ~= BRACKET
-end
-
---- Behind the end of the line that `at` is in, or nil.
-local function next_line(text, at, line_end)
-    local stop = find(text, line_end, at, true)
-    return stop and stop + 1
-end
-
 --- Count the events that begin in a chunk, and those of them behind the last news.
 local function count_events(meter, chunk, news_at)
-    local begun = meter.begun
-    local text = (begun and begun ~= "") and begun .. chunk or chunk
-    local line_end = find(text, "\n", 1, true) and "\n" or "\r"
-    local at = begun and 1 or next_line(text, 1, line_end)
-    local before = #text - #chunk
-    meter.since = news_at and 0 or meter.since
-    while at and at <= #text do
-        local counts = is_event(text, at)
-        if counts == nil then
-            break
-        end
-        if counts then
-            meter.events = meter.events + 1
-            meter.since = meter.since + ((not news_at or at - before > news_at) and 1 or 0)
-        end
-        at = next_line(text, at, line_end)
-    end
-    meter.begun = at and sub(text, at)
+    local count, behind
+    meter.begun, count, behind = stream_events.count(meter.begun, chunk, news_at or -math.huge)
+    meter.events = meter.events + count
+    meter.since = (news_at and 0 or meter.since) + behind
 end
 
 local function no_counts()
@@ -272,7 +246,7 @@ function _M.new()
         events = 0,
         since = 0, -- events behind the last news
         held = "", -- the end of what came, as far as it is to be seen again
-        begun = "", -- the begin of a line whose kind cannot be told yet; nil inside a line
+        begun = "", -- the begin of a line, as stream_events has it
     }
 end
 
@@ -318,8 +292,8 @@ end
 ---------
 -- The filter.
 
---- Whether a text holds a name, its last quote with it, whose value begins with these characters.
-local function holds(text, name, first, second)
+--- Whether a text holds a name whose value is an object. Few texts do.
+local function holds(text, name)
     local from = 1
     while true do
         local _, stop = find(text, name, from, true)
@@ -327,135 +301,35 @@ local function holds(text, name, first, second)
             return false
         end
         local at = value_place(text, stop + 1)
-        if at and byte(text, at) == first
-            and (not second or byte(text, behind_spaces(text, at + 1)) == second) then
+        if at and byte(text, at) == OPEN then
             return true
         end
         from = stop + 1
     end
 end
 
---- Few texts do, and only those are looked at event by event.
-local function may_tell(text)
-    return holds(text, 'usage"', OPEN)
-end
-
---- The data of an event, its lines joined.
-local function data_of(event)
-    local lines = {}
-    for line in event:gmatch("[^\r\n]+") do
-        lines[#lines + 1] = line:match("^data:(.*)$")
-    end
-    return table.concat(lines, "\n")
-end
-
---- Whether an event is the one that tells the usage and nothing else.
-local function is_extra(event)
-    if not may_tell(event) or not holds(event, 'choices"', BRACKET, CLOSING_BRACKET) then
-        return false
-    end
-    local data = cjson.decode(data_of(event))
-    return type(data) == "table" and type(data.usage) == "table"
-        and type(data.choices) == "table" and next(data.choices) == nil
-end
-
-local function end_by_newlines(text, from)
-    local _, stop = find(text, "\n\n", from, true)
-    return stop
-end
-
---- A line may end with \n, \r\n or \r. Behind "\r\r" nothing is waited for, so that its event goes
---- at once; behind "\n\r" a "\n" is.
-local function end_by_any(text, from)
-    while true do
-        local at = find(text, "[\r\n][\r\n]", from)
-        local pair = at and sub(text, at, at + 1)
-        if pair == "\n\r" then
-            local third = sub(text, at + 2, at + 2)
-            return third ~= "" and at + (third == "\n" and 2 or 1) or nil
-        end
-        if pair ~= "\r\n" then
-            return at and at + 1
-        end
-        from = at + 1
-    end
-end
-
-local function is_whole(chunk)
-    local ending = sub(chunk, -2)
-    return ending == "\n\n" or ending == "\r\r" or sub(chunk, -4) == "\r\n\r\n"
-end
-
---- A filter for one stream.
+--- A filter for one stream of SSE, without the event that tells the usage and nothing else.
+---@param asked table what a dialect asks for usage with (dialects.lua)
 ---@return table state
-function _M.new_filter()
-    return {
-        parts = {}, -- the begin of an event that is not whole
-        size = 0, -- of the parts
-        tail = "", -- the last characters of the event that is not whole
-        is_passing = false, -- whether that event passes as it comes, being too long
-    }
-end
-
-local function forget(state)
-    state.parts, state.size, state.tail, state.is_passing = {}, 0, "", false
-end
-
---- Hold the begin of an event, or let it go where it is too long to be held.
-local function hold(state, piece, out)
-    state.tail = sub(state.tail .. piece, -2)
-    local parts = state.is_passing and out or state.parts
-    parts[#parts + 1] = piece
-    state.size = state.size + #piece
-    if state.size > MAX_EVENT and not state.is_passing then
-        out[#out + 1] = table.concat(state.parts)
-        state.parts, state.is_passing = {}, true
+function _M.new_filter(asked)
+    local name = asked.object .. '"'
+    local function is_extra(event)
+        local data = holds(event, name) and cjson.decode(stream_events.data(event))
+        return type(data) == "table" and asked.is_answer(data)
     end
+    return { reader = stream_events.new(), name = name, is_extra = is_extra }
 end
 
---- Let an event go that has become whole, unless it is the extra one.
-local function let_go(state, piece, out)
-    state.parts[#state.parts + 1] = piece
-    local event = table.concat(state.parts)
-    if state.is_passing or not is_extra(event) then
-        out[#out + 1] = event
-    end
-    forget(state)
-end
-
---- Go through a chunk event by event: an empty line ends one.
-local function split(state, chunk)
-    local out = {}
-    local text = state.tail .. chunk
-    local end_of_event = find(text, "\r", 1, true) and end_by_any or end_by_newlines
-    local from = #state.tail + 1
-    local stop = end_of_event(text, 1)
-    while stop do
-        let_go(state, sub(text, from, stop), out)
-        from = stop + 1
-        stop = end_of_event(text, from)
-    end
-    if from <= #text then
-        hold(state, sub(text, from), out)
-    end
-    return out
-end
-
---- A chunk without the extra event.
+--- A chunk without that event.
 ---@param state table of `new_filter`
 ---@param chunk string
 ---@param is_last boolean whether no more will come
 ---@return string
 function _M.filter(state, chunk, is_last)
-    if state.size == 0 and is_whole(chunk) and not may_tell(chunk) then
+    if stream_events.is_whole(state.reader, chunk) and not holds(chunk, state.name) then
         return chunk
     end
-    local out = split(state, chunk)
-    if is_last then
-        out[#out + 1] = table.concat(state.parts)
-        forget(state)
-    end
-    return table.concat(out)
+    return stream_events.without(state.reader, chunk, is_last, state.is_extra)
 end
 
 return _M

@@ -3,18 +3,10 @@
 -- into a table that a request looks its raw path up in. What is not in it does not exist.
 -- Pure. Only a path found here is ever sent on, and it is sent as it stands here.
 
+local dialects = require("portero.dialect.dialects")
 local model_name = require("portero.policy.model_name")
 
 local _M = {}
-
---- What the bare host answers to beside /v1, for clients whose base URL has no path.
-local BARE_OPENAI = {
-    ["/v1/chat/completions"] = true,
-    ["/v1/completions"] = true,
-    ["/v1/embeddings"] = true,
-    ["/v1/models"] = true,
-    ["/v1/models/{model}"] = true,
-}
 
 --- The classes of Portero's own pack, and who answers them.
 local ANSWERED_BY = { console = "issuer", metrics = "gateway" }
@@ -42,17 +34,13 @@ local PARAMETERS = { model = PARAMETER, digest = "(sha256:%x+)" }
 --- A model that is looked up in the LLM server's list, and sent nowhere: any ID that it may have.
 local LOOKED_UP = "(.+)"
 
-local function outside_names(path, is_llm)
-    if not is_llm then
-        return { path }
+local function outside_names(route)
+    if not route.is_llm then
+        return { route.target }
     end
-    local names = { path, "/llm" .. path }
-    if path:sub(1, 4) == "/v1/" then
-        names[#names + 1] = "/llm" .. path:sub(4)
-        if BARE_OPENAI[path] then
-            names[#names + 1] = path:sub(4)
-        end
-    end
+    local names = route.dialect.short_paths(route.target)
+    names[#names + 1] = "/llm" .. route.target
+    names[#names + 1] = route.target
     return names
 end
 
@@ -197,6 +185,7 @@ local function new_route(parsed, class, roles, answered_by)
         behind = behind,
         model = parsed.model,
         is_llm = is_llm,
+        dialect = dialects.of(parsed.path),
         answered_by = is_llm and is_discovery(parsed, class) and "discovery" or answered_by,
         allowed = allowed_roles(class, roles),
     }
@@ -241,7 +230,7 @@ function _M.compile(roles, packs, page_by)
         local answered_by = answerer(parsed, page_by)
         local route = answered_by and new_route(parsed, parsed.class, roles, answered_by)
         -- What no role may reach does not exist.
-        local names = route and next(route.allowed) and outside_names(parsed.path, route.is_llm)
+        local names = route and next(route.allowed) and outside_names(route)
         for _, name in ipairs(names or {}) do
             add(policy, parsed.method, name, route)
         end

@@ -4,7 +4,6 @@
 -- What was taken is given back in the log phase, which always runs; what a killed worker held comes
 -- back with its lease. Each request's own notes are kept by its ID, as it moves between locations.
 
-local cjson = require("cjson.safe")
 local request_model = require("portero.request.request_model")
 local body = require("portero.request.body")
 local limits = require("portero.quota.limits")
@@ -14,8 +13,6 @@ local usage = require("portero.answer.usage")
 
 local ngx, var = ngx, ngx.var
 
---- The routes whose streams tell what they used only when they are asked to (OpenAI's dialect).
-local ASKED_FOR_USAGE = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true }
 local METERED = { inference = true }
 local MAX_OPTIONS_BYTES = 4096
 local FIRST_FAILURE = 300
@@ -95,34 +92,26 @@ local function take_slot(ticket)
     return not slot and over(ticket, "too_many_at_once") or nil
 end
 
---- The stream's options with the usage asked for; nil when the client asked itself.
-local function with_usage(text)
-    local options = text == "null" and {} or cjson.decode(text)
-    if type(options) ~= "table" or options.include_usage == true then
-        return nil
-    end
-    options.include_usage = true
-    return cjson.encode(options)
-end
-
 --- Where the body must be changed for that, and to what; nil where it already asks.
-local function change_for_usage(found)
-    local options = found.stream_options
+local function change_for_usage(found, asked)
+    local options = found[asked.field]
     if not options then
-        return found.brace + 1, found.brace + 1, '"stream_options":{"include_usage":true},'
+        local member = ('"%s":%s,'):format(asked.field, asked.options("{}"))
+        return found.brace + 1, found.brace + 1, member
     end
     local from, to = options.from, options.to
-    local text = to - from <= MAX_OPTIONS_BYTES and with_usage(body.text(found.pointer, from, to))
+    local text = to - from <= MAX_OPTIONS_BYTES
+        and asked.options(body.text(found.pointer, from, to))
     return from, to, text or nil
 end
 
---- Have a stream of OpenAI's dialect tell what it used; the client does not see that it was asked.
-local function ask_for_usage(ticket)
+--- Have a stream tell what it used; the client does not see that it was asked.
+local function ask_for_usage(ticket, asked)
     local found = ticket.found
-    local from, to, text = change_for_usage(found)
+    local from, to, text = change_for_usage(found, asked)
     if text then
         body.replace(found.pointer, found.length, from, to, text)
-        ticket.filter = usage.new_filter()
+        ticket.filter = usage.new_filter(asked)
     end
 end
 
@@ -132,7 +121,8 @@ local function begin_meter(ticket, route)
         return nil
     end
     ticket.meter = usage.new()
-    if not ASKED_FOR_USAGE[route.target] then
+    local asked = route.dialect.asks_for_usage[route.target]
+    if not asked then
         return nil
     end
     local code
@@ -140,7 +130,7 @@ local function begin_meter(ticket, route)
         ticket.found, code = request_model.read_json()
     end
     if ticket.found and ticket.found.stream == true then
-        ask_for_usage(ticket)
+        ask_for_usage(ticket, asked)
     end
     return code
 end

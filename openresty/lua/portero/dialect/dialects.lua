@@ -1,0 +1,53 @@
+---------
+-- Which dialect a path is spoken in. A dialect is a file in this folder and a row of the list
+-- below; nothing else in the gateway may know one by its name. Each has the same fields:
+--   paths           how its paths begin, with /llm in front or without
+--   short_paths     path -> the names that it has outside beside itself and /llm with itself
+--   error_body      error { status, type (OpenAI's), message, param, code, request_id } -> a table
+--   error_event     format of a stream ("sse", "lines") -> how it is ended; %s is the error's body
+--   stream_format   type -> the format of a stream whose type names none; nil where words would be
+--                   taken for a part of the answer
+--   usage_counts    list of counts that make one sum: their names, and `object` where they stand in
+--                   an object of that name
+--   asks_for_usage  path -> how a stream's request is made to tell what was used, `field`
+--                   and `options` of its body, and what tells it, `object` and `is_answer`; empty
+--                   where all do so unasked
+--   model_list      { path, field, names, head, entry, is_private }: where all models are listed,
+--                   where the entries are, what names one, how an answer begins, what is passed on
+--                   of an entry, and whether a list holds what is nobody's business
+-- Pure.
+
+--- The first whose paths fit; OpenAI's has all that no other has.
+local DIALECTS = {
+    require("portero.dialect.ollama"),
+    require("portero.dialect.openai"),
+}
+
+local BEGINS = {}
+for _, dialect in ipairs(DIALECTS) do
+    for _, path in ipairs(dialect.paths) do
+        BEGINS[#BEGINS + 1] = { text = path, dialect = dialect }
+        BEGINS[#BEGINS + 1] = { text = "/llm" .. path, dialect = dialect }
+    end
+end
+
+local _M = {}
+
+--- Every dialect there is.
+---@return table[]
+function _M.all()
+    return DIALECTS
+end
+
+--- The dialect of a path.
+---@param path string as the client wrote it, or as the LLM server has it
+---@return table
+function _M.of(path)
+    for _, begin in ipairs(BEGINS) do
+        if path:sub(1, #begin.text) == begin.text then
+            return begin.dialect
+        end
+    end
+end
+
+return _M
