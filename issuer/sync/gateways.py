@@ -16,11 +16,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-import requests
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from issuer.keys.key_file import KeyList
+from issuer.sync.exchange import FAILURES, Connection
 
 APPLY = "/sync/apply"
 SNAPSHOT = "/sync/snapshot"
@@ -31,8 +32,12 @@ STATUS = "/sync/status"
 PUSH_SECONDS = 0.25
 #: Without any answer it waits longer, as it would else be refused.
 FIRST_ANSWER_SECONDS = 2.0
-#: The reconciler may wait longer: a part of a snapshot is large, and nobody is waiting.
+#: The reconciler's exchanges: one that hangs as its link heals must have ended, and its successor
+#: been answered, within 2 s (docs/promises.md).
+ROUND_SECONDS = 1.8
+#: Large ones may take longer: many entries, and nobody is waiting.
 BULK_SECONDS = 5.0
+BULK_BYTES = 64 * 1024
 
 Entry = tuple[str, int]
 
@@ -62,14 +67,12 @@ class Gateway:
     key: bytes = field(repr=False)
     _local: threading.local = field(default_factory=threading.local, repr=False)
 
-    def apply(
-        self, changes: Changes, timeout: float = FIRST_ANSWER_SECONDS, **progress: Any
-    ) -> Ack:
+    def apply(self, changes: Changes, timeout: float | None = None, **progress: Any) -> Ack:
         """Send changes; `progress` may carry the position they bring the gateway to."""
         body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
         return self._send("POST", APPLY, body, timeout)
 
-    def put_keys(self, known: KeyList, timeout: float = FIRST_ANSWER_SECONDS) -> Ack:
+    def put_keys(self, known: KeyList, timeout: float | None = None) -> Ack:
         """Send the keys in force; secret ones are sealed, as they would else cross the wire."""
         body = {
             "history": known.history,
@@ -80,49 +83,49 @@ class Gateway:
 
     def snapshot(self, step: str, **content: Any) -> Ack:
         """Send one step of a snapshot: `begin`, `part` or `end`."""
-        return self._send("POST", SNAPSHOT, {"step": step, **content}, BULK_SECONDS)
+        return self._send("POST", SNAPSHOT, {"step": step, **content})
 
     def state(self) -> Ack:
         """Ask the gateway how far it has come."""
-        return self._send("GET", STATUS, None, BULK_SECONDS)
+        return self._send("GET", STATUS, None)
 
-    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+    def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()
+        end = time.monotonic() + (timeout or _patience(body))
         try:
-            answer = self._exchange(method, path, body, timeout)
-            status = answer.json()
-        except (requests.RequestException, ValueError):
+            code, answer = self._exchange(method, path, body, end)
+            status = json.loads(answer)
+        except FAILURES:
             return Ack(self.url, ok=False)
         if not isinstance(status, dict):
             return Ack(self.url, ok=False)
-        return Ack(self.url, answer.status_code == 200, answer.status_code == 507, status)
+        return Ack(self.url, code == 200, code == 507, status)
 
-    def _exchange(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
+    def _exchange(self, method: str, path: str, body: bytes, end: float) -> tuple[int, bytes]:
         """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
         try:
-            return self._once(method, path, body, timeout)
-        except requests.ConnectTimeout:
-            raise
-        except requests.ConnectionError:
-            return self._once(method, path, body, timeout)
+            return self._once(method, path, body, end)
+        except FAILURES:
+            if time.monotonic() >= end:
+                raise
+            return self._once(method, path, body, end)
 
-    def _once(self, method: str, path: str, body: bytes, timeout: float) -> requests.Response:
-        return self._session().request(
-            method,
-            self.url + path,
-            data=body,
-            headers=signature(self.key, method, path, body),
-            timeout=timeout,
-            allow_redirects=False,
-        )
+    def _once(self, method: str, path: str, body: bytes, end: float) -> tuple[int, bytes]:
+        headers = signature(self.key, method, path, body)
+        return self._connection().exchange(method, path, body, headers, end)
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            session.trust_env = False
-            self._local.session = session
-        return session
+    def _connection(self) -> Connection:
+        """One a thread."""
+        kept: Connection | None = getattr(self._local, "connection", None)
+        if kept is None:
+            place = urlsplit(self.url)
+            kept = self._local.connection = Connection(place.hostname or "", place.port)
+        return kept
+
+
+def _patience(body: bytes) -> float:
+    """How long the reconciler's exchange may take, the answer included."""
+    return BULK_SECONDS if len(body) > BULK_BYTES else ROUND_SECONDS
 
 
 SEAL_LABEL = b"portero-keys-1"
@@ -171,19 +174,25 @@ class Gateways:
 
     def __init__(self, urls: Sequence[str], key: bytes) -> None:
         self.each = [Gateway(url, key) for url in urls]
-        self._pool = ThreadPoolExecutor(8 * len(self.each), thread_name_prefix="push")
+        # Threads for each: one that hangs must not use up those of the others.
+        self._pools = [ThreadPoolExecutor(8, thread_name_prefix="push") for _ in urls]
 
     def apply(self, changes: Changes) -> list[Ack]:
         """Push to all at once; one that does not answer in time is a failed `Ack`."""
-        return self._push(lambda gateway: gateway.apply(changes))
+        return self._push(lambda gateway: gateway.apply(changes, FIRST_ANSWER_SECONDS))
 
     def put_keys(self, known: KeyList) -> list[Ack]:
         """Tell all the keys in force."""
-        return self._push(lambda gateway: gateway.put_keys(known))
+        return self._push(lambda gateway: gateway.put_keys(known, FIRST_ANSWER_SECONDS))
 
     def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
-        pushes = {self._pool.submit(send, gateway): gateway for gateway in self.each}
+        pushes = {
+            pool.submit(send, gateway): gateway
+            for pool, gateway in zip(self._pools, self.each, strict=True)
+        }
         done = _await(pushes)
+        for push in pushes:
+            push.cancel()  # what has not begun: the reconciler brings it, and the next is not late
         return [
             push.result() if push in done else Ack(gateway.url, ok=False)
             for push, gateway in pushes.items()

@@ -17,7 +17,7 @@ from issuer.errors import PorteroError
 from issuer.keys.key_file import VERIFYING, WAITING, KeyFile
 from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
 from issuer.sync.active_tokens import ActiveTokens
-from issuer.sync.gateways import BULK_SECONDS, Ack, Changes, Entry, Gateway, Gateways, mark_of
+from issuer.sync.gateways import Ack, Changes, Entry, Gateway, Gateways, mark_of
 from issuer.users.credentials import CredentialsFile
 
 log = logging.getLogger("portero.reconciler")
@@ -58,13 +58,14 @@ class Reconciler:
 
     def _repeat(self, stop: threading.Event, work: Callable[[], None]) -> None:
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 work()
             except PorteroError as error:
                 log.error("%s; trying again", error)
             except Exception:
                 log.exception("unexpected; trying again")
-            stop.wait(PERIOD_SECONDS)
+            stop.wait(max(0.0, began + PERIOD_SECONDS - time.monotonic()))
 
     def _tidy(self) -> None:
         now = int(time.time())
@@ -137,9 +138,7 @@ class _Projection:
     def _has_keys(self, mark: str) -> bool:
         """Keys come before tokens: no gateway shall know a token whose key it lacks."""
         known = self._key_file.read()
-        if mark != mark_of(known) and not self._went_well(
-            self._gateway.put_keys(known, BULK_SECONDS), "keys"
-        ):
+        if mark != mark_of(known) and not self._went_well(self._gateway.put_keys(known), "keys"):
             return False
         self.keys = mark_of(known)
         return True
@@ -165,7 +164,7 @@ class _Projection:
             # The last message of a round, often an empty one, tells the gateway that it is current.
             current = len(changed) < PART_ENTRIES
             ack = self._gateway.apply(
-                _changes(changed), BULK_SECONDS, position=position, epoch=epoch, current=current
+                _changes(changed), position=position, epoch=epoch, current=current
             )
             if not self._went_well(ack, "changes") or current:
                 return

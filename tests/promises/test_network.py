@@ -21,7 +21,7 @@ from tests.support.history import check
 from tests.support.link import Link, linked
 from tests.support.upstream import Upstream, wait_for
 
-HEALED_SECONDS = 2.0 + 1.0  # the reconciler may be in the middle of its second
+HEALED_SECONDS = 2.0 + 1.0  # docs/promises.md, and what a loaded machine takes for itself
 NUMBER = re.compile(r"^portero_sync_position (\d+)$", re.MULTILINE)
 
 
@@ -74,6 +74,7 @@ MOODS = {
     "30 % lost": ("lossy", 0.0),
     "2 s late": ("pass", 2.0),
     "half open": ("hold", 0.0),
+    "half open and lost": ("swallow", 0.0),
     "a byte a time": ("trickle", 0.0),
 }
 
@@ -97,9 +98,9 @@ def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
         link.become("pass")
         healed = time.monotonic()
         wait_for(lambda: recorder.use(doomed) == 401, HEALED_SECONDS, "the revocation arrived")
+        seconds = time.monotonic() - healed
         truth = deployment.command("revoke", "--user", "NOBODY")  # touches nothing, proves access
         assert truth.returncode == 0
-        seconds = time.monotonic() - healed
         for token in filter(None, granted):
             assert recorder.use(token) == 200
     # A revocation that was not acknowledged is bound by the healing, which the test waited for.

@@ -15,8 +15,9 @@ class Link:
     """Listens on `port`, forwards to `target` on loopback. Attributes may be set at any time."""
 
     target: int
-    #: "pass", "cut" (refused and reset), "hold" (accepted, nothing moves), "trickle" (a byte a
-    #: time), "lossy" (some connections are reset).
+    #: "pass", "cut" (refused and reset), "hold" (accepted, nothing moves), "swallow" (the same, and
+    #: what was sent meanwhile is lost with its connection), "trickle" (a byte a time), "lossy"
+    #: (some connections are reset).
     mood: str = "pass"
     #: Before anything is forwarded.
     delay_seconds: float = 0.0
@@ -89,15 +90,18 @@ class Link:
                 _end(one)
 
     def _pass(self, block: bytes, sink: socket.socket) -> None:
+        """A mood counts for what is on its way too, so a link that is well again is so at once."""
+        if self.mood == "swallow":
+            self._stopped.wait()
         while self.mood == "hold" and not self._stopped.wait(0.02):
             pass
         if self.delay_seconds:
             self._stopped.wait(self.delay_seconds)
-        size = 1 if self.mood == "trickle" else len(block)
-        for start in range(0, len(block), size):
-            sink.sendall(block[start : start + size])
-            if size == 1:
-                self._stopped.wait(0.02)
+        while block:
+            size = 1 if self.mood == "trickle" else len(block)
+            sink.sendall(block[:size])
+            block = block[size:]
+            self._stopped.wait(0.02 if block else 0)
 
 
 def _end(one: socket.socket) -> None:

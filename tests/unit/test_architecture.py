@@ -25,7 +25,8 @@ FLASK = {
 OWNERS = {
     "flask": FLASK,
     "werkzeug": FLASK,
-    "requests": {"issuer/sync/gateways.py"},
+    "http": {"issuer/sync/exchange.py"},
+    "socket": {"issuer/sync/exchange.py"},
     "sqlite3": {"issuer/store/sqlite.py"},
     "jwt": {"issuer/tokens/__init__.py", "issuer/keys/__init__.py"},
     "bcrypt": {"issuer/users/credentials.py"},

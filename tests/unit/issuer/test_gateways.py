@@ -2,11 +2,13 @@
 
 import base64
 import json
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from issuer import keys
 from issuer.keys.key_file import KeyFile
+from issuer.sync import gateways
 from issuer.sync.gateways import (
     FIRST_ANSWER_SECONDS,
     PUSH_SECONDS,
@@ -215,15 +218,104 @@ def test_a_silent_gateway_holds_a_message_no_longer_than_its_time(silence: threa
     assert 0.2 <= took < 1
 
 
+@contextmanager
+def dripping(answer: bytes, at_once: int) -> Iterator[str]:
+    """A listener whose answer comes a byte at a time but for its beginning; its address."""
+    left = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(answer[:at_once])
+            for byte in answer[at_once:]:
+                left.wait(0.05)
+                connection.sendall(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        left.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 200\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nc8\r\n", b"\r\n"]
+)
+@pytest.mark.parametrize("within_the_head", [True, False])
+def test_an_answer_a_byte_at_a_time_holds_a_message_no_longer_than_its_time(
+    head: bytes, within_the_head: bool
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + head
+    with dripping(head + b"{" + b" " * 199, 3 if within_the_head else len(head)) as url:
+        began = time.monotonic()
+        assert not Gateway(url, KEY).apply(CHANGES, timeout=0.3).ok
+        took = time.monotonic() - began
+    assert 0.3 <= took < 0.8
+
+
+def test_the_second_attempt_has_no_time_of_its_own() -> None:
+    def hang_up_late(_: Message) -> Reply:
+        threading.Event().wait(0.3)
+        return Reply(0)
+
+    with listening(hang_up_late) as listener:
+        began = time.monotonic()
+        assert not Gateway(listener.url, KEY).apply(CHANGES, timeout=0.4).ok
+        took = time.monotonic() - began
+        assert len(listener.messages) == 2
+    assert 0.4 <= took < 0.6
+
+
+def test_what_is_large_has_longer_than_what_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways, "ROUND_SECONDS", 0.1)
+
+    def late(_: Message) -> Reply:
+        threading.Event().wait(0.3)
+        return Reply()
+
+    large = Changes([(f"{number:022}", 2_000_000_000) for number in range(5_000)])
+    with listening(late) as listener:
+        gateway = Gateway(listener.url, KEY)
+        assert [gateway.state().ok, gateway.apply(CHANGES).ok] == [False, False]
+        assert gateway.apply(large).ok
+
+
+def test_however_many_wait_for_a_silent_gateway_the_others_are_told_at_once(
+    silence: threading.Event,
+) -> None:
+    def silent(_: Message) -> Reply:
+        silence.wait(20)
+        return Reply()
+
+    def push(_: int) -> tuple[list[bool], float]:
+        began = time.monotonic()
+        return [ack.ok for ack in both.apply(CHANGES)], time.monotonic() - began
+
+    with (
+        listening(silent) as slow,
+        listening(lambda _: Reply()) as good,
+        ThreadPoolExecutor(40) as callers,
+    ):
+        both = Gateways([slow.url, good.url], KEY)
+        pushed = list(callers.map(push, range(40)))
+        waited_for = len(slow.messages)
+        silence.set()
+    assert [acks for acks, _ in pushed] == [[False, True]] * 40
+    assert max(took for _, took in pushed) < FIRST_ANSWER_SECONDS / 2
+    assert waited_for < 40  # and what had not begun is given up
+
+
 def test_a_silent_gateway_holds_a_push_no_longer_than_its_time(silence: threading.Event) -> None:
     def silent(_: Message) -> Reply:
         silence.wait(20)
         return Reply()
 
     with listening(silent) as slow, listening(lambda _: Reply()) as good:
-        gateways = Gateways([slow.url, good.url], KEY)
+        all_of_them = Gateways([slow.url, good.url], KEY)
         began = time.monotonic()
-        acks = gateways.apply(CHANGES)
+        acks = all_of_them.apply(CHANGES)
         took = time.monotonic() - began
         silence.set()
     assert [ack.ok for ack in acks] == [False, True]
@@ -275,12 +367,12 @@ def test_a_bad_gateway_spoils_no_other(free_port: int, silence: threading.Event)
 def test_many_threads_may_push_through_one_client() -> None:
     model = GatewayModel()
     with listening(model.answer) as listener:
-        gateways = Gateways([listener.url], KEY)
+        all_of_them = Gateways([listener.url], KEY)
         failed: list[Ack] = []
 
         def push(number: int) -> None:
             entry = (f"{number:022}", 2_000_000_000)
-            failed.extend(ack for ack in gateways.apply(Changes([entry])) if not ack.ok)
+            failed.extend(ack for ack in all_of_them.apply(Changes([entry])) if not ack.ok)
 
         threads = [threading.Thread(target=push, args=(number,)) for number in range(16)]
         for thread in threads:

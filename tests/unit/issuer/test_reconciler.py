@@ -45,7 +45,7 @@ class ModelGateway(Gateway):
         self.away = False
         self.killed_before: int | None = None
 
-    def _send(self, method: str, path: str, content: Any, timeout: float) -> Ack:
+    def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         names = {APPLY: "apply", KEYS: "keys", STATUS: "state"}
         return self._tell(names.get(path) or content["step"], method, path, content)
 
