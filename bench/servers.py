@@ -127,18 +127,20 @@ def log_format() -> str:
     return found[0]
 
 
-#: What Portero fills into its configuration, for the tiny upstream.
-FILLED_IN = {"@LLM_AUTHORITY@": "x", "@LLM_AUTHORIZATION@": '""', "@LLM_TIMEOUT@": "600"}
+#: What Portero's settings.conf says beside llm.conf, for the tiny upstream.
+BESIDE_LLM_CONF = """
+    proxy_pass http://llm;
+    proxy_set_header Host x;
+    proxy_set_header Authorization "";
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_send_timeout 600s;
+    proxy_read_timeout 600s;
+"""
 
 
 def asking() -> str:
     """How Portero asks an LLM server: the path as it came."""
-    text = (CONF / "llm.conf").read_text()
-    text = "proxy_pass http://llm;\n" + re.sub(r"proxy_ssl_.*\n", "", text)
-    for word, value in FILLED_IN.items():
-        text = text.replace(word, value)
-    assert "@" not in re.sub(r"#.*", "", text), "llm.conf has a word that is not filled in here"
-    return text.replace("include ", f"include {CONF}/")
+    return BESIDE_LLM_CONF + (CONF / "llm.conf").read_text().replace("include ", f"include {CONF}/")
 
 
 @contextmanager

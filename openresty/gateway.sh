@@ -1,14 +1,15 @@
 #!/bin/sh
 # Starts the gateway in the foreground, or reloads a running one:
 #   sh openresty/gateway.sh [start | check | reload]
-# It fills addresses and paths into conf/*.conf and nothing else. It must never print a secret.
+# nginx reads conf/*.conf as they are, and beside them one file that is made here of the environment,
+# settings.conf. It must never print a secret.
 set -eu
 umask 022
 # As many connections as this machine grants; each stream holds two.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
 # Ranges such as [a-z] mean the characters of ASCII, whatever the language of the machine.
-LC_ALL=C
+export LC_ALL=C
 
 home=$(cd "$(dirname "$0")" && pwd)
 runtime=${GATEWAY_RUNTIME_DIR:-/tmp/portero-gateway}
@@ -19,16 +20,6 @@ fault() {
   $1"
 }
 
-nginx_program() {
-    if command -v openresty >/dev/null 2>&1; then
-        echo openresty
-    elif command -v nginx >/dev/null 2>&1; then
-        echo nginx
-    elif [ -x /usr/sbin/nginx ]; then
-        echo /usr/sbin/nginx
-    fi
-}
-
 # A secret that others can read is none.
 check_secret_file() {
     eval "path=\${$1:-}"
@@ -37,8 +28,8 @@ check_secret_file() {
     fi
 }
 
-# The key that LLM servers ask for, byte by byte: from a builtin or a file into a pipe. It must never
-# be an argument of a process.
+# The key that LLM servers ask for, between double quotes of nginx: from a builtin or a file into a
+# pipe. It must never be an argument of a process.
 llm_key() {
     if [ -n "${LLM_API_KEY_FILE:-}" ]; then
         cat "$LLM_API_KEY_FILE"
@@ -47,21 +38,20 @@ llm_key() {
     fi
 }
 
-# The key between double quotes of nginx.
 llm_key_quoted() {
-    llm_key | LC_ALL=C sed 's/[\\"]/\\&/g'
+    llm_key | sed 's/[\\"]/\\&/g'
 }
 
 check_llm_key() {
-    llm_authorization='""'
-    name=LLM_API_KEY${LLM_API_KEY_FILE:+_FILE}
+    bearer=
     [ -n "${LLM_API_KEY:-}${LLM_API_KEY_FILE:-}" ] || return 0
-    llm_authorization='$llm_authorization'
+    bearer="Bearer "
+    name=LLM_API_KEY${LLM_API_KEY_FILE:+_FILE}
     if [ -n "${LLM_API_KEY:-}" ] && [ -n "${LLM_API_KEY_FILE:-}" ]; then
         fault "LLM_API_KEY: set LLM_API_KEY or LLM_API_KEY_FILE, not both"
     elif ! llm_key >/dev/null 2>&1; then
         fault "$name: cannot read $LLM_API_KEY_FILE"
-    elif [ "$(llm_key | LC_ALL=C tr -d '\040-\176\200-\377' | wc -c)" -ne 0 ]; then
+    elif [ "$(llm_key | tr -d '\040-\176\200-\377' | wc -c)" -ne 0 ]; then
         fault "$name: must be one line without a newline at its end, and no control character in it"
     else
         case "$(llm_key)" in
@@ -98,39 +88,46 @@ check_entries() {
     [ -z "$wrong" ] || fault "$(printf '%s\n' "$wrong" | sed "2,\$s/^/  /")"
 }
 
-settings() {
-    GATEWAY_LISTEN=${GATEWAY_LISTEN:-127.0.0.1:8080}
-    INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
-    GATEWAY_WORKERS=${GATEWAY_WORKERS:-auto}
-    ACTIVE_TOKEN_MEMORY=${ACTIVE_TOKEN_MEMORY:-192m}
+read_pool() {
     # The first of a list that commas or blanks separate.
     first=$(echo "${LLM_UPSTREAM:-}" | tr ", " "\n\n" | sed -n "/./{p;q;}")
     llm_scheme=${first%%://*}
     llm_authority=${first#*://}
     llm_authority=${llm_authority%%/*}
-    llm_host=$(echo "$llm_authority" | sed "s/:[0-9]*\$//; s/^\[//; s/\]\$//")
     case "$llm_scheme" in https) default_port=443 ;; *) default_port=80 ;; esac
-    # What is named here is trusted, and nothing beside it.
-    ca_bundle=${LLM_CA_FILE:+llm_ca.pem}
-    ca_bundle=${ca_bundle:-/etc/ssl/certs/ca-certificates.crt}
-    LLM_TIMEOUT_SECONDS=${LLM_TIMEOUT_SECONDS:-600}
-    nginx=$(nginx_program)
-
-    [ -n "$nginx" ] || fault "neither openresty nor nginx is installed"
     [ -n "$first" ] || fault "LLM_UPSTREAM: names no server"
     case "$llm_scheme" in http | https) ;; *) fault "LLM_UPSTREAM: must begin http:// or https://" ;; esac
+    check_word LLM_UPSTREAM "$llm_authority"
+}
+
+read_settings() {
+    GATEWAY_LISTEN=${GATEWAY_LISTEN:-127.0.0.1:8080}
+    INTERNAL_LISTEN=${INTERNAL_LISTEN:-127.0.0.1:8081}
+    GATEWAY_WORKERS=${GATEWAY_WORKERS:-auto}
+    ACTIVE_TOKEN_MEMORY=${ACTIVE_TOKEN_MEMORY:-192m}
+    LLM_TIMEOUT_SECONDS=${LLM_TIMEOUT_SECONDS:-600}
+    # The shortest of the LLM servers that Portero knows.
+    LLM_IDLE_SECONDS=${LLM_IDLE_SECONDS:-5}
+    nginx=$(command -v openresty || command -v nginx || command -v /usr/sbin/nginx || true)
+
+    [ -n "$nginx" ] || fault "neither openresty nor nginx is installed"
     case "$GATEWAY_WORKERS" in auto | [1-9] | [1-9][0-9]) ;; *) fault "GATEWAY_WORKERS: must be auto or 1 to 99" ;; esac
     case "${ACTIVE_TOKEN_MEMORY%m}" in
         "$ACTIVE_TOKEN_MEMORY" | *[!0-9]* | 0* | "") fault "ACTIVE_TOKEN_MEMORY: must be megabytes, such as 192m" ;;
     esac
     check_word GATEWAY_LISTEN "$GATEWAY_LISTEN"
     check_word INTERNAL_LISTEN "$INTERNAL_LISTEN"
-    check_word LLM_UPSTREAM "$llm_authority"
+    read_pool
     check_seconds LLM_TIMEOUT_SECONDS "$LLM_TIMEOUT_SECONDS"
+    check_seconds LLM_IDLE_SECONDS "$LLM_IDLE_SECONDS"
     check_secret_file SYNC_KEY_FILE
     check_llm_key
-    read_cors_origins
-    read_trusted_proxies
+    # Each origin exactly as a browser sends it, and never a pattern.
+    origins=$(entries "${CORS_ORIGINS:-}")
+    check_entries CORS_ORIGINS "$origins"
+    # Whose word counts on where a request comes from, and how.
+    fronts=$(entries "${TRUSTED_PROXIES:-}")
+    check_entries TRUSTED_PROXIES "$fronts"
     if [ -n "$faults" ]; then
         echo "gateway: cannot start:$faults" >&2
         exit 1
@@ -145,68 +142,15 @@ llm_servers() {
         authority=${url#*://}
         authority=${authority%%/*}
         case "$authority" in
-            *[!0-9.:]*) servers= && break ;;
+            *[!0-9.:]*)
+                echo 'server 0.0.0.1; balancer_by_lua_block { require("portero.server.upstreams").pick("llm") }'
+                return
+                ;;
             *:*) servers="$servers server $authority;" ;;
             *) servers="$servers server $authority:$default_port;" ;;
         esac
     done
-    echo "${servers:-server 0.0.0.1; balancer_by_lua_block { require(\"portero.server.upstreams\").pick(\"llm\") \}}"
-}
-
-# The seconds after which a kind of LLM server may end an idle connection; empty for never. What is
-# wrong with a pack, Lua says.
-idle_seconds_of() {
-    { tr -d " \t\r\n" <"$home/conf/routes/$1.json"; } 2>/dev/null |
-        sed -n 's/.*"idle_seconds":\([0-9]\{1,5\}\)[^0-9].*/\1/p'
-}
-
-# How long a connection to an LLM server may be idle here: four fifths of what it may be there. A
-# request on its way when the server hangs up is lost, and a chat is never sent twice.
-llm_idle() {
-    least=75
-    for kind in ${LLM_KIND:-ollama vllm llama-server localai}; do
-        seconds=$(idle_seconds_of "$kind")
-        [ "${seconds:-$least}" -ge "$least" ] || least=$seconds
-    done
-    echo "$((least * 800))ms"
-}
-
-# What a page of another origin may read of an answer.
-cors_exposed="x-request-id, x-portero-code, retry-after, x-ratelimit-limit-requests, \
-x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
-x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
-
-# CORS_ORIGINS as entries of nginx's map: each exactly as a browser sends it, and never a pattern.
-read_cors_origins() {
-    listed=$(entries "${CORS_ORIGINS:-}")
-    check_entries CORS_ORIGINS "$listed"
-    cors_origins=$(each_as '"&" "&";' "$listed")
-}
-
-# render_llm_key DIRECTORY: the key as a variable that is asked for only where it is sent. `geo` takes
-# a dollar as it stands. Written anew, for its owner alone: the other files may be read by anybody.
-render_llm_key() {
-    rm -f "$1/llm_key.conf"
-    if [ "$llm_authorization" = '""' ]; then
-        sed -i -e '/ # key$/d' "$1/nginx.conf"
-        return
-    fi
-    (
-        umask 077
-        set -C
-        printf 'geo $llm_authorization { default "Bearer %s"; }\n' "$(llm_key_quoted)" \
-            >"$1/llm_key.conf"
-    )
-}
-
-# render_llm_ca DIRECTORY: the certificates by a name that nginx can read, whatever their path is.
-render_llm_ca() {
-    rm -f "$1/llm_ca.pem"
-    case "${LLM_CA_FILE:-}" in
-        "") ;;
-        /*) ln -s "$LLM_CA_FILE" "$1/llm_ca.pem" ;;
-        *) ln -s "$PWD/$LLM_CA_FILE" "$1/llm_ca.pem" ;;
-    esac
+    echo "${servers# }"
 }
 
 # each_as FORM ENTRIES: each entry once, as nginx reads it; & stands for the entry.
@@ -214,86 +158,133 @@ each_as() {
     printf '%s\n' "$2" | sort -u | sed -n "s|..*|$1|p" | tr "\n" " "
 }
 
-# TRUSTED_PROXIES: whose word counts on where a request comes from, and how.
-read_trusted_proxies() {
-    listed=$(entries "${TRUSTED_PROXIES:-}")
-    check_entries TRUSTED_PROXIES "$listed"
-    real_ip_from=$(each_as "set_real_ip_from &;" "$listed")
-    trusted_proxies=$(each_as "& 1;" "$listed")
+# Only https asks for the certificates that are trusted; the names of all are those of the first.
+llm_tls() {
+    [ "$llm_scheme" = https ] || return 0
+    cat <<END
+
+proxy_ssl_server_name on;
+proxy_ssl_name $(echo "$llm_authority" | sed "s/:[0-9]*\$//; s/^\[//; s/\]\$//");
+proxy_ssl_verify on;
+proxy_ssl_verify_depth 5;
+proxy_ssl_trusted_certificate llm_ca.pem;
+END
 }
 
-# render DIRECTORY: the configuration as nginx shall read it.
+# What the public listener says and believes for CORS_ORIGINS and TRUSTED_PROXIES.
+used_in_public() {
+    [ -z "$fronts" ] || printf '\n    %s' "$(each_as "set_real_ip_from &;" "$fronts")"
+    [ -n "$origins" ] || return 0
+    cat <<"END"
+
+    add_header Access-Control-Allow-Origin $cors_origin always;
+    add_header Access-Control-Expose-Headers $cors_exposed always;
+    add_header Vary Origin always;
+END
+}
+
+# What stands in settings.conf. A connection is kept for four fifths of what the LLM server waits: a
+# request on its way when the server hangs up is lost, and a chat is never sent twice. `geo` takes a
+# dollar as it stands.
+settings_conf() {
+    authorization='""' scheme='$scheme'
+    [ -z "$bearer" ] || authorization='$llm_authorization'
+    [ -z "$fronts" ] || scheme='$client_scheme'
+    cat <<END
+# Made by gateway.sh of the environment, at each start and reload: what nginx takes from no variable.
+# jti -> generation or tombstone, and nothing else: entries of one size never fragment it.
+# About 130 bytes an entry. docs/operations.md says how to size it.
+lua_shared_dict portero_active_tokens $ACTIVE_TOKEN_MEMORY;
+
+# The LLM servers.
+upstream llm {
+    $(llm_servers)
+    keepalive 128;
+    keepalive_requests 100000;
+    keepalive_timeout $(expr "$LLM_IDLE_SECONDS" \* 800)ms;
+}
+proxy_send_timeout ${LLM_TIMEOUT_SECONDS}s;
+proxy_read_timeout ${LLM_TIMEOUT_SECONDS}s;$(llm_tls)
+map "" \$llm_scheme { default $llm_scheme; }
+map "" \$llm_authority { default $llm_authority; }
+END
+    printf 'geo $llm_authorization { default "%s%s"; }\n' "$bearer" "$(llm_key_quoted)"
+    cat <<END
+
+# Who asks, and from where.
+geo \$realip_remote_addr \$is_trusted_proxy { $(each_as "& 1;" "$fronts")}
+map \$http_origin \$cors_origin { default ""; $(each_as '"&" "&";' "$origins")}
+
+server {
+    listen $GATEWAY_LISTEN backlog=4096;
+    # What an LLM server is told beside llm.conf; what is not used is no variable, and costs nothing.
+    proxy_set_header Host $llm_authority;
+    proxy_set_header Authorization $authorization;
+    proxy_set_header X-Forwarded-Proto $scheme;$(used_in_public)
+    include public.conf;
+    location / {
+        proxy_pass $llm_scheme://llm;
+        include judged.conf;
+    }
+}
+server {
+    listen $INTERNAL_LISTEN;
+    include internal.conf;
+}
+END
+}
+
+# render DIRECTORY: what nginx reads and writes, beneath one directory: conf/*.conf and Lua as they are,
+# and settings.conf. That one may hold a key, so it is written for its owner alone, and takes its
+# place whole.
 render() {
     mkdir -p "$1"
-    servers=$(llm_servers)
-    idle=$(llm_idle)
-    for file in "$home"/conf/*.conf; do
-        sed -e "s|@WORKERS@|$GATEWAY_WORKERS|g" \
-            -e "s|@ACTIVE_TOKEN_MEMORY@|$ACTIVE_TOKEN_MEMORY|g" \
-            -e "s|@RUNTIME_DIR@|$runtime|g" \
-            -e "s|@CONF_DIR@|$home/conf|g" \
-            -e "s|@LUA_DIR@|$home/lua|g" \
-            -e "s|@GATEWAY_LISTEN@|$GATEWAY_LISTEN|g" \
-            -e "s|@INTERNAL_LISTEN@|$INTERNAL_LISTEN|g" \
-            -e "s|@LLM_SERVERS@|$servers|g" \
-            -e "s|@LLM_SCHEME@|$llm_scheme|g" \
-            -e "s|@LLM_AUTHORITY@|$llm_authority|g" \
-            -e "s|@LLM_HOST@|$llm_host|g" \
-            -e "s|@LLM_IDLE@|$idle|g" \
-            -e "s|@LLM_AUTHORIZATION@|$llm_authorization|g" \
-            -e "s|@LLM_TIMEOUT@|${LLM_TIMEOUT_SECONDS}s|g" \
-            -e "s|@CA_BUNDLE@|$ca_bundle|g" \
-            -e "s|@CORS_ORIGINS@|$cors_origins|g" \
-            -e "s|@CORS_EXPOSED@|$cors_exposed|g" \
-            -e "s|@REAL_IP_FROM@|$real_ip_from|g" \
-            -e "s|@TRUSTED_PROXIES@|$trusted_proxies|g" \
-            "$file" >"$1/$(basename "$file")"
-    done
-    render_llm_key "$1"
-    render_llm_ca "$1"
-    # Only https upstreams need the certificates that the machine trusts.
-    if [ "$llm_scheme" = http ]; then
-        sed -i -e '/proxy_ssl_/d' "$1/llm.conf"
-    fi
-    if [ -z "$cors_origins" ]; then
-        sed -i -e '/ # cors$/d' "$1/nginx.conf" "$1/public.conf"
-    fi
-    if [ -z "$trusted_proxies" ]; then
-        sed -i -e '/ # proxies$/d' "$1/nginx.conf" "$1/public.conf"
-    else
-        sed -i -e 's/X-Forwarded-Proto $scheme/X-Forwarded-Proto $client_scheme/' \
-            "$1/upstream_headers.conf"
-    fi
+    ln -sf "$home"/conf/*.conf "$1/"
+    ln -sfn "$home/conf" "$1/conf"
+    ln -sfn "$home/lua" "$1/lua"
+    # Where the modules are that /etc/nginx/modules-enabled names, for they are beneath that too.
+    ln -sfn /usr/lib/nginx/modules "$1/modules"
+    # The certificates by a name that nginx can read, whatever their path is.
+    ca=${LLM_CA_FILE:-/etc/ssl/certs/ca-certificates.crt}
+    case "$ca" in /*) ;; *) ca=$PWD/$ca ;; esac
+    ln -sfn "$ca" "$1/llm_ca.pem"
+    rm -f "$1/settings.new"
+    (umask 077; set -C; settings_conf >"$1/settings.new")
+    mv -f "$1/settings.new" "$1/settings.conf"
 }
 
-# Workers of a root master drop to nobody; in a container the master is no root either.
-identity() {
-    [ "$(id -u)" = 0 ] && echo "user nobody $(id -gn nobody);"
+# run_nginx DIRECTORY FILE [WORD ...]: nginx in place of this process. Workers of a root master drop to
+# nobody; in a container the master is no root either.
+run_nginx() {
+    directives="worker_processes $GATEWAY_WORKERS;"
+    [ "$(id -u)" != 0 ] || directives="$directives user nobody $(id -gn nobody);"
+    prefix=$1 file=$2
+    shift 2
+    exec "$nginx" -c "$prefix/$file" -g "$directives" -e stderr -p "$prefix" "$@"
 }
 
 # check DIRECTORY: what Lua finds wrong with the settings, and nginx with the configuration. Lua first:
 # it names the setting, and nginx the line of a file that nobody wrote.
 check() {
     render "$1"
-    "$nginx" -c "$1/check.conf" -e stderr
-    "$nginx" -c "$1/nginx.conf" -g "$(identity || true)" -e stderr -t -q
+    (run_nginx "$1" check.conf)
+    (run_nginx "$1" nginx.conf -t -q)
 }
 
 case "${1:-start}" in
     start)
-        settings
-        mkdir -p "$runtime"
+        read_settings
         render "$runtime"
         # nginx reads these certificates before Lua could say what is wrong with them.
-        [ -z "${LLM_CA_FILE:-}" ] || "$nginx" -c "$runtime/check.conf" -e stderr
-        exec "$nginx" -c "$runtime/nginx.conf" -g "$(identity || true)" -e stderr
+        [ -z "${LLM_CA_FILE:-}" ] || (run_nginx "$runtime" check.conf)
+        run_nginx "$runtime" nginx.conf
         ;;
     check)
-        settings
+        read_settings
         check "$runtime/check"
         ;;
     reload)
-        settings
+        read_settings
         check "$runtime/check"
         render "$runtime"
         kill -HUP "$(cat "$runtime/nginx.pid")"

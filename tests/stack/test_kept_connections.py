@@ -2,8 +2,6 @@
 that no request meets a server that hangs up just then; and no chat is ever sent twice.
 """
 
-import json
-import re
 import subprocess
 import sys
 import threading
@@ -11,14 +9,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
 
 from run.commands import ROOT
 from tests.support.deployment import Caller, answers, deployed, free_ports
-from tests.support.policies import CONF, KINDS
 from tests.support.slow_wire import slow_wire
 from tests.support.upstream import Upstream, wait_for
 
@@ -96,32 +92,3 @@ def test_a_chat_is_never_sent_twice_when_its_connection_ends_u1(
     upstream.mood = "die"
     answer = caller.call(agent, path)
     assert (answer.status_code, len(upstream.seen)) == (502, 1)
-
-
-def idle_seconds(kind: str) -> float:
-    """What the pack says of its server; for ever where it says null."""
-    pack = json.loads((CONF / "routes" / f"{kind}.json").read_text())
-    return float("inf") if pack["idle_seconds"] is None else float(pack["idle_seconds"])
-
-
-@pytest.mark.parametrize("kind", ["", *KINDS])
-def test_the_gateway_hangs_up_before_any_server_of_the_kind_would_u1(
-    tmp_path: Path, kind: str
-) -> None:
-    subprocess.run(
-        ["sh", str(ROOT / "openresty" / "gateway.sh"), "check"],
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "GATEWAY_RUNTIME_DIR": str(tmp_path),
-            "SYNC_KEY": "x" * 40,
-            "ISSUER_URL": "http://127.0.0.1:2",
-            "LLM_UPSTREAM": "http://127.0.0.1:1",
-            "LLM_KIND": kind,
-        },
-        check=True,
-        timeout=20,
-    )
-    conf = (tmp_path / "check" / "nginx.conf").read_text()
-    (kept_ms,) = re.findall(r"(?s)upstream llm \{.*?keepalive_timeout (\d+)ms;", conf)
-    least = min(idle_seconds(one) for one in ([kind] if kind else KINDS))
-    assert 1 <= int(kept_ms) / 1000 <= min(60.0, least - 1)

@@ -17,10 +17,10 @@ from run.packages import search_path
 #: Each part goes by the clock of its machine; issuer and reconciler share one.
 CLOCK_OF = {"gateway": "gateway", "issuer": "issuer", "reconciler": "issuer"}
 _KEPT = ("FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE")
-#: As `gateway.sh` calls it: -c FILE -g DIRECTIVES -e stderr.
+#: As `gateway.sh` calls it: -c FILE -g DIRECTIVES -e stderr -p DIRECTORY.
 _NGINX = """#!/bin/sh
 [ "$3" = -g ] || exit 2
-exec {nginx} "$1" "$2" "$3" "$4 {directives}" "$5" "$6"
+exec {nginx} "$1" "$2" "$3" "$4 {directives}" "$5" "$6" "$7" "$8"
 """
 _PYTHON = """import time
 real = time.time_ns

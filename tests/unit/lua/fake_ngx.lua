@@ -4,7 +4,7 @@
 -- It records what a module does to the request and ends nothing: after `ngx.exit` the real nginx
 -- would run no more Lua, so a module is expected to return.
 
-local NGINX_CONF = "openresty/conf/nginx.conf"
+local DECLARING = { "openresty/conf/nginx.conf", "openresty/gateway.sh" }
 local BYTES_AN_ENTRY = 128
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -171,13 +171,15 @@ function Dict:capacity()
     return self.most_entries * BYTES_AN_ENTRY
 end
 
---- The dictionaries that nginx.conf declares, and no other.
+--- The dictionaries that nginx.conf and settings.conf declare, and no other.
 local function shared_dicts(clock)
     local dicts = {}
-    for line in io.lines(NGINX_CONF) do
-        local name = line:match("^%s*lua_shared_dict%s+([%w_]+)")
-        if name then
-            dicts[name] = new_dict(clock)
+    for _, path in ipairs(DECLARING) do
+        for line in io.lines(path) do
+            local name = line:match("^%s*lua_shared_dict%s+([%w_]+)")
+            if name then
+                dicts[name] = new_dict(clock)
+            end
         end
     end
     return dicts

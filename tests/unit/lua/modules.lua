@@ -40,7 +40,7 @@ function modules.names()
     return found
 end
 
---- The files that call modules: nginx's, and the script that fills them in.
+--- The files that call modules: nginx's, and the script that makes one of them.
 ---@return string[] paths
 function modules.configuration()
     local found = { "openresty/gateway.sh" }
