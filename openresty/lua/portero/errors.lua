@@ -1,8 +1,7 @@
 ---------
 -- Every refusal of the gateway, in the dialect of the caller's path, and the only `ngx.exit`.
--- It must never say more about a bad token than that
--- it is invalid or (when authentic) expired, and never echo what the client sent. Only a running
--- stream is told that its token was revoked.
+-- It must never say more about a bad token than that it is invalid or (when authentic) expired, and
+-- never echo what the client sent. Only a running stream is told that its token was revoked.
 
 local cjson = require("cjson.safe")
 local dialects = require("portero.dialect.dialects")
@@ -13,331 +12,152 @@ local NO_CONTENT = 204
 local HTTP_09 = 0.9
 local CHALLENGE = 'Bearer realm="portero"'
 
---- code -> status, OpenAI's type, message, extra headers (docs/http-api.md).
+--- code -> status, message, and what else there is: the code that the client sees, the parameter
+--- meant, the limit that is spent, more headers (docs/http-api.md).
 local ERRORS = {
-    invalid_request = {
-        400, "invalid_request_error", "The request is not acceptable.",
-    },
-    path_control = {
-        400, "invalid_request_error", "The path has a control character, as it is or escaped.",
-        code = "invalid_request",
-    },
-    path_doubled_slash = {
-        400, "invalid_request_error", "The path has two slashes in a row; write one.",
-        code = "invalid_request",
-    },
-    path_dot_segment = {
-        400, "invalid_request_error", "The path has a dot segment (. or ..); leave it out.",
-        code = "invalid_request",
-    },
-    path_backslash = {
-        400, "invalid_request_error", "The path has a backslash; its parts are set apart by /.",
-        code = "invalid_request",
-    },
-    path_fragment = {
-        400, "invalid_request_error", "The path has a #; what begins there is not sent.",
-        code = "invalid_request",
-    },
-    path_space = {
-        400, "invalid_request_error", "The path has a space; write %20.",
-        code = "invalid_request",
-    },
-    path_percent = {
-        400, "invalid_request_error", "The path has a percent sign that is no escape; write %25.",
-        code = "invalid_request",
-    },
-    path_escaped_slash = {
-        400, "invalid_request_error", "The path has an escaped slash; write / itself.",
-        code = "invalid_request",
-    },
-    path_escape = {
-        400, "invalid_request_error", "The path has an escape that no route needs; leave it out.",
-        code = "invalid_request",
-    },
-    path_character = {
-        400, "invalid_request_error", "The path has a character that no route has.",
-        code = "invalid_request",
-    },
-    path_missing = {
-        400, "invalid_request_error", "The request asks for no path: one begins with a slash.",
-        code = "invalid_request",
-    },
-    slash_at_end = {
-        404, "invalid_request_error", "The path ends with a slash; leave it out.",
-        code = "not_found",
-    },
-    other_method = {
-        404, "invalid_request_error", "No such route for this method.", code = "not_found",
-    },
-    token_in_query = {
-        400, "invalid_request_error",
-        "The query seems to hold a token; send it in the Authorization header.",
-        code = "invalid_request",
-    },
-    unsupported_protocol = {
-        400, "invalid_request_error", "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
-        code = "invalid_request",
-    },
-    uri_too_long = {
-        400, "invalid_request_error", "The path and the query are longer than 16 KiB.",
-        code = "invalid_request",
-    },
-    headers_too_large = {
-        400, "invalid_request_error",
-        "The headers are too large: one may have 16 KiB, all together 64 KiB.",
-        code = "invalid_request",
-    },
-    line_malformed = {
-        400, "invalid_request_error",
-        "The first line is none of HTTP: METHOD /path HTTP/1.1, the method in capital letters.",
-        code = "invalid_request",
-    },
-    host_missing = {
-        400, "invalid_request_error", "The request has no Host header.", code = "invalid_request",
-    },
-    host_several = {
-        400, "invalid_request_error", "The request has more than one Host header.",
-        code = "invalid_request",
-    },
-    host_malformed = {
-        400, "invalid_request_error", "The Host header is no name of a host.",
-        code = "invalid_request",
-    },
-    header_several = {
-        400, "invalid_request_error", "The request has a header twice that may be there once.",
-        code = "invalid_request",
-    },
-    header_malformed = {
-        400, "invalid_request_error",
-        "A header is malformed: a name, a colon, and a value without control characters.",
-        code = "invalid_request",
-    },
-    length_and_encoding = {
-        400, "invalid_request_error",
-        "The request has both Content-Length and Transfer-Encoding; send one of them.",
-        code = "invalid_request",
-    },
-    length_malformed = {
-        400, "invalid_request_error", "The Content-Length is no number of bytes.",
-        code = "invalid_request",
-    },
-    transfer_encoding = {
-        400, "invalid_request_error",
-        "The only Transfer-Encoding is chunked, told once, and in HTTP/1.1.",
-        code = "invalid_request",
-    },
-    body_broken = {
-        400, "invalid_request_error",
-        "The body is broken: its chunks are malformed, or it is cut off.",
-        code = "invalid_request",
-    },
-    several_credentials = {
-        400, "invalid_request_error", "The request carries more than one credential.",
-        code = "invalid_request",
-    },
+    invalid_request = { 400, "The request is not acceptable." },
+    slash_at_end = { 404, "The path ends with a slash; leave it out.", code = "not_found" },
+    other_method = { 404, "No such route for this method.", code = "not_found" },
     invalid_api_key = {
-        401, "invalid_request_error", "Invalid or missing token.",
+        401, "Invalid or missing token.",
         headers = { ["WWW-Authenticate"] = CHALLENGE },
     },
     expired = {
-        401, "invalid_request_error", "token expired",
-        code = "invalid_api_key",
+        401, "token expired", code = "invalid_api_key",
         headers = {
             ["WWW-Authenticate"] = CHALLENGE,
             ["x-should-retry"] = "true",
             ["retry-after-ms"] = "10",
         },
     },
-    revoked = {
-        401, "invalid_request_error", "The token was revoked.",
-        code = "invalid_api_key",
-    },
+    revoked = { 401, "The token was revoked.", code = "invalid_api_key" },
     stream_too_long = {
-        429, "rate_limit_error", "The stream ran for as long as your role allows.",
-        code = "rate_limit_exceeded",
+        429, "The stream ran for as long as your role allows.", code = "rate_limit_exceeded",
     },
-    insufficient_permissions = {
-        403, "permission_error", "Your role may not use this route.",
-    },
-    other_site = {
-        403, "permission_error", "This request came from another site.",
-        code = "insufficient_permissions",
-    },
-    not_found = {
-        404, "invalid_request_error", "No such route.",
-    },
-    method_not_allowed = {
-        405, "invalid_request_error", "This path is asked by other methods; Allow names them.",
-    },
+    insufficient_permissions = { 403, "Your role may not use this route." },
+    other_site = { 403, "This request came from another site.", code = "insufficient_permissions" },
+    not_found = { 404, "No such route." },
+    method_not_allowed = { 405, "This path is asked by other methods; Allow names them." },
     model_not_found = {
-        404, "invalid_request_error",
-        "The model does not exist, or you do not have access to it.", param = "model",
+        404, "The model does not exist, or you do not have access to it.", param = "model",
     },
-    not_offered = {
-        404, "invalid_request_error", "The LLM server does not offer this.", code = "not_found",
-    },
-    invalid_json = {
-        400, "invalid_request_error", "The body is not one JSON object in UTF-8.",
-    },
-    ambiguous_body = {
-        400, "invalid_request_error", "The request names its model in more than one way.",
-        code = "invalid_request", param = "model",
-    },
-    model_missing = {
-        400, "invalid_request_error", "The request names no model.",
-        code = "invalid_request", param = "model",
-    },
-    model_unusable = {
-        400, "invalid_request_error",
-        "The model must be a text of 1 to 1024 bytes, in UTF-8 and without control characters.",
-        code = "invalid_request", param = "model",
-    },
-    model_second = {
-        400, "invalid_request_error",
-        "The body chooses a model or an adapter in another field than model; leave that out.",
-        code = "invalid_request", param = "model",
-    },
-    model_in_query = {
-        400, "invalid_request_error",
-        "The query names a model, and this route looks for it elsewhere; leave it out there.",
-        code = "invalid_request", param = "model",
-    },
-    body_unexpected = {
-        400, "invalid_request_error", "This route takes no body.", code = "invalid_request",
-    },
-    body_missing = {
-        400, "invalid_request_error", "The request has no body.", code = "invalid_json",
-    },
-    body_compressed = {
-        415, "invalid_request_error", "The body is compressed; send it without Content-Encoding.",
-        code = "unsupported_media_type",
-    },
-    json_charset = {
-        415, "invalid_request_error",
-        "JSON must be in UTF-8; its Content-Type says another charset.",
-        code = "unsupported_media_type",
-    },
-    json_name_twice = {
-        400, "invalid_request_error", "The body has a name twice in its outermost object.",
-        code = "invalid_request",
-    },
-    json_name_near = {
-        400, "invalid_request_error",
-        'The body has a name that some servers take for "model" or another field that counts;'
-            .. " write such names in lower case.",
-        code = "invalid_request",
-    },
-    form_expected = {
-        415, "invalid_request_error", "The body must be a form, multipart/form-data.",
-        code = "unsupported_media_type",
-    },
-    form_boundary = {
-        415, "invalid_request_error",
-        "The Content-Type of a multipart/form-data must name one boundary, of 1 to 70 characters.",
-        code = "unsupported_media_type",
-    },
-    form_charset = {
-        415, "invalid_request_error",
-        "The form must be in UTF-8; its Content-Type says another charset.",
-        code = "unsupported_media_type",
-    },
-    form_missing = {
-        400, "invalid_request_error", "The request has no body.", code = "invalid_request",
-    },
-    form_broken = {
-        400, "invalid_request_error",
-        "The form is broken: its parts do not begin and end where its boundary says.",
-        code = "invalid_request",
-    },
-    form_too_long = {
-        400, "invalid_request_error", "The form has more than 1000 parts.",
-        code = "invalid_request",
-    },
-    form_head = {
-        400, "invalid_request_error",
-        "The head of one of the form's parts is malformed, or servers differ on what it means.",
-        code = "invalid_request",
-    },
-    form_model_near = {
-        400, "invalid_request_error",
-        'The form has a field that some servers take for "model"; write its name exactly so.',
-        code = "invalid_request", param = "model",
-    },
-    form_model_file = {
-        400, "invalid_request_error", "The form's model is sent as a file; leave its filename out.",
-        code = "invalid_request", param = "model",
-    },
-    form_model_encoded = {
-        400, "invalid_request_error",
-        "The form's model is in a Content-Transfer-Encoding; send it as it is.",
-        code = "invalid_request", param = "model",
-    },
-    form_model_kind = {
-        400, "invalid_request_error",
-        "The form's model must be text/plain in UTF-8, or have no Content-Type.",
-        code = "invalid_request", param = "model",
-    },
-    unsupported_media_type = {
-        415, "invalid_request_error", "The body must be JSON, application/json.",
-    },
+    not_offered = { 404, "The LLM server does not offer this.", code = "not_found" },
+    invalid_json = { 400, "The body is not one JSON object in UTF-8." },
+    body_missing = { 400, "The request has no body.", code = "invalid_json" },
+    unsupported_media_type = { 415, "The body must be JSON, application/json." },
     too_many_requests = {
-        429, "requests", "You have sent as many requests as your limit for a minute.",
-        code = "rate_limit_exceeded",
+        429, "You have sent as many requests as your limit for a minute.",
+        code = "rate_limit_exceeded", limit = "requests",
     },
     too_many_tokens = {
-        429, "tokens", "You have used as many tokens as your limit for a minute.",
-        code = "rate_limit_exceeded",
+        429, "You have used as many tokens as your limit for a minute.",
+        code = "rate_limit_exceeded", limit = "tokens",
     },
     too_many_at_once = {
-        429, "requests", "You have as many requests running as your limit allows.",
-        code = "rate_limit_exceeded",
+        429, "You have as many requests running as your limit allows.",
+        code = "rate_limit_exceeded", limit = "requests",
         headers = { ["Retry-After"] = RETRY_SECONDS },
     },
-    request_too_large = {
-        413, "invalid_request_error", "The request is too large.",
-    },
-    internal_error = {
-        500, "server_error", "Something went wrong on our side.",
-    },
-    upstream_unavailable = {
-        502, "server_error", "The LLM server cannot be reached.",
-    },
-    upstream_failed = {
-        502, "server_error", "The LLM server failed to answer.", code = "upstream_unavailable",
-    },
+    request_too_large = { 413, "The request is too large." },
+    internal_error = { 500, "Something went wrong on our side." },
+    upstream_unavailable = { 502, "The LLM server cannot be reached." },
+    upstream_failed = { 502, "The LLM server failed to answer.", code = "upstream_unavailable" },
     upstream_refused = {
-        502, "server_error", "The LLM server refused the gateway.",
-        code = "upstream_unavailable",
+        502, "The LLM server refused the gateway.", code = "upstream_unavailable",
     },
     upstream_redirected = {
-        502, "server_error", "The LLM server answered with a redirect.",
-        code = "upstream_unavailable",
+        502, "The LLM server answered with a redirect.", code = "upstream_unavailable",
     },
-    rejected = {
-        400, "invalid_request_error", "The LLM server did not accept the request.",
-        code = "invalid_request",
-    },
+    rejected = { 400, "The LLM server did not accept the request.", code = "invalid_request" },
     rejected_conflict = {
-        409, "invalid_request_error", "The LLM server did not accept the request.",
-        code = "invalid_request",
+        409, "The LLM server did not accept the request.", code = "invalid_request",
     },
     rejected_content = {
-        422, "invalid_request_error", "The LLM server did not accept the request.",
-        code = "invalid_request",
+        422, "The LLM server did not accept the request.", code = "invalid_request",
     },
     upstream_busy = {
-        429, "rate_limit_error", "The LLM server has more to do than it takes.",
-        code = "rate_limit_exceeded",
+        429, "The LLM server has more to do than it takes.", code = "rate_limit_exceeded",
         headers = { ["Retry-After"] = RETRY_SECONDS },
     },
     not_ready = {
-        503, "server_error", "Not ready yet; try again shortly.",
+        503, "Not ready yet; try again shortly.",
         headers = { ["Retry-After"] = RETRY_SECONDS },
     },
-    upstream_timeout = {
-        504, "server_error", "The LLM server did not answer in time.",
-    },
+    upstream_timeout = { 504, "The LLM server did not answer in time." },
 }
+
+--- Refusals that the client knows by one code, each with a message of its own.
+local function add(status, code, param, messages)
+    for name, message in pairs(messages) do
+        ERRORS[name] = { status, message, code = code, param = param }
+    end
+end
+
+add(400, "invalid_request", nil, {
+    path_control = "The path has a control character, as it is or escaped.",
+    path_doubled_slash = "The path has two slashes in a row; write one.",
+    path_dot_segment = "The path has a dot segment (. or ..); leave it out.",
+    path_backslash = "The path has a backslash; its parts are set apart by /.",
+    path_fragment = "The path has a #; what begins there is not sent.",
+    path_space = "The path has a space; write %20.",
+    path_percent = "The path has a percent sign that is no escape; write %25.",
+    path_escaped_slash = "The path has an escaped slash; write / itself.",
+    path_escape = "The path has an escape that no route needs; leave it out.",
+    path_character = "The path has a character that no route has.",
+    path_missing = "The request asks for no path: one begins with a slash.",
+    token_in_query = "The query seems to hold a token; send it in the Authorization header.",
+    unsupported_protocol = "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
+    uri_too_long = "The path and the query are longer than 16 KiB.",
+    headers_too_large = "The headers are too large: one may have 16 KiB, all together 64 KiB.",
+    line_malformed =
+        "The first line is none of HTTP: METHOD /path HTTP/1.1, the method in capital letters.",
+    host_missing = "The request has no Host header.",
+    host_several = "The request has more than one Host header.",
+    host_malformed = "The Host header is no name of a host.",
+    header_several = "The request has a header twice that may be there once.",
+    header_malformed =
+        "A header is malformed: a name, a colon, and a value without control characters.",
+    length_and_encoding =
+        "The request has both Content-Length and Transfer-Encoding; send one of them.",
+    length_malformed = "The Content-Length is no number of bytes.",
+    transfer_encoding = "The only Transfer-Encoding is chunked, told once, and in HTTP/1.1.",
+    body_broken = "The body is broken: its chunks are malformed, or it is cut off.",
+    several_credentials = "The request carries more than one credential.",
+    body_unexpected = "This route takes no body.",
+    json_name_twice = "The body has a name twice in its outermost object.",
+    json_name_near = 'The body has a name that some servers take for "model" or another field that'
+        .. " counts; write such names in lower case.",
+    form_missing = "The request has no body.",
+    form_broken = "The form is broken: its parts do not begin and end where its boundary says.",
+    form_too_long = "The form has more than 1000 parts.",
+    form_head =
+        "The head of one of the form's parts is malformed, or servers differ on what it means.",
+})
+
+add(400, "invalid_request", "model", {
+    ambiguous_body = "The request names its model in more than one way.",
+    model_missing = "The request names no model.",
+    model_unusable =
+        "The model must be a text of 1 to 1024 bytes, in UTF-8 and without control characters.",
+    model_second =
+        "The body chooses a model or an adapter in another field than model; leave that out.",
+    model_in_query =
+        "The query names a model, and this route looks for it elsewhere; leave it out there.",
+    form_model_near =
+        'The form has a field that some servers take for "model"; write its name exactly so.',
+    form_model_file = "The form's model is sent as a file; leave its filename out.",
+    form_model_encoded = "The form's model is in a Content-Transfer-Encoding; send it as it is.",
+    form_model_kind = "The form's model must be text/plain in UTF-8, or have no Content-Type.",
+})
+
+add(415, "unsupported_media_type", nil, {
+    body_compressed = "The body is compressed; send it without Content-Encoding.",
+    json_charset = "JSON must be in UTF-8; its Content-Type says another charset.",
+    form_expected = "The body must be a form, multipart/form-data.",
+    form_boundary =
+        "The Content-Type of a multipart/form-data must name one boundary, of 1 to 70 characters.",
+    form_charset = "The form must be in UTF-8; its Content-Type says another charset.",
+})
 
 local _M = {}
 
@@ -348,8 +168,8 @@ local _M = {}
 function _M.body(code, path)
     local row = ERRORS[code]
     return dialects.of(path).error_body({
-        status = row[1], type = row[2], message = row[3], param = row.param,
-        code = row.code or code, request_id = ngx.var.request_id,
+        status = row[1], message = row[2], code = row.code or code, param = row.param,
+        limit = row.limit, request_id = ngx.var.request_id,
     })
 end
 

@@ -19,7 +19,7 @@ local MODEL_LIST = {
 local ASKED = { field = "string", options = "function", object = "string", is_answer = "function" }
 local FORMATS = { "sse", "lines" }
 local ERROR = {
-    status = 404, type = "invalid_request_error", message = 'No "%s" here.', param = "model",
+    status = 404, message = 'No "%s" here.', param = "model",
     code = "model_not_found", request_id = "abc",
 }
 

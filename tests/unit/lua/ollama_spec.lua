@@ -12,7 +12,7 @@ end)
 
 describe("error_body", function()
     it("is the message alone", function()
-        assert.same({ error = "m" }, ollama.error_body({ message = "m", type = "t", code = "c" }))
+        assert.same({ error = "m" }, ollama.error_body({ status = 404, message = "m", code = "c" }))
     end)
 end)
 

@@ -19,9 +19,23 @@ end)
 
 describe("error_body", function()
     it("is OpenAI's envelope, with null for no parameter", function()
-        assert.same({ error = { message = "m", type = "t", param = cjson.null, code = "c" } },
-            openai.error_body({ status = 404, message = "m", type = "t", code = "c" }))
-        assert.equal("model", openai.error_body({ param = "model" }).error.param)
+        assert.same({
+            error = {
+                message = "m", type = "invalid_request_error", param = cjson.null, code = "c",
+            },
+        }, openai.error_body({ status = 404, message = "m", code = "c" }))
+        assert.equal("model", openai.error_body({ status = 400, param = "model" }).error.param)
+    end)
+
+    it("has a type for every status, and another for a limit that is spent", function()
+        for status, name in pairs({
+            [400] = "invalid_request_error", [401] = "invalid_request_error",
+            [403] = "permission_error", [413] = "invalid_request_error",
+            [429] = "rate_limit_error", [500] = "server_error", [503] = "server_error",
+        }) do
+            assert.equal(name, openai.error_body({ status = status }).error.type)
+        end
+        assert.equal("tokens", openai.error_body({ status = 429, limit = "tokens" }).error.type)
     end)
 end)
 

@@ -116,51 +116,42 @@ local function read_number(counts, text, at, last, name)
     return stop, take(counts, name, tonumber(sub(text, at, stop)))
 end
 
---- Counts that belong together, of all dialects; what is looked for to find them; and how much of a
---- text is seen again: the longest name, its first quote, and what may stand before that.
-local SUMS, ROWS, MAX_NAME = {}, {}, 0
+--- Of all dialects: counts that belong together; what reads the value of a name; how such names
+--- end, which is rarer than how they begin; and how much of a text is seen again: the longest name,
+--- its first quote, and what may stand before that.
+local SUMS, READERS, NEEDLES, MAX_NAME = {}, {}, {}, 0
 
---- Names that end alike are looked for at once, and by what is rare of them.
 local function look_for(name, read)
     local needle = name:match("_?[^_]+$") .. '"'
-    local row
-    for _, known in ipairs(ROWS) do
-        row = known.needle == needle and known.read == read and known or row
-    end
-    if not row then
-        row = { needle = needle, names = {}, read = read }
-        ROWS[#ROWS + 1] = row
-    end
-    row.names[#row.names + 1] = name
+    READERS[name] = read
     MAX_NAME = math.max(MAX_NAME, #name + 2)
+    if not NEEDLES[needle] then
+        NEEDLES[needle], NEEDLES[#NEEDLES + 1] = true, needle
+    end
 end
 
-local is_looked_for = {}
 for _, dialect in ipairs(dialects.all()) do
     for _, sum in ipairs(dialect.usage_counts) do
         SUMS[#SUMS + 1] = sum
         for _, name in ipairs(sum.object and { sum.object } or sum) do
-            if not is_looked_for[name] then
-                look_for(name, sum.object and read_object or read_number)
-                is_looked_for[name] = true
-            end
+            look_for(name, sum.object and read_object or read_number)
         end
     end
 end
 
---- The name that ends with a quote at `stop`, and the place of its first quote.
-local function name_at(text, stop, names)
-    for _, name in ipairs(names) do
-        local quote = stop - 1 - #name
-        if byte(text, quote) == QUOTE and sub(text, quote + 1, stop - 1) == name then
-            return byte(text, quote - 1) ~= BACKSLASH and name, quote
+--- The name looked for that ends with a quote at `stop`, and the place of its first quote.
+local function name_at(text, stop)
+    for quote = stop - 1, math.max(1, stop - MAX_NAME), -1 do
+        if byte(text, quote) == QUOTE then
+            local name = sub(text, quote + 1, stop - 1)
+            return READERS[name] and byte(text, quote - 1) ~= BACKSLASH and name, quote
         end
     end
 end
 
 --- Read the value of a name that begins at `quote`: its last place, or nil when it is not whole and
 --- may become so; and whether it told any news.
-local function read_value(row, counts, text, name, quote)
+local function read_value(counts, text, name, quote)
     local last = math.min(#text, quote + MAX_TOLD - 1)
     local behind_name = quote + #name + 2
     local at = value_place(text, behind_name)
@@ -169,7 +160,7 @@ local function read_value(row, counts, text, name, quote)
     end
     local stop, is_news
     if at <= last then
-        stop, is_news = row.read(counts, text, at, last, name)
+        stop, is_news = READERS[name](counts, text, at, last, name)
     end
     if not stop and last == quote + MAX_TOLD - 1 then
         return last, false
@@ -177,19 +168,19 @@ local function read_value(row, counts, text, name, quote)
     return stop, is_news
 end
 
---- Read what one row looks for, up to where another's value is not whole. Answers where the last
---- news ended, where reading ended, and the place of a name whose value is not whole.
-local function read_row(row, counts, text, most)
+--- Read the names that end with a needle, up to where another's value is not whole. Answers where
+--- the last news ended, where reading ended, and the place of a name whose value is not whole.
+local function read_names(needle, counts, text, most)
     local news_at, done = nil, 0
     while true do
-        local start, stop = find(text, row.needle, done + 1, true)
+        local start, stop = find(text, needle, done + 1, true)
         if not start or start > most then
             return news_at, done
         end
-        local name, quote = name_at(text, stop, row.names)
+        local name, quote = name_at(text, stop)
         if name then
             local is_news
-            stop, is_news = read_value(row, counts, text, name, quote)
+            stop, is_news = read_value(counts, text, name, quote)
             if not stop then
                 return news_at, done, quote
             end
@@ -211,8 +202,9 @@ end
 --- Read a text. Answers where the last news ended, and from where on the text is to be seen again.
 local function read(counts, text)
     local news_at, done, waits_at = nil, 0, nil
-    for index = 1, #ROWS do
-        local news, read_to, waiting = read_row(ROWS[index], counts, text, waits_at or #text)
+    for index = 1, #NEEDLES do
+        local most = waits_at or #text
+        local news, read_to, waiting = read_names(NEEDLES[index], counts, text, most)
         news_at = news and math.max(news, news_at or 0) or news_at
         done = math.max(done, read_to)
         waits_at = waiting or waits_at

@@ -3,7 +3,8 @@
 -- below; nothing else in the gateway may know one by its name. Each has the same fields:
 --   paths           how its paths begin, with /llm in front or without
 --   short_paths     path -> the names that it has outside beside itself and /llm with itself
---   error_body      error { status, type (OpenAI's), message, param, code, request_id } -> a table
+--   error_body      { status, message, code, param, limit, request_id } -> a table; `limit` is what
+--                   is spent for now, "requests" or "tokens"
 --   error_event     format of a stream ("sse", "lines") -> how it is ended; %s is the error's body
 --   stream_format   type -> the format of a stream whose type names none; nil where words would be
 --                   taken for a part of the answer

@@ -14,6 +14,8 @@ local BARE = {
 }
 --- What is passed on of a model object. The rest may hold paths and arguments.
 local MODEL_FIELDS = { "id", "object", "created", "owned_by", "max_model_len" }
+--- What kind of error a status is; of a limit that is spent, the limit says it.
+local TYPES = { [403] = "permission_error", [429] = "rate_limit_error" }
 --- A server that names no type for a stream means events.
 local NO_TYPES = { [""] = true, ["text/plain"] = true }
 
@@ -79,13 +81,18 @@ function _M.short_paths(path)
     return { short and "/llm" .. short, BARE[path] and short }
 end
 
+local function type_of(error)
+    return error.limit or TYPES[error.status]
+        or (error.status >= 500 and "server_error" or "invalid_request_error")
+end
+
 --- What an error says.
 ---@param error table
 ---@return table
 function _M.error_body(error)
     return {
         error = {
-            message = error.message, type = error.type, param = error.param or cjson.null,
+            message = error.message, type = type_of(error), param = error.param or cjson.null,
             code = error.code,
         },
     }
