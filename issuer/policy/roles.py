@@ -8,10 +8,11 @@ them to editors. It never decides about a request; that is the policy's.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from issuer.errors import Faults
+from issuer.policy import schema, yaml_document
 from issuer.policy.placed_json import Document, Path
 from issuer.policy.shapes import (
     Rule,
@@ -63,18 +64,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Role:
-    """One role. `ttl_seconds` is the longest life of its tokens, `active_tokens` a user's most, and
-    `stream_policy` what a stream outlives its token by: `finish`, `cut`, or seconds.
+    """One role. `ttl_seconds` is the longest life of its tokens, `login` the one endpoint where its
+    users sign in, `active_tokens` a user's most, and `stream_policy` what a stream outlives its
+    token by: `finish`, `cut`, or seconds. `values` are all fields as the file or a default has
+    them, for a field that only one place asks for.
     """
 
     name: str
     code: str
     ttl_seconds: int
-    door: str
+    login: str
     routes: tuple[str, ...]
     limits: Limits
     active_tokens: int
     stream_policy: str | int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def door(self) -> str:
+        """The former name of `login`."""
+        return self.login
 
 
 class Roles:
@@ -84,7 +93,7 @@ class Roles:
         self,
         roles: Mapping[str, Role],
         users: Mapping[str, Mapping[str, Any]],
-        document: Document,
+        document: Document | yaml_document.Document,
     ) -> None:
         self._by_name = dict(roles)
         self._by_code = {role.code: role for role in roles.values()}
@@ -131,6 +140,48 @@ class Roles:
         return self._document.line(*path)
 
 
+def of_document(document: yaml_document.Document, ttl_bound_seconds: int | None) -> Roles:
+    """The roles of a policy file without faults; no role's TTL is over the bound."""
+    content: Any = document.value
+    filled = {
+        name: {**schema.defaults(schema.POLICY, "role"), **entry}
+        for name, entry in content["roles"].items()
+    }
+    return Roles(
+        {name: _new_role(name, entry, ttl_bound_seconds) for name, entry in filled.items()},
+        {name: _own(entry) for name, entry in content.get("users", {}).items()},
+        document,
+    )
+
+
+def _new_role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
+    ttl = entry["ttl_seconds"]
+    limits = {one.name: entry[one.name] for one in fields(Limits)}
+    return Role(
+        name=name,
+        code=entry["code"],
+        ttl_seconds=min(ttl, bound) if bound else ttl,
+        login=entry["login"],
+        routes=tuple(entry["routes"]),
+        limits=Limits(**_own(limits)),
+        active_tokens=entry["active_tokens"],
+        stream_policy=entry["stream_policy"],
+        values=entry,
+    )
+
+
+def rule_faults(document: yaml_document.Document) -> Iterator[yaml_document.Fault]:
+    """What two values of a policy file must be to each other."""
+    owners: dict[str, str] = {}
+    for name, code in _codes(document).items():
+        first = owners.setdefault(code, name)
+        if first != name:
+            yield document.fault(("roles", name, "code"), f"is the code of {first} already")
+    for name in _members(document, "users"):
+        if is_subject(name) and name[:CODE_LENGTH] not in owners:
+            yield document.fault(("users", name), "begins with no role's code")
+
+
 def is_subject(name: str) -> bool:
     """Whether a username has the one shape that may become a `sub`."""
     return _SUBJECT.match(name) is not None
@@ -161,7 +212,7 @@ def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
         name=name,
         code=entry["code"],
         ttl_seconds=min(ttl, bound) if bound else ttl,
-        door=entry["door"],
+        login=entry["door"],
         routes=tuple(entry["routes"]),
         limits=Limits(**_own({field: entry[field] for field in _LIMITS})),
         active_tokens=entry["active_tokens"],
@@ -240,14 +291,14 @@ def _strangers(document: Document) -> Iterator[str]:
             yield f"{document.place('users', name)} begins with no role's code"
 
 
-def _codes(document: Document) -> dict[str, str]:
+def _codes(document: Document | yaml_document.Document) -> dict[str, str]:
     """The codes by their roles, where they are codes."""
     entries = _members(document, "roles").items()
     found = {name: entry.get("code") for name, entry in entries if isinstance(entry, dict)}
     return {name: code for name, code in found.items() if isinstance(code, str)}
 
 
-def _members(document: Document, name: str) -> dict[str, Any]:
+def _members(document: Document | yaml_document.Document, name: str) -> dict[str, Any]:
     """The members of one part of the file; none where it is no object."""
     part = document.value.get(name) if isinstance(document.value, dict) else None
     return part if isinstance(part, dict) else {}

@@ -248,7 +248,8 @@ def ecma_pattern(_: object, pattern: str, value: object, __: object) -> Iterator
         yield ValidationError("does not match")
 
 
-VALIDATOR = validators.extend(Draft202012Validator, {"pattern": ecma_pattern})(SCHEMA)
+extended: Any = validators.extend
+VALIDATOR = extended(Draft202012Validator, {"pattern": ecma_pattern})(SCHEMA)
 
 
 def schema_accepts(text: str) -> bool:

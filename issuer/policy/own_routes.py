@@ -1,0 +1,18 @@
+"""Portero's own routes: what it answers itself, for whom a role's classes allow it.
+
+No choice of a deployment. Which of them are of the LLM server instead (`WEB_UI=upstream`) is told
+by the compiler; it must never list what is open to everybody, as logins are.
+"""
+
+FILE = "issuer/policy/own_routes.py"
+
+OWN_ROUTES = {
+    "page": ("GET / model=none",),
+    "metrics": ("GET /metrics model=none",),
+    "console": (
+        "GET /admin/ model=none",
+        "GET /admin/api/sessions model=none",
+        "DELETE /admin/api/sessions/{jti} model=none",
+        "DELETE /admin/api/users/{name}/sessions model=none",
+    ),
+}
