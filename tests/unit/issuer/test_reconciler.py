@@ -214,8 +214,9 @@ def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
 
 
 def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
-    store: SqliteSessions, gateway: ModelGateway
+    store: SqliteSessions,
 ) -> None:
+    gateway = ModelGateway(GatewayModel(now=lambda: time.time() - SKEW_SECONDS))
     add(store, "1", ends=-SKEW_SECONDS - 1)
     add(store, "2")
     add(store, "3", ends=int(time.time()) - NOW - SKEW_SECONDS + 10)

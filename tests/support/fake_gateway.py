@@ -1,0 +1,291 @@
+"""A gateway's side of the sync (docs/sync.md), in memory: what tests of the issuer push to.
+
+`listening(FakeGateway().answer)` is one over HTTP. `tests/contract/test_gateways.py` asks it and a
+real gateway the same questions; it must never answer any of them in another way.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from issuer import keys, tokens
+from tests.support.listening import Message, Reply
+
+SYNC_KEY = "sync-key-of-the-tests-0123456789-abcdefghijk"
+TOMBSTONE = -(2**50)
+WINDOW_SECONDS = 30
+MAX_BODY_BYTES = 4 * 2**20
+MAX_EPOCH_CHARACTERS = 64
+MAX_POSITION = 10**14
+#: How long a tombstone outlives its token.
+LONGEST_SILENCE_SECONDS = 600
+ENTRY_BYTES = 130
+
+State = dict[str, Any]
+
+
+class FakeGateway:
+    """A gateway's active-token set, its keys, and its sync endpoints."""
+
+    def __init__(
+        self, most: int = 1_000_000, key: str = SYNC_KEY, now: Callable[[], float] = time.time
+    ) -> None:
+        self.most = most
+        self.key = key
+        self._now = now
+        self._lock = threading.RLock()
+        self._messages: dict[tuple[str, str], Callable[[State], int]] = {
+            ("POST", "/sync/keys"): self._put_keys,
+            ("POST", "/sync/apply"): self._apply,
+            ("POST", "/sync/snapshot"): self._snapshot,
+            ("GET", "/sync/status"): lambda _: 200,
+        }
+        self.restart()
+
+    def restart(self) -> None:
+        """Empty, as after a restart."""
+        self.newest, self.least, self.position, self.epoch = 0, 0, 0, ""
+        #: jti -> the generation in which it was written, or a tombstone.
+        self.numbers: dict[str, int] = {}
+        self._ends: dict[str, float] = {}
+        self.history, self.serial = "", 0
+        #: kid -> algorithm and what verifies.
+        self.keys: dict[str, tuple[str, bytes]] = {}
+        self._seen: set[str] = set()
+        self._boot = f"{time.monotonic_ns():016x}"
+
+    def active(self) -> set[str]:
+        """The tokens it would let pass."""
+        with self._lock:
+            self._forget_expired()
+            return {
+                jti for jti, number in self.numbers.items() if self.least and number >= self.least
+            }
+
+    def answer(self, message: Message) -> Reply:
+        """What it answers to a message as it came."""
+        if len(message.body) > MAX_BODY_BYTES:
+            return Reply(413, b"")
+        if (message.method, message.path) not in self._messages:
+            return Reply(404, b"")
+        if not is_authentic(message, self.key, self._now()):
+            return Reply(401, b"")
+        with self._lock:
+            if message.headers["x-portero-mac"] in self._seen:
+                return Reply(409, b"")
+            self._seen.add(message.headers["x-portero-mac"])
+        content = _parsed(message)
+        if content is None:
+            return Reply(400, b"")
+        status, state = self.receive(message.method, message.path, content)
+        return Reply(status, json.dumps(state).encode())
+
+    def receive(self, method: str, path: str, content: Any) -> tuple[int, State]:
+        """Act on a message that is authentic and has the form; the status, and the state then."""
+        with self._lock:
+            self._forget_expired()
+            status = self._messages[method, path](content or {})
+            return status, self._state()
+
+    def _state(self) -> State:
+        return {
+            "boot": self._boot,
+            "ready": self.least > 0 and bool(self.keys),
+            "newest": self.newest,
+            "least": self.least,
+            "epoch": self.epoch,
+            "position": self.position,
+            "keys": f"{self.history}:{self.serial}" if self.keys else "",
+            "free_bytes": max(0, self.most - len(self.numbers)) * ENTRY_BYTES,
+            "capacity_bytes": self.most * ENTRY_BYTES,
+        }
+
+    def _forget_expired(self) -> None:
+        now = self._now()
+        for jti in [jti for jti, end in self._ends.items() if end <= now]:
+            del self._ends[jti], self.numbers[jti]
+
+    # Keys
+
+    def _put_keys(self, content: State) -> int:
+        history: Any = content.get("history")
+        serial: Any = content.get("serial")
+        sealed: Any = content.get("sealed")
+        if not isinstance(history, str) or not _is_number(serial) or not isinstance(sealed, str):
+            return 400
+        if history == self.history and serial < self.serial:
+            return 409
+        found = _verifying(self.key, sealed)
+        if not found:
+            return 400
+        self.history, self.serial, self.keys = history, int(serial), found
+        return 200
+
+    # Active tokens
+
+    def _apply(self, content: State) -> int:
+        if "position" in content and not _has_mark(content):
+            return 400
+        if not self._write(content):
+            return 507
+        if "position" in content:
+            self.position, self.epoch = int(content["position"]), content["epoch"]
+        return 200
+
+    def _snapshot(self, content: State) -> int:
+        step = content.get("step")
+        if step == "begin":
+            self.newest += 1
+            return 200
+        if step not in ("part", "end"):
+            return 400
+        if not self._is_newest(content.get("generation")):
+            return 409
+        if step == "part":
+            return 200 if self._write(content) else 507
+        if not _has_mark(content):
+            return 409
+        self.position, self.epoch = int(content["position"]), content["epoch"]
+        self.least = self.newest
+        return 200
+
+    def _is_newest(self, generation: Any) -> bool:
+        return _is_number(generation) and 0 < generation == self.newest
+
+    def _write(self, content: State) -> bool:
+        """Write what fits, the revoked first; whether all did."""
+        revoked = [self._revoke(jti, end) for jti, end, *_ in content.get("revoke") or ()]
+        activated = [self._activate(jti, end) for jti, end, *_ in content.get("activate") or ()]
+        return all(revoked) and all(activated)
+
+    def _revoke(self, jti: str, end: float) -> bool:
+        if not self._has_room(jti):
+            return end <= self._now()
+        self.numbers[jti] = TOMBSTONE
+        self._ends[jti] = max(end, self._now()) + LONGEST_SILENCE_SECONDS
+        return True
+
+    def _activate(self, jti: str, end: float) -> bool:
+        if end <= self._now():
+            return True
+        if not self._has_room(jti):
+            return False
+        self._ends.setdefault(jti, end)
+        if self.numbers.get(jti, 0) >= 0:
+            self.numbers[jti] = self.newest
+        return True
+
+    def _has_room(self, jti: str) -> bool:
+        return jti in self.numbers or len(self.numbers) < self.most
+
+
+def unseal(sync_key: str, sealed: str) -> bytes:
+    """What `gateways.seal` has sealed, as a gateway opens it. Raises `InvalidTag`."""
+    label = b"portero-keys-1"
+    key = hmac.new(sync_key.encode(), label, hashlib.sha256).digest()
+    raw = base64.b64decode(sealed, validate=True)
+    return AESGCM(key).decrypt(raw[:12], raw[12:], label)
+
+
+def mac_of(key: str, method: str, path: str, sent_at: str, body: bytes) -> str:
+    """The MAC that the gateway asks for."""
+    head = "\n".join(("portero-sync-1", method, path, sent_at, ""))
+    return hmac.new(key.encode(), head.encode("latin-1") + body, hashlib.sha256).hexdigest()
+
+
+def is_authentic(message: Message, key: str = SYNC_KEY, now: float | None = None) -> bool:
+    """Whether a message bears its time and the MAC of it."""
+    sent_at = message.headers.get("x-portero-time", "")
+    mac = message.headers.get("x-portero-mac", "")
+    if not re.fullmatch(r"[0-9]+", sent_at):
+        return False
+    now = time.time() if now is None else now
+    expected = mac_of(key, message.method, message.path, sent_at, message.body)
+    return abs(now - float(sent_at) / 1e9) <= WINDOW_SECONDS and hmac.compare_digest(
+        expected.encode(), mac.encode("latin-1")
+    )
+
+
+def _parsed(message: Message) -> State | None:
+    """The content of a message, or None where it has not the form."""
+    if message.method == "GET":
+        return {}
+    try:
+        content = json.loads(message.body.decode(errors="surrogateescape"))
+    except ValueError:
+        return None
+    if content == []:
+        return {}
+    if not isinstance(content, dict):
+        return None
+    lists = [content.get(name, []) for name in ("activate", "revoke")]
+    return content if all(map(_are_entries, lists)) else None
+
+
+# Lua tells an empty object from an empty list no more than cjson does.
+
+
+def _are_entries(listed: Any) -> bool:
+    return listed == {} or (isinstance(listed, list) and all(map(_is_entry, listed)))
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[0], str):
+        return False
+    return tokens.is_jti(entry[0]) and _is_whole(entry[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and abs(value) < 1e300 and value % 1 == 0
+
+
+def _has_mark(content: State) -> bool:
+    """Whether a message says how far it brings a gateway, and in which history."""
+    position: Any = content.get("position")
+    epoch = content.get("epoch")
+    if not _is_whole(position) or not isinstance(epoch, str):
+        return False
+    return bool(0 <= position < MAX_POSITION) and len(epoch.encode()) <= MAX_EPOCH_CHARACTERS
+
+
+def _verifying(sync_key: str, sealed: str) -> dict[str, tuple[str, bytes]] | None:
+    """The keys of a sealed list; None where one of them is none."""
+    try:
+        listed = json.loads(unseal(sync_key, sealed))["keys"]
+        found = {one["kid"]: (one["alg"], base64.b64decode(one["key"])) for one in listed}
+        return found if all(map(_is_key, found, found.values())) else None
+    except (InvalidTag, UnsupportedAlgorithm, ValueError, KeyError, TypeError):
+        return None
+
+
+PUBLIC_KEYS = {
+    "RS256": RSAPublicKey,
+    "ES256": EllipticCurvePublicKey,
+    "EdDSA": Ed25519PublicKey,
+}
+
+
+def _is_key(kid: object, key: tuple[str, bytes]) -> bool:
+    algorithm, verifying = key
+    if not isinstance(kid, str) or algorithm not in keys.ALGORITHMS:
+        return False
+    if algorithm in PUBLIC_KEYS:
+        return isinstance(load_der_public_key(verifying), PUBLIC_KEYS[algorithm])
+    return len(verifying) >= keys.MIN_SECRET_BYTES
