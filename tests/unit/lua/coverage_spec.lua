@@ -5,14 +5,16 @@
 local modules = require("modules")
 
 local SPECS = "tests/unit/lua"
---- They know neither nginx nor a request.
+--- They know neither nginx nor a request; nor does any dialect.
 local PURE = {
     "answer.stream_events", "answer.usage",
-    "dialect.dialects", "dialect.ollama", "dialect.openai",
     "policy.model_name", "policy.route_table",
     "request.form_body", "request.header_parameters", "request.json_body",
     "token.crypto", "token.jwt",
 }
+for _, module in ipairs(modules.names()) do
+    PURE[#PURE + 1] = module:find("^dialect%.") and module or nil
+end
 
 --- The rooms from top to bottom; a module may require what is below its own room, or within it.
 --- Those without a folder stand by themselves.
