@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.credential_forms import (
+from tests.support.credential_forms import (
     AUTHORIZATION,
     BAD,
     COOKIE,

@@ -11,118 +11,24 @@ import pytest
 
 from issuer.errors import TokenRefused
 from issuer.tokens import presented_token
-from tests.credential_forms import BAD, TOKENS, every_request
+from tests.support.credential_forms import BAD, SEVERAL, TOKENS, every_request
 
 ROOT = Path(__file__).resolve().parents[3]
 LUA_PATH = "openresty/lua/?.lua;tests/unit/lua/?.lua;;"
 
-A, B = "aaa.bbb.ccc", "ddd.eee.fff"
+A = "aaa.bbb.ccc"
 
 
 @pytest.mark.parametrize(
-    ("headers", "by_cookie"),
+    "name",
     [
-        pytest.param({"Authorization": f"Bearer {A}"}, False, id="bearer"),
-        pytest.param({"Authorization": f"bearer {A}"}, False, id="bearer in lower case"),
-        pytest.param({"Authorization": f"BEARER {A}"}, False, id="bearer in capitals"),
-        pytest.param({"Authorization": f"Bearer  {A}"}, False, id="two spaces _h4"),
-        pytest.param({"Authorization": f" Bearer {A} \t"}, False, id="blanks around _h4"),
-        pytest.param(
-            {"Authorization": "Basic dTpw", "X-Api-Key": A}, False, id="a key beside Basic _h8"
-        ),
-        pytest.param(
-            {"Authorization": "Basic dTpw", "Cookie": f"auth_token={A}"},
-            True,
-            id="a cookie beside Basic _h8",
-        ),
-        pytest.param({"X-Api-Key": A}, False, id="x-api-key"),
-        pytest.param({"Cookie": f"auth_token={A}"}, True, id="cookie"),
-        pytest.param({"Cookie": f"x=1; auth_token={A}; y=2"}, True, id="cookie among others"),
-        pytest.param({"Cookie": f"x=1;auth_token={A};y=2"}, True, id="cookies without spaces"),
-        pytest.param({"Cookie": f"a=b=c; auth_token={A}"}, True, id="cookie after an odd one"),
-        pytest.param(
-            {"Authorization": f"Bearer {A}", "X-Api-Key": A, "Cookie": f"auth_token={A}"},
-            False,
-            id="one token three times",
-        ),
-        pytest.param({"Cookie": f"auth_token={A}; auth_token={A}"}, True, id="same cookie twice"),
+        *("QUERY_STRING", "token", "access_token", "Proxy-Authorization", "X-Auth-Token"),
+        *("Api-Key", "X-Forwarded-Authorization"),
     ],
 )
-def test_one_token_is_read(headers: dict[str, str], by_cookie: bool) -> None:
-    assert presented_token.read(headers.get) == presented_token.Presented(A, by_cookie)
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        pytest.param({}, id="nothing"),
-        pytest.param({"Cookie": ""}, id="no cookie"),
-        pytest.param({"Cookie": f"AUTH_TOKEN={A}"}, id="H4 the name in capitals"),
-        pytest.param({"Cookie": f"x=1,auth_token={A}"}, id="H4 after a comma"),
-        pytest.param({"Cookie": f"xauth_token={A}"}, id="H4 a longer name"),
-        pytest.param({"Cookie": f"auth_token2={A}"}, id="H4 another longer name"),
-        pytest.param({"Cookie": f"auth_token ={A}"}, id="a space before the equals sign"),
-        pytest.param({"Cookie": f"auth_token={A}; auth_token={B}"}, id="H4 two cookies"),
-        pytest.param({"Authorization": f"Bearer {A}", "X-Api-Key": B}, id="bearer and key differ"),
-        pytest.param(
-            {"Authorization": f"Bearer {A}", "Cookie": f"auth_token={B}"},
-            id="H2 bearer and cookie differ",
-        ),
-        pytest.param({"X-Api-Key": A, "Cookie": f"auth_token={B}"}, id="H2 key and cookie differ"),
-        pytest.param(
-            {"Authorization": "Bearer", "Cookie": f"auth_token={A}"},
-            id="H2 no way back from a bad bearer to a good cookie",
-        ),
-        pytest.param(
-            {"Authorization": f"Bearer\t{A}", "Cookie": f"auth_token={A}"},
-            id="H2 no way back from a tab to a good cookie",
-        ),
-        pytest.param({"X-Api-Key": "", "Cookie": f"auth_token={A}"}, id="H2 nor from an empty key"),
-    ],
-)
-def test_none_and_more_than_one_are_refused(headers: dict[str, str]) -> None:
+def test_i2_no_other_place_is_looked_at(name: str) -> None:
     with pytest.raises(TokenRefused):
-        presented_token.read(headers.get)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "Bearer",
-        "Bearer ",
-        f"Bearer\t{A}",
-        f"Bearer \t{A}",
-        f"Bearer {A} {B}",
-        f"Bearer {A},{B}",
-        f"Bearer {A}, Bearer {A}",
-        f"Bearer: {A}",
-        f"Token {A}",
-        f"Basic {A}",
-        f"Bearer={A}",
-        f"Bearer\u00a0{A}",
-        A,
-        "",
-    ],
-)
-def test_h3_no_other_authorization_gives_a_token_that_could_be_good(value: str) -> None:
-    try:
-        presented = presented_token.read({"Authorization": value}.get)
-    except TokenRefused:
-        return
-    assert presented.token != A
-    assert not presented.by_cookie
-
-
-@pytest.mark.parametrize(
-    "query", ["QUERY_STRING", "token", "access_token", "Proxy-Authorization", "X-Auth-Token"]
-)
-def test_i2_no_other_place_is_looked_at(query: str) -> None:
-    with pytest.raises(TokenRefused):
-        presented_token.read({query: A}.get)
-
-
-def test_o4_a_space_after_the_cookie_is_part_of_it_as_at_the_gateway() -> None:
-    assert presented_token.read({"Cookie": f"auth_token={A} ; x=1"}.get).token != A
+        presented_token.read({name: A}.get)
 
 
 # Both sides, one verdict.
@@ -170,6 +76,8 @@ def test_both_sides_read_every_way_to_carry_a_credential_alike_h4_h8_q3() -> Non
     for request, of_gateway in zip(requests, gateway, strict=True):
         of_issuer = read_by_the_issuer(as_gunicorn_hands_on(request.headers()))
         good = request.read in TOKENS
+        # What gunicorn has joined, the issuer reads as one that can be no token.
+        assert of_gateway == of_issuer or request.read == SEVERAL, request.name
         for token, by_cookie in (of_gateway, of_issuer):
             told = (request.name, token)
             assert (token in TOKENS) == good, told
@@ -177,7 +85,7 @@ def test_both_sides_read_every_way_to_carry_a_credential_alike_h4_h8_q3() -> Non
             if good:
                 assert (token, by_cookie) == (request.read, request.by_cookie), told
         seen.add(request.read)
-    assert seen == {*TOKENS, BAD, "several", ""}
+    assert seen == {*TOKENS, BAD, SEVERAL, ""}
 
 
 def test_lines_of_a_header_that_is_there_once_stay_as_they_are_q3() -> None:
