@@ -100,6 +100,7 @@ class Document:
         self.file = file
         self.value: Value = None
         self.faults: list[Fault] = []
+        self._faulty: set[Path | tuple[Path, int]] = set()
         self.is_readable = True
         self._lines: dict[Path, int] = {(): 1}
         self._frames: list[_Frame] = []
@@ -120,10 +121,11 @@ class Document:
 
     def is_faulty(self, path: Path) -> bool:
         """Whether a value could not be read, so that nothing more is said of it."""
-        return any(fault.path == path for fault in self.faults)
+        return path in self._faulty
 
     def _say(self, path: Path, text: str, line: int) -> None:
         self.faults.append(self.fault(path, text, line))
+        self._faulty |= {path, (path, line)}
 
     def _stop(self, text: str, line: int) -> None:
         self._say((), text, line)
@@ -207,14 +209,14 @@ class Document:
                 self._say(path, "is there twice", line)
             self._lines[path] = line
             frame.name = name
-        elif not self.is_faulty_in(line, frame.path):
+        elif not self._is_told_in(line, frame.path):
             self._say(frame.path, "has a name that is no text; write it in quotes", line)
         if isinstance(event, yaml.CollectionStartEvent):
             self._open(frame.path, {} if isinstance(event, yaml.MappingStartEvent) else [])
 
-    def is_faulty_in(self, line: int, path: Path) -> bool:
+    def _is_told_in(self, line: int, path: Path) -> bool:
         """Whether a fault of this value has been told of this line."""
-        return any(fault.line == line and fault.path == path for fault in self.faults)
+        return (path, line) in self._faulty
 
     def _value(self, path: Path, event: yaml.NodeEvent, line: int) -> Value:
         if reason := _mark_fault(event):
@@ -226,7 +228,7 @@ class Document:
         if not isinstance(event, yaml.ScalarEvent):
             return None
         value, reason = _scalar(event)
-        if reason and not self.is_faulty_in(line, path):
+        if reason and not self._is_told_in(line, path):
             self._say(path, reason, line)
         return value
 
