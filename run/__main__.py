@@ -1,5 +1,5 @@
-"""The command line of `make run`: refuses an old Python, then hands over to the runtime that
-RUNTIME names.
+"""The command line of `make run`: refuses an old Python, then hands over to what RUNTIME or a word
+names.
 
 It must stay readable for Pythons older than 3.11 down to the check in `main`, or their users would
 see a SyntaxError instead of the one line that helps them: no import of the rest of `run` at the
@@ -12,14 +12,17 @@ import sys
 
 OLDEST_PYTHON = (3, 11)
 
-#: RUNTIME -> the module whose `main()` runs the stack and returns the exit status.
-RUNTIMES = {"": "run.choice", "local": "run.local", "containers": "run.containers"}
+#: RUNTIME -> module and function that run the stack.
+RUNTIMES = {
+    "": ("run.containers", "run_or_local"),
+    "containers": ("run.containers", "main"),
+    "local": ("run.local", "main"),
+}
 
 #: Words on the command line, other than none at all -> module and function (what `make` needs
 #: besides running).
 TASKS = {
     "admin": ("run.admin", "main"),
-    "set-up": ("run.set_up", "set_up"),
     "set-up-tests": ("run.set_up", "set_up_tests"),
 }
 
@@ -38,15 +41,20 @@ def stack(runtime: str) -> int:
     """Run the stack on the runtime of that name."""
     if runtime not in RUNTIMES:
         return refuse(f"RUNTIME is '{runtime}'; it may be local or containers, or left out")
-    return int(importlib.import_module(RUNTIMES[runtime]).main())
+    return do(*RUNTIMES[runtime])
 
 
 def task(word: str) -> int:
     """Do one of `TASKS`."""
     if word not in TASKS:
         return refuse(f"unknown task '{word}'; there are: {', '.join(TASKS)}")
-    module, function = TASKS[word]
-    return int(getattr(importlib.import_module(module), function)())
+    return do(*TASKS[word])
+
+
+def do(module: str, function: str) -> int:
+    """Call it, with its faults and a wish to stop in the words of a shell."""
+    action = getattr(importlib.import_module(module), function)
+    return int(importlib.import_module("run.commands").guarded(action))
 
 
 def refuse(message: str) -> int:

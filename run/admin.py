@@ -7,36 +7,30 @@ command line, nor take a setting from the shell that it is called in.
 
 import os
 import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from run.commands import ROOT
+from run import containers
+from run.commands import ROOT, RunError, read_text
+from run.containers import Project, check_engine, project_of
 from run.data_dir import supervisor_of
-from run.docker import handover
-from run.docker.engine import compose_words
-from run.docker.project import Project, project_of
-from run.edge import guarded
-from run.files import read_text, replace
 from run.plan import DEFAULT_DATA_DIR, clean_environment, read_plan
-from run.terminal import RunError
-from run.venv import PYTHON
+from run.set_up import PYTHON
 
-ISSUER = ("-m", "issuer")
 #: Where Linux tells of processes.
 PROCESSES = Path("/proc")
 #: What may have changed the users: 2 says that a gateway has yet to hear of it.
 DONE_STATUSES = (0, 2)
 
 
-def main() -> int:
-    """`python -m run admin WORD…`; make hands the words over in ARGS, in a shell's spelling."""
-    return guarded(lambda: run(sys.argv[2:] or split(os.environ.get("ARGS", ""))))
-
-
-def run(words: Sequence[str]) -> None:
-    """Become the command. Raises `RunError` where no stack runs."""
+def main() -> None:
+    """`python -m run admin WORD…`; make hands the words over in ARGS, in a shell's spelling.
+    Becomes the command. Raises `RunError` where no stack runs.
+    """
+    words = sys.argv[2:] or split(os.environ.get("ARGS", ""))
     data_dir = Path.cwd() / (os.environ.get("DATA_DIR") or DEFAULT_DATA_DIR)
     supervisor = supervisor_of(data_dir)
     if supervisor is None:
@@ -45,11 +39,12 @@ def run(words: Sequence[str]) -> None:
             'one that runs: make admin DATA_DIR=... ARGS="..."'
         )
     issuer = read_text(data_dir / "run" / "issuer.pid").strip()
-    if issuer:
-        os.chdir(ROOT)
-        command = [str(PYTHON), *ISSUER, *words]
-        os.execve(command[0], command, environment_of(issuer))
-    in_container(project_at(data_dir, supervisor), words, supervisor)
+    if not issuer:
+        env = clean_environment(environment_of_supervisor(supervisor))
+        in_container(data_dir, env, words)
+    os.chdir(ROOT)
+    command = [str(PYTHON), "-m", "issuer", *words]
+    os.execve(command[0], command, environment_of(issuer))
 
 
 def split(text: str) -> list[str]:
@@ -83,25 +78,21 @@ def environment_of_supervisor(process: str) -> dict[str, str]:
     return environment_of(process) if PROCESSES.is_dir() else dict(os.environ)
 
 
-def project_at(data_dir: Path, supervisor: str) -> Project:
-    """The compose project as its supervisor knows it: the engine's address is a setting too."""
-    env = clean_environment(environment_of_supervisor(supervisor))
-    project = project_of(compose_words(env), data_dir, env)
+def in_container(data_dir: Path, env: Mapping[str, str], words: Sequence[str]) -> None:
+    """The same command beside the issuer, with a terminal where there is one here. The engine's
+    address is a setting of the supervisor's, too.
+    """
+    project = project_of(data_dir, env)
+    check_engine(project.env)
     if env.get("RUNTIME") == "local" or "issuer" not in project.containers("status=running"):
         raise RunError(f"the stack on {data_dir} is not up yet; try again when it says ready")
-    return project
-
-
-def in_container(project: Project, words: Sequence[str], supervisor: str) -> None:
-    """The same command beside the issuer, with a terminal where there is one here."""
     terminal = () if sys.stdin.isatty() else ("-T",)
-    command = project.command("exec", *terminal, "issuer", "python", *ISSUER, *words)
-    os.chdir(ROOT)
+    command = project.command("exec", *terminal, "issuer", "portero-admin", *words)
     if words[0] != "users":
         os.execvpe(command[0], command, project.env)
     status = subprocess.run(command, env=project.env, check=False).returncode
     if status in DONE_STATUSES:
-        take_users_back(project, environment_of_supervisor(supervisor))
+        take_users_back(project, env)
     raise SystemExit(status)
 
 
@@ -109,14 +100,36 @@ def take_users_back(project: Project, env: Mapping[str, str]) -> None:
     """Users that came from a file of this machine come from it at the next start too, so that file
     gets what the command made of its copy.
     """
-    path = handover.users_file(read_plan(env, Path.cwd()), env)
-    if path is None:
+    files = containers.own_files(read_plan(env, Path.cwd()), env)
+    if "CREDENTIALS_FILE" not in files:
         return
-    command = project.command("exec", "-T", "issuer", "cat", handover.PLACES["CREDENTIALS_FILE"])
+    path = files["CREDENTIALS_FILE"]
     copy = subprocess.run(
-        command, env=project.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+        project.command("exec", "-T", "issuer", "cat", containers.PLACES["CREDENTIALS_FILE"]),
+        env=project.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
     )
     if copy.returncode:
         raise RunError(f"the users have changed, and could not be read to keep them in {path}")
     if copy.stdout != path.read_bytes():
         replace(path.resolve(), copy.stdout)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Another content for a file, whole or not at all, with its mode and owner."""
+    state = path.stat()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchown(file.fileno(), state.st_uid, state.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(state.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

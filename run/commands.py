@@ -1,53 +1,253 @@
-"""Commands that run to their end, in this checkout, and are not cut in half by a Ctrl-C."""
+"""What is said to the user, how the user stops it, and commands that run to their end.
 
+It must never lose a wish to stop, nor let one cut in half what is held together by `held()`; and
+what it starts ends with it, even by SIGKILL.
+"""
+
+import ctypes
+import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import inf
 from pathlib import Path
-
-from run.signals import TICK_SECONDS, stop_signals, tied_to_us
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
+PR_SET_PDEATHSIG = 1
+#: Signals that make does not pass on, as bits of the kernel's masks.
+NOT_PASSED_ON = 1 << (signal.SIGINT - 1) | 1 << (signal.SIGHUP - 1)
+#: How often a waiting loop looks.
+TICK_SECONDS = 0.1
+#: How long a question may take that is answered at once.
+ANSWER_SECONDS = 10
+
+
+class RunError(Exception):
+    """One or more lines for the user; the stack cannot go on."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Stop(BaseException):
+    """The user wants an end. Not an Exception: nothing that handles errors may swallow it."""
+
+
+def say(line: str) -> None:
+    """One line for the user, at once."""
+    print(line, flush=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; empty when there is none to be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """The edge of every command: 0 when done, 1 with the faults in words, and when the user stopped
+    it what shells say for that signal: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    try:
+        stop_signals.install()
+        action()
+    except Stop:
+        say("portero: stopped")
+        return 128 + stop_signals.caught
+    except RunError as error:
+        print("\n".join(f"portero: {line}" for line in error.lines), file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+class StopSignals:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into one `Stop`, raised where the main thread is,
+    or at the end of `held()`. Later ones are expected (make passes on what its group was sent
+    already) and change nothing, except a second Ctrl-C: `insisted` then tells whoever waits to wait
+    no longer.
+    """
+
+    def __init__(self) -> None:
+        self.caught = 0
+        self.insisted = False
+        self._raised = False
+        self._holders = 0
+        self._make = Make()
+
+    def install(self) -> None:
+        """Take the signals over, once, at the start of a command."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish stands
+            signal.signal(signal.SIGHUP, self._on_signal)
+        if self._make.found:
+            die_with_parent(signal.SIGTERM)
+
+    def look(self) -> None:
+        """To be called in every waiting loop: sees what make was told and does not pass on."""
+        if not self.caught and self._make.was_told_to_stop():
+            self._on_signal(signal.SIGINT, None)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a wish to stop waits for the end of the block."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._raise_once()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.insisted = self.insisted or (bool(self.caught) and number == signal.SIGINT)
+        self.caught = self.caught or number
+        self._raise_once()
+
+    def _raise_once(self) -> None:
+        if not self.caught or self._holders or self._raised:
+            return
+        self._raised = True
+        raise Stop
+
+
+class Make:
+    """The make that started us, if one did.
+
+    GNU make passes SIGTERM on, but a SIGINT or SIGHUP sent to make alone it does not: it waits for
+    us, for ever. The one trace of it is that make has put the signal's handler back to the default.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getppid()
+        self.found = read_text(Path(f"/proc/{self.pid}/comm")).strip() in {"make", "gmake"}
+        self._handlers = self._caught_signals()
+
+    def was_told_to_stop(self) -> bool:
+        """Whether a handler that it had at our start is gone."""
+        return self.found and bool(self._handlers & ~self._caught_signals())
+
+    def _caught_signals(self) -> int:
+        return caught_signals(read_text(Path(f"/proc/{self.pid}/status"))) & NOT_PASSED_ON
+
+
+def caught_signals(status: str) -> int:
+    """The mask of signals a process has handlers for, from its /proc/PID/status."""
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return int(masks[0], 16) if masks else 0
+
+
+def load_prctl() -> Callable[..., int] | None:
+    """The C library's prctl."""
+    try:
+        prctl: Callable[..., int] = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError):
+        return None  # not Linux: a killed supervisor leaves its children behind there
+    return prctl
+
+
+PRCTL = load_prctl()
+
+
+def die_with_parent(number: int) -> None:
+    """Ask the kernel to send us the signal when the thread that forked us ends, even by SIGKILL."""
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def tied_to_us(number: int) -> Callable[[], None]:
+    """For Popen's preexec_fn. Only in the main thread: the tie is to the thread that forks."""
+    parent = os.getpid()
+
+    def tie() -> None:
+        die_with_parent(number)
+        if os.getppid() != parent:  # it ended between fork and prctl: no signal will come
+            os._exit(1)
+
+    return tie
+
+
+stop_signals = StopSignals()
+
+
+# --- commands ------------------------------------------------------------------------------------
 
 
 def call(
     command: Sequence[str],
     env: Mapping[str, str] | None = None,
     output: int | None = None,
+    log: int | None = None,
+    seconds: float = inf,
+    interrupt: Callable[[int, int], None] | None = os.kill,
     may_outlive_us: bool = False,
 ) -> int:
-    """Run a command to its end. A wish to stop reaches it as one Ctrl-C, and it ends in its own
-    way: apt-get aborts a download but finishes unpacking. Its own process group keeps the
-    terminal's Ctrl-C from its children.
+    """Run a command of this checkout to its end, in a process group of its own, which keeps the
+    terminal's Ctrl-C from it. A wish to stop reaches it once, by `interrupt`: `os.kill` tells the
+    command alone, `os.killpg` what it started too. A second one ends it at once, and so does its
+    deadline; not what may outlive us, as half of it would be in nobody's interest.
     """
-    tie = None if may_outlive_us else tied_to_us(signal.SIGKILL)
     with stop_signals.held():
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=output if log is None else log,
+            stderr=log,
             process_group=0,
-            preexec_fn=tie,
+            preexec_fn=None if may_outlive_us else tied_to_us(signal.SIGKILL),
         )
-        return wait_for(process)
+        deadline, told = time.monotonic() + seconds, False
+        while (status := poll(process)) is None:
+            stop_signals.look()
+            insists = stop_signals.insisted and not may_outlive_us
+            if insists or time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+            elif stop_signals.caught and interrupt and not told:
+                interrupt(process.pid, signal.SIGINT)
+                told = True
+        return status
 
 
-def wait_for(process: subprocess.Popen[bytes]) -> int:
-    """Its exit status. A wish to stop reaches it once, as SIGINT."""
-    told = False
-    while (status := poll(process)) is None:
-        stop_signals.look()
-        if stop_signals.caught and not told:
-            process.send_signal(signal.SIGINT)
-            told = True
-    return status
-
-
-def poll(process: subprocess.Popen[bytes]) -> int | None:
+def poll(process: "subprocess.Popen[bytes]") -> int | None:
     """Its exit status if it ends within a tick."""
     try:
         return process.wait(TICK_SECONDS)
     except subprocess.TimeoutExpired:
         return None
+
+
+def ask(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    given: str = "",
+    seconds: float | None = None,
+) -> tuple[int, str]:
+    """Exit status and words of a command that takes moments; `given` is its standard input."""
+    limit = seconds or ANSWER_SECONDS
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=env,
+            input=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL, f"no answer in {limit} s"
+    return done.returncode, done.stdout

@@ -1,43 +1,109 @@
-"""`make run` through containers: builds the images, brings the compose project of this DATA_DIR up,
-waits until a chat comes through, and takes all but the volumes down again.
+"""`make run` through containers: Docker Compose builds the images, brings the project of this
+DATA_DIR up and waits for its health; here it is told what is the user's own, a death among its
+containers ends all of them, and at the end all but the volumes is gone.
 
-A container that dies is not started again but told, and is the end of all, as with local processes.
+It owns DATA_DIR/run/compose.json, which says how `make run` differs from `docker compose up`. No
+secret may ever be in a container's environment, on a command line or in an image: keys and users of
+the user's own go over the standard input of `init`, which keeps them on the volumes.
 """
 
+import hashlib
+import json
 import os
-import time
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_network
+from math import inf
 from pathlib import Path
 
-from run import base_urls
+from run import local
+from run.commands import ROOT, RunError, ask, call, say, stop_signals
 from run.data_dir import data_dir_in_use
-from run.docker import handover, upstreams
-from run.docker.engine import NotHere, ask, compose_words
-from run.docker.followed import Container
-from run.docker.images import have_bases
-from run.docker.project import Project, project_of
-from run.edge import guarded
-from run.findings import first_example, in_container
-from run.greeting import DEMO_LOGINS, announce
-from run.plan import Plan, clean_environment, read_plan
-from run.ports import port_faults
-from run.readiness import wait_until_ready
-from run.signals import TICK_SECONDS, stop_signals
-from run.terminal import RunError, say
-from run.watching import check_alive, obituary
+from run.plan import Plan, clean_environment, port_faults, read_plan
+from run.processes import (
+    LAST_LINES,
+    STOP_SECONDS,
+    Child,
+    Service,
+    last_lines,
+    obituary,
+    start,
+    stop_all,
+    watch,
+)
+from run.ready import DEMO_LOGINS, announce, first_example, in_container, wait_until_ready
 
-#: What is watched once `init` has ended.
+COMPOSE = ("docker", "compose")
+OLDEST_COMPOSE = (2, 20)
+INSTALL_COMPOSE = (
+    "install the plugin: docker-compose-plugin of Docker's own packages, docker-compose-v2 of "
+    "Ubuntu's, docker-compose of Debian's from 13 on"
+)
+#: What is watched once `init` has ended, beside the bundled LLM.
 SERVICES = ("gateway", "issuer", "reconciler")
-#: Of local processes only.
-INNER_PORTS = ("INTERNAL_PORT", "ISSUER_PORT")
-#: How `init` begins the line above the demo logins.
-LOGINS_HEAD = "demo logins"
+LLM = "bundled-llm"
+#: Its exit status is the container's.
+FOLLOW = 'docker logs --follow "$0"; exit "$(docker wait "$0")"'
+FLUSH_SECONDS = 5
+#: Longest of all: the issuer's health. Only an engine that hangs comes near it.
+UP_SECONDS = 180
+HAND_OVER_SECONDS = 60
+BESIDE_SECONDS = 30
+KEYS = ("SECRET_KEY", "SYNC_KEY", "LLM_API_KEY")
+#: What Docker's client and compose are not told: secrets, and settings of another project.
+KEPT_BACK = (*KEYS, "DATABASE_URL", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES")
+#: Files of the user's own that may change while all runs.
+FILES = ("CREDENTIALS_FILE", "ROLES_FILE", "LLM_CA_FILE")
+#: Where `init --given` puts what it is handed. The gateway sees the volume `sync` alone.
+PLACES = {
+    "SECRET_KEY": "/data/given/secret_key",
+    "SYNC_KEY": "/sync/given/sync_key",
+    "CREDENTIALS_FILE": "/data/given/credentials.env",
+    "ROLES_FILE": "/sync/given/roles.json",
+    "LLM_API_KEY": "/sync/given/llm_api_key",
+    "LLM_CA_FILE": "/sync/given/llm_ca.pem",
+}
+#: What the gateway alone is told of.
+GATEWAYS_OWN = ("LLM_API_KEY_FILE", "LLM_CA_FILE")
+INIT = ("python", "-m", "issuer", "init", "--data-dir", "/data", "--sync-dir", "/sync")
+STORE = "sqlite:////data/"
+#: This machine, as containers know it.
+HOST_NAME = "host.docker.internal"
+LOOPBACK = re.compile(r"(https?)://(localhost|127(?:\.\d+){3}|\[::1\])(?::(\d+))?(?![^:/,\s])")
+CONNECT_SECONDS = 1.0
+BRIDGE_FORM = "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}} {{end}}"
+BRIDGE = ("docker", "network", "inspect", "bridge", "--format", BRIDGE_FORM)
 
 
-def main() -> int:
+class NotHere(RunError):
+    """Containers are not to be had here, local processes may be."""
+
+    @property
+    def reason(self) -> str:
+        """In one line."""
+        return self.lines[0].splitlines()[0]
+
+
+def main() -> None:
     """`RUNTIME=containers make run`."""
-    return guarded(lambda: run(clean_environment(os.environ), insists=True))
+    run(clean_environment(os.environ), insists=True)
+
+
+def run_or_local() -> None:
+    """`make run`: containers where they are to be had, else local processes, with a word why."""
+    env = clean_environment(os.environ)
+    try:
+        run(env, insists=False)
+    except NotHere as error:
+        say(f"Local processes instead of containers: {error.reason}.")
+        local.run(env)
 
 
 def run(env: Mapping[str, str], insists: bool) -> None:
@@ -45,131 +111,297 @@ def run(env: Mapping[str, str], insists: bool) -> None:
     be had, or for who does not insist, where local processes are the better choice.
     """
     plan = read_plan(env, Path.cwd())
-    base_urls.check(env)
-    compose = compose_words(env)
-    if reason := handover.impossible(env) or ("" if insists else out_of_reach(env)):
+    check_engine(env)
+    if reason := impossible(env) or ("" if insists else out_of_reach(env)):
         raise NotHere(reason)
     with data_dir_in_use(plan.data_dir):
-        given = handover.given(plan, env)
-        project = project_of(compose, plan.data_dir, with_upstreams(env))
-        if not insists:
-            have_bases(project.env, project.log)
-        prepare(plan, project, handover.settings_of_parts(given, env))
-        explain(env)
-        with stack(plan, project, given) as parts:
+        own = given(plan, env)
+        known = {**env, "LLM_UPSTREAM": for_containers(env.get("LLM_UPSTREAM", ""))}
+        project = project_of(plan.data_dir, known)
+        prepare(plan, project, own, env)
+        say("\n".join([*differences(env), "Starting."]))
+        with stack(plan, project, own) as parts:
             wait_until_ready(plan, parts)
             beside = in_container(project.run_beside_gateway)
-            announce(plan, first_example(plan, with_upstreams(env), beside))
+            announce(plan, first_example(plan, known, beside))
             say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
-            watch(parts, files_renewed(handover.files(plan, env), project))
+            watch(parts, files_renewed(own_files(plan, env), project))
 
 
-def out_of_reach(env: Mapping[str, str]) -> str:
-    """Why containers would not find the user's LLM server; empty when they might."""
-    hidden = upstreams.out_of_reach(env.get("LLM_UPSTREAM", ""), env)
-    return f"{hidden} listens on loopback alone, where containers do not come" if hidden else ""
+def check_engine(env: Mapping[str, str]) -> None:
+    """Raise where no engine answers, or compose is too old for the compose file."""
+    if shutil.which("docker", path=env["PATH"]) is None:
+        raise NotHere("there is no `docker` here")
+    status, said = ask(["docker", "version", "--format", "{{.Server.Version}}"], env)
+    if status:
+        last = (said.strip().splitlines() or ["without a word"])[-1].rstrip(".")
+        raise NotHere(f"no Docker engine answers ({last})")
+    status, said = ask([*COMPOSE, "version", "--short"], env)
+    found = re.match(r"v?(\d+)\.(\d+)", said.strip()) if status == 0 else None
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_COMPOSE:
+        has = f"`docker compose` is {found[0]}" if found else "`docker compose` is not"
+        least = ".".join(map(str, OLDEST_COMPOSE))
+        raise NotHere(
+            f"{has} here, and Portero needs {least} or newer (docker-compose 1.29 does not serve); "
+            + INSTALL_COMPOSE
+        )
 
 
-def with_upstreams(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment with LLM servers under the names that containers know them by."""
-    return {**env, "LLM_UPSTREAM": upstreams.for_containers(env.get("LLM_UPSTREAM", ""))}
+def impossible(env: Mapping[str, str]) -> str:
+    """The setting that containers cannot honour, and why; empty when there is none."""
+    if "GATEWAY_URLS" in env:
+        return "GATEWAY_URLS is set, and the issuer's network in containers leads to one gateway"
+    if "DATABASE_URL_FILE" in env or not env.get("DATABASE_URL", STORE).startswith(STORE):
+        return f"DATABASE_URL is set, and containers keep sessions on their volume ({STORE}…)"
+    return ""
 
 
-def explain(env: Mapping[str, str]) -> None:
+def differences(env: Mapping[str, str]) -> Iterator[str]:
     """What of the user's wishes reads differently in containers."""
     asked = env.get("LLM_UPSTREAM", "")
-    known = upstreams.for_containers(asked)
-    if known.count(upstreams.HOST_NAME) > asked.count(upstreams.HOST_NAME):
-        say(
-            f"LLM_UPSTREAM: in a container localhost is the container, so it asks {known}; "
-            "on Linux that server must listen beyond loopback (Ollama: OLLAMA_HOST=0.0.0.0)"
+    if LOOPBACK.search(asked):
+        yield (
+            "LLM_UPSTREAM: in a container localhost is the container, so it asks "
+            f"{for_containers(asked)}; on Linux that server must listen beyond loopback (Ollama: "
+            "OLLAMA_HOST=0.0.0.0)"
         )
     if "TRUSTED_PROXIES" in env:
-        say(
+        yield (
             "TRUSTED_PROXIES: a front on this machine does not come to containers from 127.0.0.1, "
             "but from their network's own gateway; `docker network inspect` tells its address"
         )
-    if unused := [name for name in INNER_PORTS if name in env]:
-        say(f"{' and '.join(unused)}: not used, as containers publish the gateway alone")
+    if unused := [name for name in ("INTERNAL_PORT", "ISSUER_PORT") if name in env]:
+        yield f"{' and '.join(unused)}: not used, as containers publish the gateway alone"
+
+
+# --- the compose project -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Project:
+    """How compose is called for this stack, and what it is told."""
+
+    data_dir: Path
+    env: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The same for every run on this DATA_DIR, so that it finds its volumes again."""
+        return f"portero-{hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:10]}"
+
+    @property
+    def log(self) -> Path:
+        """What compose says while it builds, starts and stops."""
+        return self.data_dir / "log" / "compose.log"
+
+    @property
+    def changes(self) -> Path:
+        """The second compose file."""
+        return self.data_dir / "run" / "compose.json"
+
+    def command(self, *words: str) -> list[str]:
+        """A command of compose for this project."""
+        files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(self.changes))
+        return [*COMPOSE, "-p", self.name, *files, *words]
+
+    def write_changes(self, parts: Mapping[str, Mapping[str, str]], policy: Path | None) -> None:
+        """A death is told instead of mended, images are shared by all stacks of a checkout, and
+        another folder with a policy has the place of ours.
+        """
+        services: dict[str, dict[str, object]] = {
+            name: {"image": image, "restart": "no", "environment": dict(parts.get(name, {}))}
+            for name, image in image_names().items()
+        }
+        mount = {"type": "bind", "source": str(policy), "target": "/policy", "read_only": True}
+        for name in ("init", "issuer", "reconciler") if policy else ():
+            services[name]["volumes"] = [mount]
+        self.changes.write_text(json.dumps({"services": services}, indent=1) + "\n")
+
+    def tell(self, *words: str, seconds: float = inf, to_the_end: bool = False) -> str:
+        """Have compose do something, its words in the log; the reason when that fails."""
+        with self.log.open("ab") as log:
+            begin = log.tell()
+            interrupt = None if to_the_end else os.killpg
+            command = self.command(*words)
+            status = call(
+                command, self.env, None, log.fileno(), seconds, interrupt, may_outlive_us=to_the_end
+            )
+        if status == 0:
+            return ""
+        head = f"docker compose {words[0]} failed; all it said is in {self.log}"
+        return "\n  | ".join([head, *last_lines(self.log, begin)])
+
+    def take_down(self) -> None:
+        """All but the volumes, also a bundled LLM that this run has no use for. Whatever the user
+        wants meanwhile: half a stack is in nobody's interest.
+        """
+        down = ("down", "--remove-orphans", "--timeout", str(STOP_SECONDS))
+        with stop_signals.held():
+            if failure := self.tell("--profile", LLM, *down, to_the_end=True):
+                say(failure)
+
+    def hand_over(self, own: Mapping[str, str]) -> None:
+        """Give `init` what is the user's own, which it keeps on the volumes."""
+        command = self.command("run", "--rm", "-T", "init", *INIT, "--given")
+        status, said = ask(command, self.env, json.dumps(own), HAND_OVER_SECONDS)
+        if status:
+            lines = "\n  | ".join(said.splitlines()[-LAST_LINES:])
+            raise RunError(
+                f"keys, users or roles of your own could not be handed over\n  | {lines}"
+            )
+
+    def run_beside_gateway(self, program: str, stdin: str) -> tuple[int, str]:
+        """Run a Python program that sees the network, and the names, that the gateway sees; its
+        standard input may be secret.
+        """
+        options = ("--rm", "--interactive", "--read-only", "--cap-drop", "ALL")
+        network = f"container:{self.containers().get('gateway', 'gateway')}"
+        command = ["docker", "run", *options, "--network", network, image_names()["issuer"]]
+        return ask([*command, "python", "-I", "-c", program], self.env, stdin, BESIDE_SECONDS)
+
+    def containers(self, *filters: str) -> dict[str, str]:
+        """Service -> container, of those that compose has started to stay."""
+        wanted = (f"label=com.docker.compose.project={self.name}", *filters)
+        command = ["docker", "ps", "--all", "--no-trunc"]
+        command += [f"--filter={one}" for one in wanted]
+        command += ["--format", '{{.Label "com.docker.compose.service"}} {{.ID}}']
+        lines = [line.split() for line in ask(command, self.env)[1].splitlines()]
+        return {words[0]: words[1] for words in lines if len(words) == 2}
+
+
+def project_of(data_dir: Path, env: Mapping[str, str]) -> Project:
+    """The project of this DATA_DIR."""
+    return Project(data_dir, {name: text for name, text in env.items() if name not in KEPT_BACK})
+
+
+def image_names() -> dict[str, str]:
+    """Service of the compose file -> image: one name for all stacks of this checkout, so that a
+    stack with another DATA_DIR leaves no images of its own behind.
+    """
+    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+    images = {"init": "issuer", "issuer": "issuer", "reconciler": "issuer", "gateway": "gateway"}
+    return {name: f"portero-{checkout}-{image}" for name, image in {**images, "llm": "llm"}.items()}
 
 
 # --- up and down ---------------------------------------------------------------------------------
 
 
-def prepare(plan: Plan, project: Project, settings: Mapping[str, Mapping[str, str]]) -> None:
+def prepare(plan: Plan, project: Project, own: Mapping[str, str], env: Mapping[str, str]) -> None:
     """The images, and nothing in the way of the start."""
-    project.write_changes(plan.own_llm, settings)
+    policy = env.get("POLICY_FILE")
+    project.write_changes(settings_of_parts(own, env), Path(policy).parent if policy else None)
     if project.containers():  # of a run that was killed
-        take_down(project)
+        project.take_down()
     if faults := port_faults({"GATEWAY_PORT": plan.gateway_port}):
         raise RunError(*faults)
     say(f"Building images; the first time takes minutes, its words are in {project.log}")
-    if failure := project.build(plan.own_llm):
+    services = ("issuer", "gateway", *(() if plan.own_llm else ("llm",)))
+    if failure := project.tell("build", *services):
         raise NotHere(failure)
 
 
 @contextmanager
-def stack(plan: Plan, project: Project, given: Mapping[str, str]) -> Iterator[list[Container]]:
+def stack(plan: Plan, project: Project, own: Mapping[str, str]) -> Iterator[list[Child]]:
     """All containers, from the first started to the last removed."""
-    say("Starting.")
-    with ExitStack() as at_the_end:
-        parts: list[Container] = []
-        at_the_end.callback(leave, parts)
-        at_the_end.callback(take_down, project)
-        if given:
-            project.hand_over(given)
-        if failure := project.up():
+    parts: list[Child] = []
+    try:
+        if own:
+            project.hand_over(own)
+        if failure := project.tell("up", "--wait", "--no-build", seconds=UP_SECONDS):
             follow(project, list(project.containers("status=exited")), parts)
             raise RunError(death(parts) or failure)
-        follow(project, [*SERVICES, *([] if plan.own_llm else ["llm"])], parts)
-        if "CREDENTIALS_FILE" not in given:
+        follow(project, [*SERVICES, *(() if plan.own_llm else ("llm",))], parts)
+        if "CREDENTIALS_FILE" not in own:
             keep_demo_logins(plan, project)
         yield parts
+    finally:
+        project.take_down()
+        stop_all(parts, plan.data_dir)
 
 
-def follow(project: Project, services: Sequence[str], parts: list[Container]) -> None:
-    """Add the containers of these services to the parts."""
+def follow(project: Project, services: Sequence[str], parts: list[Child]) -> None:
+    """Add the followers of these services' containers to the parts."""
     containers = project.containers()
     with stop_signals.held():  # or one could be followed and not yet among the parts
         for name in services:
-            log = project.data_dir / "log" / f"{name}.log"
-            parts.append(Container(name, containers.get(name, name), log, project.env))
+            command = ("sh", "-c", FOLLOW, containers.get(name, name))
+            follower = Service(name, command, has_pid_file=False)
+            parts.append(start(follower, project.data_dir, project.env))
 
 
-def leave(parts: Sequence[Container]) -> None:
-    """Follow none of them any longer."""
-    with stop_signals.held():
-        for part in parts:
-            part.leave()
-
-
-def take_down(project: Project) -> None:
-    """Whatever the user wants meanwhile: half a stack is in nobody's interest."""
-    with stop_signals.held():
-        if failure := project.down():
-            say(failure)
-
-
-def death(ended: Sequence[Container]) -> str:
+def death(ended: Sequence[Child]) -> str:
     """The obituary of the first that did not end well; empty when none is to blame."""
     for part in ended:
-        part.wait_for_log()
-        if status := part.poll():
-            return obituary(part, status)
+        with suppress(subprocess.TimeoutExpired):
+            if status := part.process.wait(FLUSH_SECONDS):
+                return obituary(part, status)
     return ""
 
 
-# --- users and roles -----------------------------------------------------------------------------
-
-
 def keep_demo_logins(plan: Plan, project: Project) -> None:
-    """What `init` prints goes where local processes would have put it."""
-    container = project.containers().get("init", "init")
-    lines = ask(["docker", "logs", container], project.env)[1].splitlines()
-    heads = [number for number, line in enumerate(lines) if line.startswith(LOGINS_HEAD)]
+    """What `init` has made goes where local processes would have put it."""
+    command = project.command("exec", "-T", "issuer", "cat", f"/data/{DEMO_LOGINS}")
+    status, said = ask(command, project.env)
     path = plan.data_dir / DEMO_LOGINS
     path.touch(mode=0o600)
-    path.write_text("\n".join([*lines[heads[-1] + 1 :], ""]) if heads else "")
+    path.write_text("" if status else said)
+
+
+# --- what is the user's own ----------------------------------------------------------------------
+
+
+def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+    """What to hand over, by setting; `RunError` with every fault."""
+    faults: list[str] = []
+    found = {name: given_key(name, env, faults) for name in KEYS}
+    for setting, path in own_files(plan, env).items():
+        found[setting] = text_of(setting, path, faults)
+    if faults:
+        raise RunError(*faults)
+    return {name: text for name, text in found.items() if text}
+
+
+def given_key(name: str, env: Mapping[str, str], faults: list[str]) -> str:
+    """A key by value or by file, refused where the issuer itself would refuse it."""
+    value, path = env.get(name, ""), env.get(f"{name}_FILE", "")
+    if value and path:
+        faults.append(f"{name}: set {name} or {name}_FILE, not both")
+    return text_of(f"{name}_FILE", Path(path), faults, private=True) if path else value
+
+
+def own_files(plan: Plan, env: Mapping[str, str]) -> dict[str, Path]:
+    """The user's own files, by setting; users also where a run as local processes made them."""
+    made = plan.data_dir / "credentials.env"
+    found = {"CREDENTIALS_FILE": made} if made.exists() else {}
+    return {**found, **{name: Path(env[name]) for name in FILES if name in env}}
+
+
+def text_of(setting: str, path: Path, faults: list[str], private: bool = False) -> str:
+    """The content of the file that a setting names."""
+    try:
+        if private and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            faults.append(f"{setting}: {path} can be read by others; chmod 600 it")
+        return path.read_bytes().decode()
+    except OSError as error:
+        faults.append(f"{setting}: cannot read {path}: {error.strerror}")
+    except UnicodeDecodeError:
+        faults.append(f"{setting}: {path} is not UTF-8 text")
+    return ""
+
+
+def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Service -> what its environment has besides the compose file's: places, never contents."""
+    places = {name: place for name, place in PLACES.items() if name in own}
+    told = {f"{name}_FILE" if name in KEYS else name: place for name, place in places.items()}
+    if "POLICY_FILE" in env:
+        told["POLICY_FILE"] = f"/policy/{Path(env['POLICY_FILE']).name}"
+    if "DATABASE_URL" in env:
+        told["DATABASE_URL"] = env["DATABASE_URL"]
+    issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
+    gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
+    # The demo users that `init` makes are one of each role.
+    init = {name: place for name, place in told.items() if name in ("ROLES_FILE", "POLICY_FILE")}
+    return {"init": init, "issuer": issuer, "reconciler": issuer, "gateway": gateway}
 
 
 def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], None]:
@@ -178,8 +410,7 @@ def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], N
 
     def look() -> None:
         for setting, path in files.items():
-            now = version(path)
-            if now != seen[setting]:
+            if (now := version(path)) != seen[setting]:
                 seen[setting] = now
                 renew(setting, path, project)
 
@@ -189,7 +420,7 @@ def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], N
 def renew(setting: str, path: Path, project: Project) -> None:
     """Hand one file over; what cannot be is told, and what is in force stays in force."""
     faults: list[str] = []
-    text = handover.text_of(setting, path, faults)
+    text = text_of(setting, path, faults)
     try:
         if faults:
             raise RunError(*faults)
@@ -207,9 +438,42 @@ def version(path: Path) -> tuple[int, int, int]:
     return (state.st_mtime_ns, state.st_size, state.st_ino)
 
 
-def watch(parts: Sequence[Container], look: Callable[[], None]) -> None:
-    """Return never; raise when a part has ended or the user wants an end."""
-    while True:
-        check_alive(parts)
-        look()
-        time.sleep(TICK_SECONDS)
+# --- LLM servers on this machine -----------------------------------------------------------------
+
+
+def for_containers(upstreams: str) -> str:
+    """LLM_UPSTREAM with this machine's name in there instead of localhost."""
+    renamed = LOOPBACK.sub(lambda one: one[0].replace(one[2], HOST_NAME, 1), upstreams)
+    return ",".join(renamed.replace(",", " ").split())
+
+
+def out_of_reach(env: Mapping[str, str]) -> str:
+    """Why containers would not find the user's LLM server, which listens on loopback alone; empty
+    when they might. Only on Linux is the bridge's address one of this machine.
+    """
+    local = list(LOOPBACK.finditer(env.get("LLM_UPSTREAM", "")))
+    linux = sys.platform.startswith("linux")
+    bridge = bridge_address(ask(BRIDGE, env)[1]) if local and linux else ""
+    for one in local if bridge else ():
+        port = int(one[3] or {"https": 443}.get(one[1], 80))
+        if listens(one[2].strip("[]"), port) and not listens(bridge, port):
+            return f"{one[0]} listens on loopback alone, where containers do not come"
+    return ""
+
+
+def bridge_address(said: str) -> str:
+    """This machine's address on the bridge, of what the engine says: its gateway, or, of an engine
+    that has not been started before, the first address of its network. Empty when it has none.
+    """
+    for word in said.split():
+        return str(ip_network(word)[1]) if "/" in word else word
+    return ""
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether a connection is taken."""
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False

@@ -3,6 +3,7 @@
 It owns DATA_DIR/run, and a directory for the time of a run that lies outside.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -10,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from run.files import try_lock
-from run.terminal import RunError
+from run.commands import RunError, say
 
 
 @contextmanager
@@ -104,3 +104,28 @@ def runtime_directory(data_dir: Path) -> Iterator[str]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         runtime_link(data_dir).unlink(missing_ok=True)
+
+
+# --- locks that go with the process that has them ------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path, while_waiting: str) -> Iterator[None]:
+    """One at a time. The lock is on the folder itself, so that no file is left behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(handle):
+            say(while_waiting)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Whether we have the lock now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -24,24 +24,14 @@ PIECE_SECONDS, MAX_SECONDS = 4.0, 10.0
 MAX_BYTES = 4 * 1024 * 1024
 #: What the gateway trusts where nothing else is named.
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-#: How many models are asked for what they can do.
-MAX_ASKED_MODELS = 8
 #: Ways to say in a name that a model answers no chat.
 OTHER_WORDS = ("embed", "rerank", "bge-", "e5-", "minilm", "whisper", "tts", "clip")
-OWNERS = {"llamacpp": "llama-server", "vllm": "vllm"}
-#: Kind, path, and what an object found there has. LocalAI answers at Ollama's path too.
-MARKS = (
-    ("localai", "/.well-known/localai.json", "endpoints"),
-    ("localai", "/system", "backends"),
-    ("ollama", "/api/version", "version"),
-)
 #: The TLS library's codes of what is wrong with a certificate.
+UNTRUSTED = "the authority of its certificate is not trusted: name it in LLM_CA_FILE"
 CERTIFICATES = {
     10: "its certificate has expired",
     18: "its certificate is signed by itself: name it in LLM_CA_FILE",
-    19: "the authority of its certificate is not trusted: name it in LLM_CA_FILE",
-    20: "the authority of its certificate is not trusted: name it in LLM_CA_FILE",
-    21: "the authority of its certificate is not trusted: name it in LLM_CA_FILE",
+    **dict.fromkeys((19, 20, 21), UNTRUSTED),
 }
 #: What the TLS library makes of an answer in plain text, by its versions.
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
@@ -50,15 +40,26 @@ BY_ADDRESS = (
     "its certificate is for the address, and the gateway looks for names alone: give the server "
     "a name (/etc/hosts) and a certificate for it"
 )
+NO_LIST = "has no list of models ({} at /v1/models): is it an LLM server's base URL?"
+#: What a status of the list of models means.
+STATUSES = {
+    404: NO_LIST,
+    405: NO_LIST,
+    503: "is not ready ({}); it may be loading its model",
+}
+Failure = (OSError, http.client.HTTPException, ValueError)
 
 
 @dataclass(frozen=True)
 class Question:
-    """Which servers are asked, and how. `trusted` is in PEM; empty for what the machine trusts."""
+    """Which servers are asked, and how. `trusted` is in PEM; empty for what the machine trusts.
+    `marks` are kinds, each with a path and a text that it alone answers there.
+    """
 
     urls: tuple[str, ...]
     key: str = ""
     trusted: str = ""
+    marks: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,82 +91,52 @@ class Answer:
         except ValueError:
             return None
 
-    def header(self, name: str) -> str:
-        """A header; empty when there is none."""
-        return self.headers.get(name, "")
+
+# --- one request ---------------------------------------------------------------------------------
 
 
-class Server:
-    """One server, asked under the name of the first, as the gateway does."""
-
-    def __init__(self, url: str, question: Question) -> None:
-        self._url = urlsplit(url)
-        self._first = urlsplit(question.urls[0])
-        self._question = question
-
-    @property
-    def has_key(self) -> bool:
-        """Whether it is asked with a key."""
-        return bool(self._question.key)
-
-    def ask(self, method: str, path: str, body: object = None) -> Answer:
-        """One request on a connection of its own."""
-        connection = self._connect()
-        try:
-            content = None if body is None else json.dumps(body).encode()
-            path = self._url.path.rstrip("/") + path
-            connection.request(method, path, content, self._headers(content is not None))
-            response = connection.getresponse()
-            headers = {name.lower(): value for name, value in response.getheaders()}
-            content_read = response.read(MAX_BYTES)
-            if response.length and len(content_read) < MAX_BYTES:
-                raise http.client.IncompleteRead(content_read, response.length)
-            return Answer(response.status, headers, content_read)
-        finally:
-            connection.close()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        is_tls = self._url.scheme == "https"
-        port = self._url.port or (443 if is_tls else 80)
-        connection = http.client.HTTPConnection(
-            self._url.hostname or "", port, timeout=PIECE_SECONDS
-        )
-        connection.connect()
-        if is_tls:
-            try:
-                self._secure(connection)
-            except OSError:
-                connection.close()
-                raise
-        return connection
-
-    def _secure(self, connection: http.client.HTTPConnection) -> None:
-        name = self._first.hostname or ""
-        context = trusting(self._question.trusted)
-        secured = context.wrap_socket(connection.sock, server_hostname=name)
-        connection.sock = secured
-        check_name(name, secured.getpeercert() or {})
-
-    def ask_quietly(self, method: str, path: str, body: object = None) -> Any:
-        """What a route that a server may not have says in JSON; None where it says none."""
-        try:
-            answer = self.ask(method, path, body)
-        except (OSError, http.client.HTTPException):
-            return None
-        return answer.json if answer.status == 200 else None
-
-    def _headers(self, has_body: bool) -> dict[str, str]:
-        sent = {"Host": self._first.netloc, "Accept": "application/json"}
-        if has_body:
-            sent["Content-Type"] = "application/json"
-        if self._question.key:
-            sent["Authorization"] = f"Bearer {as_header(self._question.key)}"
-        return sent
+def ask(url: str, question: Question, path: str) -> Answer:
+    """One request on a connection of its own, under the name of the first server, as the gateway
+    does.
+    """
+    place, first = urlsplit(url), urlsplit(question.urls[0])
+    sent = {"Host": first.netloc, "Accept": "application/json"}
+    if question.key:
+        sent["Authorization"] = f"Bearer {as_header(question.key)}"
+    connection = connected(place, first.hostname or "", question.trusted)
+    try:
+        connection.request("GET", place.path.rstrip("/") + path, headers=sent)
+        response = connection.getresponse()
+        body = response.read(MAX_BYTES)
+        if response.length and len(body) < MAX_BYTES:
+            raise http.client.IncompleteRead(body, response.length)
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body)
+    finally:
+        connection.close()
 
 
 def as_header(text: str) -> str:
     """A text whose bytes `http.client` will send as they are."""
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def connected(place: SplitResult, name: str, trusted: str) -> http.client.HTTPConnection:
+    """A connection, which checks the server's certificate for this name where it speaks TLS."""
+    is_tls = place.scheme == "https"
+    port = place.port or (443 if is_tls else 80)
+    connection = http.client.HTTPConnection(place.hostname or "", port, timeout=PIECE_SECONDS)
+    connection.connect()
+    if not is_tls:
+        return connection
+    try:
+        secured = trusting(trusted).wrap_socket(connection.sock, server_hostname=name)
+        connection.sock = secured
+        check_name(name, secured.getpeercert() or {})
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 class WrongNameError(OSError):
@@ -192,15 +163,13 @@ def check_name(name: str, certificate: Mapping[str, Any]) -> None:
     never by its addresses.
     """
     others = certificate.get("subjectAltName", ())
+    common = [pair for part in certificate.get("subject", ()) for pair in part]
     names = [value.lower() for kind, value in others if kind == "DNS"] or [
-        value.lower()
-        for part in certificate.get("subject", ())
-        for field, value in part
-        if field == "commonName"
+        value.lower() for field, value in common if field == "commonName"
     ]
     if name in names or f"*.{name.partition('.')[2]}" in names:
         return
-    if name in [value for kind, value in others if kind == "IP Address"]:
+    if ("IP Address", name) in others:
         raise WrongNameError(BY_ADDRESS)
     raise WrongNameError(f"its certificate is for another name ({', '.join(names)})")
 
@@ -210,25 +179,13 @@ def check_name(name: str, certificate: Mapping[str, Any]) -> None:
 
 def find(url: str, question: Question) -> Found:
     """What a server says of itself, or why it says nothing."""
-    server = Server(url, question)
     try:
-        answer = server.ask("GET", "/v1/models")
-        if answer.status in (404, 405):
-            answer = older_list(server) or answer
-        if fault := fault_of(answer, server.has_key):
+        answer = ask(url, question, "/v1/models")
+        if fault := fault_of(answer, bool(question.key)):
             return Found(url, fault)
-        return describe(url, server, answer)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        return describe(url, question, answer)
+    except Failure as error:
         return Found(url, UNREACHABLE + words_of(error, urlsplit(url)))
-
-
-def older_list(server: Server) -> Answer | None:
-    """Ollama's own list, in the form of OpenAI's: older ones have no other."""
-    content = server.ask_quietly("GET", "/api/tags")
-    if not isinstance(content, dict) or "models" not in content:
-        return None
-    listed = {"data": [{"id": one.get("name")} for one in entries(content, "models")]}
-    return Answer(200, {}, json.dumps(listed).encode())
 
 
 def fault_of(answer: Answer, has_key: bool) -> str:
@@ -238,43 +195,42 @@ def fault_of(answer: Answer, has_key: bool) -> str:
         refused = "refuses the key of LLM_API_KEY" if has_key else "wants a key: set LLM_API_KEY"
         return f"{refused} ({status})"
     if 300 <= status < 400:
-        place = answer.header("location")
+        place = answer.headers.get("location", "")
         return f"sends one on ({status}) to {place}: set LLM_UPSTREAM to where that leads"
-    if status in (404, 405):
-        return f"has no list of models ({status} at /v1/models): is it an LLM server's base URL?"
-    if status == 503:
-        return "is not ready (503); it may be loading its model"
-    if is_web_page(answer):
+    if status in STATUSES:
+        return STATUSES[status].format(status)
+    if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
         return f"answers with a web page ({status}), not as an LLM server: is the port right?"
     if status != 200:
         return f"answers {status} at /v1/models"
-    if not isinstance(answer.json, dict) or "data" not in answer.json:
-        return "answers what is no list of models at /v1/models"
-    return ""
+    is_list = isinstance(answer.json, dict) and "data" in answer.json
+    return "" if is_list else "answers what is no list of models at /v1/models"
 
 
-def is_web_page(answer: Answer) -> bool:
-    """Whether a browser was meant."""
-    return "html" in answer.header("content-type") or answer.body.lstrip()[:1] == b"<"
-
-
-def describe(url: str, server: Server, answer: Answer) -> Found:
+def describe(url: str, question: Question, answer: Answer) -> Found:
     """Kind and models of a server that has a list."""
-    listed = entries(answer.json, "data")
-    models = tuple(one["id"] for one in listed if isinstance(one.get("id"), str))
-    kind = kind_of(server, answer, listed)
-    if kind == "llama-server" and (fault := closed_elsewhere(server)):
+    names = (one.get("id") for one in entries(answer.json, "data"))
+    models = tuple(name for name in names if isinstance(name, str))
+    if fault := closed_elsewhere(url, question):
         return Found(url, fault)
-    abilities = abilities_of(server, kind, models, answer.json)
-    return Found(
-        url, "", kind, models, tuple(one for one in models if can_chat(one, abilities.get(one)))
-    )
+    said = {one.get("name"): one.get("capabilities") for one in entries(answer.json, "models")}
+    chat = tuple(name for name in models if can_chat(name, said.get(name)))
+    return Found(url, "", kind_of(url, question), models, chat)
 
 
-def closed_elsewhere(server: Server) -> str:
+def closed_elsewhere(url: str, question: Question) -> str:
     """Older llama-servers show their list to everybody, and want their key for all else."""
-    answer = server.ask("GET", "/props")
-    return fault_of(answer, server.has_key) if answer.status in (401, 403) else ""
+    answer = quietly(url, question, "/props")
+    wants_key = answer is not None and answer.status == 401
+    return fault_of(answer, bool(question.key)) if answer and wants_key else ""
+
+
+def quietly(url: str, question: Question, path: str) -> Answer | None:
+    """What a route that a server may not have answers; None where it answers nothing."""
+    try:
+        return ask(url, question, path)
+    except Failure:
+        return None
 
 
 def entries(content: Any, field: str) -> list[dict[str, Any]]:
@@ -282,38 +238,18 @@ def entries(content: Any, field: str) -> list[dict[str, Any]]:
     return [one for one in content.get(field) or [] if isinstance(one, dict)]
 
 
-def kind_of(server: Server, answer: Answer, listed: Sequence[Mapping[str, Any]]) -> str:
-    """Which of the kinds it seems to be; empty for another one."""
-    if answer.header("server").startswith("llama.cpp"):
-        return "llama-server"
-    owners = {str(one.get("owned_by")) for one in listed}
-    if known := [OWNERS[owner] for owner in sorted(owners & OWNERS.keys())]:
-        return known[0]
-    for kind, path, mark in MARKS:
-        content = server.ask_quietly("GET", path)
-        if isinstance(content, dict) and mark in content:
+def kind_of(url: str, question: Question) -> str:
+    """The kind whose mark it has; empty for another one."""
+    for kind, path, text in question.marks:
+        answer = quietly(url, question, path)
+        if answer and answer.status == 200 and text.encode() in answer.body:
             return kind
     return ""
 
 
-def abilities_of(
-    server: Server, kind: str, models: Sequence[str], content: Any
-) -> dict[str, list[Any]]:
-    """What models can do, of those that say so: llama-server in its list, Ollama when asked."""
-    said = {
-        str(one.get("model") or one.get("name")): one.get("capabilities")
-        for one in entries(content, "models")
-    }
-    if kind == "ollama":
-        for name in models[:MAX_ASKED_MODELS]:
-            shown = server.ask_quietly("POST", "/api/show", {"model": name})
-            said[name] = shown.get("capabilities") if isinstance(shown, dict) else None
-    return {name: what for name, what in said.items() if isinstance(what, list)}
-
-
 def can_chat(name: str, abilities: Sequence[Any] | None) -> bool:
     """By what it says it can do; of one that says nothing, by its name."""
-    if abilities is not None:
+    if isinstance(abilities, list):
         return "completion" in abilities or "chat" in abilities
     return not any(word in name.lower() for word in OTHER_WORDS)
 
@@ -347,7 +283,7 @@ def words_of(error: Exception, url: SplitResult) -> str:
 def find_all(question: Question) -> list[Found]:
     """What each server says, in their order, all asked at the same time."""
     late = f"{UNREACHABLE}no whole answer in {MAX_SECONDS:g} s"
-    found = {index: Found(url, late) for index, url in enumerate(question.urls)}
+    found = [Found(url, late) for url in question.urls]
 
     def look(index: int, url: str) -> None:
         found[index] = find(url, question)
@@ -360,21 +296,12 @@ def find_all(question: Question) -> list[Found]:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [found[index] for index in range(len(threads))]
-
-
-def read_found(text: str) -> list[Found]:
-    """What `main` printed."""
-    return [
-        Found(one["url"], one["fault"], one["kind"], tuple(one["models"]), tuple(one["chat"]))
-        for one in json.loads(text)
-    ]
+    return list(found)
 
 
 def main() -> None:
     """A question in JSON on standard input; what was found in JSON on standard output."""
-    asked = json.load(sys.stdin)
-    found = find_all(Question(tuple(asked["urls"]), asked["key"], asked["trusted"]))
+    found = find_all(Question(**json.load(sys.stdin)))
     print(json.dumps([asdict(one) for one in found]), flush=True)
 
 

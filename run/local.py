@@ -7,20 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from run import base_urls, llm_servers, packages, set_up
-from run.commands import call
+from run import llm_servers, set_up
+from run.commands import RunError, call, say, stop_signals
 from run.data_dir import data_dir_in_use, runtime_directory
-from run.edge import guarded
-from run.findings import first_example
-from run.greeting import announce
-from run.plan import HOST, Plan, clean_environment, read_plan
-from run.ports import free_port, port_faults
-from run.processes import Child, Service, start, stop_all
-from run.readiness import wait_for_issuer, wait_until_ready
-from run.signals import stop_signals
-from run.terminal import RunError, say
-from run.venv import DEMO, PRODUCT, PYTHON, VENV
-from run.watching import watch
+from run.plan import HOST, Plan, clean_environment, free_port, port_faults, read_plan
+from run.processes import Child, Service, start, stop_all, watch
+from run.ready import announce, first_example, wait_for_issuer, wait_until_ready
+from run.set_up import DEMO, PRODUCT, PYTHON, VENV
 
 #: Secrets go to the parts as files, unless the user gave them by value.
 SECRET_FILES = ("SECRET_KEY_FILE", "SYNC_KEY_FILE")
@@ -30,15 +23,14 @@ ISSUERS_OWN = ("SECRET_KEY", "SECRET_KEY_FILE", "CREDENTIALS_FILE", "DATABASE_UR
 GATEWAYS_OWN = ("LLM_API_KEY", "LLM_API_KEY_FILE")
 
 
-def main() -> int:
+def main() -> None:
     """`RUNTIME=local make run`."""
-    return guarded(lambda: run(clean_environment(os.environ)))
+    run(clean_environment(os.environ))
 
 
 def run(env: Mapping[str, str]) -> None:
     """The whole story, from the plan to the end of all processes."""
     plan = read_plan(env, Path.cwd())
-    base_urls.check(env)
     with data_dir_in_use(plan.data_dir):
         prepare(plan)
         make_secrets(plan, env)
@@ -51,15 +43,8 @@ def run(env: Mapping[str, str]) -> None:
 
 def prepare(plan: Plan) -> None:
     """All checks first, so that nothing is installed for a stack that cannot start."""
-    wanted = [*packages.gateway_packages(), *packages.python_packages()]
-    files = [PRODUCT]
-    if not plan.own_llm:
-        wanted += packages.demo_packages()
-        files += [DEMO]
-    faults = [*port_faults(plan.ports), *packages.package_faults(wanted)]
-    if faults:
-        raise RunError(*faults)
-    set_up.prepare(wanted, files)
+    extra, files = ([], [PRODUCT]) if plan.own_llm else (set_up.demo_packages(), [PRODUCT, DEMO])
+    set_up.prepare(extra, files, port_faults(plan.ports))
 
 
 def make_secrets(plan: Plan, env: Mapping[str, str]) -> None:
@@ -94,18 +79,13 @@ def port_for_llm(plan: Plan) -> int:
 
 def services(plan: Plan) -> list[Service]:
     """In the order they start; the LLM needs longest."""
-    python = str(PYTHON)
-    gunicorn = (
-        str(VENV / "bin" / "gunicorn"),
-        "--config",
-        "issuer/gunicorn.conf.py",
-        "issuer:create_app()",
-    )
+    python, gunicorn = str(PYTHON), str(VENV / "bin" / "gunicorn")
+    serve = (gunicorn, "--config", "issuer/gunicorn.conf.py", "issuer:create_app()")
     llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py"), GATEWAYS_OWN),)
     return [
         *llm,
         Service("gateway", ("sh", "openresty/gateway.sh"), withheld=ISSUERS_OWN),
-        Service("issuer", gunicorn, GATEWAYS_OWN),
+        Service("issuer", serve, GATEWAYS_OWN),
         Service("reconciler", (python, "-m", "issuer", "reconcile"), GATEWAYS_OWN),
     ]
 

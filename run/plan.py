@@ -1,12 +1,12 @@
-"""What the user asks for, read once from the environment."""
+"""What the user asks for, read once from the environment; and whether its ports can be had."""
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from run.packages import search_path
-from run.ports import is_port
-from run.terminal import RunError
+from run.commands import RunError
 
 HOST = "127.0.0.1"
 DEFAULT_PORTS = {"GATEWAY_PORT": 8080, "INTERNAL_PORT": 8081, "ISSUER_PORT": 9000}
@@ -16,10 +16,13 @@ PATH_SETTINGS = (
     "CREDENTIALS_FILE",
     "LLM_API_KEY_FILE",
     "LLM_CA_FILE",
+    "POLICY_FILE",
     "ROLES_FILE",
     "SECRET_KEY_FILE",
     "SYNC_KEY_FILE",
 )
+#: Where nginx and OpenResty lie although an ordinary user's PATH does not say so.
+EXTRA_PATH = ("/usr/local/openresty/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 #: make's own, of no use to the parts.
 MAKE_SETTINGS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 
@@ -45,6 +48,11 @@ class Plan:
         """By the settings that choose them."""
         numbers = (self.gateway_port, self.internal_port, self.issuer_port)
         return dict(zip(DEFAULT_PORTS, numbers, strict=True))
+
+
+def search_path(path: str) -> str:
+    """The PATH with the places where servers live behind it."""
+    return os.pathsep.join([path, *EXTRA_PATH] if path else EXTRA_PATH)
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -81,3 +89,38 @@ def read_ports(env: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
         numbers = ", ".join(str(port) for port in ports.values())
         return {}, [f"{', '.join(ports)} must differ; they are {numbers}"]
     return ports, []
+
+
+# --- ports ---------------------------------------------------------------------------------------
+
+
+def is_port(text: str) -> bool:
+    """Whether this is a port number in plain digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
+
+
+def port_faults(ports: Mapping[str, int]) -> list[str]:
+    """One line for each setting whose port cannot be had now."""
+    faults = (port_fault(setting, port) for setting, port in ports.items())
+    return [fault for fault in faults if fault]
+
+
+def port_fault(setting: str, port: int) -> str:
+    """Why this port of our loopback cannot be had, and the way out; empty when it can."""
+    try:
+        with socket.socket() as probe:
+            # As the servers do: a port in TIME_WAIT can be had.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+    except PermissionError:
+        return f"port {port} needs root; choose another: make run {setting}={free_port()}"
+    except OSError:
+        return f"port {port} is taken; choose another: make run {setting}={free_port()}"
+    return ""
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,4 +1,5 @@
-"""The parts as processes of this machine: each in a group of its own, with a log and a pid file.
+"""The parts of a running stack: each a process with a group and a log of its own; of a container it
+is whoever follows its log. The death of one is told, and is the end of all.
 
 It must never put a secret on a command line, nor leave a process or a pid file behind.
 """
@@ -7,25 +8,29 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from run.commands import ROOT
-from run.signals import TICK_SECONDS, stop_signals, tied_to_us
+from run.commands import ROOT, TICK_SECONDS, RunError, stop_signals, tied_to_us
 
 STOP_SECONDS = 5
+LAST_LINES = 12
+LAST_BYTES = 8192
+#: Exit statuses above this one stand for signals, up to the highest there is.
+BY_SIGNAL, HIGHEST_SIGNAL = 128, 64
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of the processes: its name is that of its log and its pid file."""
+    """One of the parts: its name is that of its log, and of its pid file where it has one."""
 
     name: str
     command: tuple[str, ...]
     #: Settings that are none of its business.
     withheld: tuple[str, ...] = ()
+    has_pid_file: bool = True
 
 
 @dataclass
@@ -35,16 +40,13 @@ class Child:
     service: Service
     process: subprocess.Popen[bytes]
     log: Path
+    #: What it said before is of earlier runs.
     log_start: int
 
     @property
     def name(self) -> str:
-        """See `Part`."""
+        """The service's."""
         return self.service.name
-
-    def poll(self) -> int | None:
-        """See `Part`."""
-        return self.process.poll()
 
 
 def start(service: Service, data_dir: Path, env: Mapping[str, str]) -> Child:
@@ -65,7 +67,8 @@ def start(service: Service, data_dir: Path, env: Mapping[str, str]) -> Child:
             process_group=0,
             preexec_fn=tied_to_us(signal.SIGTERM),
         )
-    pid_file(service, data_dir).write_text(f"{process.pid}\n")
+    if service.has_pid_file:
+        pid_file(service, data_dir).write_text(f"{process.pid}\n")
     return Child(service, process, log, log_start)
 
 
@@ -98,3 +101,48 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):  # the usual case: all of the group is gone
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+# --- their death ---------------------------------------------------------------------------------
+
+
+def watch(children: Sequence[Child], look: Callable[[], None] = lambda: None) -> None:
+    """Return never; raise when a part has ended or the user wants an end."""
+    while True:
+        check_alive(children)
+        look()
+        time.sleep(TICK_SECONDS)
+
+
+def check_alive(children: Sequence[Child]) -> None:
+    """One look at all parts, for every waiting loop."""
+    stop_signals.look()
+    for child in children:
+        status = child.process.poll()
+        if status is not None:
+            raise RunError(obituary(child, status))
+
+
+def obituary(child: Child, status: int) -> str:
+    """Which part has ended, how, and its last words."""
+    ended = f"{child.name} ended: {exit_words(status)}; its log is {child.log}"
+    return "\n  | ".join([ended, *last_lines(child.log, child.log_start)])
+
+
+def exit_words(status: int) -> str:
+    """An exit status, as Popen or as a shell gives it, in the words of the system."""
+    number = -status if status < 0 else status - BY_SIGNAL
+    if status >= 0 and not 0 < number <= HIGHEST_SIGNAL:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}"
+
+
+def last_lines(log: Path, start: int) -> list[str]:
+    """Of this run, not of an earlier one in the same file."""
+    with log.open("rb") as text:
+        size = text.seek(0, os.SEEK_END)
+        text.seek(max(start, size - LAST_BYTES))
+        return text.read().decode(errors="replace").splitlines()[-LAST_LINES:]

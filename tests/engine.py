@@ -6,7 +6,7 @@ last user leaves, the cache stays. It must never stop, empty or reconfigure an e
 there before it, and never end a process by name.
 
     with engine() as docker:
-        subprocess.run([*docker.compose, "up", "-d", "--build"], env=docker.env, check=True)
+        subprocess.run([*COMPOSE, "up", "-d", "--build"], env=docker.env, check=True)
 
 By hand: `python -m tests.engine up` (prints what to export), `python -m tests.engine down`.
 """
@@ -51,12 +51,10 @@ PACKAGES = {
     "iptables": "iptables",
     "ip": "iproute2",
     "debootstrap": "debootstrap",
-    "docker-compose": "docker-compose",
 }
-#: How compose is called, the one that most people have first.
-COMPOSES = (["docker", "compose"], ["docker-compose"])
-#: Debian 12 has compose 1.29 alone; the plugin is taken out of the stand-ins' release, in a
-#: container, whose packages are checked as always.
+COMPOSE = ["docker", "compose"]
+#: Debian 12 has no compose plugin; it is taken out of the stand-ins' release, in a container, whose
+#: packages are checked as always.
 PLUGIN = CACHE / "compose" / "docker-compose"
 PLUGIN_HOME = "/usr/libexec/docker/cli-plugins/docker-compose"
 FETCH_PLUGIN = f"""\
@@ -127,20 +125,12 @@ class NoEngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Engine:
-    """How to talk to the engine: pass `env` to every docker and compose command. `composes` are
-    the spellings of compose that are here, `compose` the first of them.
-    """
+    """How to talk to the engine: pass `env` to every docker and compose command."""
 
     env: dict[str, str]
-    composes: list[list[str]]
     build_args: dict[str, str]
     started_here: bool
     steps: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def compose(self) -> list[str]:
-        """The words that most commands to compose begin with."""
-        return self.composes[0]
 
 
 @contextmanager
@@ -419,26 +409,20 @@ def _prepare(env: Mapping[str, str], *, started_here: bool, steps: dict[str, flo
     build_args = _base_images(env, steps)
     if started_here:
         env = _with_plugin(env, steps)
-    composes = _composes(env)
-    if not composes:
-        _install(["docker-compose"])
-        composes = _composes(env)
-    return Engine({**env, **build_args}, composes, build_args, started_here, steps)
+    if not _has_compose(env):
+        raise NoEngineError("the engine that answers here has no `docker compose`; install it")
+    return Engine({**env, **build_args}, build_args, started_here, steps)
 
 
-def _composes(env: Mapping[str, str]) -> list[list[str]]:
-    return [
-        words
-        for words in COMPOSES
-        if shutil.which(words[0]) and _run([*words, "version"], env, check=False) == 0
-    ]
+def _has_compose(env: Mapping[str, str]) -> bool:
+    return _run([*COMPOSE, "version"], env, check=False) == 0
 
 
 def _with_plugin(env: Mapping[str, str], steps: dict[str, float]) -> Mapping[str, str]:
     """The environment in which `docker compose` answers. The machine's own folders stay as they
     are: docker is pointed at one of ours, which has the user's settings.
     """
-    if COMPOSES[0] in _composes(env):
+    if _has_compose(env):
         return env
     if not PLUGIN.exists():
         _make_debian(env, steps)
@@ -643,7 +627,6 @@ def main(words: Sequence[str]) -> int:
     for name in ("DOCKER_HOST", "DOCKER_CONFIG", *running.build_args):
         if name in running.env:
             print(f"export {name}={running.env[name]}")
-    print(f"# compose here is: {' or '.join(map(' '.join, running.composes))}")
     return 0
 
 

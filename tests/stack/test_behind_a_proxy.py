@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from run.packages import search_path
+from run.plan import search_path
 from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
 from tests.support.docs import block
 from tests.support.upstream import MODELS_ANSWER, Upstream, wait_for

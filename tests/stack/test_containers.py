@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 
-from tests.engine import COMPOSES
+from run.commands import ROOT
 from tests.support.containers import (
     IMAGES,
     SERVICES,
@@ -244,6 +244,14 @@ def count_sessions(containers: Containers) -> tuple[str, int]:
 # `docker compose up` on empty volumes, with the bundled LLM.
 
 
+@pytest.mark.parametrize(("llm", "there"), [("", True), ("http://host.docker.internal:1", False)])
+def test_the_bundled_llm_is_there_unless_another_is_named_p6(
+    docker: Docker, llm: str, there: bool
+) -> None:
+    containers = Containers(docker, {"LLM_UPSTREAM": llm})
+    assert ("llm" in containers.compose("config", "--services").split()) is there
+
+
 @pytest.fixture(scope="module")
 def demo(docker: Docker) -> Iterator[Containers]:
     with composed(docker) as running:
@@ -330,7 +338,9 @@ def test_the_engine_is_told_to_grant_a_container_as_little_as_it_needs(
     assert config["User"] == "10001:10001"
     for limit in LIMITS:
         assert host[limit] > 0, limit
-    assert not [bind for bind in host["Binds"] or [] if bind.startswith("/")]
+    binds = [bind for bind in host["Binds"] or [] if bind.startswith("/")]
+    has_policy = service in ("init", "issuer", "reconciler")
+    assert binds == ([f"{ROOT}/policy:/policy:ro"] if has_policy else [])
     published = [bind for binds in (host["PortBindings"] or {}).values() for bind in binds]
     only = ["127.0.0.1"] if service == "gateway" else []
     assert [bind["HostIp"] for bind in published] == only
@@ -447,18 +457,8 @@ def test_the_networks_of_issuer_and_llm_lead_nowhere_else(demo: Containers) -> N
     assert internal == {"front": "false", "sync": "true", "llm": "true"}
 
 
-# Both composes: `docker compose`, which builds with BuildKit, and docker-compose 1.29.
-
-
-@pytest.fixture(params=COMPOSES, ids=" ".join)
-def spelling(request: pytest.FixtureRequest, docker: Docker) -> Docker:
-    return docker.spelled(request.param)
-
-
-def test_either_compose_builds_and_brings_up_a_stack_whose_printed_logins_last(
-    spelling: Docker,
-) -> None:
-    with built_and_composed(spelling) as stack:
+def test_compose_builds_and_brings_up_a_stack_whose_printed_logins_last(docker: Docker) -> None:
+    with built_and_composed(docker) as stack:
         token, logins = demo_token(stack), printed_logins(stack)
         assert wait_for(lambda: chat_events(stack, token), 60, "the model is loaded")
         stack.up()

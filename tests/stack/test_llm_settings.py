@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from run.commands import ROOT
-from run.venv import PYTHON
+from run.set_up import PYTHON
 from tests.support.certificates import Authority
 from tests.support.deployment import Caller, Deployment, Local, answers, deployed, free_ports
 from tests.support.policies import write_roles

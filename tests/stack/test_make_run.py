@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -17,8 +16,8 @@ import openai
 import pytest
 import requests
 
-from run.commands import ROOT
-from tests.engine import COMPOSES
+from run.commands import ROOT, read_text
+from run.containers import project_of
 from tests.support.containers import Docker
 from tests.support.deployment import USERS, credentials_text, free_ports
 from tests.support.upstream import Upstream, wait_for
@@ -106,6 +105,16 @@ def start_containers(docker: Docker) -> Iterator[Start]:
 
 
 @contextmanager
+def begun(data: Path, env: Mapping[str, str]) -> Iterator[Run]:
+    """A `make run` that need not come to be ready; it has ended at the end of the block."""
+    run = Run(data, env)
+    try:
+        yield run
+    finally:
+        run.end()
+
+
+@contextmanager
 def starting(docker: Docker | None) -> Iterator[Start]:
     runtime = {**docker.env, "RUNTIME": "containers"} if docker else {"RUNTIME": "local"}
     runs: list[Run] = []
@@ -145,12 +154,6 @@ def container(docker: Docker, run: Run, part: str) -> str:
     label = "label=com.docker.compose"
     project, service = f"{label}.project={run.project}", f"{label}.service={part}"
     return docker("ps", "--quiet", "--filter", project, "--filter", service)
-
-
-def compose_of(docker: Docker, run: Run) -> str:
-    """The version of the compose that made its containers."""
-    form = '{{index .Config.Labels "com.docker.compose.version"}}'
-    return docker("inspect", "--format", form, container(docker, run, "gateway"))
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +341,7 @@ def test_a_taken_port_is_told_in_one_line(running: Run, runtime: str, tmp_path: 
 def test_what_the_llm_servers_are_is_told_before_ready_and_the_lines_name_a_model_that_is_there_u3(
     start: Start, upstream: Upstream, tmp_path: Path
 ) -> None:
-    upstream.answers["/api/version"] = {"version": "0.1"}
+    upstream.answers["/"] = "Ollama is running"
     (nobody,) = free_ports(1)
     servers = [upstream.url, f"http://{upstream.host}:{nobody}"]
     run = start(tmp_path, LLM_UPSTREAM=",".join(servers), LLM_KIND="vllm", LLM_API_KEY="of-theirs")
@@ -360,67 +363,68 @@ def test_what_the_llm_servers_are_is_told_before_ready_and_the_lines_name_a_mode
     run.end()
 
 
-@pytest.mark.parametrize("path", ["/v1", "/api/chat"])
-def test_a_base_url_that_goes_on_is_told_in_one_line_before_anything_starts_u3(
-    runtime: str, tmp_path: Path, path: str
+def test_a_base_url_that_goes_on_ends_the_start_in_the_gateways_own_words_u3(
+    runtime: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    answer = subprocess.run(
-        ["make", "run"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "RUNTIME": runtime,
-            "DATA_DIR": str(tmp_path / "data"),
-            "LLM_UPSTREAM": f"http://127.0.0.1:8000{path}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert answer.returncode != 0
-    told = [line for line in answer.stderr.splitlines() if line.startswith("portero: ")]
-    assert told == [
-        f"portero: LLM_UPSTREAM: number 1 ends in {path}: leave out {path}, a base URL is what "
-        "comes before /v1 and /api"
-    ]
-    assert not (tmp_path / "data").exists()
+    docker = request.getfixturevalue("docker") if runtime == "containers" else None
+    settings = {"RUNTIME": runtime, "LLM_UPSTREAM": "http://127.0.0.1:8000/v1"}
+    with begun(tmp_path, {**(docker.env if docker else {}), **settings}) as run:
+        wait_for(lambda: run.process.poll() is not None, READY_SECONDS, "make run has ended")
+    assert "portero: gateway ended: exit status 1; its log is " in run.output()
+    assert "LLM_UPSTREAM: number 1 ends in /v1: leave out /v1, a base URL is what" in run.output()
+    if docker:
+        project = project_of(tmp_path, {}).name
+        assert not of_project(docker, project)["container"]
+        remove_volumes(docker, {project})
 
 
-def choosing(compose: list[str], docker: Docker, folder: Path) -> dict[str, str]:
-    """The environment in which `make run` takes this compose; left alone it takes the plugin."""
-    spelled = docker.spelled(compose)
-    if compose != ["docker-compose"]:
-        return {}
-    without_plugin = folder / "docker"
-    real = shutil.which("docker")
-    without_plugin.write_text(f'#!/bin/sh\n[ "$1" != compose ] && exec {real} "$@"\n')
-    without_plugin.chmod(0o755)
-    return {"PATH": f"{folder}:{spelled.env['PATH']}"}
-
-
-@pytest.mark.parametrize(
-    ("how", "compose"),
-    list(zip([signal.SIGINT, signal.SIGHUP], COMPOSES, strict=True)),
-    ids=["Ctrl-C, docker compose", "hang-up, docker-compose"],
-)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "hang-up"])
 def test_an_end_takes_all_containers_and_leaves_the_users(
-    start_containers: Start,
-    docker: Docker,
-    tmp_path: Path,
-    how: signal.Signals,
-    compose: list[str],
+    start_containers: Start, docker: Docker, tmp_path: Path, how: signal.Signals
 ) -> None:
-    choice = choosing(compose, docker, tmp_path)
-    run = start_containers(tmp_path, **choice)
+    run = start_containers(tmp_path)
     logins = (tmp_path / "demo-logins").read_text()
-    assert compose_of(docker, run) in docker.run(*compose, "version", "--short").stdout
     run.end(how)
     left = of_project(docker, run.project)
     assert (left["container"], left["network"], len(left["volume"])) == ([], [], 2)
-    again = start_containers(tmp_path, **choice)
+    again = start_containers(tmp_path)
     assert again.project == run.project
     assert (tmp_path / "demo-logins").read_text() == logins
     assert agent_token(again)
+
+
+@pytest.mark.parametrize("words", ["Building images", "Starting.", " Network portero", "Started"])
+def test_ctrl_c_at_any_moment_of_the_start_leaves_no_container_p6(
+    docker: Docker, tmp_path: Path, words: str
+) -> None:
+    log = tmp_path / "log" / "compose.log"
+    with begun(tmp_path, {**docker.env, "RUNTIME": "containers"}) as run:
+        wait_for(lambda: words in run.output() + read_text(log), READY_SECONDS, words)
+        run.end(signal.SIGINT)
+    project = project_of(tmp_path, {}).name
+    left = of_project(docker, project)
+    remove_volumes(docker, {project})
+    assert (left["container"], left["network"]) == ([], [])
+    assert run.output().splitlines()[-2] == "portero: stopped"
+
+
+@pytest.mark.parametrize("part", ["llm", "gateway", "issuer", "reconciler"])
+def test_ctrl_c_at_any_moment_of_the_start_leaves_no_process_p6(tmp_path: Path, part: str) -> None:
+    with begun(tmp_path, {"RUNTIME": "local"}) as run:
+        wait_for(lambda: read_text(tmp_path / "run" / f"{part}.pid"), READY_SECONDS, part)
+        pids = [int(path.read_text()) for path in (tmp_path / "run").glob("*.pid")]
+        run.end(signal.SIGINT)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert run.output().splitlines()[-2] == "portero: stopped"
+
+
+def test_with_an_llm_server_of_ones_own_the_bundled_one_is_not_there_p6(
+    start_containers: Start, docker: Docker, upstream: Upstream, tmp_path: Path
+) -> None:
+    run = start_containers(tmp_path, LLM_UPSTREAM=f"http://host.docker.internal:{upstream.port}")
+    assert container(docker, run, "gateway")
+    assert not container(docker, run, "llm")
 
 
 def test_what_a_killed_run_left_is_no_obstacle(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from run.packages import search_path
+from run.plan import search_path
 
 #: Each part goes by the clock of its machine; issuer and reconciler share one.
 CLOCK_OF = {"gateway": "gateway", "issuer": "issuer", "reconciler": "issuer"}

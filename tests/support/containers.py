@@ -5,7 +5,6 @@ It owns the containers, networks and volumes whose names begin with `SESSION`. I
 another's, nor prune: several sessions may use one engine.
 """
 
-import copy
 import hashlib
 import io
 import itertools
@@ -22,10 +21,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pytest
-
-from run.docker import upstreams
-from tests.engine import ROOT, Engine
+from run import containers as run_containers
+from tests.engine import COMPOSE, ROOT, Engine
 from tests.support.deployment import (
     PARTS,
     READY_SECONDS,
@@ -90,19 +87,6 @@ class Docker:
 
     def __init__(self, engine: Engine) -> None:
         self.env = {name: value for name, value in engine.env.items() if name not in SETTINGS}
-        self.compose = engine.compose
-        self._engine = engine
-
-    def spelled(self, words: list[str]) -> "Docker":
-        """The same engine, told by another compose. An engine that the tests brought has both;
-        beside one that was here before them a missing one skips the test.
-        """
-        if words not in self._engine.composes:
-            assert not self._engine.started_here, words
-            pytest.skip(f"this machine has an engine of its own, and no `{' '.join(words)}`")
-        other = copy.copy(self)
-        other.compose = words
-        return other
 
     def run(
         self,
@@ -129,7 +113,7 @@ class Docker:
         """The images of this checkout, from its Dockerfiles."""
         with tempfile.TemporaryDirectory() as folder:
             files = write_override(Path(folder), {})
-            command = [*self.compose, "-p", SESSION, *files, "build", *IMAGES]
+            command = [*COMPOSE, "-p", SESSION, *files, "build", *IMAGES]
             self.run(*command, seconds=BUILD_SECONDS)
 
     def leftovers(self) -> list[str]:
@@ -141,7 +125,7 @@ class Docker:
 
     def bridge_address(self) -> str:
         """This machine's address as containers know it: host.docker.internal."""
-        return upstreams.bridge_address(self(*upstreams.BRIDGE[1:]))
+        return run_containers.bridge_address(self(*run_containers.BRIDGE[1:]))
 
 
 def write_override(folder: Path, extra: Mapping[str, Any]) -> list[str]:
@@ -188,7 +172,7 @@ class Containers:
         self.credentials = InsideFile(self, "/data/credentials.env")
         self._folder = Path(tempfile.mkdtemp(prefix="portero-test-"))
         self._compose = [
-            *docker.compose,
+            *COMPOSE,
             *("-p", self.project),
             *write_override(self._folder, extra or {}),
         ]
@@ -429,10 +413,9 @@ def composed(docker: Docker) -> Iterator[Containers]:
 
 @contextmanager
 def built_and_composed(docker: Docker) -> Iterator[Containers]:
-    """The same, with images that this compose builds of its own."""
-    spelling = "-".join(docker.compose)
+    """The same, with images that are built on the way."""
     own = {
-        service: {"image": f"portero-test/{image}:{TAG}-{spelling}"}
+        service: {"image": f"portero-test/{image}:{TAG}-built"}
         for service, image in SERVICES.items()
     }
     containers = Containers(docker, {}, {"services": own})

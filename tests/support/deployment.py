@@ -26,7 +26,7 @@ import requests
 from run import local, processes
 from run.commands import ROOT
 from run.plan import clean_environment, read_plan
-from run.venv import PYTHON
+from run.set_up import PYTHON
 from tests.support.clocks import CLOCK_OF, Clock
 from tests.support.upstream import wait_for
 

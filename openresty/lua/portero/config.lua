@@ -110,7 +110,7 @@ local ROUTE_ENDS = {
     "/api/tags", "/api/ps", "/api", "/chat/completions", "/completions", "/embeddings", "/models",
 }
 
---- What of a base URL's path is a route, or the beginning of one. A twin of `run/base_urls.py`.
+--- What of a base URL's path is a route, or the beginning of one.
 local function route_in(path)
     local at = (path .. "/"):find("/v1/", 1, true)
     if at then

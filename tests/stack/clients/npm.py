@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 from run.commands import ROOT
-from run.files import locked
+from run.data_dir import locked
 
 HERE = Path(__file__).parent / "node"
 CACHE = ROOT / ".cache" / "clients"

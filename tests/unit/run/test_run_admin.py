@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from run import admin
-from run.commands import ROOT
+from run.commands import ROOT, RunError
 from run.data_dir import supervisor_of
-from run.greeting import admin_line
 from run.plan import read_plan
-from run.terminal import RunError
+from run.ready import admin_line, demo_login
 
 BARE = {"PATH": os.environ["PATH"]}
 SUPERVISOR = """
@@ -32,7 +31,7 @@ sys.stdin.read()
 """
 DOCKER = """#!/bin/sh
 case "$*" in
-  *version*) exit 0 ;;
+  *version*) echo 2.26.1; exit 0 ;;
   *" ps "*) echo "issuer abc"; exit 0 ;;
   ps*) echo "issuer abc"; exit 0 ;;
   *" cat "*) cat "$FOLDER/copy"; exit 0 ;;
@@ -152,7 +151,7 @@ def test_containers_are_reached_through_compose_at_the_engine_of_the_stack(
         done = make_admin(tmp_path, "revoke", "--user", "USRSa b")
     assert (done.returncode, done.stderr) == (2, "")
     called = (tmp_path / "called").read_text().splitlines()
-    exec_words = ["exec", "-T", "issuer", "python", "-m", "issuer", "revoke", "--user", "USRSa b"]
+    exec_words = ["exec", "-T", "issuer", "portero-admin", "revoke", "--user", "USRSa b"]
     assert called[called.index("exec") :] == exec_words
     assert called[called.index("-p") + 1].startswith("portero-")
     environment = (tmp_path / "environment").read_text()
@@ -197,10 +196,11 @@ def test_where_no_process_can_be_asked_the_shell_says_where_the_engine_is(
 )
 def test_the_line_to_paste_names_the_data_dir_where_it_is_another(data_dir: str, line: str) -> None:
     env = {"DATA_DIR": data_dir, "CREDENTIALS_FILE": "users.env"}
-    assert admin_line(read_plan(env, ROOT)) == line
+    assert admin_line(read_plan(env, ROOT), None) == line
 
 
 def test_the_line_to_paste_revokes_the_user_of_the_lines_above(tmp_path: Path) -> None:
     (tmp_path / "demo-logins").write_text("AGNR01=a\n")
-    line = admin_line(read_plan({"DATA_DIR": str(tmp_path)}, ROOT))
+    plan = read_plan({"DATA_DIR": str(tmp_path)}, ROOT)
+    line = admin_line(plan, demo_login(plan))
     assert line == f'make admin DATA_DIR={tmp_path} ARGS="revoke --user AGNR01"'

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -12,12 +10,10 @@ import pytest
 
 from issuer import __main__ as issuer_main
 from issuer.config import ROLES_FILE
-from run import choice, containers, local
-from run.docker import engine, handover, images, upstreams
-from run.docker.followed import as_of_a_process
-from run.docker.project import Project, project_of
+from run import commands, containers, local
+from run.commands import RunError
+from run.containers import NotHere, Project, check_engine, project_of
 from run.plan import Plan, read_plan
-from run.terminal import RunError
 
 KEY = "a-key-of-the-users-own-that-is-long-enough"
 
@@ -42,8 +38,8 @@ def command(folder: Path, name: str, script: str) -> None:
 
 
 def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
-    assert handover.given(plan, {}) == {}
-    assert set(map(len, handover.settings_of_parts({}, {}).values())) == {0}
+    assert containers.given(plan, {}) == {}
+    assert set(map(len, containers.settings_of_parts({}, {}).values())) == {0}
 
 
 def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path: Path) -> None:
@@ -55,7 +51,7 @@ def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path
         "LLM_API_KEY_FILE": private(tmp_path / "llm", 'sk-"$\\é'),
         "LLM_CA_FILE": private(tmp_path / "ca", "a certificate"),
     }
-    assert handover.given(plan, env) == {
+    assert containers.given(plan, env) == {
         "SECRET_KEY": KEY,
         "SYNC_KEY": KEY[::-1],
         "CREDENTIALS_FILE": "AGNR1=é\r\n",
@@ -67,7 +63,7 @@ def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path
 
 def test_users_of_a_run_as_local_processes_are_handed_over(plan: Plan) -> None:
     private(plan.data_dir / "credentials.env", "AGNR1=x\n")
-    assert handover.given(plan, {}) == {"CREDENTIALS_FILE": "AGNR1=x\n"}
+    assert containers.given(plan, {}) == {"CREDENTIALS_FILE": "AGNR1=x\n"}
 
 
 def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path) -> None:
@@ -82,7 +78,7 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
         "ROLES_FILE": str(tmp_path / "nowhere"),
     }
     with pytest.raises(RunError) as caught:
-        handover.given(plan, env)
+        containers.given(plan, env)
     assert [line.partition(":")[0] for line in caught.value.lines] == [
         "SECRET_KEY",
         "SECRET_KEY_FILE",
@@ -95,7 +91,7 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
 
 def test_the_parts_are_told_places_and_never_contents() -> None:
     given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
-    told = handover.settings_of_parts({**given, "ROLES_FILE": "{}"}, {})
+    told = containers.settings_of_parts({**given, "ROLES_FILE": "{}"}, {})
     assert set(told["gateway"]) == {"SYNC_KEY_FILE", "ROLES_FILE"}
     assert set(told["issuer"]) == {
         "SECRET_KEY_FILE",
@@ -109,7 +105,7 @@ def test_the_parts_are_told_places_and_never_contents() -> None:
 
 
 def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() -> None:
-    told = handover.settings_of_parts({"LLM_API_KEY": KEY, "LLM_CA_FILE": "PEM"}, {})
+    told = containers.settings_of_parts({"LLM_API_KEY": KEY, "LLM_CA_FILE": "PEM"}, {})
     assert told["gateway"] == {
         "LLM_API_KEY_FILE": "/sync/given/llm_api_key",
         "LLM_CA_FILE": "/sync/given/llm_ca.pem",
@@ -118,20 +114,20 @@ def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() 
 
 
 def test_init_makes_demo_users_of_the_roles_that_are_given() -> None:
-    told = handover.settings_of_parts({"ROLES_FILE": "{}", "SECRET_KEY": KEY}, {})
+    told = containers.settings_of_parts({"ROLES_FILE": "{}", "SECRET_KEY": KEY}, {})
     assert told["init"] == {"ROLES_FILE": told["gateway"]["ROLES_FILE"]}
 
 
 def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan
 ) -> None:
-    given = dict.fromkeys(handover.PLACES, ROLES_FILE.read_text())
+    given = dict.fromkeys(containers.PLACES, ROLES_FILE.read_text())
     monkeypatch.delenv("CREDENTIALS_FILE", raising=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(given)))
     data, sync = tmp_path / "data", tmp_path / "sync"
     init = ["init", "--data-dir", str(data), "--sync-dir", str(sync), "--given"]
     assert issuer_main.main(init) == 0
-    for place in handover.PLACES.values():
+    for place in containers.PLACES.values():
         assert (tmp_path / place[1:]).read_text() == ROLES_FILE.read_text()
 
 
@@ -145,13 +141,13 @@ def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
     ],
 )
 def test_what_containers_cannot_honour_is_named(setting: str, value: str) -> None:
-    assert setting.removesuffix("_FILE") in handover.impossible({setting: value})
+    assert setting.removesuffix("_FILE") in containers.impossible({setting: value})
 
 
 def test_a_store_on_the_volume_can_be_honoured() -> None:
     url = {"DATABASE_URL": "sqlite:////data/other.db"}
-    assert handover.impossible(url) == ""
-    assert handover.settings_of_parts({}, url)["reconciler"] == url
+    assert containers.impossible(url) == ""
+    assert containers.settings_of_parts({}, url)["reconciler"] == url
 
 
 # --- the project ---
@@ -159,46 +155,43 @@ def test_a_store_on_the_volume_can_be_honoured() -> None:
 
 def test_each_data_dir_has_a_project_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    one, same = (project_of(("c",), tmp_path / name, {}) for name in (".", "link"))
-    other = project_of(("c",), tmp_path / "other", {})
+    one, same = (project_of(tmp_path / name, {}) for name in (".", "link"))
+    other = project_of(tmp_path / "other", {})
     assert one.name == same.name != other.name
     assert one.name.startswith("portero-")
 
 
 def test_compose_is_told_no_secret() -> None:
     env = {"SECRET_KEY": KEY, "SYNC_KEY": KEY, "LLM_API_KEY": KEY, "WEB_UI": "upstream"}
-    assert project_of(("docker-compose",), Path("/data"), env).env == {"WEB_UI": "upstream"}
-
-
-def changes(tmp_path: Path, own_llm: bool) -> dict[str, dict[str, object]]:
-    (tmp_path / "run").mkdir()
-    project = Project(("c",), tmp_path, {})
-    project.write_changes(own_llm, {"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}})
-    written: dict[str, dict[str, object]] = json.loads(project.changes.read_text())["services"]
-    return written
+    assert project_of(Path("/data"), env).env == {"WEB_UI": "upstream"}
 
 
 def test_a_death_is_not_mended(tmp_path: Path) -> None:
-    services = changes(tmp_path, own_llm=False)
+    (tmp_path / "run").mkdir()
+    project = Project(tmp_path, {})
+    project.write_changes({"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}}, None)
+    services = json.loads(project.changes.read_text())["services"]
     assert {service["restart"] for service in services.values()} == {"no"}
     assert services["gateway"]["environment"] == {"SYNC_KEY_FILE": "/sync/given/sync_key"}
-    assert services["llm"]["image"] == images.image_names()["llm"]
+    assert services["init"]["image"] == services["issuer"]["image"] != services["llm"]["image"]
 
 
-def test_an_llm_that_idles_needs_no_image_of_its_own(tmp_path: Path) -> None:
-    services = changes(tmp_path, own_llm=True)
-    assert services["llm"]["image"] == services["issuer"]["image"]
-
-
-def test_the_bases_are_the_dockerfiles_or_the_users() -> None:
-    openresty, python = images.base_images({})
-    assert openresty.startswith("openresty/openresty:")
-    assert python.startswith("python:3.13")
-    assert images.base_images({"PYTHON_IMAGE": "mine"}) == [openresty, "mine"]
-
-
-def test_an_end_in_a_container_reads_as_that_of_a_process() -> None:
-    assert [as_of_a_process(code) for code in (0, 3, 137, 143, 255)] == [0, 3, -9, -15, 255]
+def test_a_policy_of_ones_own_is_mounted_as_a_folder_beside_the_issuer_alone_p6(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    project = Project(tmp_path, {})
+    env = {"POLICY_FILE": "/etc/portero/ours.yaml"}
+    told = containers.settings_of_parts({}, env)
+    project.write_changes(told, Path("/etc/portero"))
+    services = json.loads(project.changes.read_text())["services"]
+    mounted = [name for name, service in services.items() if "volumes" in service]
+    assert mounted == ["init", "issuer", "reconciler"]
+    for name in mounted:
+        assert services[name]["environment"] == {"POLICY_FILE": "/policy/ours.yaml"}
+        (mount,) = services[name]["volumes"]
+        assert (mount["source"], mount["target"]) == ("/etc/portero", "/policy")
+    assert services["gateway"]["environment"] == {}
 
 
 # --- LLM servers on this machine ---
@@ -223,15 +216,15 @@ def test_an_end_in_a_container_reads_as_that_of_a_process() -> None:
     ],
 )
 def test_this_machine_has_another_name_in_containers(written: str, known: str) -> None:
-    assert upstreams.for_containers(written) == known
+    assert containers.for_containers(written) == known
 
 
 def out_of_reach(monkeypatch: pytest.MonkeyPatch, bridge: str, listen: str) -> bool:
-    monkeypatch.setattr(upstreams, "ask", lambda *_: (0, f"{bridge} \n"))
+    monkeypatch.setattr(containers, "ask", lambda *_: (0, f"{bridge} \n"))
     with socket.create_server((listen, 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        found = upstreams.out_of_reach(f"http://10.0.0.1:1,{url}", {})
-    assert found in ("", url)
+        found = containers.out_of_reach({"LLM_UPSTREAM": f"http://10.0.0.1:1,{url}"})
+    assert found in ("", f"{url} listens on loopback alone, where containers do not come")
     return bool(found)
 
 
@@ -245,8 +238,8 @@ def test_a_server_on_loopback_alone_is_out_of_reach(monkeypatch: pytest.MonkeyPa
 def test_a_server_that_does_not_run_yet_may_be_within_reach(
     monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
-    monkeypatch.setattr(upstreams, "ask", lambda *_: (0, "127.0.0.2\n"))
-    assert upstreams.out_of_reach(f"http://127.0.0.1:{free_port}", {}) == ""
+    monkeypatch.setattr(containers, "ask", lambda *_: (0, "127.0.0.2\n"))
+    assert containers.out_of_reach({"LLM_UPSTREAM": f"http://127.0.0.1:{free_port}"}) == ""
 
 
 @pytest.mark.parametrize(
@@ -260,51 +253,56 @@ def test_a_server_that_does_not_run_yet_may_be_within_reach(
     ],
 )
 def test_what_reads_differently_in_containers_is_told_in_a_line(
-    env: dict[str, str], lines: int, capsys: pytest.CaptureFixture[str]
+    env: dict[str, str], lines: int
 ) -> None:
-    containers.explain(env)
-    assert capsys.readouterr().out.count("\n") == lines
+    assert len(list(containers.differences(env))) == lines
 
 
 # --- the engine ---
 
 
 def test_without_docker_there_are_no_containers(tmp_path: Path) -> None:
-    with pytest.raises(engine.NotHere, match="no `docker`"):
-        engine.compose_words({"PATH": str(tmp_path)})
+    with pytest.raises(NotHere, match="no `docker`"):
+        check_engine({"PATH": str(tmp_path)})
 
 
 def test_an_engine_that_does_not_answer_is_told_in_its_words(tmp_path: Path) -> None:
     command(tmp_path, "docker", "echo Client; echo Cannot connect. >&2; exit 1")
-    with pytest.raises(engine.NotHere) as caught:
-        engine.compose_words({"PATH": f"{tmp_path}:/bin"})
+    with pytest.raises(NotHere) as caught:
+        check_engine({"PATH": f"{tmp_path}:/bin"})
     assert caught.value.reason == "no Docker engine answers (Cannot connect)"
 
 
 def test_an_engine_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "ANSWER_SECONDS", 0.2)
     command(tmp_path, "docker", "exec sleep 60")
-    with pytest.raises(engine.NotHere, match="no answer in"):
-        engine.compose_words({"PATH": f"{tmp_path}:/bin"})
+    with pytest.raises(NotHere, match="no answer in"):
+        check_engine({"PATH": f"{tmp_path}:/bin"})
 
 
-def test_either_spelling_of_compose_serves(tmp_path: Path) -> None:
-    env = {"PATH": f"{tmp_path}:/bin"}
-    command(tmp_path, "docker", '[ "$1" = version ]')
-    with pytest.raises(engine.NotHere, match="without its compose"):
-        engine.compose_words({"PATH": str(tmp_path)})
-    command(tmp_path, "docker-compose", "exit 0")
-    assert engine.compose_words(env) == ("docker-compose",)
-    command(tmp_path, "docker", "exit 0")
-    assert engine.compose_words(env) == ("docker", "compose")
+@pytest.mark.parametrize("version", ["2.20.0", "v2.20.3", "2.26.1-4", "5.0.0"])
+def test_a_compose_that_knows_what_the_file_says_serves(tmp_path: Path, version: str) -> None:
+    command(tmp_path, "docker", f"echo {version}")
+    check_engine({"PATH": f"{tmp_path}:/bin"})
 
 
-def test_what_takes_its_time_has_a_log_and_a_deadline(tmp_path: Path) -> None:
-    env = {"PATH": os.environ["PATH"]}
-    log = tmp_path / "log"
-    assert engine.tell(["sh", "-c", "echo out; echo err >&2; exit 3"], env, log) == 3
-    assert log.read_text() == "out\nerr\n"
-    assert engine.tell(["sleep", "60"], env, log, seconds=0.1) == -signal.SIGKILL
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("echo v2.19.1", "`docker compose` is v2.19 here"),
+        ("echo 'docker: unknown command: docker compose' >&2; exit 1", "`docker compose` is not"),
+    ],
+)
+def test_with_an_older_compose_or_the_old_docker_compose_alone_one_line_says_what_to_install_p6(
+    tmp_path: Path, answer: str, told: str
+) -> None:
+    command(tmp_path, "docker", f'[ "$1" = version ] || {{ {answer}; }}')
+    command(tmp_path, "docker-compose", "echo 1.29.2")
+    with pytest.raises(NotHere) as caught:
+        check_engine({"PATH": f"{tmp_path}:/bin"})
+    assert caught.value.reason.startswith(told)
+    for word in ("2.20 or newer", "1.29", "docker-compose-plugin", "docker-compose-v2"):
+        assert word in caught.value.reason
 
 
 # --- the choice ---
@@ -317,7 +315,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def no_containers(env: object, insists: bool) -> None:
         done.append(f"containers, insists={insists}")
-        raise engine.NotHere("the build failed\n  | its last words")
+        raise NotHere("the build failed\n  | its last words")
 
     monkeypatch.setattr(containers, "run", no_containers)
     monkeypatch.setattr(local, "run", lambda env: done.append("local"))
@@ -327,7 +325,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_where_no_containers_are_to_be_had_one_line_says_so(
     started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    choice.run({})
+    containers.run_or_local()
     assert started == ["containers, insists=False", "local"]
     said = capsys.readouterr().out
     assert said == "Local processes instead of containers: the build failed.\n"
@@ -341,7 +339,7 @@ def test_any_other_fault_of_containers_is_a_fault(
 
     monkeypatch.setattr(containers, "run", fail)
     with pytest.raises(RunError, match="taken"):
-        choice.run({})
+        containers.run_or_local()
     assert started == []
 
 
@@ -364,7 +362,7 @@ def test_users_and_roles_are_handed_over_whenever_their_file_changes(
     path = Path(private(tmp_path / "users", "AGNR1=a"))
     roles = Path(private(tmp_path / "roles", "{}"))
     files = {"CREDENTIALS_FILE": path, "ROLES_FILE": roles}
-    look = containers.files_renewed(files, Recorder((), tmp_path, {}))
+    look = containers.files_renewed(files, Recorder(tmp_path, {}))
     look()
     path.write_text("AGNR1=bb")
     look()
@@ -379,21 +377,22 @@ def test_users_and_roles_are_handed_over_whenever_their_file_changes(
 
 def test_without_files_of_ones_own_nothing_is_looked_at(plan: Plan, tmp_path: Path) -> None:
     Recorder.handed.clear()
-    assert handover.files(plan, {}) == {}
-    containers.files_renewed({}, Recorder((), tmp_path, {}))()
+    assert containers.own_files(plan, {}) == {}
+    containers.files_renewed({}, Recorder(tmp_path, {}))()
     assert Recorder.handed == []
 
 
-def test_the_demo_logins_that_init_prints_are_kept(
+def test_the_demo_logins_that_init_has_made_are_kept(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "made /data/x\ndemo logins, for this deployment alone:\nAGNR1=a=b\nADMN1=c\n"
-    monkeypatch.setattr(Project, "containers", lambda *_: {"init": "id"})
-    monkeypatch.setattr(containers, "ask", lambda *_: (0, said))
-    containers.keep_demo_logins(plan, Project((), plan.data_dir, {}))
-    kept = plan.data_dir / "demo-logins"
+    project, kept = Project(plan.data_dir, {}), plan.data_dir / "demo-logins"
+    monkeypatch.setattr(containers, "ask", lambda *_: (0, "AGNR1=a=b\nADMN1=c\n"))
+    containers.keep_demo_logins(plan, project)
     assert kept.read_text() == "AGNR1=a=b\nADMN1=c\n"
     assert kept.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(containers, "ask", lambda *_: (1, "cat: no such file"))
+    containers.keep_demo_logins(plan, project)
+    assert kept.read_text() == ""
 
 
 @pytest.mark.parametrize(
@@ -405,4 +404,4 @@ def test_the_demo_logins_that_init_prints_are_kept(
     ],
 )
 def test_the_bridges_address_is_found_on_any_engine(said: str, address: str) -> None:
-    assert upstreams.bridge_address(said) == address
+    assert containers.bridge_address(said) == address

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from run.commands import RunError
 from run.data_dir import data_dir_in_use, open_lock, runtime_directory, runtime_link
-from run.terminal import RunError
 
 
 def test_a_second_stack_on_one_data_dir_is_told_who_has_it(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from run import findings, llm_servers, readiness
-from run.findings import example, words
-from run.greeting import DEMO_MODEL, MODEL_TO_FILL_IN, Example
+from run import llm_servers, ready
+from run.commands import ROOT
 from run.llm_servers import Found, Question
 from run.plan import Plan, read_plan
+from run.ready import DEMO_MODEL, MODEL_TO_FILL_IN, Example, example, words
 from tests.support.certificates import Authority
 
 KEY = 'sk-$"\\ é'
@@ -80,15 +81,14 @@ def little(respond: Respond, context: ssl.SSLContext | None = None) -> Iterator[
             thread.join()
 
 
-def speaking(answers: Mapping[str, Any], **headers: str) -> Respond:
+def speaking(answers: Mapping[str, Any]) -> Respond:
     """JSON by path, under any base path; 404 elsewhere."""
 
     def respond(method: str, path: str, _: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
         for known, content in answers.items():
             if path.endswith(known):
-                shown = {"Content-Type": "application/json", **headers}
-                return 200, shown, json.dumps(content).encode()
-        return 404, headers, b'{"error": "no such route"}'
+                return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
+        return 404, {}, b'{"error": "no such route"}'
 
     return respond
 
@@ -97,15 +97,18 @@ def always(status: int, body: bytes = b"{}", **headers: str) -> Respond:
     return lambda *_: (status, headers, body)
 
 
-def found_at(url: str, **question: str) -> Found:
-    (found,) = llm_servers.find_all(Question((url,), **question))
+MARKS = ready.marks(ROOT / "policy" / "servers")
+
+
+def found_at(url: str, key: str = "", trusted: str = "") -> Found:
+    (found,) = llm_servers.find_all(Question((url,), key, trusted, MARKS))
     assert found.url == url
     return found
 
 
-def found_of(respond: Respond, **question: str) -> Found:
+def found_of(respond: Respond, key: str = "") -> Found:
     with little(respond) as server:
-        return found_at(server.url, **question)
+        return found_at(server.url, key)
 
 
 def models(*names: str, **more: str) -> dict[str, Any]:
@@ -114,13 +117,11 @@ def models(*names: str, **more: str) -> dict[str, Any]:
 
 # Kinds and models.
 
-OLLAMA = {"/v1/models": models("llama3.2:3b", owned_by="library"), "/api/version": {"version": "0"}}
+OLLAMA = {"/v1/models": models("llama3.2:3b", owned_by="library"), "/": "Ollama is running"}
 LOCALAI = {
     "/v1/models": models("phi-4"),
-    "/api/version": {"version": "0"},
     "/.well-known/localai.json": {"version": "v4", "endpoints": {}},
 }
-OLD_LOCALAI = {"/v1/models": models("phi-4"), "/system": {"backends": []}}
 LLAMA_SERVER = {
     "/v1/models": models("smol", owned_by="llamacpp")
     | {"models": [{"name": "smol", "capabilities": ["completion"]}]}
@@ -128,23 +129,34 @@ LLAMA_SERVER = {
 
 
 @pytest.mark.parametrize(
-    ("answers", "headers", "kind"),
+    ("answers", "kind"),
     [
-        (OLLAMA, {}, "ollama"),
-        (LOCALAI, {}, "localai"),
-        (OLD_LOCALAI, {}, "localai"),
-        (LLAMA_SERVER, {}, "llama-server"),
-        ({"/v1/models": models("a")}, {"Server": "llama.cpp"}, "llama-server"),
-        ({"/v1/models": models("Qwen/Qwen3-8B", owned_by="vllm")}, {}, "vllm"),
-        ({"/v1/models": models("a", owned_by="someone")}, {}, ""),
+        (OLLAMA, "ollama"),
+        (LOCALAI, "localai"),
+        (LLAMA_SERVER, "llama-server"),
+        ({"/v1/models": models("Qwen/Qwen3-8B", owned_by="vllm")}, "vllm"),
+        ({"/v1/models": models("a", owned_by="someone")}, ""),
     ],
 )
-def test_the_kind_of_a_server_is_seen_u3(
-    answers: Mapping[str, Any], headers: dict[str, str], kind: str
-) -> None:
-    found = found_of(speaking(answers, **headers))
+def test_the_kind_of_a_server_is_seen_u3(answers: Mapping[str, Any], kind: str) -> None:
+    found = found_of(speaking(answers))
     assert (found.fault, found.kind) == ("", kind)
     assert found.models == found.chat == (answers["/v1/models"]["data"][0]["id"],)
+
+
+def test_a_kind_says_in_its_file_what_it_is_known_by_p6(tmp_path: Path) -> None:
+    mark = "recognized_by: {path: /v1/models, text: '\"tabby\"'}"
+    (tmp_path / "tabby.yaml").write_text(f"# a kind\ndialect: openai\n{mark}\nroutes: []\n")
+    (tmp_path / "silent.yaml").write_text("dialect: openai\n")
+    assert ready.marks(tmp_path) == (("tabby", "/v1/models", '"tabby"'),)
+    assert ready.marks(tmp_path / "none") == ()
+
+
+def test_every_kind_that_is_shipped_says_what_it_is_known_by_p6() -> None:
+    files = sorted((ROOT / "policy" / "servers").glob("*.yaml"))
+    assert [(kind, {"path": path, "text": text}) for kind, path, text in MARKS] == [
+        (path.stem, yaml.safe_load(path.read_text())["recognized_by"]) for path in files
+    ]
 
 
 def test_a_llama_server_that_shows_its_list_but_wants_a_key_is_told_of_u3_u4() -> None:
@@ -157,12 +169,6 @@ def test_a_llama_server_that_shows_its_list_but_wants_a_key_is_told_of_u3_u4() -
     assert found_of(respond).fault == "wants a key: set LLM_API_KEY (401)"
     assert found_of(respond, key="x").fault == "refuses the key of LLM_API_KEY (401)"
     assert found_of(respond, key="theirs").models == ("smol",)
-
-
-def test_an_ollama_without_openais_list_is_asked_for_its_own() -> None:
-    tags = {"models": [{"name": "llama3:8b"}, {"name": "phi"}]}
-    found = found_of(speaking({"/api/tags": tags, "/api/version": {"version": "0.1"}}))
-    assert (found.fault, found.kind, found.models) == ("", "ollama", ("llama3:8b", "phi"))
 
 
 @pytest.mark.parametrize("data", [[], None])
@@ -187,20 +193,14 @@ def test_a_base_path_and_the_key_are_asked_with_as_the_gateway_does_u3_u4() -> N
 
 
 def test_what_a_model_can_do_is_what_it_says_it_can_do_u3() -> None:
-    listed = {"/v1/models": models("nomic-embed-text", "granite", "llama3.2")}
-
-    def respond(
-        method: str, path: str, headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        if path != "/api/show":
-            return speaking(OLLAMA | listed)(method, path, headers)
-        what = ["completion"] if "llama3.2" in server.seen[-1][0] else ["embedding"]
-        return 200, {}, json.dumps({"capabilities": what}).encode()
-
-    with little(respond) as server:
-        found = found_at(server.url)
-    assert found.models == ("nomic-embed-text", "granite", "llama3.2")
-    assert found.chat == ("llama3.2",)
+    said = [
+        {"name": "granite", "capabilities": ["embedding"]},
+        {"name": "my-embed-chat", "capabilities": ["completion"]},
+    ]
+    listed = models("granite", "my-embed-chat", "nomic-embed-text") | {"models": said}
+    found = found_of(speaking({"/v1/models": listed}))
+    assert found.models == ("granite", "my-embed-chat", "nomic-embed-text")
+    assert found.chat == ("my-embed-chat",)
 
 
 @pytest.mark.parametrize(
@@ -462,10 +462,10 @@ def plan(tmp_path: Path) -> Plan:
 def test_every_server_of_the_list_is_asked_and_told_of_u3(
     plan: Plan, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings, "models_for", lambda *_: ["llama3.2:3b"])
+    monkeypatch.setattr(ready, "models_for", lambda *_: ["llama3.2:3b"])
     with little(speaking(OLLAMA)) as server:
         env = {"LLM_UPSTREAM": f"{server.url}, http://127.0.0.1:{free_port}", "LLM_KIND": "ollama"}
-        shown = findings.first_example(plan, env, llm_servers.find_all)
+        shown = ready.first_example(plan, env, llm_servers.find_all)
     assert shown == Example("llama3.2:3b")
     assert capsys.readouterr().out.splitlines() == [
         f"LLM server {server.url}: ollama; 1 model: llama3.2:3b",
@@ -478,18 +478,18 @@ def test_where_no_server_is_there_the_model_is_left_to_fill_in_u3(plan: Plan) ->
         return [Found(url, "cannot be reached: x") for url in question.urls]
 
     env = {"LLM_UPSTREAM": "http://a"}
-    assert findings.first_example(plan, env, nobody) == MODEL_TO_FILL_IN
+    assert ready.first_example(plan, env, nobody) == MODEL_TO_FILL_IN
 
 
 def test_the_bundled_llm_needs_no_finding(tmp_path: Path) -> None:
     own = read_plan({"DATA_DIR": str(tmp_path)}, tmp_path)
-    assert findings.first_example(own, {}, llm_servers.find_all) == Example(DEMO_MODEL)
+    assert ready.first_example(own, {}, llm_servers.find_all) == Example(DEMO_MODEL)
 
 
 def test_the_key_and_the_certificates_are_read_from_their_files_u4_u5(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"k\xff")
     (tmp_path / "ca").write_text("PEM")
-    asked = findings.question(
+    asked = ready.to_ask(
         {
             "LLM_UPSTREAM": "http://a, http://b",
             "LLM_API_KEY_FILE": str(tmp_path / "key"),
@@ -499,8 +499,8 @@ def test_the_key_and_the_certificates_are_read_from_their_files_u4_u5(tmp_path: 
     assert asked.urls == ("http://a", "http://b")
     assert llm_servers.as_header(asked.key) == "k\xff"
     assert asked.trusted == "PEM"
-    none = findings.question({"LLM_UPSTREAM": "http://a", "LLM_API_KEY_FILE": "/nowhere"})
-    assert none == Question(("http://a",))
+    none = ready.to_ask({"LLM_UPSTREAM": "http://a", "LLM_API_KEY_FILE": "/nowhere"})
+    assert none == Question(("http://a",), marks=MARKS)
 
 
 def beside(program: str, given: str) -> tuple[int, str]:
@@ -518,7 +518,7 @@ def beside(program: str, given: str) -> tuple[int, str]:
 
 
 def test_it_also_asks_from_where_this_checkout_is_not_u3(free_port: int) -> None:
-    ask = findings.in_container(beside)
+    ask = ready.in_container(beside)
     with little(speaking(OLLAMA)) as server:
         question = Question((server.url, f"http://127.0.0.1:{free_port}"), KEY)
         assert ask(question) == llm_servers.find_all(question)
@@ -529,7 +529,7 @@ def test_it_also_asks_from_where_this_checkout_is_not_u3(free_port: int) -> None
 
 @pytest.mark.parametrize("said", [(1, "no such image"), (0, ""), (0, "{}"), (0, "[1]"), (-9, "")])
 def test_where_it_cannot_ask_it_says_so_u3(said: tuple[int, str]) -> None:
-    ask = findings.in_container(lambda *_: said)
+    ask = ready.in_container(lambda *_: said)
     (found,) = ask(Question(("http://a",), KEY))
     assert found.fault.startswith("could not be asked from the gateway's network")
 
@@ -538,9 +538,9 @@ def test_a_list_of_models_that_cannot_be_had_is_none(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([(200, b'{"token": "t"}'), (200, b'{"data": [{"id": "a"}]}')])
-    monkeypatch.setattr(readiness, "ask", lambda *_, **__: next(answers))
-    assert readiness.models_for(plan, "AGNR01:secret") == ["a"]
-    monkeypatch.setattr(readiness, "ask", lambda *_, **__: (502, b"{}"))
-    assert readiness.models_for(plan, "AGNR01:secret") is None
-    monkeypatch.setattr(readiness, "ask", lambda *_, **__: (200, b'{"token": "t"}'))
-    assert readiness.models_for(plan, "AGNR01:secret") is None
+    monkeypatch.setattr(ready, "ask", lambda *_, **__: next(answers))
+    assert ready.models_for(plan, "AGNR01:secret") == ["a"]
+    monkeypatch.setattr(ready, "ask", lambda *_, **__: (502, b"{}"))
+    assert ready.models_for(plan, "AGNR01:secret") is None
+    monkeypatch.setattr(ready, "ask", lambda *_, **__: (200, b'{"token": "t"}'))
+    assert ready.models_for(plan, "AGNR01:secret") is None

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from run import packages
-from run.terminal import RunError
+from run import set_up as packages
+from run.commands import RunError
 
 
 def test_without_root_the_one_line_to_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from run import __main__ as command_line
-from run import ports
+from run import plan as ports
+from run.commands import RunError
 from run.plan import clean_environment, read_plan
-from run.terminal import RunError
 
 
 def test_ports_and_data_dir_have_the_documented_defaults() -> None:
@@ -54,9 +54,9 @@ def test_an_unknown_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "RUNTIME is 'docker'" in capsys.readouterr().err
 
 
-def test_every_runtime_has_its_module() -> None:
-    modules = [importlib.import_module(name) for name in command_line.RUNTIMES.values()]
-    assert all(callable(module.main) for module in modules)
+def test_every_runtime_and_task_has_its_function() -> None:
+    for module, function in (*command_line.RUNTIMES.values(), *command_line.TASKS.values()):
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_the_version_check_stays_readable_for_old_pythons() -> None:

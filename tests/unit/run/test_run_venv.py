@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from run import venv as venv_module
-from run.signals import Stop
-from run.terminal import RunError
+from run import set_up as venv_module
+from run.commands import RunError, Stop
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """How a command of `run` is stopped, and what its shell gets."""
 
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
-from run import edge
-from run.commands import call
-from run.signals import Stop, StopSignals, caught_signals, stop_signals
-from run.terminal import RunError
+from run import commands
+from run.commands import RunError, Stop, StopSignals, ask, call, caught_signals, stop_signals
 
 
 def raise_twice(signals: StopSignals, number: int) -> None:
@@ -55,9 +55,9 @@ def test_the_mask_of_handled_signals_is_read_from_proc() -> None:
 
 def test_the_exit_status_of_a_stop_is_the_shells(monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals()
-    monkeypatch.setattr(edge, "stop_signals", signals)
+    monkeypatch.setattr(commands, "stop_signals", signals)
     monkeypatch.setattr(signals, "install", lambda: None)
-    assert edge.guarded(lambda: signals._on_signal(signal.SIGTERM, None)) == 143
+    assert commands.guarded(lambda: signals._on_signal(signal.SIGTERM, None)) == 143
 
 
 def test_every_line_of_a_fault_is_told(
@@ -67,9 +67,23 @@ def test_every_line_of_a_fault_is_told(
         raise RunError("one", "two")
 
     monkeypatch.setattr(stop_signals, "install", lambda: None)
-    assert edge.guarded(fail) == 1
+    assert commands.guarded(fail) == 1
     assert capsys.readouterr().err == "portero: one\nportero: two\n"
 
 
 def test_a_command_runs_with_its_own_status() -> None:
     assert call([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+def test_what_takes_its_time_has_a_log_and_a_deadline(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        words = ["sh", "-c", "echo out; echo err >&2; exit 3"]
+        assert call(words, log=log.fileno()) == 3
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+    assert call(["sleep", "60"], seconds=0.1) == -signal.SIGKILL
+
+
+def test_a_question_that_is_not_answered_is_given_up() -> None:
+    env = {"PATH": os.environ["PATH"]}
+    assert ask(["sleep", "60"], env, seconds=0.1) == (-signal.SIGKILL, "no answer in 0.1 s")
+    assert ask(["cat"], env, "given") == (0, "given")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from run import readiness, watching
-from run.greeting import Example, curl_lines, demo_login
+from run import processes, ready
+from run.commands import RunError
 from run.plan import Plan, read_plan
-from run.terminal import RunError
+from run.ready import Example, curl_lines, demo_login
 
 LOGIN_ANSWER = '{"token":"aaa.bbb.ccc","token_type":"Bearer","expires_in":1795500000}'
 
@@ -62,25 +62,31 @@ def test_a_model_that_answers_no_chat_is_asked_for_what_it_can_do(tmp_path: Path
 
 
 def test_an_end_is_told_in_the_words_of_the_system() -> None:
-    assert watching.exit_words(3) == "exit status 3"
-    assert watching.exit_words(-signal.SIGKILL) == "killed by SIGKILL"
-    assert watching.exit_words(-250) == "killed by signal 250"
+    assert processes.exit_words(3) == "exit status 3"
+    assert processes.exit_words(-signal.SIGKILL) == "killed by SIGKILL"
+    assert processes.exit_words(-250) == "killed by signal 250"
+
+
+def test_an_end_in_a_container_reads_as_that_of_a_process() -> None:
+    words = [processes.exit_words(code) for code in (0, 137, 143, 128, 255)]
+    signals = ["killed by SIGKILL", "killed by SIGTERM"]
+    assert words == ["exit status 0", *signals, "exit status 128", "exit status 255"]
 
 
 def test_the_last_lines_are_of_this_run_only(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     log.write_text("earlier\nnow\n")
-    assert watching.last_lines(log, len("earlier\n")) == ["now"]
+    assert processes.last_lines(log, len("earlier\n")) == ["now"]
 
 
 def test_the_last_lines_stay_few(tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     log.write_text("line\n" * 100_000)
-    assert len(watching.last_lines(log, 0)) == watching.LAST_LINES
+    assert len(processes.last_lines(log, 0)) == processes.LAST_LINES
 
 
 def test_an_answer_of_the_llm_is_an_answer() -> None:
-    readiness.check_answer(200, b'{"choices":[{"message":{"content":"Paris"}}]}')
+    ready.check_answer(200, b'{"choices":[{"message":{"content":"Paris"}}]}')
 
 
 @pytest.mark.parametrize(
@@ -89,25 +95,25 @@ def test_an_answer_of_the_llm_is_an_answer() -> None:
 )
 def test_any_other_answer_ends_the_start(status: int, answer: bytes) -> None:
     with pytest.raises(RunError, match=f"status {status}"):
-        readiness.check_answer(status, answer)
+        ready.check_answer(status, answer)
 
 
 def test_a_fault_that_passes_is_waited_for() -> None:
     faults = iter(["refused", "status 503", ""])
-    assert readiness.wait_while(lambda: next(faults), [], 10) == ""
+    assert ready.wait_while(lambda: next(faults), [], 10) == ""
 
 
 def test_a_fault_that_stays_is_told_when_time_is_over() -> None:
-    assert readiness.wait_while(lambda: "status 503", [], 0) == "status 503"
+    assert ready.wait_while(lambda: "status 503", [], 0) == "status 503"
 
 
 def test_a_refused_connection_is_a_fault_that_may_pass() -> None:
     def refused() -> str:
         raise ConnectionRefusedError("refused")
 
-    assert readiness.passing_fault(refused) == "refused"
+    assert ready.passing_fault(refused) == "refused"
 
 
-def test_a_token_that_is_not_there_reads_as_empty() -> None:
-    assert readiness.token_in(b"<html>") == ""
-    assert readiness.token_in(LOGIN_ANSWER.encode()) == "aaa.bbb.ccc"
+def test_without_a_token_none_is_sent() -> None:
+    assert ready.bearer(b"<html>") == {}
+    assert ready.bearer(LOGIN_ANSWER.encode()) == {"Authorization": "Bearer aaa.bbb.ccc"}

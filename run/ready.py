@@ -1,0 +1,336 @@
+"""Whether the stack is ready, what its LLM servers were found to be, and what the user reads then:
+where it is, and three lines to paste.
+
+Ready is when the gateway says so and, with the bundled LLM, a chat came through.
+"""
+
+import base64
+import http.client
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from run import llm_servers
+from run.commands import ROOT, TICK_SECONDS, RunError, read_text, say
+from run.llm_servers import Found, Question
+from run.plan import DEFAULT_DATA_DIR, HOST, Plan
+from run.processes import Child, check_alive
+
+READY_SECONDS = 60
+CHAT_SECONDS = 120
+REQUEST_SECONDS = 30
+#: What a part that is still starting, or a limit, may answer; any other status will not change.
+PASSING_STATUSES = (429, 500, 502, 503, 504)
+#: What a demo user gets who was removed, has another secret, or whose role was changed.
+NO_LOGIN_STATUSES = (401, 403)
+DEMO_MODEL = "smollm2-135m-instruct"
+DEMO_QUESTION = "What is the capital of France?"
+DEMO_LOGINS = "demo-logins"
+LOGIN_TO_FILL_IN = "USERNAME:SECRET"
+#: Takes the token out of the login's JSON with what every machine has.
+READ_JSON = r"""sed -n 's/.*"token": *"\([^"]*\)".*/\1/p'"""
+MAX_SHOWN, MAX_CHARACTERS = 3, 80
+#: How a kind of LLM server says what it is known by.
+MARK = re.compile(r"""^recognized_by: *\{ *path: *(\S+), *text: *'([^']+)' *\}""", re.MULTILINE)
+
+Asker = Callable[[Question], list[Found]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """The model that the line to paste names, and whether it answers chats; it embeds where not."""
+
+    model: str
+    chats: bool = True
+
+
+MODEL_TO_FILL_IN = Example("MODEL")
+
+
+# --- ready or not --------------------------------------------------------------------------------
+
+
+def wait_for_issuer(plan: Plan, children: Sequence[Child]) -> None:
+    """Until logins can be answered. The gateway is told of tokens only after: who waits for it to
+    be ready shall be able to log in.
+    """
+    wait_for("the issuer is not ready", plan.issuer_port, plan, children)
+
+
+def wait_until_ready(plan: Plan, children: Sequence[Child]) -> None:
+    """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through."""
+    wait_for("the gateway is not ready", plan.gateway_port, plan, children)
+    login = demo_login(plan)
+    if plan.own_llm or login is None:
+        return
+    fault = wait_while(lambda: chat_fault(plan, login), children, CHAT_SECONDS)
+    if fault:
+        raise RunError(f"no chat came through in {CHAT_SECONDS} s ({fault}); {logs(plan)}")
+
+
+def wait_for(what_is_wrong: str, port: int, plan: Plan, children: Sequence[Child]) -> None:
+    """Until what listens there says that it is ready."""
+
+    def find_fault() -> str:
+        status, _ = ask(port, "GET", "/readyz")
+        return "" if status == 200 else f"/readyz answers {status}"
+
+    if fault := wait_while(find_fault, children, READY_SECONDS):
+        raise RunError(f"{what_is_wrong} after {READY_SECONDS} s ({fault}); {logs(plan)}")
+
+
+def logs(plan: Plan) -> str:
+    """Where to read on."""
+    return f"logs are in {plan.data_dir / 'log'}"
+
+
+def wait_while(find_fault: Callable[[], str], children: Sequence[Child], seconds: float) -> str:
+    """Ask until there is no fault; the last one when the time is over."""
+    deadline = time.monotonic() + seconds
+    while fault := passing_fault(find_fault):
+        check_alive(children)
+        if time.monotonic() > deadline:
+            return fault
+        time.sleep(TICK_SECONDS)
+    return ""
+
+
+def passing_fault(find_fault: Callable[[], str]) -> str:
+    """A connection that fails is a fault that may pass."""
+    try:
+        return find_fault()
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+
+
+def chat_fault(plan: Plan, login: str) -> str:
+    """A real login and a real answer of the LLM through the gateway; the fault if it may pass."""
+    status, answer = log_in(plan, login)
+    if status in NO_LOGIN_STATUSES:
+        return ""  # the demo users are the operator's, and the gateway said that it is ready
+    if status == 200:
+        body = {**question(DEMO_MODEL), "max_tokens": 4}
+        status, answer = ask(
+            plan.gateway_port, "POST", "/v1/chat/completions", bearer(answer), body
+        )
+    if status in PASSING_STATUSES:
+        return f"status {status}"
+    check_answer(status, answer)
+    return ""
+
+
+def check_answer(status: int, answer: bytes) -> None:
+    """Raise unless this is an answer of the LLM."""
+    try:
+        if status == 200 and json.loads(answer)["choices"][0]["message"]["content"]:
+            return
+    except (ValueError, KeyError, IndexError, TypeError):
+        pass
+    words = answer[:200].decode(errors="replace")
+    raise RunError(
+        f"the first chat with the demo login failed: status {status}, {words!r}",
+        "if you changed the generated credentials, name them: make run CREDENTIALS_FILE=...",
+    )
+
+
+def log_in(plan: Plan, login: str) -> tuple[int, bytes]:
+    """A real login through the gateway."""
+    basic = base64.b64encode(login.encode()).decode()
+    return ask(plan.gateway_port, "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
+
+
+def bearer(login_answer: bytes) -> dict[str, str]:
+    """The header that the token of a login's answer goes in."""
+    try:
+        return {"Authorization": f"Bearer {json.loads(login_answer)['token']}"}
+    except (ValueError, KeyError, TypeError):
+        return {}  # the gateway will say what it thinks of that
+
+
+def models_for(plan: Plan, login: str) -> list[str] | None:
+    """The models that this user sees through the gateway; None where that cannot be told."""
+    try:
+        _, answer = log_in(plan, login)
+        status, answer = ask(plan.gateway_port, "GET", "/v1/models", bearer(answer))
+        return [str(one["id"]) for one in json.loads(answer)["data"]] if status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    body: Mapping[str, object] | None = None,
+) -> tuple[int, bytes]:
+    """Not through urllib: it would send this to the proxy that the environment names."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=REQUEST_SECONDS)
+    try:
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        connection.request(method, path, json.dumps(body) if body else None, sent)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+# --- LLM servers ---------------------------------------------------------------------------------
+
+
+def first_example(plan: Plan, env: Mapping[str, str], ask_all: Asker) -> Example:
+    """What a first call may name, after all servers were asked and told of; the bundled LLM is no
+    secret. None of it stops the start: a server may come later.
+    """
+    if not plan.own_llm:
+        return Example(DEMO_MODEL)
+    found = ask_all(to_ask(env))
+    for one in found:
+        say(f"LLM server {one.url}: {words(one, env.get('LLM_KIND', ''))}")
+    login = demo_login(plan)
+    has_models = any(one.models for one in found)
+    allowed = models_for(plan, login) if login and has_models else None
+    return example(found, allowed) or MODEL_TO_FILL_IN
+
+
+def to_ask(env: Mapping[str, str]) -> Question:
+    """What is asked, as the gateway was told to ask."""
+    urls = tuple(env["LLM_UPSTREAM"].replace(",", " ").split())
+    path = env.get("LLM_API_KEY_FILE")
+    key = read_key(Path(path)) if path else env.get("LLM_API_KEY", "")
+    trusted = read_text(Path(env["LLM_CA_FILE"])) if "LLM_CA_FILE" in env else ""
+    return Question(urls, key, trusted, marks(ROOT / "policy" / "servers"))
+
+
+def read_key(path: Path) -> str:
+    """Byte by byte, whatever they are; empty when there is none to be read."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+
+
+def marks(folder: Path) -> tuple[tuple[str, str, str], ...]:
+    """What each kind of LLM server is known by, as its file says."""
+    found = ((path.stem, MARK.search(read_text(path))) for path in sorted(folder.glob("*.yaml")))
+    return tuple((kind, mark[1], mark[2]) for kind, mark in found if mark)
+
+
+def in_container(run: Callable[[str, str], tuple[int, str]]) -> Asker:
+    """Asks where the gateway's container is: `run` takes a program and its standard input, and
+    answers its exit status and words.
+    """
+
+    def ask_all(asked: Question) -> list[Found]:
+        status, said = run(read_text(Path(llm_servers.__file__)), json.dumps(asdict(asked)))
+        try:
+            found = [read_found(**one) for one in json.loads(said.strip().splitlines()[-1])]
+            if status == 0 and [one.url for one in found] == list(asked.urls):
+                return found
+        except (ValueError, LookupError, TypeError):
+            pass
+        reason = f"could not be asked from the gateway's network (exit status {status})"
+        return [Found(url, reason) for url in asked.urls]
+
+    return ask_all
+
+
+def read_found(models: Sequence[str], chat: Sequence[str], **texts: str) -> Found:
+    """What one server said, as JSON has it."""
+    return Found(**texts, models=tuple(models), chat=tuple(chat))
+
+
+def words(found: Found, wanted_kind: str) -> str:
+    """What one server was found to be."""
+    if found.fault:
+        return plain(found.fault, 2 * MAX_CHARACTERS)
+    count = len(found.models)
+    names = ", ".join(plain(name) for name in found.models[:MAX_SHOWN])
+    more = ", …" if count > MAX_SHOWN else ""
+    only = "" if found.chat else " (none for chats)"
+    listed = f"{count} model{'' if count == 1 else 's'}: {names}{more}{only}"
+    return f"{kind_words(found.kind, wanted_kind)}; {listed if count else 'it has no model yet'}"
+
+
+def kind_words(kind: str, wanted: str) -> str:
+    """Which kind it seems to be, and whether that is what it was called."""
+    if not kind:
+        return "reached, of a kind of its own"
+    if wanted and kind != wanted:
+        return f"seems to be {kind}, but LLM_KIND is {wanted}: set LLM_KIND={kind}"
+    return kind if wanted else f"seems to be {kind} (LLM_KIND={kind} would open its routes alone)"
+
+
+def plain(text: str, most: int = MAX_CHARACTERS) -> str:
+    """What a server said, harmless on a terminal."""
+    shown = "".join(one if one.isprintable() else "?" for one in text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def example(found: Sequence[Found], allowed: Sequence[str] | None) -> Example | None:
+    """A model that is there; None where none is. `allowed` are those that the caller may use, where
+    that is known.
+    """
+    chat = [name for one in found for name in one.chat]
+    models = [name for one in found for name in one.models]
+    for name in (*chat, *models):
+        if (allowed is None or name in allowed) and name == plain(name, len(name)):
+            return Example(name, name in chat)
+    return None
+
+
+# --- the greeting --------------------------------------------------------------------------------
+
+
+def announce(plan: Plan, example: Example) -> None:
+    """Print the line `ready …` and the three lines to paste."""
+    login = demo_login(plan)
+    lines = [
+        "",
+        f"ready {plan.url}",
+        "",
+        *curl_lines(plan.url, login or LOGIN_TO_FILL_IN, example),
+        admin_line(plan, login),
+        "",
+        f"Logs are in {plan.data_dir / 'log'}. Ctrl-C stops it all.",
+    ]
+    say("\n".join(lines))
+
+
+def curl_lines(url: str, login: str, example: Example) -> list[str]:
+    """One login and one streamed chat, for a shell; or what a model without chats is for."""
+    path = "/v1/chat/completions" if example.chats else "/v1/embeddings"
+    body: dict[str, object] = {"model": example.model, "input": DEMO_QUESTION}
+    if example.chats:
+        body = {**question(example.model), "stream": True}
+    return [
+        f"TOKEN=$(curl -sS -u {shlex.quote(login)} -X POST {url}/llm/login | {READ_JSON})",
+        f'curl -sSN {url}{path} -H "Authorization: Bearer $TOKEN"'
+        f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}",
+    ]
+
+
+def admin_line(plan: Plan, login: str | None) -> str:
+    """A command for this stack, which ends what the lines above have begun."""
+    words = f"revoke --user {login.partition(':')[0]}" if login else "sessions"
+    elsewhere = plan.data_dir != ROOT / DEFAULT_DATA_DIR
+    where = f"DATA_DIR={shlex.quote(str(plan.data_dir))} " if elsewhere else ""
+    return f'make admin {where}ARGS="{words}"'
+
+
+def question(model: str) -> dict[str, object]:
+    """The body of the demo chat."""
+    return {"model": model, "messages": [{"role": "user", "content": DEMO_QUESTION}]}
+
+
+def demo_login(plan: Plan) -> str | None:
+    """The first demo login as USERNAME:SECRET; None when the credentials are the user's own."""
+    if plan.own_credentials:
+        return None
+    lines = read_text(plan.data_dir / DEMO_LOGINS).splitlines()
+    logins = [line.strip() for line in lines if "=" in line and not line.lstrip().startswith("#")]
+    return logins[0].replace("=", ":", 1) if logins else None
