@@ -58,7 +58,13 @@ HAND_OVER_SECONDS = 60
 BESIDE_SECONDS = 30
 KEYS = ("SECRET_KEY", "SYNC_KEY", "LLM_API_KEY")
 #: What Docker's client and compose are not told: secrets, and settings of another project.
-KEPT_BACK = (*KEYS, "DATABASE_URL", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES")
+KEPT_BACK = (
+    *KEYS,
+    "DATABASE_URL",
+    "COMPOSE_DISABLE_ENV_FILE",
+    "COMPOSE_ENV_FILES",
+    "COMPOSE_PROFILES",
+)
 #: Files of the user's own that may change while all runs.
 FILES = ("CREDENTIALS_FILE", "ROLES_FILE", "LLM_CA_FILE")
 #: Where `init --given` puts what it is handed. The gateway sees the volume `sync` alone.

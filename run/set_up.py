@@ -132,40 +132,28 @@ def install_packages(packages: Sequence[str]) -> None:
 def install_quietly(packages: Sequence[str]) -> None:
     """Install, and keep what is new from starting now or at the next boot."""
     say(f"Installing Debian packages: {' '.join(packages)}")
-    new_services = missing(["nginx"]) if "nginx" in packages else []
     try:
         with no_service_starts():
             apt_install(packages)
     finally:
         with stop_signals.held():
-            for service in new_services:
-                disable_at_boot(service)
+            if "nginx" in packages:
+                disable_at_boot("nginx")
 
 
 def apt_install(packages: Sequence[str]) -> None:
-    """The package lists are fetched only where they are missing or too old to install from."""
-    if apt_runs(["--simulate", *packages], quiet=True) and apt_runs(packages):
+    """The package lists are fetched only where they are missing or too old to install from. Nothing
+    is ever removed for it.
+    """
+    plain = install_command(packages)
+    command = [*plain, "-qq", "--no-remove", "-o", "DPkg::Lock::Timeout=120"]
+    simulated = subprocess.run([*command, "--simulate"], capture_output=True, check=False)
+    if simulated.returncode == 0 and apt(command) == 0:
         return
     say("Fetching Debian's package lists.")
     apt(["apt-get", "-qq", "update"])
-    if not apt_runs(packages):
-        command = " ".join(install_command(packages))
-        raise RunError(f"apt-get failed, its words are above. To see more: {command}")
-
-
-def apt_runs(arguments: Sequence[str], quiet: bool = False) -> bool:
-    """Whether an installation of these succeeds; nothing is ever removed for it."""
-    command = [
-        *install_command([]),
-        "-qq",
-        "--no-remove",
-        "-o",
-        "DPkg::Lock::Timeout=120",
-        *arguments,
-    ]
-    if quiet:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    return apt(command) == 0
+    if apt(command):
+        raise RunError(f"apt-get failed, its words are above. To see more: {' '.join(plain)}")
 
 
 def apt(command: Sequence[str]) -> int:
