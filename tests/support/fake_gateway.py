@@ -1,6 +1,6 @@
 """A gateway's side of the sync (docs/sync.md), in memory: what tests of the issuer push to.
 
-`listening(FakeGateway().answer)` is one over HTTP. `tests/contract/test_gateways.py` asks it and a
+`listening(FakeGateway().answer)` is one over HTTP. `tests/contract/test_sync.py` asks it and a
 real gateway the same questions; it must never answer any of them in another way.
 """
 
