@@ -7,6 +7,7 @@ without that. The gateway's processes have a core of their own. Ratios hold acro
 seconds do not.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -23,14 +24,12 @@ from typing import Any
 from bench.load import Sample, measure, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
 from issuer import keys, tokens
-from issuer.config import ROLES_FILE
 from issuer.keys import key_file
-from issuer.policy.roles import parse
 from issuer.sync.gateways import Changes, Gateway
 from run.commands import ROOT
 from tests.promises.stores import insert
 from tests.support.deployment import Caller, Local, deployed
-from tests.support.policies import write_roles
+from tests.support.policies import shipped_policy, write_policy
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "12"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "1"))
@@ -130,7 +129,7 @@ def _portero(folder: Path, upstream: int, algorithm: str) -> Iterator[Local]:
     settings = {
         "GATEWAY_WORKERS": "1",
         "JWT_ALGORITHM": algorithm,
-        "ROLES_FILE": str(write_roles(folder / "roles.json", _limit_models)),
+        "POLICY_FILE": str(write_policy(folder / "policy.yaml", _limit_models)),
     }
     with deployed(url, **settings) as running:
         pin(running.pid("gateway"), GATEWAY_CORE)
@@ -146,7 +145,7 @@ def _server(deployment: Local) -> Server:
 
 def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
     """Tokens that the deployment's gateway and store know, minted on all cores."""
-    role = parse(ROLES_FILE.read_text()).of(USER)
+    role = shipped_policy().roles.of(USER)
     assert role is not None
     path = deployment.data / "signing-keys.json"
     entry = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1]
@@ -207,6 +206,7 @@ def _print_table(rows: Sequence[Row], samples: dict[str, list[Sample]]) -> None:
 def _policy_nanoseconds() -> str:
     return subprocess.run(
         ["luajit", "bench/policy.lua"],
+        input=json.dumps(shipped_policy().compiled),
         cwd=ROOT,
         env={**os.environ, "LUA_PATH": "openresty/lua/?.lua;;"},
         capture_output=True,

@@ -1,33 +1,27 @@
 ---------
 -- What it costs to decide by route and role, for a caller whose models are not limited: the look-up
 -- in the compiled packs and the role's name in the route, by the clock of the processor.
---   luajit bench/policy.lua    prints nanoseconds a decision
+--   luajit bench/policy.lua <compiled.json    prints nanoseconds a decision
 
 local cjson = require("cjson.safe")
+local decision = require("portero.policy.decision")
 local route_table = require("portero.policy.route_table")
-local roles = require("portero.policy.roles")
 
 local TIMES = 2000000
+local CALLERS = { agi = { sub = "AGIA1", role = "agi" } }
 local PATHS = { "/v1/chat/completions", "/chat/completions", "/api/chat", "/llm/v1/completions" }
 
-local function read(name)
-    local file = assert(io.open("openresty/conf/" .. name, "rb"))
-    local text = file:read("*a")
-    file:close()
-    return text
-end
-
-local packs = {}
-for _, name in ipairs({ "portero", "ollama", "vllm", "llama-server", "localai" }) do
-    local content = cjson.decode(read("routes/" .. name .. ".json"))
-    packs[#packs + 1] = { name = name, routes = content.routes }
-end
-local granted = assert(roles.parse(read("roles.json"), 86400)).roles
-local compiled = route_table.compile(granted, packs, "issuer")
+local policy = decision.load(cjson.decode(io.read("*a")))
+local ask = {
+    caller = function(_, _, role)
+        return CALLERS[role]
+    end,
+    reach = function() end,
+}
 
 local function decide(path, role)
-    local route, value = route_table.find(compiled, "POST", path)
-    return route.allowed[role] and route_table.target(route, value)
+    local code, route, value = decision.decide(policy, "POST", path, role, ask)
+    return not code and route_table.target(route, value)
 end
 
 local function measure()

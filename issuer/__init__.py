@@ -17,6 +17,7 @@ from issuer.store import SessionStore
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Gateways
+from issuer.sync.policy_in_force import PolicyInForce
 from issuer.users.credentials import CredentialsFile, Doorkeeper
 from issuer.watched_file import keep_looking
 
@@ -32,56 +33,65 @@ class Parts:
     keys: KeyFile
     credentials: CredentialsFile
     gateways: Gateways
+    policy: PolicyInForce
     active: ActiveTokens
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
-        keep_looking([self.settings.roles, self.credentials], threading.Event())
+        keep_looking([self.policy.look, self.credentials.in_force], threading.Event())
 
 
-def assemble(settings: Settings) -> Parts:
-    """Build the parts. Raises `Faults` for bad credentials, `StoreUnavailable` for the store."""
+def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
+    """Build the parts; what serves takes changed policies, a command goes by the one in force.
+
+    Raises `Faults` for bad files, `StoreUnavailable` for the store.
+    """
     store = SqliteSessions(settings.database_path)
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    policy = PolicyInForce(
+        settings.policy_file, settings.terms, store, gateways, takes=takes_policy
+    )
     keys = KeyFile(
         settings.key_file,
         settings.algorithm,
         settings.secret_key,
-        lambda: _longest_life(settings, store),
+        lambda: _longest_life(policy, store),
     )
     return Parts(
         settings=settings,
         keys=keys,
         credentials=CredentialsFile(
             settings.credentials_file,
-            settings.roles.in_force,
+            policy.roles,
             store.salt(),
             settings.last_good_directory,
         ),
         gateways=gateways,
+        policy=policy,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
     )
 
 
-def _longest_life(settings: Settings, store: SessionStore) -> int:
+def _longest_life(policy: PolicyInForce, store: SessionStore) -> int:
     """The longest from now that a token may live: one minted now, or one there is already, which
     may have been minted under roles that let it live longer than those in force.
     """
     left = store.last_expiry() - int(time.time())
-    return max(settings.roles.in_force().longest_ttl_seconds(), left)
+    return max(policy.roles().longest_ttl_seconds(), left)
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     """The WSGI application. Raises `Faults` with every fault of the settings."""
-    parts = assemble(config.read(environ))
+    parts = assemble(config.read(environ), takes_policy=True)
     settings = parts.settings
     parts.keys.prepare(int(time.time()))
     authority = Authority(
-        settings.roles, parts.keys, parts.credentials, _doorkeeper(), parts.active
+        parts.policy.roles, parts.keys, parts.credentials, _doorkeeper(), parts.active
     )
     # A key that was changed by hand signs from now on: the gateways that can be told are told now,
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
+    parts.policy.push()
     app = web.application(authority, settings)
     app.extensions["portero"] = parts
     return app

@@ -7,6 +7,7 @@ and a wrong password, nor hand out a token that is not active yet.
 import enum
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from issuer import tokens
@@ -17,7 +18,6 @@ from issuer.store import Selection, Session
 from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.tokens import Claims
 from issuer.users.credentials import CredentialsFile, Doorkeeper
-from issuer.watched_file import Watched
 
 log = logging.getLogger("portero.authority")
 
@@ -26,7 +26,7 @@ class Refusal(enum.Enum):
     """Why a login was refused."""
 
     WRONG_CREDENTIALS = "wrong_credentials"
-    WRONG_DOOR = "wrong_door"
+    WRONG_ENDPOINT = "wrong_endpoint"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Authority:
 
     def __init__(
         self,
-        roles: Watched[Roles],
+        roles: Callable[[], Roles],
         keys: KeyFile,
         credentials: CredentialsFile,
         doorkeeper: Doorkeeper,
@@ -61,16 +61,16 @@ class Authority:
         self._doorkeeper = doorkeeper
         self._clock = clock
 
-    def login(self, username: str, secret: str, door: str) -> Login | Refusal:
-        """Mint a token for a right secret at the role's own door. Raises `Unavailable`."""
+    def login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
+        """Mint a token for a right secret at the role's login endpoint. Raises `Unavailable`."""
         credentials = self._credentials.in_force()
-        role = self.roles.in_force().of(username)
+        role = self.roles().of(username)
         if not self._doorkeeper.check(credentials, username, secret) or role is None:
-            log.info("login refused at %s for %.64r", door, username)
+            log.info("login refused at %s for %.64r", endpoint, username)
             return Refusal.WRONG_CREDENTIALS
-        if role.door != door:
-            log.info("%s came to %s, its door is %s", username, door, role.door)
-            return Refusal.WRONG_DOOR
+        if role.login != endpoint:
+            log.info("%s came to %s, its login endpoint is %s", username, endpoint, role.login)
+            return Refusal.WRONG_ENDPOINT
         claims = tokens.new_claims(username, role, self.now())
         token = tokens.mint(claims, self.keys.keyring().signing())
         session = _session(claims, credentials.fingerprint(username) or "")
@@ -83,7 +83,7 @@ class Authority:
 
         Whoever asks the roles about the claims passes them in: one request sees one version.
         """
-        in_force = roles or self.roles.in_force()
+        in_force = roles or self.roles()
         claims = tokens.verify(token, self.now(), self.keys.keyring(), in_force)
         if not self.active.is_active(claims.jti):
             raise TokenRefused("not active")

@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from issuer import keys, origins
+from issuer import keys, origins, policy
 from issuer.errors import Faults
 from issuer.origins import Origins
-from issuer.policy import decision, roles
-from issuer.policy.decision import Policy
+from issuer.policy import Policy, Terms
 from issuer.policy.roles import Roles
-from issuer.watched_file import Watched
 
-ROLES_FILE = Path(__file__).resolve().parent.parent / "openresty" / "conf" / "roles.json"
-ROUTES_DIRECTORY = ROLES_FILE.with_name("routes")
+POLICY_FILE = Path(__file__).resolve().parent.parent / "policy" / "policy.yaml"
+FORMER_POLICY_FILE = "ROLES_FILE"
 SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"
 _GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
@@ -37,13 +35,13 @@ class Settings:
     algorithm: str
     secret_key: bytes = field(repr=False)
     sync_key: bytes = field(repr=False)
-    roles: Watched[Roles]
+    policy_file: Path
+    terms: Terms
     credentials_file: Path
     database_path: Path
     gateway_urls: tuple[str, ...]
     most_active_tokens: int
     cookie_secure: bool
-    web_ui: str
     base_url: str
     origins: Origins
     last_good_directory: Path | None = None
@@ -108,13 +106,13 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
     reader = _Reader(environ)
     settings: dict[str, Any] = {
         **_keys(reader),
-        "roles": _roles(reader),
+        "policy_file": _policy_file(reader),
+        "terms": _terms(reader),
         "credentials_file": _credentials_file(reader),
         "database_path": _database_path(reader),
         "gateway_urls": _gateway_urls(reader),
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
-        "web_ui": reader.choice("WEB_UI", "portero", ("portero", "upstream")),
         **_addresses(reader),
         "last_good_directory": _last_good_directory(reader),
     }
@@ -129,53 +127,30 @@ def credentials_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     return Path(path) if path else None
 
 
-def read_roles(environ: Mapping[str, str] = os.environ) -> Watched[Roles]:
-    """The roles file alone, for what needs no other setting. Raises `Faults`."""
+def read_roles(environ: Mapping[str, str] = os.environ) -> Roles | None:
+    """The roles alone, whatever the other settings say; None where the policy has a fault."""
+    try:
+        return policy.parse(policy.gather(policy_file(environ)), Terms()).roles
+    except Faults:
+        return None
+
+
+def policy_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the policy is written."""
+    return _policy_file(_Reader(environ))
+
+
+def read_policy(environ: Mapping[str, str] = os.environ) -> Policy:
+    """The policy of the files, for what needs no other setting. Raises `Faults` with every one."""
     reader = _Reader(environ)
-    found = _roles(reader)
-    if found is None or reader.faults:
+    path, terms = _policy_file(reader), _terms(reader)
+    try:
+        found = policy.parse(policy.gather(path), terms)
+    except Faults as faulty:
+        raise Faults([*reader.faults, *faulty.faults]) from None
+    if reader.faults:
         raise Faults(reader.faults)
     return found
-
-
-@dataclass(frozen=True)
-class PolicyFiles:
-    """What decides about a request, and the files it is written in by their short names."""
-
-    policy: Policy
-    files: Mapping[str, Path]
-
-
-def read_policy(environ: Mapping[str, str] = os.environ) -> PolicyFiles:
-    """The roles and the route packs, without any secret. Raises `Faults` with every fault."""
-    reader = _Reader(environ)
-    in_force = _roles(reader)
-    kind = reader.choice("LLM_KIND", "", ("", *decision.KINDS))
-    page = reader.choice("WEB_UI", "portero", ("portero", "upstream"))
-    names = decision.pack_names(kind if kind in decision.KINDS else None)
-    packs = {name: ROUTES_DIRECTORY / f"{name}.json" for name in names}
-    lines = _packs(reader, packs)
-    if in_force is None or reader.faults:
-        raise Faults(reader.faults)
-    files = {decision.file_of(name): path for name, path in packs.items()}
-    return PolicyFiles(
-        Policy(in_force.in_force(), lines, page == "upstream", kind in ("", "ollama")),
-        {roles.NAME: Path(reader.text("ROLES_FILE", str(ROLES_FILE))), **files},
-    )
-
-
-def _packs(reader: _Reader, packs: Mapping[str, Path]) -> list[decision.Line]:
-    texts = {}
-    for name, path in packs.items():
-        try:
-            texts[name] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reader.fault(f"{decision.file_of(name)}: cannot be read: {error}")
-    try:
-        return decision.parse_packs(texts)
-    except Faults as found:
-        reader.faults += found.faults
-    return []
 
 
 def _keys(reader: _Reader) -> dict[str, Any]:
@@ -200,19 +175,21 @@ def _pem_faults(algorithm: str, text: bytes) -> tuple[str, ...]:
     return ()
 
 
-def _roles(reader: _Reader) -> Watched[Roles] | None:
-    bound = reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400)
-    path = Path(reader.text("ROLES_FILE", str(ROLES_FILE)))
-    try:
-        return Watched(
-            path,
-            roles.NAME,
-            lambda text: roles.parse(text, bound),
-            directory=_last_good_directory(reader),
+def _policy_file(reader: _Reader) -> Path:
+    if reader.text(FORMER_POLICY_FILE):
+        reader.fault(
+            f"{FORMER_POLICY_FILE}: is POLICY_FILE now, and names a YAML file (docs/policy.md)"
         )
-    except Faults as found:
-        reader.faults += found.faults
-    return None
+    return Path(reader.text("POLICY_FILE", str(POLICY_FILE)))
+
+
+def _terms(reader: _Reader) -> Terms:
+    """What else a policy depends on."""
+    return Terms(
+        llm_kind=reader.text("LLM_KIND"),
+        web_ui=reader.choice("WEB_UI", "portero", ("portero", "upstream")),
+        ttl_bound_seconds=reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400),
+    )
 
 
 def _last_good_directory(reader: _Reader) -> Path | None:

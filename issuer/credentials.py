@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.generate <= 1000:
         parser.error("--generate must be 1 to 1000")
     try:
-        codes = [role.code for role in config.read_roles().in_force()]
+        codes = [role.code for role in config.read_policy().roles]
         users = credentials.generate(codes, options.generate)
         credentials.write_new(options.output, credentials.hashed_lines(users), options.force)
     except (PorteroError, OSError) as error:

@@ -49,7 +49,7 @@ def on_starting(server: object) -> None:
     good is the first that is kept.
     """
     os.environ.update({name: tempfile.mkdtemp(prefix=prefix) for name, prefix in SHARED.items()})
-    if subprocess.run([sys.executable, "-m", "issuer", "check"]).returncode:
+    if subprocess.run([sys.executable, "-m", "issuer", "check", "--start"]).returncode:
         on_exit(server)
         sys.exit(1)
 

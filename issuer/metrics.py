@@ -7,7 +7,9 @@ import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess
 
-LOGINS = Counter("portero_logins", "Logins, by door and outcome.", ["door", "outcome"])
+LOGINS = Counter(
+    "portero_logins", "Logins, by login endpoint and outcome.", ["endpoint", "outcome"]
+)
 REVOCATIONS = Counter("portero_revocations", "Revocations asked for, by way.", ["way"])
 REFUSALS = Counter("portero_refusals", "Logins that could not be granted now, by code.", ["code"])
 

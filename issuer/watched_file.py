@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from issuer.errors import Faults
+from issuer.errors import Faults, PorteroError
 
 T = TypeVar("T")
 
 log = logging.getLogger("portero.watched")
 
 #: How often a process looks by itself, and how long a change counts as fresh.
-PERIOD_SECONDS = 0.5
+PERIOD_SECONDS = 0.2
 FRESH_NANOSECONDS = 10**9
 
 
@@ -203,16 +203,18 @@ class Watched(Generic[T]):
         return _Look(state, beside, fresh=time.time_ns() - found.st_ctime_ns < FRESH_NANOSECONDS)
 
 
-def keep_looking(files: Sequence[Watched[Any]], stop: threading.Event) -> threading.Thread:
+def keep_looking(looks: Sequence[Callable[[], object]], stop: threading.Event) -> threading.Thread:
     """Look at files in a thread of its own: a change counts soon, also where nobody asks."""
 
     def look() -> None:
         while not stop.wait(PERIOD_SECONDS):
-            try:
-                for file in files:
-                    file.in_force()
-            except Exception:
-                log.exception("unexpected; trying again")
+            for one in looks:
+                try:
+                    one()
+                except PorteroError as error:
+                    log.error("%s; trying again", error)
+                except Exception:
+                    log.exception("unexpected; trying again")
 
     thread = threading.Thread(target=look, name="watched", daemon=True)
     thread.start()

@@ -66,13 +66,12 @@ KEPT_BACK = (
     "COMPOSE_PROFILES",
 )
 #: Files of the user's own that may change while all runs.
-FILES = ("CREDENTIALS_FILE", "ROLES_FILE", "LLM_CA_FILE")
+FILES = ("CREDENTIALS_FILE", "LLM_CA_FILE")
 #: Where `init --given` puts what it is handed. The gateway sees the volume `sync` alone.
 PLACES = {
     "SECRET_KEY": "/data/given/secret_key",
     "SYNC_KEY": "/sync/given/sync_key",
     "CREDENTIALS_FILE": "/data/given/credentials.env",
-    "ROLES_FILE": "/sync/given/roles.json",
     "LLM_API_KEY": "/sync/given/llm_api_key",
     "LLM_CA_FILE": "/sync/given/llm_ca.pem",
 }
@@ -252,9 +251,7 @@ class Project:
         status, said = ask(command, self.env, json.dumps(own), HAND_OVER_SECONDS)
         if status:
             lines = "\n  | ".join(said.splitlines()[-LAST_LINES:])
-            raise RunError(
-                f"keys, users or roles of your own could not be handed over\n  | {lines}"
-            )
+            raise RunError(f"keys or users of your own could not be handed over\n  | {lines}")
 
     def run_beside_gateway(self, program: str, stdin: str) -> tuple[int, str]:
         """Run a Python program that sees the network, and the names, that the gateway sees; its
@@ -406,7 +403,7 @@ def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
     gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
     # The demo users that `init` makes are one of each role.
-    init = {name: place for name, place in told.items() if name in ("ROLES_FILE", "POLICY_FILE")}
+    init = {name: place for name, place in told.items() if name == "POLICY_FILE"}
     return {"init": init, "issuer": issuer, "reconciler": issuer, "gateway": gateway}
 
 

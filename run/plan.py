@@ -17,7 +17,6 @@ PATH_SETTINGS = (
     "LLM_API_KEY_FILE",
     "LLM_CA_FILE",
     "POLICY_FILE",
-    "ROLES_FILE",
     "SECRET_KEY_FILE",
     "SYNC_KEY_FILE",
 )

@@ -14,11 +14,11 @@ from hypothesis import settings as hypothesis_settings
 
 from issuer import config
 from issuer.keys.key_file import KeyFile
-from issuer.policy import roles
 from issuer.policy.roles import Roles
 from tests.support.fake_gateway import SYNC_KEY, TOMBSTONE, is_authentic, unseal
 from tests.support.fake_gateway import FakeGateway as GatewayModel
 from tests.support.listening import Listener, Message, Reply, listening
+from tests.support.policies import shipped_policy
 
 __all__ = [
     "SYNC_KEY",
@@ -77,7 +77,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 @pytest.fixture(scope="session")
 def all_roles() -> Roles:
     """The roles of the repository's own file."""
-    return roles.parse(config.ROLES_FILE.read_text())
+    return shipped_policy().roles
 
 
 @pytest.fixture

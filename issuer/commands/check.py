@@ -1,46 +1,63 @@
-"""`check`: read all settings, files and the store, and list every fault."""
+"""`check`: read all settings, files and the store, and list every fault. Nothing takes effect."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from issuer import assemble, config
+from issuer import config
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.store.sqlite import SqliteSessions
 from issuer.users.credentials import CredentialsFile
 
+T = TypeVar("T")
+
 
 def add_to(commands: Commands, _: Bare) -> None:
     """The command's words."""
     words = commands.add_parser("check", help="read all settings and list every fault")
+    words.add_argument(
+        "--start",
+        action="store_true",
+        help="as a start judges: a faulty policy is only told where the store has a good one",
+    )
     words.set_defaults(command=run)
 
 
-def run(_: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """0 when there is no fault. Raises `Faults`."""
-    # The roles are read for both, and their faults told once.
-    if faults := dict.fromkeys([*_faults_of(_settings), *_faults_of(_users)]):
-        raise Faults(faults)
-    settings = config.read()
-    SqliteSessions(settings.database_path).check()
-    parts = assemble(settings)
-    print(f"settings are good: {len(parts.credentials.in_force())} users")
+    settings, faults = _read(config.read)
+    _, of_policy = _read(config.read_policy)
+    users, of_users = _read(_count_users)
+    store = SqliteSessions(settings.database_path) if settings else None
+    if options.start and store and store.policy():
+        _tell(of_policy)
+        of_policy = ()
+    if everything := dict.fromkeys([*faults, *of_policy, *of_users]):
+        raise Faults(everything)
+    if store:
+        store.check()
+    print(f"settings are good: {users} users")
     return 0
 
 
-def _settings() -> None:
-    config.read()
-
-
-def _users() -> None:
-    """The credentials file alone: its faults are told with those of the settings."""
-    if path := config.credentials_file():
-        CredentialsFile(path, config.read_roles().in_force, salt=b"")
-
-
-def _faults_of(read: Callable[[], None]) -> Sequence[str]:
+def _read(read: Callable[[], T]) -> tuple[T | None, Sequence[str]]:
     try:
-        read()
+        return read(), ()
     except Faults as found:
-        return found.faults
-    return ()
+        return None, found.faults
+
+
+def _count_users() -> int:
+    """How many users the file has. Where the policy is faulty, every role's code is good."""
+    path = config.credentials_file()
+    if path is None:
+        return 0
+    roles = config.read_roles()
+    return len(CredentialsFile(path, lambda: roles, salt=b"").in_force())
+
+
+def _tell(faults: Sequence[str]) -> None:
+    for fault in faults:
+        print(f"issuer: {fault}; the last good policy stays in force", file=sys.stderr)

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from issuer import config
+from issuer import config, policy
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
-from issuer.policy.decision import Place
+from issuer.policy import Place
+from issuer.policy.explanation import Explainer
 
 TROUBLE_STATUS = 2
 
@@ -34,16 +35,16 @@ def run(options: argparse.Namespace) -> int:
     except Faults as found:
         print("issuer: " + "\n  ".join(found.faults), file=sys.stderr)
         return TROUBLE_STATUS
-    decision = known.policy.decide(options.user, options.method, options.path, options.model)
-    print(f"{decision.status} {decision.code}")
-    print(f"rule   {decision.rule}")
-    print(f"place  {_shown(decision.place, known.files)}")
-    return 0 if decision.is_allowed else 1
+    told = Explainer(known).explain(options.user, options.method, options.path, options.model)
+    print(f"{told.status} {told.code}")
+    print(f"rule   {told.rule}")
+    print(f"place  {_shown(told.place, policy.files(config.policy_file()))}")
+    return 0 if told.is_allowed else 1
 
 
 def _shown(place: Place, files: Mapping[str, Path]) -> str:
     """Where to look, as an editor opens it."""
-    path = files.get(place.file, config.ROUTES_DIRECTORY)
+    path = files.get(place.file, Path(place.file))
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
-    return f"{path}:{place.line}  {place.path}" if place.line else f"{path}/"
+    return f"{path}:{place.line}  {place.path}" if place.line else f"{path}  {place.path}".rstrip()

@@ -25,7 +25,7 @@ def add_to(commands: Commands, _: Bare) -> None:
     words.add_argument(
         "--given",
         action="store_true",
-        help="keep keys, users and roles from standard input, as JSON",
+        help="keep keys and users from standard input, as JSON",
     )
     words.set_defaults(command=run)
 
@@ -57,7 +57,6 @@ def _keep_given(data: Path, sync: Path) -> None:
         "SECRET_KEY": data / "secret_key",
         "SYNC_KEY": sync / "sync_key",
         "CREDENTIALS_FILE": data / "credentials.env",
-        "ROLES_FILE": sync / "roles.json",
         "LLM_API_KEY": sync / "llm_api_key",
         "LLM_CA_FILE": sync / "llm_ca.pem",
     }
@@ -76,7 +75,7 @@ def _keep_given(data: Path, sync: Path) -> None:
 def _make_credentials(path: Path, logins: Path) -> None:
     if path.exists():
         return
-    users = credentials.generate([role.code for role in config.read_roles().in_force()], each=1)
+    users = credentials.generate([role.code for role in config.read_policy().roles], each=1)
     plain = "".join(f"{name}={secret}\n" for name, secret in users)
     credentials.write_new(logins, plain, force=True)
     credentials.write_new(path, credentials.hashed_lines(users))

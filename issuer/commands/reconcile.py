@@ -21,9 +21,9 @@ def run(_: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    parts = assemble(config.read())
+    parts = assemble(config.read(), takes_policy=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys).run(stop)
+    Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys, parts.policy).run(stop)
     return 0

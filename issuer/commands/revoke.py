@@ -21,10 +21,10 @@ def add_to(commands: Commands, bare: Bare) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0 when every gateway has acknowledged, 2 while one has not. Raises `Faults`."""
-    settings = config.read()
-    if options.role and settings.roles.in_force().named(options.role) is None:
+    parts = assemble(config.read())
+    if options.role and parts.policy.roles().named(options.role) is None:
         raise Faults([f"{options.role} is no role"])
     chosen = Selection(jti=options.jti, subject=options.user, role=options.role)
-    done = assemble(settings).active.revoke(chosen)
+    done = parts.active.revoke(chosen)
     print(f"{len(done.sessions)} unexpired tokens are revoked")
     return tell_pending(done.pending)

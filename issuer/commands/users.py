@@ -38,7 +38,7 @@ def add_to(commands: Commands, _: Bare) -> None:
 
 
 def _list(_: argparse.Namespace) -> int:
-    roles = config.read_roles().in_force()
+    roles = config.read_policy().roles
     text = credentials_file.read(_path())
     for user in credentials_file.listed(text, roles):
         print(f"{user.name}  {user.role}  {user.secret}")
@@ -46,7 +46,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _add(options: argparse.Namespace) -> int:
-    roles = config.read_roles().in_force()
+    roles = config.read_policy().roles
     credentials_file.check_name(options.name, roles)
     # Told before anybody has to type a secret twice, and judged again when it is written.
     credentials_file.added(credentials_file.read(_path()), options.name, "")
@@ -77,7 +77,7 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _edit_and_revoke(settings: Settings, name: str, change: Edit, told: str) -> int:
     """The file first, so that nobody logs in with the old secret after the revocation."""
-    credentials_file.edit(settings.credentials_file, settings.roles.in_force(), change)
+    credentials_file.edit(settings.credentials_file, config.read_policy().roles, change)
     credentials_file.forget_demo_login(settings.credentials_file, name)
     done = assemble(settings).active.revoke(Selection(subject=name))
     print(f"{name} {told}; {len(done.sessions)} unexpired tokens are revoked")

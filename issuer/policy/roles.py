@@ -1,9 +1,8 @@
-"""The roles of `roles.json`: code, lifetime, door, route classes, models and limits, and the users
-whose limits are others than their role's.
+"""The roles of a policy file: code, lifetime, login endpoint, route classes, models and limits, and
+the users whose limits are others than their role's.
 
-Pure: the file's text comes in, a `Roles` or a list of faults, each with its place, comes out. The
-gateway reads the same file by the same rules (`portero/config.lua`), and `roles.schema.json` tells
-them to editors. It never decides about a request; that is the policy's.
+Pure: a document that was read comes in. What one value must be the schema says. It never decides
+about a request; that is the gateway's.
 """
 
 import re
@@ -11,39 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from issuer.errors import Faults
-from issuer.policy import schema, yaml_document
-from issuer.policy.placed_json import Document, Path
-from issuer.policy.shapes import (
-    Rule,
-    judge,
-    list_of,
-    matching,
-    one_of,
-    or_null,
-    record,
-    table,
-    whole,
-)
+from issuer.policy import schema
+from issuer.policy.yaml_document import Document, Fault, Path
 
-NAME = "roles.json"
-DOORS = ("/llm/login", "/agi/login", "/login", "/admin/login")
-#: What a route of the packs may be; a role may use some of these.
-CLASSES = ("inference", "models", "management", "health", "metrics", "page", "console")
 CODE_LENGTH = 4
-MAX_SECONDS = 86_400
-MAX_TOKENS = 1_000_000
-MAX_A_MINUTE = 1_000_000_000
-MAX_AT_ONCE = 1_000
 MAX_BODY_BYTES = 64 * 1024 * 1024
 #: The list of models that is no limit.
 ANY_MODEL = ("*",)
 
-_ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z", re.ASCII)
-_CODE = re.compile(r"[A-Z]{4}\Z", re.ASCII)
 _SUBJECT = re.compile(r"[A-Z]{4}[A-Za-z0-9._-]{1,60}\Z", re.ASCII)
-# Printable ASCII without the space, `"` and `\`; a star at the end alone.
-_MODEL = re.compile(r"[!#-)+-\[\]-~]{0,255}[!#-\[\]-~]\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,11 +55,6 @@ class Role:
     stream_policy: str | int
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def door(self) -> str:
-        """The former name of `login`."""
-        return self.login
-
 
 class Roles:
     """All roles, by name and by the code that begins a username, and the users' own limits."""
@@ -93,7 +63,7 @@ class Roles:
         self,
         roles: Mapping[str, Role],
         users: Mapping[str, Mapping[str, Any]],
-        document: Document | yaml_document.Document,
+        document: Document,
     ) -> None:
         self._by_name = dict(roles)
         self._by_code = {role.code: role for role in roles.values()}
@@ -140,7 +110,7 @@ class Roles:
         return self._document.line(*path)
 
 
-def of_document(document: yaml_document.Document, ttl_bound_seconds: int | None) -> Roles:
+def of_document(document: Document, ttl_bound_seconds: int | None) -> Roles:
     """The roles of a policy file without faults; no role's TTL is over the bound."""
     content: Any = document.value
     filled = {
@@ -148,13 +118,13 @@ def of_document(document: yaml_document.Document, ttl_bound_seconds: int | None)
         for name, entry in content["roles"].items()
     }
     return Roles(
-        {name: _new_role(name, entry, ttl_bound_seconds) for name, entry in filled.items()},
+        {name: _role(name, entry, ttl_bound_seconds) for name, entry in filled.items()},
         {name: _own(entry) for name, entry in content.get("users", {}).items()},
         document,
     )
 
 
-def _new_role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
+def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
     ttl = entry["ttl_seconds"]
     limits = {one.name: entry[one.name] for one in fields(Limits)}
     return Role(
@@ -170,7 +140,7 @@ def _new_role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
     )
 
 
-def rule_faults(document: yaml_document.Document) -> Iterator[yaml_document.Fault]:
+def rule_faults(document: Document) -> Iterator[Fault]:
     """What two values of a policy file must be to each other."""
     owners: dict[str, str] = {}
     for name, code in _codes(document).items():
@@ -187,118 +157,19 @@ def is_subject(name: str) -> bool:
     return _SUBJECT.match(name) is not None
 
 
-def parse(text: str, ttl_bound_seconds: int | None = None) -> Roles:
-    """Read `roles.json`; every role's TTL is bounded by `ttl_bound_seconds`. Raises `Faults`."""
-    document = Document(NAME, text)
-    faults = [
-        *document.twice,
-        *judge(document, _FILE),
-        *_duplicate_codes(document),
-        *_strangers(document),
-    ]
-    if faults:
-        raise Faults(faults)
-    entries, users = document.value["roles"], document.value.get("users", {})
-    return Roles(
-        {name: _role(name, entry, ttl_bound_seconds) for name, entry in entries.items()},
-        {name: _own(entry) for name, entry in users.items()},
-        document,
-    )
-
-
-def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
-    ttl = entry["ttl_seconds"]
-    return Role(
-        name=name,
-        code=entry["code"],
-        ttl_seconds=min(ttl, bound) if bound else ttl,
-        login=entry["door"],
-        routes=tuple(entry["routes"]),
-        limits=Limits(**_own({field: entry[field] for field in _LIMITS})),
-        active_tokens=entry["active_tokens"],
-        stream_policy=entry["stream_policy"],
-    )
-
-
 def _own(limits: Mapping[str, Any]) -> dict[str, Any]:
     models = {"models": tuple(limits["models"])} if "models" in limits else {}
     return {**limits, **models}
 
 
-# What is accepted where.
-
-_LIMITS = {
-    "models": list_of(
-        matching(
-            _MODEL,
-            "must be a model's name, 1 to 256 printable ASCII characters without space, "
-            '" and \\, with a * at its end alone',
-        ),
-        "must be a list of models' names",
-    ),
-    "requests_per_minute": or_null(whole(MAX_A_MINUTE)),
-    "tokens_per_minute": or_null(whole(MAX_A_MINUTE)),
-    "concurrent_requests": or_null(whole(MAX_AT_ONCE)),
-    "largest_body_bytes": whole(MAX_BODY_BYTES, " of bytes"),
-}
-_SECONDS = whole(MAX_SECONDS, " of seconds")
-_ROLE = {
-    "code": matching(_CODE, "must be four capital letters"),
-    "ttl_seconds": _SECONDS,
-    "door": one_of(DOORS),
-    "routes": list_of(one_of(CLASSES), "must be a list of route classes"),
-    **_LIMITS,
-    "active_tokens": whole(MAX_TOKENS),
-    "stream_policy": Rule(
-        lambda value: value in ("finish", "cut") or _SECONDS.accepts(value),
-        f'must be "finish", "cut" or a whole number of seconds, 1 to {MAX_SECONDS}',
-    ),
-}
-_FILE = record(
-    {
-        "$schema": Rule(lambda value: isinstance(value, str), "must be a text"),
-        "roles": table(
-            matching(_ROLE_NAME, "is no role's name: 1 to 64 of a-z 0-9 _, a letter first"),
-            record(_ROLE),
-            1,
-            "must be an object that names a role",
-        ),
-        "users": table(
-            matching(_SUBJECT, "is no username: a role's code and 1 to 60 of A-Z a-z 0-9 . _ -"),
-            record(_LIMITS, optional=frozenset(_LIMITS)),
-            0,
-            "must be an object of users",
-        ),
-    },
-    optional=frozenset({"$schema", "users"}),
-    rule='must be an object {"roles": {…}}',
-)
-
-
-def _duplicate_codes(document: Document) -> Iterator[str]:
-    owner: dict[str, str] = {}
-    for name, code in _codes(document).items():
-        first = owner.setdefault(code, name)
-        if first != name:
-            place = document.place("roles", name, "code")
-            yield f"{place} is the code of {first} already"
-
-
-def _strangers(document: Document) -> Iterator[str]:
-    codes = set(_codes(document).values())
-    for name in _members(document, "users"):
-        if is_subject(name) and name[:CODE_LENGTH] not in codes:
-            yield f"{document.place('users', name)} begins with no role's code"
-
-
-def _codes(document: Document | yaml_document.Document) -> dict[str, str]:
+def _codes(document: Document) -> dict[str, str]:
     """The codes by their roles, where they are codes."""
     entries = _members(document, "roles").items()
     found = {name: entry.get("code") for name, entry in entries if isinstance(entry, dict)}
     return {name: code for name, code in found.items() if isinstance(code, str)}
 
 
-def _members(document: Document | yaml_document.Document, name: str) -> dict[str, Any]:
+def _members(document: Document, name: str) -> dict[str, Any]:
     """The members of one part of the file; none where it is no object."""
     part = document.value.get(name) if isinstance(document.value, dict) else None
     return part if isinstance(part, dict) else {}

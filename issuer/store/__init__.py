@@ -1,4 +1,5 @@
-"""The session store: the truth about every token issued. A *session* is the row of one `jti`.
+"""The store: the truth about every token issued, and the last good policy. A *session* is the row
+of one `jti`.
 
 What any store promises (and `tests/contract/test_session_stores.py` asks of each):
 
@@ -8,13 +9,14 @@ What any store promises (and `tests/contract/test_session_stores.py` asks of eac
 - Revocation is final: nothing makes a revoked session active again.
 - An *epoch* names one unbroken history. A copy made by `backup` begins a new one when it is opened,
   with all its sessions revoked: what happened after the copy was made is not known to it.
+- The policy has a serial number that only rises, within one epoch; it is put whole or not at all.
 - A failure is `StoreUnavailable`, and then nothing half-done remains.
 
 Times are whole Unix seconds and come in as arguments. A session outlives its token in the store:
 the clock may be wrong that says it has expired, and a stream may outlive its token too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +41,15 @@ class Session:
     def is_active(self, now: int) -> bool:
         """Whether the token may still be used."""
         return self.revoked_at is None and self.expires_at > now
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """The last good policy: what it was read from, and what gateways are sent, both as JSON."""
+
+    serial: int
+    sources: str
+    compiled: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,21 @@ class SessionStore(Protocol):
 
     def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
         """The distinct (subject, credential) pairs of active sessions."""
+
+    def policy(self) -> StoredPolicy | None:
+        """The last good policy, or None before there is one."""
+
+    def policy_serial(self) -> int:
+        """Its serial number; 0 before there is one."""
+
+    def put_policy(
+        self, sources: str, compiled: str, still: Callable[[], bool] = lambda: True
+    ) -> StoredPolicy | None:
+        """Make a policy durable under the next serial number; the same again keeps its own.
+
+        `still` is asked while no other can put one: where it says no, nothing is put, and None
+        comes back. So what was read from files first is never put after what was read later.
+        """
 
     def epoch(self) -> str:
         """The name of this store's history."""

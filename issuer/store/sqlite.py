@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Selection, Session
+from issuer.store import KEPT_SECONDS, Selection, Session, StoredPolicy
 
 T = TypeVar("T")
 
@@ -37,7 +37,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
 CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0);
+INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0), ('policy', 0);
+CREATE TABLE IF NOT EXISTS policy (
+    serial INTEGER NOT NULL, sources TEXT NOT NULL, compiled TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
 """
 
@@ -134,6 +137,31 @@ class SqliteSessions:
         kept = "sessions INDEXED BY sessions_by_expiry"
         query = f"SELECT DISTINCT subject, credential FROM {kept} WHERE {_ACTIVE}"
         return self._read(lambda connection: connection.execute(query, {"now": now}).fetchall())
+
+    def policy(self) -> StoredPolicy | None:
+        """See `SessionStore.policy`."""
+        return self._read(_policy)
+
+    def policy_serial(self) -> int:
+        """See `SessionStore.policy_serial`."""
+        return self._read(lambda connection: _counter(connection, "policy"))
+
+    def put_policy(
+        self, sources: str, compiled: str, still: Callable[[], bool] = lambda: True
+    ) -> StoredPolicy | None:
+        """See `SessionStore.put_policy`."""
+        with self._transaction() as connection:
+            known = _policy(connection)
+            if not still():
+                return None
+            if known and (known.sources, known.compiled) == (sources, compiled):
+                return known
+            put = StoredPolicy(_raise(connection, "policy"), sources, compiled)
+            connection.execute("DELETE FROM policy")
+            connection.execute(
+                "INSERT INTO policy VALUES (?, ?, ?)", (put.serial, sources, compiled)
+            )
+            return put
 
     def prune(self, now: int) -> int:
         """See `SessionStore.prune`."""
@@ -240,6 +268,11 @@ def _new_epoch() -> str:
 
 def _identity(connection: sqlite3.Connection, column: str) -> Any:
     return connection.execute(f"SELECT {column} FROM identity").fetchone()[0]
+
+
+def _policy(connection: sqlite3.Connection) -> StoredPolicy | None:
+    row = connection.execute("SELECT serial, sources, compiled FROM policy").fetchone()
+    return StoredPolicy(*row) if row else None
 
 
 def _begin_epoch(connection: sqlite3.Connection, now: int) -> int:

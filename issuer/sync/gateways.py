@@ -26,6 +26,7 @@ from issuer.sync.exchange import FAILURES, Connection
 APPLY = "/sync/apply"
 SNAPSHOT = "/sync/snapshot"
 KEYS = "/sync/keys"
+POLICY = "/sync/policy"
 STATUS = "/sync/status"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
@@ -48,6 +49,15 @@ class Changes:
 
     activate: Sequence[Entry] = ()
     revoke: Sequence[Entry] = ()
+
+
+@dataclass(frozen=True)
+class PushedPolicy:
+    """A policy as it is sent; `history` and `serial` name it, and an older one replaces none."""
+
+    history: str
+    serial: int
+    compiled: Mapping[str, Any]
 
 
 class Ack(NamedTuple):
@@ -80,6 +90,15 @@ class Gateway:
             "sealed": seal(self.key, _verifying(known)),
         }
         return self._send("POST", KEYS, body, timeout)
+
+    def put_policy(self, known: PushedPolicy, timeout: float | None = None) -> Ack:
+        """Send the policy in force."""
+        body = {
+            "history": known.history,
+            "serial": known.serial,
+            "policy": known.compiled,
+        }
+        return self._send("POST", POLICY, body, timeout)
 
     def snapshot(self, step: str, **content: Any) -> Ack:
         """Send one step of a snapshot: `begin`, `part` or `end`."""
@@ -152,8 +171,8 @@ def _verifying(known: KeyList) -> bytes:
     return json.dumps({"keys": listed}).encode()
 
 
-def mark_of(known: KeyList) -> str:
-    """How a gateway names the list it has."""
+def mark_of(known: KeyList | PushedPolicy) -> str:
+    """How a gateway names what it has."""
     return f"{known.history}:{known.serial}"
 
 
@@ -184,6 +203,10 @@ class Gateways:
     def put_keys(self, known: KeyList) -> list[Ack]:
         """Tell all the keys in force."""
         return self._push(lambda gateway: gateway.put_keys(known, FIRST_ANSWER_SECONDS))
+
+    def put_policy(self, known: PushedPolicy) -> list[Ack]:
+        """Tell all the policy in force."""
+        return self._push(lambda gateway: gateway.put_policy(known, FIRST_ANSWER_SECONDS))
 
     def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
         pushes = {

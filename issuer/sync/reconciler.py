@@ -9,7 +9,7 @@ at any moment. It must never send what the store has not made durable.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from issuer.keys.key_file import VERIFYING, WAITING, KeyFile
 from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Entry, Gateway, Gateways, mark_of
+from issuer.sync.policy_in_force import PolicyInForce
 from issuer.users.credentials import CredentialsFile
 
 log = logging.getLogger("portero.reconciler")
@@ -38,19 +39,22 @@ class Reconciler:
         gateways: Gateways,
         credentials: CredentialsFile,
         keys: KeyFile,
+        policy: PolicyInForce,
     ) -> None:
         self._tokens = tokens
         self._store = tokens.store
         self._credentials = credentials
         self._keys = keys
-        self._projections = [_Projection(one, tokens.store, keys) for one in gateways.each]
+        self._policy = policy
+        self._projections = [_Projection(one, tokens.store, keys, policy) for one in gateways.each]
         self._pruned_at = 0
         self._changed_before: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
         self._keys.prepare(int(time.time()))
-        with ThreadPoolExecutor(len(self._projections) + 1) as pool:
+        with ThreadPoolExecutor(len(self._projections) + 2) as pool:
+            pool.submit(self._repeat, stop, self._policy.look)
             for projection in self._projections:
                 pool.submit(self._repeat, stop, projection.refresh)
             pool.submit(self._repeat, stop, self._tidy)
@@ -112,12 +116,15 @@ class Reconciler:
 class _Projection:
     """One gateway's copy of the store's active tokens."""
 
-    def __init__(self, gateway: Gateway, store: SessionStore, keys: KeyFile) -> None:
+    def __init__(
+        self, gateway: Gateway, store: SessionStore, keys: KeyFile, policy: PolicyInForce
+    ) -> None:
         #: The mark of the key list that the gateway has acknowledged.
         self.keys = ""
         self._gateway = gateway
         self._store = store
         self._key_file = keys
+        self._policy = policy
         self._reachable: bool | None = None
 
     def refresh(self) -> None:
@@ -126,14 +133,15 @@ class _Projection:
         self._tell(ack.ok)
         if not ack.ok or not self._has_keys(str(ack.status.get("keys"))):
             return
+        if self._is_ahead(ack.status):
+            self._distrust_store()
+            return
+        if not self._has_policy(str(ack.status.get("policy"))):
+            return
         if not ack.status.get("ready") or ack.status.get("epoch") != self._store.epoch():
             self._send_snapshot()
             return
-        position = int(ack.status.get("position") or 0)
-        if position > self._store.position():
-            self._distrust_store(position)
-            return
-        self._send_changes(position)
+        self._send_changes(int(ack.status.get("position") or 0))
 
     def _has_keys(self, mark: str) -> bool:
         """Keys come before tokens: no gateway shall know a token whose key it lacks."""
@@ -143,16 +151,29 @@ class _Projection:
         self.keys = mark_of(known)
         return True
 
-    def _distrust_store(self, position: int) -> None:
+    def _has_policy(self, mark: str) -> bool:
+        """The policy too: what a token may do is known before the token is."""
+        known = self._policy.pushed()
+        return mark == mark_of(known) or self._went_well(self._gateway.put_policy(known), "policy")
+
+    def _is_ahead(self, status: Mapping[str, Any]) -> bool:
+        """Whether the gateway has seen more of the store's history than the store knows."""
+        epoch = self._store.epoch()
+        history, _, serial = str(status.get("policy")).rpartition(":")
+        if history == epoch and int(serial) > self._store.policy_serial():
+            return True
+        position = int(status.get("position") or 0)
+        return status.get("epoch") == epoch and position > self._store.position()
+
+    def _distrust_store(self) -> None:
         """The store has gone back in time: someone put an older file in its place. What happened
         since, revocations among it, is not known, so all that it holds is revoked.
         """
         revoked = self._store.begin_epoch(int(time.time()))
         log.critical(
-            "the session store is older than what %s has seen (position %d): it was replaced by an "
-            "older file; its %d active tokens are revoked",
+            "the session store is older than what %s has seen: it was replaced by an older file; "
+            "its %d active tokens are revoked",
             self._gateway.url,
-            position,
             revoked,
         )
 

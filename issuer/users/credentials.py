@@ -147,7 +147,11 @@ class CredentialsFile(Watched[Credentials]):
     """
 
     def __init__(
-        self, path: Path, roles: Callable[[], Roles], salt: bytes, directory: Path | None = None
+        self,
+        path: Path,
+        roles: Callable[[], Roles | None],
+        salt: bytes,
+        directory: Path | None = None,
     ) -> None:
         super().__init__(
             path,

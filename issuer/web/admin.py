@@ -26,7 +26,7 @@ def blueprint(authority: Authority) -> Blueprint:
 
     @routes.before_request
     def granted_only() -> Response | None:
-        roles = authority.roles.in_force()
+        roles = authority.roles()
         try:
             presented = presented_token.read(request.headers.get)
             claims = authority.validate(presented.token, roles)

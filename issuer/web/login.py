@@ -1,4 +1,5 @@
-"""The doors: Basic for agents (RFC 7617), a form for people, the way out, and the page behind.
+"""The login endpoints: Basic for agents (RFC 7617), a form for people; the way out, and the page
+behind.
 
 Thin: the decisions are `Authority`'s. It must never say whether the user or the secret was wrong.
 """
@@ -16,11 +17,11 @@ from issuer.errors import TokenRefused
 from issuer.tokens import presented_token
 from issuer.web import responses
 
-BASIC_DOORS = ("/llm/login", "/agi/login")
-FORM_DOORS = ("/login", "/admin/login")
+BASIC_ENDPOINTS = ("/llm/login", "/agi/login")
+FORM_ENDPOINTS = ("/login", "/admin/login")
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 FIELDS = ("username", "password", "next")
-#: Other paths of the same doors.
+#: Other paths of the same endpoints.
 ALIASES = {
     "/auth/llm/login": "/llm/login",
     "/auth/agi/login": "/agi/login",
@@ -29,31 +30,31 @@ ALIASES = {
 
 _REFUSALS = {
     Refusal.WRONG_CREDENTIALS: "invalid_api_key",
-    Refusal.WRONG_DOOR: "insufficient_permissions",
+    Refusal.WRONG_ENDPOINT: "insufficient_permissions",
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WRONG_DOOR = "Your role logs in at another door."
+_WRONG_ENDPOINT = "Your role logs in at another address."
 _OTHER_SITE = "This request came from another site."
 _BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
 
 
 def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Blueprint:
-    """All doors of an authority; `base_url` is where people and programs find the gateway."""
-    view = _Doors(authority, cookie_secure, base_url)
+    """All login endpoints; `base_url` is where people and programs find the gateway."""
+    view = _Endpoints(authority, cookie_secure, base_url)
     routes = Blueprint("login", __name__)
-    for path in (*BASIC_DOORS, *FORM_DOORS, *ALIASES):
-        door = ALIASES.get(path, path)
-        handler = view.basic if door in BASIC_DOORS else view.form
-        routes.add_url_rule(path, path, handler, methods=["POST"], defaults={"door": door})
-        if door in FORM_DOORS:
-            routes.add_url_rule(path, f"{path} page", view.page, defaults={"door": door})
+    for path in (*BASIC_ENDPOINTS, *FORM_ENDPOINTS, *ALIASES):
+        endpoint = ALIASES.get(path, path)
+        handler = view.basic if endpoint in BASIC_ENDPOINTS else view.form
+        routes.add_url_rule(path, path, handler, methods=["POST"], defaults={"endpoint": endpoint})
+        if endpoint in FORM_ENDPOINTS:
+            routes.add_url_rule(path, f"{path} page", view.page, defaults={"endpoint": endpoint})
     routes.add_url_rule("/logout", "logout", view.logout, methods=["POST"])
     routes.add_url_rule("/", "home", view.home)
     routes.add_url_rule("/admin", "console", lambda: redirect("/admin/", 308))
     return routes
 
 
-class _Doors:
+class _Endpoints:
     """The views, over one authority."""
 
     def __init__(self, authority: Authority, cookie_secure: bool, base_url: str) -> None:
@@ -61,20 +62,20 @@ class _Doors:
         self._cookie_secure = cookie_secure
         self._base_url = base_url
 
-    def basic(self, door: str) -> Response:
+    def basic(self, endpoint: str) -> Response:
         """An agent's login: the token in the body."""
         if responses.from_unnamed_site():
             return responses.error("insufficient_permissions", _OTHER_SITE)
         given = request.authorization
         if given is None or given.type != "basic" or given.username is None:
             return responses.error("invalid_api_key", headers=_BASIC_CHALLENGE)
-        outcome = self._login(given.username, given.password or "", door)
+        outcome = self._login(given.username, given.password or "", endpoint)
         if isinstance(outcome, Refusal):
             challenge = _BASIC_CHALLENGE if outcome is Refusal.WRONG_CREDENTIALS else {}
             return responses.error(_REFUSALS[outcome], _reason(outcome), challenge)
         return make_response(jsonify(_token_answer(outcome)))
 
-    def form(self, door: str) -> Response:
+    def form(self, endpoint: str) -> Response:
         """A person's login: the token in a cookie, which another site's page cannot make use of."""
         if responses.from_unnamed_site():
             return responses.error("insufficient_permissions", _OTHER_SITE)
@@ -82,9 +83,9 @@ class _Doors:
             fields = _fields()
         except (BadRequest, RecursionError):
             return responses.error("invalid_json")
-        outcome = self._login(fields.get("username", ""), fields.get("password", ""), door)
+        outcome = self._login(fields.get("username", ""), fields.get("password", ""), endpoint)
         if isinstance(outcome, Refusal):
-            return _form_again(outcome, door, fields)
+            return _form_again(outcome, endpoint, fields)
         goal = responses.local_path(fields.get("next") or request.args.get("next"))
         if _wants_json():
             answer = make_response(jsonify({"redirect": goal}))
@@ -92,9 +93,9 @@ class _Doors:
             answer = make_response(redirect(goal))
         return self._with_cookie(answer, outcome.token, outcome.ttl_seconds)
 
-    def page(self, door: str) -> Response:
+    def page(self, endpoint: str) -> Response:
         """The login page."""
-        return _login_page(door, goal=request.args.get("next"))
+        return _login_page(endpoint, goal=request.args.get("next"))
 
     def logout(self) -> Response:
         """Revoke the caller's token everywhere, then answer."""
@@ -118,7 +119,7 @@ class _Doors:
 
     def home(self) -> Response:
         """The page of a signed-in person; a browser without a session goes to the login page."""
-        roles = self._authority.roles.in_force()
+        roles = self._authority.roles()
         try:
             claims = self._authority.validate(
                 presented_token.read(request.headers.get).token, roles
@@ -132,16 +133,18 @@ class _Doors:
                 subject=claims.subject,
                 role=claims.role,
                 routes=role.routes if role else (),
-                door=role.door if role else "/login",
+                endpoint=role.login if role else "/login",
                 expires_at=claims.expires_at,
                 now=self._authority.now(),
                 example={"base_url": self._base_url},
             )
         )
 
-    def _login(self, username: str, secret: str, door: str) -> Login | Refusal:
-        outcome = self._authority.login(username, secret, door)
-        metrics.LOGINS.labels(door, outcome.value if isinstance(outcome, Refusal) else "ok").inc()
+    def _login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
+        outcome = self._authority.login(username, secret, endpoint)
+        metrics.LOGINS.labels(
+            endpoint, outcome.value if isinstance(outcome, Refusal) else "ok"
+        ).inc()
         return outcome
 
     def _forget(self, answer: Response) -> Response:
@@ -177,16 +180,16 @@ def _wants_json() -> bool:
     return responses.wants_json() or (request.is_json and not responses.wants_page())
 
 
-def _form_again(refusal: Refusal, door: str, fields: Mapping[str, str]) -> Response:
+def _form_again(refusal: Refusal, endpoint: str, fields: Mapping[str, str]) -> Response:
     if not responses.wants_page():
         return responses.error(_REFUSALS[refusal], _reason(refusal))
-    status = 403 if refusal is Refusal.WRONG_DOOR else 401
+    status = 403 if refusal is Refusal.WRONG_ENDPOINT else 401
     text = _reason(refusal) or "That name and password do not fit together."
-    return _login_page(door, fields.get("next"), fields.get("username", ""), text, status)
+    return _login_page(endpoint, fields.get("next"), fields.get("username", ""), text, status)
 
 
 def _reason(refusal: Refusal) -> str | None:
-    return _WRONG_DOOR if refusal is Refusal.WRONG_DOOR else None
+    return _WRONG_ENDPOINT if refusal is Refusal.WRONG_ENDPOINT else None
 
 
 def _token_answer(login: Login) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def _token_answer(login: Login) -> dict[str, Any]:
 
 
 def _login_page(
-    door: str,
+    endpoint: str,
     goal: str | None,
     username: str = "",
     error: str | None = None,
@@ -209,7 +212,11 @@ def _login_page(
 ) -> Response:
     goal = responses.local_path(goal)
     page = render_template(
-        "login.html", door=door, next="" if goal == "/" else goal, username=username, error=error
+        "login.html",
+        endpoint=endpoint,
+        next="" if goal == "/" else goal,
+        username=username,
+        error=error,
     )
     answer = make_response(page, status)
     if status == 401:

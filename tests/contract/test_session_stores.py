@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
+from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore, StoredPolicy
 from issuer.store.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
@@ -551,3 +551,49 @@ def test_a_store_that_breaks_later_is_unavailable_for_every_question(tmp_path: P
     for ask in questions:
         with pytest.raises(StoreUnavailable):
             ask()
+
+
+def test_a_policy_is_kept_under_a_serial_number_that_rises_with_each_other_one(
+    place: Place,
+) -> None:
+    store = place.open()
+    assert (store.policy(), store.policy_serial()) == (None, 0)
+    first = store.put_policy("a", "1")
+    assert (first, store.policy_serial()) == (StoredPolicy(1, "a", "1"), 1)
+    assert store.put_policy("a", "1") == first
+    assert store.put_policy("a", "2") == StoredPolicy(2, "a", "2")
+    assert place.open().put_policy("b", "2") == StoredPolicy(3, "b", "2")
+    assert store.policy() == StoredPolicy(3, "b", "2")
+
+
+def test_a_policy_that_is_no_longer_the_files_is_not_put(store: SessionStore) -> None:
+    store.put_policy("a", "1")
+    assert store.put_policy("b", "1", still=lambda: False) is None
+    assert store.policy() == StoredPolicy(1, "a", "1")
+
+
+def test_no_other_policy_is_put_while_one_is_asked_whether_it_still_holds(place: Place) -> None:
+    first, second = place.open(), place.open()
+    begun, put = threading.Event(), threading.Event()
+
+    def put_another() -> None:
+        begun.set()
+        second.put_policy("later", "1")
+        put.set()
+
+    other = threading.Thread(target=put_another)
+
+    def still() -> bool:
+        other.start()
+        begun.wait(5)
+        return not put.wait(0.2)
+
+    assert first.put_policy("sooner", "1", still=still) == StoredPolicy(1, "sooner", "1")
+    other.join(10)
+    assert first.policy() == StoredPolicy(2, "later", "1")
+
+
+def test_a_policy_outlasts_a_new_epoch(store: SessionStore) -> None:
+    store.put_policy("a", "1")
+    store.begin_epoch(NOW)
+    assert store.policy() == StoredPolicy(1, "a", "1")

@@ -22,6 +22,7 @@ from issuer.tokens import Claims
 from tests.support.deployment import Caller, Local
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway, mac_of
 from tests.support.listening import listening
+from tests.support.policies import shipped_policy
 from tests.support.upstream import recording, wait_for
 
 KINDS = ("the fake", "a real one")
@@ -35,6 +36,7 @@ FIELDS = {
     "keys",
     "least",
     "newest",
+    "policy",
     "position",
     "ready",
 }
@@ -119,6 +121,12 @@ class Asked:
         body = {"history": history, "serial": serial, "sealed": sealed}
         return self.send("POST", "/sync/keys", body)
 
+    def put_policy(self, serial: Any = 1, history: Any = "h", policy: Any = None) -> Answer:
+        """A policy; the shipped one unless told otherwise."""
+        listed = shipped_policy().compiled if policy is None else policy
+        body = {"history": history, "serial": serial, "policy": listed}
+        return self.send("POST", "/sync/policy", body)
+
 
 def as_listed(of: keys.Key, **changes: Any) -> dict[str, Any]:
     """A key as the issuer tells it."""
@@ -181,6 +189,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Asked]:
     """One that is ready, for all the questions that find it as they leave it."""
     with gateway_of(request.param) as asked:
         assert asked.put_keys().status == 200
+        assert asked.put_policy().status == 200
         asked.whole_snapshot()
         assert asked.state()["ready"] is True
         yield asked
@@ -590,11 +599,38 @@ def test_keys_that_are_sealed_with_another_key_or_were_changed_are_400(shared: A
             assert shared.send("POST", "/sync/keys", body).status == 400
 
 
+# The policy
+
+
+def test_an_older_policy_never_takes_the_place_of_a_newer_one(shared: Asked) -> None:
+    assert shared.put_policy(serial=5, history="p").state["policy"] == "p:5"
+    assert shared.put_policy(serial=4, history="p").status == 409
+    assert shared.put_policy(serial=5, history="p").status == 200
+    assert shared.state()["policy"] == "p:5"
+    assert shared.put_policy(serial=2, history="another").state["policy"] == "another:2"
+
+
+@pytest.mark.parametrize("policy", [None, "text", 1, [], {"roles": {}}])
+def test_what_is_no_policy_is_refused_and_the_former_stays(shared: Asked, policy: Any) -> None:
+    mark = shared.put_policy(serial=6, history="q").state["policy"]
+    body = {"history": "q", "serial": 7, "policy": policy}
+    assert shared.send("POST", "/sync/policy", body).status == 400
+    assert shared.state()["policy"] == mark
+
+
+@pytest.mark.parametrize(
+    ("history", "serial"), [(1, 1), ("h", "1"), ("h", -1), ("h", 1.5), ("h", None)]
+)
+def test_a_policy_without_a_good_name_is_refused(shared: Asked, history: Any, serial: Any) -> None:
+    assert shared.put_policy(history=history, serial=serial).status == 400
+
+
 # One that starts empty
 
 
 STEPS: dict[str, Callable[[Asked], object]] = {
     "keys": Asked.put_keys,
+    "policy": Asked.put_policy,
     "snapshot": Asked.whole_snapshot,
 }
 
@@ -603,7 +639,7 @@ STEPS: dict[str, Callable[[Asked], object]] = {
 def test_it_is_ready_when_it_has_all_and_no_sooner(empty: Asked, order: Sequence[str]) -> None:
     state = empty.state()
     assert [state[name] for name in ("newest", "least", "position", "epoch")] == [0, 0, 0, ""]
-    assert state["keys"] == ""
+    assert (state["keys"], state["policy"]) == ("", "")
     entry = new()
     assert empty.apply([entry]).status == 200
     assert empty.snapshot("part", generation=0, activate=[], revoke=[]).status == 409
@@ -619,6 +655,7 @@ def test_it_is_ready_when_it_has_all_and_no_sooner(empty: Asked, order: Sequence
 def test_one_that_is_full_says_507_drops_nothing_and_writes_what_fits(kind: str) -> None:
     with gateway_of(kind, 5_000) as gateway:
         gateway.put_keys()
+        gateway.put_policy()
         kept = new()
         gateway.whole_snapshot([kept])
         while gateway.apply([new() for _ in range(400)], epoch="e", position=5).status == 200:

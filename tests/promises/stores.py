@@ -7,17 +7,16 @@ from contextlib import closing
 from pathlib import Path
 
 from issuer import keys, tokens
-from issuer.config import ROLES_FILE
-from issuer.policy.roles import parse
 from issuer.tokens import Claims
 from tests.support.deployment import Local
+from tests.support.policies import shipped_policy
 
 USER, ROLE = "AGIATEST01", "agi"
 
 
 def fill(deployment: Local, count: int, revoked: int = 0) -> Sequence[Claims]:
     """Sessions of an agi in the deployment's store, as if by login; the last `revoked` revoked."""
-    role = parse(ROLES_FILE.read_text()).named(ROLE)
+    role = shipped_policy().roles.named(ROLE)
     assert role is not None
     now = int(time.time())
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]

@@ -18,14 +18,13 @@ import pytest
 import requests
 
 from issuer import tokens
-from issuer.config import ROLES_FILE
-from issuer.policy.roles import parse
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert, mint
 from tests.support.deployment import CHAT, Caller, Local, deployed, deployed_with_clocks
 from tests.support.forge import parts
 from tests.support.history import Operation, check
+from tests.support.policies import shipped_policy
 from tests.support.upstream import Upstream, wait_for
 
 #: By seconds within the window of the sync and beyond it, by an hour; forth, and back at once.
@@ -39,7 +38,7 @@ PENDING = 2
 
 def born(deployment: Local, count: int, issued: int, ends: int) -> list[str]:
     """Active tokens, issued and ending so many seconds from now."""
-    role = parse(ROLES_FILE.read_text()).named(ROLE)
+    role = shipped_policy().roles.named(ROLE)
     assert role is not None
     now = int(time.time())
     claims = [

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from issuer import config, tokens
 from issuer.keys import Key
 from issuer.keys.key_file import GONE, SIGNING, WAITING, Entry, KeyFile
-from issuer.policy.roles import parse
 from issuer.tokens import Claims
 from tests.conftest import unseal
 from tests.promises.conftest import Figure, size
@@ -27,6 +26,7 @@ from tests.support.deployment import Caller, Local, answers, deployed, wait_read
 from tests.support.forge import parts
 from tests.support.history import SERVED, Operation, check
 from tests.support.link import linked
+from tests.support.policies import shipped_policy
 from tests.support.upstream import Upstream, wait_for
 
 LOGGING_IN, USING_ONE = 4, 16
@@ -118,7 +118,7 @@ def sessions(deployment: Local, ttl: int, count: int) -> list[Claims]:
     """Claims whose sessions are in the store, as if by login: only their key can betray them. The
     gateway gets them in their order.
     """
-    role = parse(config.ROLES_FILE.read_text(), ttl).named(ROLE)
+    role = shipped_policy(ttl).roles.named(ROLE)
     assert role is not None
     claims = [tokens.new_claims(USER, role, int(time.time())) for _ in range(count)]
     insert(deployment, claims)

@@ -1,6 +1,7 @@
 """The gateway's verifier without a gateway: the process `verify.lua`, asked through a pipe."""
 
 import base64
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from issuer import keys
 from issuer.keys.key_file import SIGNING, Entry, KeyList
 from issuer.sync import gateways
 from run.commands import ROOT
+from tests.support.policies import shipped_policy
 
 PROGRAM = Path(__file__).with_name("verify.lua")
 SYNC_KEY = b"sync key of the security tests, 0123456789"
@@ -42,7 +44,8 @@ class GatewayVerifier:
         self._process = process
         self._writer = ThreadPoolExecutor(1)
         self._asker = ThreadPoolExecutor(1)
-        self._tell(f"start {SYNC_KEY.hex()}")
+        policy = json.dumps(shipped_policy().compiled).encode()
+        self._tell(f"start {SYNC_KEY.hex()} {policy.hex()}")
 
     def put_keys(self, known: KeyList) -> bool:
         """Give it the keys in force as the issuer would; answers whether it took them."""

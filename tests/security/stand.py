@@ -15,17 +15,17 @@ from typing import NamedTuple
 from issuer import config, keys, tokens
 from issuer.errors import TokenExpired, TokenRefused
 from issuer.keys.key_file import KeyFile
-from issuer.policy import roles
 from tests.security.forger import Forger
 from tests.security.gateway_verifier import GatewayVerifier, gateway_verifier
 from tests.security.wire import Answer, Wire
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.forge import parts
+from tests.support.policies import shipped_policy
 from tests.support.upstream import Upstream
 
 ACCEPTED, EXPIRED, REFUSED = "accepted", "expired", "refused"
 USER = "AGIATEST01"
-ROLES = roles.parse(config.ROLES_FILE.read_text())
+ROLES = shipped_policy().roles
 PIPELINED = 64
 VALIDATING = 4
 #: nginx answers a header line above its buffer of 16 KiB by itself (threats J23).

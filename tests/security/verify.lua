@@ -2,7 +2,7 @@
 -- The gateway's verdict on tokens, and on bare signatures, without nginx: the gateway's own modules
 -- under the fake nginx of the specs. For the tests alone.
 -- It reads commands from standard input, a line each; what answers, answers one line:
---   start SYNC_KEY                           in hex
+--   start SYNC_KEY POLICY                    in hex; the policy as the issuer compiles it, in JSON
 --   keys HISTORY SERIAL SEALED               the list of keys, as the issuer seals it: true, false
 --   activate JTI EXP, revoke JTI EXP
 --   token NOW TOKEN                          token in hex: accepted, expired, refused
@@ -12,7 +12,6 @@
 local fake_ngx = require("fake_ngx")
 local cjson = require("cjson.safe")
 
-local ROLES = "openresty/conf/roles.json"
 local START = 1700000000
 
 local BYTES = {}
@@ -20,37 +19,27 @@ for value = 0, 255 do
     BYTES[("%02x"):format(value)] = string.char(value)
 end
 
-local fake, active_tokens, crypto, keys, shared_versions, token_cache
+local fake, active_tokens, crypto, keys, policy, shared_versions, token_cache
 
 local function from_hex(text)
     return (text:gsub("..", BYTES))
 end
 
-local function roles()
-    local file = assert(io.open(ROLES))
-    local content = cjson.decode(file:read("*a"))
-    file:close()
-    return content.roles
-end
-
-local function start(sync_key)
+local function start(sync_key, listed)
     fake = fake_ngx.install(START)
     shared_versions = fake.load("portero.shared_versions")
     crypto, keys = fake.load("portero.token.crypto"), fake.load("portero.token.keys")
     token_cache = fake.load("portero.token.token_cache")
     active_tokens = fake.load("portero.token.active_tokens")
-    local settings = {
-        sync_key = from_hex(sync_key), roles = roles(), limits = { roles = {}, users = {} },
-    }
-    keys.start(settings)
-    token_cache.start(settings)
+    policy = fake.load("portero.policy.decision").load(cjson.decode(from_hex(listed)))
+    keys.start({ sync_key = from_hex(sync_key) })
     active_tokens.end_snapshot(active_tokens.begin_snapshot())
 end
 
 local function verdict(now, token)
     fake.clock.now = tonumber(now)
     shared_versions.look()
-    local claims, reason = token_cache.claims(from_hex(token), 1, fake.clock.now)
+    local claims, reason = token_cache.claims(from_hex(token), 1, fake.clock.now, policy)
     if not claims then
         return reason == "expired" and "expired" or "refused"
     end

@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from issuer import config
-from issuer.policy.decision import Policy
+from issuer.policy.explanation import Explainer
 from tests.support.deployment import Caller, Deployment, credentials_text, deployed
-from tests.support.policies import KINDS, Line, lines, write_roles
+from tests.support.policies import KINDS, Line, lines, write_policy
 from tests.support.upstream import Upstream
 
 USERS = ("AGNRTEST01", "AGNRTEST02", "AGNFTEST01", "USRSTEST01", "MNTRTEST01", "ADMNTEST01")
@@ -49,15 +49,15 @@ def change(content: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def judged(
     local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Deployment, Policy]]:
+) -> Iterator[tuple[Deployment, Explainer]]:
     """A gateway, and what the issuer knows of its policy."""
-    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", change)
+    roles = write_policy(tmp_path_factory.mktemp("roles") / "policy.yaml", change)
     local_upstream.forget()
     names = (name for name in MODELS if name)
     listed = [{"id": name, "object": "model", "created": 1, "owned_by": "x"} for name in names]
     local_upstream.answers["/v1/models"] = {"object": "list", "data": listed}
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
-        yield running, config.read_policy({"ROLES_FILE": str(roles)}).policy
+    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as running:
+        yield running, Explainer(config.read_policy({"POLICY_FILE": str(roles)}))
     local_upstream.forget()
 
 
@@ -93,15 +93,16 @@ def gateways(where: Deployment, token: str, method: str, path: str, **body: Any)
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_explain_says_what_the_gateway_does(judged: tuple[Deployment, Policy], user: str) -> None:
-    running, policy = judged
+def test_explain_says_what_the_gateway_does(
+    judged: tuple[Deployment, Explainer], user: str
+) -> None:
+    running, explainer = judged
     token = Caller(running).token(user)
     differing, compared = [], 0
-    # What the issuer answers to a deletion of what is not there is no decision of the gateway.
-    for line in (one for one in lines("portero", *KINDS) if one.kind not in ("page", "console")):
+    for line in (one for one in lines(*KINDS) if one.kind != "page"):
         for model in MODELS:
             path, body = request_of(line, model)
-            decision = policy.decide(user, line.method, path, model or None)
+            decision = explainer.explain(user, line.method, path, model or None)
             status, code = gateways(running, token, line.method, path, **body)
             compared += 1
             if (decision.status, code or decision.code) != (status, decision.code):
@@ -109,7 +110,7 @@ def test_explain_says_what_the_gateway_does(judged: tuple[Deployment, Policy], u
     for text in NO_ROUTES:
         method, path = text.split()
         body = {"json": {"model": "tiny"}} if method == "POST" else {}
-        decision = policy.decide(user, method, path, "tiny")
+        decision = explainer.explain(user, method, path, "tiny")
         status, code = gateways(running, token, method, path, **body)
         compared += 1
         if (decision.status, code or decision.code) != (status, decision.code):
@@ -119,7 +120,7 @@ def test_explain_says_what_the_gateway_does(judged: tuple[Deployment, Policy], u
 
 
 def test_the_command_prints_decision_rule_and_line(
-    judged: tuple[Deployment, Policy],
+    judged: tuple[Deployment, Explainer],
 ) -> None:
     running, _ = judged
     said = running.command(
@@ -129,7 +130,7 @@ def test_the_command_prints_decision_rule_and_line(
     first, rule, place = said.stdout.splitlines()
     assert first == "404 model_not_found"
     assert rule.startswith("rule ")
-    assert "roles.json:" in place
+    assert "policy.yaml:" in place
     assert "roles.agent_reasoning.models" in place
     allowed = running.command("explain", "AGNRTEST01", "POST", "/chat/completions", "--model=tiny")
     assert allowed.stdout.splitlines()[0].startswith("200 ")
@@ -157,8 +158,8 @@ def with_operators(
     folder = tmp_path_factory.mktemp("operators")
     users = folder / "users.env"
     users.write_text(credentials_text() + "OPSXTEST01=of-the-operators\n")
-    roles = write_roles(folder / "roles.json", with_ops)
-    settings = {"ROLES_FILE": str(roles), "CREDENTIALS_FILE": str(users)}
+    roles = write_policy(folder / "policy.yaml", with_ops)
+    settings = {"POLICY_FILE": str(roles), "CREDENTIALS_FILE": str(users)}
     with deployed(local_upstream.url, **settings) as running:
         yield running
 

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from tests.support.deployment import CHAT, Caller, Deployment, Local, deployed
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
 STREAM = {**CHAT, "stream": True}
@@ -38,8 +38,8 @@ def with_limits(
         def change(content: dict[str, Any]) -> None:
             content["roles"]["agent_reasoning"].update(limits)
 
-        roles = write_roles(tmp_path / "roles.json", change)
-        return deployed(local_upstream.url, ROLES_FILE=str(roles), GATEWAY_WORKERS="4")
+        roles = write_policy(tmp_path / "policy.yaml", change)
+        return deployed(local_upstream.url, POLICY_FILE=str(roles), GATEWAY_WORKERS="4")
 
     yield make
     local_upstream.forget()

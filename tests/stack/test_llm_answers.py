@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.support.deployment import CHAT, Caller, Deployment, deployed
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
@@ -285,6 +285,6 @@ def limited(local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) 
             models=["tiny"], tokens_per_minute=10**6, concurrent_requests=100
         )
 
-    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", limit)
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
+    roles = write_policy(tmp_path_factory.mktemp("roles") / "policy.yaml", limit)
+    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as running:
         yield Caller(running)

@@ -17,7 +17,7 @@ from run.commands import ROOT
 from run.set_up import PYTHON
 from tests.support.certificates import Authority
 from tests.support.deployment import Caller, Deployment, Local, answers, deployed, free_ports
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import CHAT_ANSWER, Upstream, wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
@@ -96,10 +96,10 @@ def limited_agents(runtime: str, tmp_path: Path) -> dict[str, str]:
     """A roles file whose agents are limited, where the runtime's gateway can read one."""
     if runtime != "local":
         return {}
-    path = write_roles(
-        tmp_path / "roles.json", lambda file: file["roles"]["agent_reasoning"].update(LIMITED)
+    path = write_policy(
+        tmp_path / "policy.yaml", lambda file: file["roles"]["agent_reasoning"].update(LIMITED)
     )
-    return {"ROLES_FILE": str(path)}
+    return {"POLICY_FILE": str(path)}
 
 
 def test_without_a_key_none_is_sent_u4(caller: Caller, agent: str, upstream: Upstream) -> None:

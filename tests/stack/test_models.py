@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.deployment import Caller, Deployment, deployed
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import CHAT_ANSWER, Upstream, wait_for
 
 #: What AGNF users may use; one user has a list of its own.
@@ -40,8 +40,8 @@ def limit(content: dict[str, Any]) -> None:
 def limited(
     local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", limit)
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
+    roles = write_policy(tmp_path_factory.mktemp("roles") / "policy.yaml", limit)
+    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as running:
         yield running
 
 

@@ -3,8 +3,6 @@ server (docs/http-api.md, threats B14, H10).
 """
 
 import json
-import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.deployment import CHAT, Caller, Local, deployed
-from tests.support.policies import KINDS, Line, lines, shipped_roles, write_roles
+from tests.support.deployment import Caller, Local, deployed
+from tests.support.policies import KINDS, Line, lines, shipped, write_policy
 from tests.support.upstream import Upstream, wait_for
 
 USERS = {
@@ -42,7 +40,7 @@ def arrives_as(line: Line) -> str:
 def unexpected(caller: Caller, upstream: Upstream, served: list[Line]) -> list[str]:
     """Every pair of role and route that is not judged as roles.json says."""
     found = []
-    roles = shipped_roles()["roles"]
+    roles = shipped()["roles"]
     for role, user in USERS.items():
         token = caller.token(user)
         for line in served:
@@ -150,7 +148,7 @@ def test_an_operators_route_is_reached_by_admin_alone(
     assert len(upstream.seen) == 1
 
 
-def test_the_shipped_roles_limit_nobody(caller: Caller, upstream: Upstream) -> None:
+def test_the_shipped_limit_nobody(caller: Caller, upstream: Upstream) -> None:
     body = {"model": "any/model:at-all"}
     answer = caller.call(caller.token("AGNRTEST01"), body=body)
     assert answer.status_code == 200
@@ -158,25 +156,38 @@ def test_the_shipped_roles_limit_nobody(caller: Caller, upstream: Upstream) -> N
     assert not [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
 
 
-def test_a_changed_policy_is_taken_by_a_reload_and_a_faulty_one_is_not(
+def test_a_changed_policy_counts_at_the_gateway_and_a_faulty_one_does_not(
     local_upstream: Upstream, tmp_path: Path
 ) -> None:
     local_upstream.forget()
-    roles = write_roles(tmp_path / "roles.json", lambda content: None)
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
+    policy = write_policy(tmp_path / "policy.yaml", lambda content: None)
+    with deployed(local_upstream.url, POLICY_FILE=str(policy)) as running:
         caller = Caller(running)
         token = caller.token("AGNRTEST01")
         assert caller.call(token).status_code == 200
-        write_roles(
-            roles, lambda content: content["roles"]["agent_reasoning"].update(routes=["models"])
+        write_policy(
+            policy, lambda content: content["roles"]["agent_reasoning"].update(routes=["models"])
         )
-        os.kill(running.pid("gateway"), signal.SIGHUP)
-        wait_for(lambda: caller.call(token).status_code == 403, 10, "the new policy")
-        roles.write_text("{")
-        os.kill(running.pid("gateway"), signal.SIGHUP)
-        wait_for(
-            lambda: "roles.json: is not valid JSON" in running.output("gateway"), 10, "a fault"
-        )
+        wait_for(lambda: caller.call(token).status_code == 403, 5, "the new policy")
+        policy.write_text("{")
+        wait_for(lambda: "policy.yaml line" in running.output("issuer"), 5, "a fault")
         assert caller.call(token).status_code == 403
         assert caller.call(token, "/v1/models", method="GET").status_code == 200
-        assert caller.call(token, body=CHAT).status_code == 403
+
+
+def test_a_kind_of_llm_server_is_one_file_that_is_dropped_in(
+    local_upstream: Upstream, tmp_path: Path
+) -> None:
+    local_upstream.forget()
+    policy = write_policy(tmp_path / "policy.yaml", lambda content: None)
+    with deployed(local_upstream.url, POLICY_FILE=str(policy)) as running:
+        caller = Caller(running)
+        token = caller.token("AGNRTEST01")
+        assert caller.call(token, "/v9/think").status_code == 404
+        (tmp_path / "servers").mkdir()
+        (tmp_path / "servers" / "own.yaml").write_text(
+            "dialect: openai\nmodel_names: exact\nroutes:\n"
+            "  inference: [POST /v9/think model=body]\n"
+        )
+        wait_for(lambda: caller.call(token, "/v9/think").status_code == 200, 5, "it is found")
+        assert local_upstream.seen[-1].line.startswith("POST /v9/think ")

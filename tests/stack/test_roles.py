@@ -9,18 +9,27 @@ from pathlib import Path
 import pytest
 import requests
 
-from issuer.config import ROLES_FILE
-from tests.support.deployment import USERS, Local, deployed
+from issuer.config import POLICY_FILE
+from issuer.store.sqlite import SqliteSessions
+from tests.support.deployment import USERS, Local, answers, deployed, wait_ready
 from tests.support.upstream import Upstream, wait_for
 
-TAKEN = "roles.json: read again, and in force"
+TAKEN = "policy 2 is in force"
 REFUSED = "the former version stays in force"
+
+
+FAULTY = (
+    POLICY_FILE.read_text()
+    .replace("code: AGNR", "code: agnr")
+    .replace("login: /agi/login", "login: /agi")
+)
+FAULTS = ("roles.agent_reasoning.code must be", "roles.agi.login must be")
 
 
 def with_lifetime(ttl_seconds: str) -> str:
     """The shipped file, with a lifetime of its own for the agents that log in here."""
-    before, after = '"ttl_seconds": 120,', f'"ttl_seconds": {ttl_seconds},'
-    return ROLES_FILE.read_text().replace(before, after)
+    before, after = "ttl_seconds: 120", f"ttl_seconds: {ttl_seconds}"
+    return POLICY_FILE.read_text().replace(before, after)
 
 
 @dataclass
@@ -51,9 +60,9 @@ class House:
 
 @pytest.fixture
 def house(local_upstream: Upstream, tmp_path: Path) -> Iterator[House]:
-    path = tmp_path / "roles.json"
+    path = tmp_path / "policy.yaml"
     path.write_text(with_lifetime("100"))
-    with deployed(local_upstream.url, ROLES_FILE=str(path)) as running:
+    with deployed(local_upstream.url, POLICY_FILE=str(path)) as running:
         yield House(running, path)
 
 
@@ -61,11 +70,8 @@ def test_changed_roles_count_within_a_second_without_a_restart(house: House) -> 
     assert house.lifetimes() == {100}
     workers = house.deployment.workers("issuer")
     house.change("50")
-    wait_for(
-        lambda: house.deployment.last_good("roles.json") == with_lifetime("50"),
-        3,
-        "a worker has taken them, though nobody asked",
-    )
+    store = SqliteSessions(house.deployment.data / "sessions.db")
+    wait_for(lambda: store.policy_serial() == 2, 3, "they are taken, though nobody asked")
     assert house.lifetimes() == {50}
     wait_for(lambda: house.told(TAKEN, "reconciler") == 1, 3, "the reconciler has them")
     assert house.deployment.workers("issuer") == workers
@@ -74,7 +80,7 @@ def test_changed_roles_count_within_a_second_without_a_restart(house: House) -> 
 def test_faulty_roles_leave_the_old_ones_in_force_whoever_begins_meanwhile(house: House) -> None:
     house.change("0")
     wait_for(lambda: house.told(REFUSED) == 2, 2, "both workers tell the fault")
-    wait_for(lambda: house.told(REFUSED, "reconciler") == 1, 2, "so does the reconciler")
+    wait_for(lambda: house.told(REFUSED, "reconciler") == 1, 4, "so does the reconciler")
     assert "roles.agent_reasoning.ttl_seconds must be" in house.deployment.output("issuer")
     assert house.lifetimes() == {100}
     house.deployment.kill_workers("issuer")
@@ -103,20 +109,37 @@ def test_a_user_of_a_role_that_is_gone_has_no_valid_token(house: House) -> None:
 
     assert verdict() == 200
     text = house.roles.read_text()
-    house.roles.write_text(text.replace('"AGNR"', '"AGNX"'))
+    house.roles.write_text(text.replace("AGNR", "AGNX"))
+    wait_for(lambda: verdict() == 401, 3, "the policy is taken")
     assert {verdict() for _ in range(4)} == {401}
     assert {house.log_in().status_code for _ in range(4)} == {401}
     house.deployment.kill_workers("issuer")  # the credentials name users of no role now
     assert {house.log_in().status_code for _ in range(4)} == {401}
 
 
-def test_a_start_with_faulty_roles_is_refused_with_every_fault(house: House) -> None:
-    house.roles.write_text(
-        ROLES_FILE.read_text().replace('"AGNR"', '"agnr"').replace('"/agi/login"', '"/agi"')
-    )
+def test_a_start_with_faulty_roles_tells_every_fault_and_goes_on_with_the_last_good_ones(
+    house: House,
+) -> None:
+    house.roles.write_text(FAULTY)
     house.deployment.stop("issuer")
     house.deployment.start("issuer")
-    wait_for(
-        lambda: "roles.agi.door must be" in house.deployment.output("issuer"), 10, "the faults"
-    )
-    assert "roles.agent_reasoning.code must be" in house.deployment.output("issuer")
+    wait_ready(house.deployment)
+    assert house.lifetimes() == {100}
+    for fault in FAULTS:
+        assert fault in house.deployment.output("issuer")
+
+
+def test_a_first_start_with_faulty_roles_is_refused_with_every_fault(
+    local_upstream: Upstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(FAULTY)
+    deployment = Local(local_upstream.url, {"POLICY_FILE": str(path)})
+    try:
+        deployment.start("issuer")
+        wait_for(
+            lambda: all(fault in deployment.output("issuer") for fault in FAULTS), 10, "the faults"
+        )
+        wait_for(lambda: not answers(f"{deployment.issuer}/healthz", 200), 10, "no start")
+    finally:
+        deployment.close()

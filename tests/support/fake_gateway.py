@@ -49,6 +49,7 @@ class FakeGateway:
         self._lock = threading.RLock()
         self._messages: dict[tuple[str, str], Callable[[State], int]] = {
             ("POST", "/sync/keys"): self._put_keys,
+            ("POST", "/sync/policy"): self._put_policy,
             ("POST", "/sync/apply"): self._apply,
             ("POST", "/sync/snapshot"): self._snapshot,
             ("GET", "/sync/status"): lambda _: 200,
@@ -64,6 +65,9 @@ class FakeGateway:
         self.history, self.serial = "", 0
         #: kid -> algorithm and what verifies.
         self.keys: dict[str, tuple[str, bytes]] = {}
+        #: The policy, and how it is named.
+        self.policy: State = {}
+        self.policy_name = ("", 0)
         self._seen: set[str] = set()
         self._boot = f"{time.monotonic_ns():016x}"
 
@@ -103,12 +107,13 @@ class FakeGateway:
     def _state(self) -> State:
         return {
             "boot": self._boot,
-            "ready": self.least > 0 and bool(self.keys),
+            "ready": self.least > 0 and bool(self.keys) and bool(self.policy),
             "newest": self.newest,
             "least": self.least,
             "epoch": self.epoch,
             "position": self.position,
             "keys": f"{self.history}:{self.serial}" if self.keys else "",
+            "policy": "{}:{}".format(*self.policy_name) if self.policy else "",
             "free_bytes": max(0, self.most - len(self.numbers)) * ENTRY_BYTES,
             "capacity_bytes": self.most * ENTRY_BYTES,
         }
@@ -124,7 +129,7 @@ class FakeGateway:
         history: Any = content.get("history")
         serial: Any = content.get("serial")
         sealed: Any = content.get("sealed")
-        if not isinstance(history, str) or not _is_number(serial) or not isinstance(sealed, str):
+        if not _is_name(history, serial) or not isinstance(sealed, str):
             return 400
         if history == self.history and serial < self.serial:
             return 409
@@ -132,6 +137,19 @@ class FakeGateway:
         if not found:
             return 400
         self.history, self.serial, self.keys = history, int(serial), found
+        return 200
+
+    # The policy
+
+    def _put_policy(self, content: State) -> int:
+        history: Any = content.get("history")
+        serial: Any = content.get("serial")
+        policy: Any = content.get("policy")
+        if not _is_name(history, serial) or not _is_policy(policy):
+            return 400
+        if history == self.policy_name[0] and serial < self.policy_name[1]:
+            return 409
+        self.policy, self.policy_name = policy, (history, int(serial))
         return 200
 
     # Active tokens
@@ -263,6 +281,20 @@ def _has_mark(content: State) -> bool:
     if not _is_whole(position) or not isinstance(epoch, str):
         return False
     return bool(0 <= position < MAX_POSITION) and len(epoch.encode()) <= MAX_EPOCH_CHARACTERS
+
+
+def _is_name(history: Any, serial: Any) -> bool:
+    """Whether they name a list of keys, or a policy."""
+    is_good = isinstance(history, str) and "\n" not in history and _is_number(serial)
+    return is_good and serial % 1 == 0 and 0 <= serial < 2**53
+
+
+def _is_policy(content: Any) -> bool:
+    """Whether tables can be built of it."""
+    tables = ("roles", "users", "routes")
+    return isinstance(content, dict) and all(
+        isinstance(content.get(name), dict | list) for name in tables
+    )
 
 
 def _verifying(sync_key: str, sealed: str) -> dict[str, tuple[str, bytes]] | None:

@@ -1,20 +1,24 @@
-"""Roles files for tests: the shipped one, with changes."""
+"""Policies for tests: the shipped one, with changes."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run.commands import ROOT
+import yaml
 
-CONF = ROOT / "openresty" / "conf"
+from issuer import policy
+from issuer.config import POLICY_FILE
+from issuer.policy import Policy, Terms
+
+SERVERS = POLICY_FILE.with_name("servers")
 KINDS = ("ollama", "vllm", "llama-server", "localai")
 
 
 class Line(NamedTuple):
-    """One route of a pack; `example` is its path with something in the place of a parameter."""
+    """One route of a kind of LLM server; `example` has something in a parameter's place."""
 
-    pack: str
+    server: str
     kind: str
     method: str
     path: str
@@ -29,25 +33,31 @@ class Line(NamedTuple):
         return name + inside + rest.partition("}")[2]
 
 
-def lines(*packs: str) -> Iterator[Line]:
-    """Every route of some packs."""
-    for pack in packs:
-        routes = json.loads((CONF / "routes" / f"{pack}.json").read_text())["routes"]
+def lines(*servers: str) -> Iterator[Line]:
+    """Every route of some kinds of LLM servers."""
+    for server in servers:
+        routes = yaml.safe_load((SERVERS / f"{server}.yaml").read_text())["routes"]
         for kind, listed in routes.items():
             for line in listed:
                 method, path, *word = line.split()
-                yield Line(pack, kind, method, path, word[0].removeprefix("model=") if word else "")
+                model = word[0].removeprefix("model=") if word else ""
+                yield Line(server, kind, method, path, model)
 
 
-def shipped_roles() -> dict[str, Any]:
-    """The shipped `roles.json`, to be changed."""
-    content: dict[str, Any] = json.loads((CONF / "roles.json").read_text())
+def shipped() -> dict[str, Any]:
+    """The shipped policy as it is written, to be changed: what has a default may be missing."""
+    content: dict[str, Any] = yaml.safe_load(POLICY_FILE.read_text())
     return content
 
 
-def write_roles(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """The shipped `roles.json` with a change, in a file that every part can read."""
-    content = shipped_roles()
+def shipped_policy(ttl_bound_seconds: int = 86_400) -> Policy:
+    """The shipped policy for all kinds of LLM servers."""
+    return policy.parse(policy.gather(POLICY_FILE), Terms("", "portero", ttl_bound_seconds))
+
+
+def write_policy(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The shipped policy with a change, in a file that every part can read; JSON is YAML."""
+    content = shipped()
     change(content)
     path.write_text(json.dumps(content, indent=2))
     path.chmod(0o644)

@@ -13,10 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from issuer import commands, metrics
+from issuer import commands, metrics, policy
+from issuer.config import POLICY_FILE
 from issuer.errors import WIRE_ERRORS
 from issuer.origins import Origins
-from issuer.policy import decision
+from issuer.policy import Sources, Terms
+from issuer.policy.own_routes import OWN_ROUTES
 from issuer.web import application
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,7 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
 def test_every_message_of_the_sync_is_in_its_page() -> None:
     text = (ROOT / "docs" / "sync.md").read_text()
     messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync" / "receiver.lua").read_text())
-    assert len(messages) == 4
+    assert len(messages) == 5
     for message in messages:
         assert f"`{message}`" in text
 
@@ -189,10 +191,7 @@ def test_every_method_of_an_open_path_is_in_the_api_page() -> None:
 
 
 def test_every_route_of_porteros_own_is_in_the_api_page() -> None:
-    pack = json.loads((ROOT / "openresty" / "conf" / "routes" / "portero.json").read_text())
-    lines = [
-        line.partition(" model=")[0] for of_class in pack["routes"].values() for line in of_class
-    ]
+    lines = [line.partition(" model=")[0] for of_class in OWN_ROUTES.values() for line in of_class]
     own = section(API, "### Portero's own")
     assert len(lines) > 4
     assert [line for line in lines if f"| `{line}` |" not in own] == []
@@ -374,32 +373,22 @@ def test_every_command_is_in_a_page(verb: str) -> None:
     assert re.search(rf'(-m issuer|portero-admin|ARGS=")\s*{verb}\b', text)
 
 
-def test_every_list_of_kinds_is_that_of_the_packs() -> None:
-    packs = {path.stem for path in (ROOT / "openresty" / "conf" / "routes").glob("*.json")}
-    kinds = packs - {"portero"}
-    gateway = re.search(r"KINDS = \{(.*)\}", (LUA / "config.lua").read_text())
-    assert gateway
-    assert set(decision.KINDS) == kinds
-    assert set(re.findall(r'"([\w-]+)"', gateway[1])) == kinds
-
-
-def test_the_pack_that_contributing_shows_is_a_good_one() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- tested: pack -->\n")[2]
-    pack = text.partition("```json\n")[2].partition("```")[0]
-    shipped = (ROOT / "openresty" / "conf" / "routes" / "vllm.json").read_text()
-    lines = decision.parse_packs({"tabby": pack, "vllm": shipped})
-    assert {line.kind for line in lines if line.pack == "tabby"} == {
-        "inference",
-        "models",
-        "health",
-    }
+def test_the_kind_that_contributing_shows_is_a_good_one_and_one_file() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("<!-- tested: kind -->\n")[2]
+    kind = text.partition("```yaml\n")[2].partition("```")[0]
+    shipped = policy.gather(POLICY_FILE)
+    sources = Sources(shipped.policy, {**shipped.kinds, "tabby": kind})
+    routes = policy.parse(sources, Terms("tabby")).compiled["routes"]
+    classes = {route["class"] for route in routes if route["answered_by"] in ("llm", "discovery")}
+    assert classes == {"inference", "models", "health"}
+    assert policy.parse(sources, Terms())
 
 
 def test_what_contributing_names_is_there() -> None:
     text = re.sub(r"(?s)<!-- tested.*?```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text())
-    named = set(re.findall(r"`([\w./-]+\.(?:py|lua|sh|json|yml|md|conf)|[\w/-]+/)`", text))
-    everything = [path.as_posix() for folder in ("issuer", "openresty", "run", "tests", "docs")
-                  for path in (ROOT / folder).rglob("*")]  # fmt: skip
+    named = set(re.findall(r"`([\w./-]+\.(?:py|lua|sh|json|ya?ml|md|conf)|[\w/-]+/)`", text))
+    folders = ("issuer", "openresty", "policy", "run", "tests", "docs")
+    everything = [path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*")]
     everything += [path.as_posix() for path in ROOT.glob("*")]
     named = {name for name in named if "tabby" not in name}
     assert len(named) > 20

@@ -1,25 +1,27 @@
 ---------
--- The request path. `judge` reads as the specification: the route, the credential, the token, is it
--- active, may its role use the route, is it within the caller's limits, forward exactly what was
--- judged.
+-- The request path: what `policy/decision.lua` asks is answered here, and what it decides is done.
+-- The credential, the token, is it active, is the LLM server known, the caller's limits; then
+-- forward exactly what was judged.
 -- Nothing falls through: what cannot be judged is refused, and a Lua error is a 500.
 
 local active_tokens = require("portero.token.active_tokens")
-local cors = require("portero.request.cors")
-local presented_token = require("portero.token.presented_token")
-local errors = require("portero.errors")
 local admission = require("portero.quota.admission")
+local cors = require("portero.request.cors")
+local decision = require("portero.policy.decision")
+local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
-local route_table = require("portero.policy.route_table")
+local presented_token = require("portero.token.presented_token")
 local request_faults = require("portero.request.request_faults")
+local route_table = require("portero.policy.route_table")
 local shared_versions = require("portero.shared_versions")
-local upstreams = require("portero.server.upstreams")
 local token_cache = require("portero.token.token_cache")
+local upstreams = require("portero.server.upstreams")
 
 local ngx, var = ngx, ngx.var
 local get_method, time = ngx.req.get_method, ngx.time
-local find, match, sub = string.find, string.match, string.sub
+local find, sub = string.find, string.sub
 
 local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
 local SAFE_METHODS = { GET = true, HEAD = true }
@@ -28,7 +30,6 @@ local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics", discovery = "@di
 --- Where a browser without a valid session goes, by the class of what it asked for.
 local LOGIN_PAGES = { page = "/login?next=/", console = "/admin/login?next=/admin/" }
 
-local table_of_routes
 local upstream_prefix
 local max_staleness_seconds
 
@@ -37,7 +38,6 @@ local _M = {}
 --- Begin, in each worker.
 ---@param settings table
 function _M.start(settings)
-    table_of_routes = settings.policy
     upstream_prefix = settings.llm[1].path
     max_staleness_seconds = settings.max_staleness_seconds
 end
@@ -57,29 +57,6 @@ local function holds_token(query)
     return query ~= "" and (find(query, "token=", 1, true) or find(query, "api_key=", 1, true))
 end
 
---- Whether a path is a route by any method.
-local function is_known(path)
-    for method in pairs(table_of_routes) do
-        if route_table.find(table_of_routes, method, path) then
-            return true
-        end
-    end
-    return false
-end
-
---- Say what it is with a path that is no route, and nothing of routes that no role may reach.
-local function refuse_unknown(path)
-    if not route_table.is_canonical(path) then
-        return errors.refuse(request_faults.of_path(path) or "invalid_request")
-    end
-    if is_known(path) then
-        return errors.refuse("other_method")
-    end
-    local without_slash = match(path, "^(.+)/$")
-    return errors.refuse(without_slash and is_known(without_slash) and "slash_at_end"
-        or "not_found")
-end
-
 local function wants_page()
     local accept = var.http_accept
     return accept and find(accept, "text/html", 1, true)
@@ -96,21 +73,21 @@ end
 
 --- The clock is read once per turn of the event loop: a token minted within this turn would seem
 --- to come from the future.
-local function claims_of(text, from)
-    local claims, reason = token_cache.claims(text, from, time())
+local function claims_of(text, from, policy)
+    local claims, reason = token_cache.claims(text, from, time(), policy)
     if reason == "not yet issued" then
         ngx.update_time()
-        claims, reason = token_cache.claims(text, from, time())
+        claims, reason = token_cache.claims(text, from, time(), policy)
     end
     return claims, reason
 end
 
---- A token issued since the issuer was last heard may be one this gateway has not been told of.
-local function refuse_inactive(route, claims, active, known)
-    if active == nil or (not known and active_tokens.may_be_behind(claims.iat, ngx.now())) then
-        return errors.refuse("not_ready")
-    end
-    return refuse_token(route, "invalid_api_key")
+--- Why a token that is authentic is refused. One issued since the issuer was last heard may be one
+--- this gateway has not been told of.
+local function code_of_inactive(claims, active, known)
+    local is_untold = active == nil
+        or (not known and active_tokens.may_be_behind(claims.iat, ngx.now()))
+    return is_untold and "not_ready" or "invalid_api_key"
 end
 
 local function is_stale()
@@ -121,26 +98,75 @@ local function is_stale()
     return not staleness or staleness > max_staleness_seconds
 end
 
+--- What is wrong with the form of a request, whoever asks.
+local function fault_of_form(query)
+    if not PROTOCOLS[var.server_protocol] then
+        return "unsupported_protocol"
+    end
+    return holds_token(query) and "token_in_query" or nil
+end
+
+--- The token that a request shows, and where it begins in its text; nil and a code where none
+--- counts.
+local function presented(query)
+    local form_fault = fault_of_form(query)
+    if form_fault then
+        return nil, form_fault
+    end
+    local text, fault, by_cookie, from = presented_token.read()
+    if fault == "several" then
+        return nil, "several_credentials"
+    elseif not text then
+        return nil, "invalid_api_key"
+    elseif by_cookie and not SAFE_METHODS[get_method()] and origins.from_another_site() then
+        return nil, "other_site"
+    end
+    return text, from
+end
+
+local CODES_OF_TOKEN = { ["no keys"] = "not_ready", expired = "expired" }
+
+--- What only the request can tell (`decision.decide`).
+local ask = {}
+
+--- Who asks.
+function ask.caller(policy, _, query)
+    local text, from = presented(query)
+    if not text then
+        return nil, from
+    end
+    local claims, reason = claims_of(text, from, policy)
+    if not claims then
+        return nil, CODES_OF_TOKEN[reason] or "invalid_api_key"
+    end
+    local active, known = active_tokens.holds(claims)
+    if not active then
+        return nil, code_of_inactive(claims, active, known)
+    elseif is_stale() then
+        return nil, "not_ready"
+    end
+    return claims
+end
+
+--- Whether an LLM server is known at all.
+function ask.reach()
+    return not upstreams.is_known("llm") and "upstream_unavailable" or nil
+end
+
 --- Whether a caller's limits refuse a request. A body that is judged may take its time to come, so
 --- the token is asked for once more.
-local function refuse_by_limits(route, value, query, claims)
+function ask.admit(route, value, query, claims)
     local code, headers = admission.refusal(route, value, query, claims)
     if code then
-        errors.refuse(code, headers)
-        return true
+        return code, headers
     end
     shared_versions.look()
     local active, known = active_tokens.holds(claims)
     if active then
-        return false
+        return nil
     end
     admission.settle()
-    if claims.exp <= time() then
-        refuse_token(route, "expired")
-    else
-        refuse_inactive(route, claims, active, known)
-    end
-    return true
+    return claims.exp <= time() and "expired" or code_of_inactive(claims, active, known)
 end
 
 --- The path that is sent on.
@@ -178,62 +204,33 @@ local function forward(route, value, asked, query, claims)
     end
 end
 
---- What is wrong with the form of a request, whoever asks.
-local function fault_of_form(query)
-    if not PROTOCOLS[var.server_protocol] then
-        return "unsupported_protocol"
+--- The codes for which a browser that asked for a page is shown the way in.
+local BY_LOGIN = { invalid_api_key = true, expired = true }
+
+local function refuse(code, route, headers, path)
+    if route and BY_LOGIN[code] then
+        return refuse_token(route, code)
+    elseif not route and code == "invalid_request" then
+        code = request_faults.of_path(path) or code
     end
-    return holds_token(query) and "token_in_query" or nil
+    return errors.refuse(code, headers)
 end
 
 --- Judge one request: forward it or refuse it.
 function _M.judge()
     shared_versions.look()
     local method = get_method()
-    local path, query = read_target()
-    local route, value = route_table.find(table_of_routes, method, path)
     if cors.is_preflight(method) then
         return cors.answer()
     end
-    if not route then
-        return refuse_unknown(path)
-    end
-    local form_fault = fault_of_form(query)
-    if form_fault then
-        return errors.refuse(form_fault)
-    end
-    local token, fault, by_cookie, from = presented_token.read()
-    if fault == "several" then
-        return errors.refuse("several_credentials")
-    end
-    if not token then
-        return refuse_token(route, "invalid_api_key")
-    end
-    if by_cookie and not SAFE_METHODS[method] and origins.from_another_site() then
-        return errors.refuse("other_site")
-    end
-    local claims, reason = claims_of(token, from)
-    if reason == "no keys" then
+    local policy = in_force.current()
+    if not policy then
         return errors.refuse("not_ready")
     end
-    if not claims then
-        return refuse_token(route, reason == "expired" and "expired" or "invalid_api_key")
-    end
-    local active, known = active_tokens.holds(claims)
-    if not active then
-        return refuse_inactive(route, claims, active, known)
-    end
-    if is_stale() then
-        return errors.refuse("not_ready")
-    end
-    if not route.allowed[claims.role] then
-        return errors.refuse("insufficient_permissions")
-    end
-    if route.is_llm and not upstreams.is_known("llm") then
-        return errors.refuse("upstream_unavailable")
-    end
-    if claims.limits and route.is_llm and refuse_by_limits(route, value, query, claims) then
-        return
+    local path, query = read_target()
+    local code, route, value, claims, headers = decision.decide(policy, method, path, query, ask)
+    if code then
+        return refuse(code, route, headers, path)
     end
     return forward(route, value, path, query, claims)
 end

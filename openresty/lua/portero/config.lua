@@ -1,16 +1,12 @@
 ---------
--- The gateway's settings: the environment, the roles and the route packs, read once at start.
+-- The gateway's settings: what must be known before the issuer speaks, read once at start.
 -- All faults are listed together and stop the start. No other module reads the environment, and no
 -- message holds a secret.
 
-local cjson = require("cjson.safe")
 local crypto = require("portero.token.crypto")
-local places = require("portero.policy.places")
-local route_table = require("portero.policy.route_table")
-local roles = require("portero.policy.roles")
 
 local MIN_SECRET_BYTES = 32
-local MAX_TTL_SECONDS = 86400
+local MAX_STALENESS_SECONDS = 86400
 
 local _M = {}
 
@@ -22,16 +18,6 @@ local function read_file(path)
     local text, fault = file:read("*a")
     file:close()
     return text, fault and path .. ": " .. fault
-end
-
-local function read_json(path, faults)
-    local text, err = read_file(path)
-    local value = text and cjson.decode(text)
-    if type(value) ~= "table" then
-        faults[#faults + 1] = path .. ": " .. (err or "is not valid JSON")
-        return nil
-    end
-    return value, text
 end
 
 local function secret(env, name, faults)
@@ -61,17 +47,6 @@ local function whole(env, name, default, least, most, faults)
         return default
     end
     return value
-end
-
-local function choice(env, name, allowed, faults)
-    local value = env(name) or allowed[1]
-    for _, one in ipairs(allowed) do
-        if value == one then
-            return value
-        end
-    end
-    faults[#faults + 1] = name .. ": must be one of " .. table.concat(allowed, ", ")
-    return allowed[1]
 end
 
 local DEFAULT_PORTS = { http = 80, https = 443 }
@@ -208,90 +183,23 @@ local function public_origin(env, faults)
     return url and origin_of(url)
 end
 
---- The packs of routes in `conf/routes`: Portero's own, and one a kind of LLM server.
-local KINDS = { "ollama", "vllm", "llama-server", "localai" }
-
-local function pack(directory, name, faults)
-    local file = "routes/" .. name .. ".json"
-    local content, text = read_json(directory .. "/" .. file, faults)
-    if not content then
-        return nil
-    end
-    if type(content.routes) ~= "table" then
-        faults[#faults + 1] = file .. ": must hold an object 'routes'"
-        return nil
-    end
-    local where = places.of(text)
-    for _, twice in ipairs(where.twice) do
-        faults[#faults + 1] = ("%s line %d: %s is there twice"):format(file, twice.line, twice.path)
-    end
-    return { name = name, routes = content.routes, fields = content, written = where.values }
-end
-
-local function packs_of(directory, kind, faults)
-    local packs, before = {}, #faults
-    for _, name in ipairs({ "portero", unpack(kind and { kind } or KINDS) }) do
-        packs[#packs + 1] = pack(directory, name, faults)
-    end
-    if #faults > before then
-        return nil
-    end
-    for _, fault in ipairs(route_table.faults(packs)) do
-        faults[#faults + 1] = "routes/" .. fault
-    end
-    return #faults == before and packs or nil
-end
-
-local function roles_of(path, ttl_bound_seconds, faults)
-    local text, err = read_file(path)
-    if not text then
-        faults[#faults + 1] = "ROLES_FILE: " .. err
-        return nil
-    end
-    local file, found = roles.parse(text, ttl_bound_seconds)
-    for _, fault in ipairs(found) do
-        faults[#faults + 1] = fault
-    end
-    return file
-end
-
---- What the roles and the packs come to, once both are without a fault.
-local function compile(settings, file, packs)
-    local page_by = settings.web_ui == "upstream" and "llm" or "issuer"
-    local kind = settings.llm_kind
-    settings.is_ollama = not kind or kind == "ollama"
-    settings.roles = file.roles
-    settings.policy = route_table.compile(file.roles, packs, page_by)
-    settings.limits = route_table.limits(file, settings.is_ollama)
-end
-
 --- All settings.
 ---@param env fun(name: string): string|nil an empty value counts as none
----@param directory string where roles.json and routes/ are
 ---@return table|nil settings, string[] faults
-function _M.read(env, directory)
+function _M.read(env)
     local faults = {}
     local settings = {
         sync_key = secret(env, "SYNC_KEY", faults),
         llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url_fault),
         issuer = base_urls(env, "ISSUER_URL", faults),
-        web_ui = choice(env, "WEB_UI", { "portero", "upstream" }, faults),
         public_origin = public_origin(env, faults),
-        llm_kind = env("LLM_KIND") and choice(env, "LLM_KIND", KINDS, faults),
     }
     check_ca(env, "LLM_CA_FILE", settings.llm, faults)
     local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
     settings.internal_host = internal:find("^%a") and internal or nil
-    local ttl = whole(env, "TOKEN_TTL_SECONDS", MAX_TTL_SECONDS, 1, MAX_TTL_SECONDS, faults)
     settings.max_staleness_seconds =
-        whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MAX_TTL_SECONDS, faults)
-    local file = roles_of(env("ROLES_FILE") or directory .. "/roles.json", ttl, faults)
-    local packs = packs_of(directory, settings.llm_kind, faults)
-    if #faults > 0 then
-        return nil, faults
-    end
-    compile(settings, file, packs)
-    return settings, faults
+        whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MAX_STALENESS_SECONDS, faults)
+    return #faults == 0 and settings or nil, faults
 end
 
 return _M

@@ -7,7 +7,7 @@ local access = require("portero.access")
 local active_tokens = require("portero.token.active_tokens")
 local config = require("portero.config")
 local crypto = require("portero.token.crypto")
-local model_list = require("portero.answer.model_list")
+require("portero.answer.model_list")
 require("portero.request.open_paths")
 require("portero.answer.health")
 local keys = require("portero.token.keys")
@@ -15,11 +15,9 @@ local limits = require("portero.quota.limits")
 local listener = require("portero.server.listener")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
-local stream = require("portero.answer.stream")
+require("portero.answer.stream")
 local receiver = require("portero.sync.receiver")
-local upstream_errors = require("portero.answer.upstream_errors")
 local upstreams = require("portero.server.upstreams")
-local token_cache = require("portero.token.token_cache")
 
 -- The request path is one long trace. With LuaJIT's own limits it is too long to be compiled, and
 -- is interpreted for ever: a third of what the gateway costs (see `make bench`).
@@ -45,9 +43,8 @@ local function listed(what, faults)
 end
 
 --- Read the settings, say every fault, and end the process: 0 when there is none.
----@param directory string where roles.json and routes/ are
-function _M.check(directory)
-    local found, faults = config.read(env, directory)
+function _M.check()
+    local found, faults = config.read(env)
     if not found then
         io.stderr:write(listed("the gateway could not start", faults))
     end
@@ -55,10 +52,9 @@ function _M.check(directory)
 end
 
 --- In the master, before the workers (`init_by_lua`).
----@param directory string where roles.json and routes/ are
-function _M.master(directory)
+function _M.master()
     local faults
-    settings, faults = config.read(env, directory)
+    settings, faults = config.read(env)
     if not settings then
         error(listed("the gateway cannot start", faults), 0)
     end
@@ -80,13 +76,9 @@ end
 function _M.worker()
     collectgarbage("setpause", COLLECT_AT_PERCENT)
     keys.start(settings)
-    token_cache.start(settings)
     access.start(settings)
     origins.start(settings)
     receiver.start(settings)
-    stream.start(settings)
-    model_list.start(settings)
-    upstream_errors.start(settings)
     limits.start()
     upstreams.start()
     listener.start()

@@ -1,7 +1,7 @@
 ---------
 -- What a request must know to be judged by the newest state: the least valid generation of the
--- active-token set, the version of the keys, and how many changes there were that may take away
--- what was granted: of either of them, and revocations.
+-- active-token set, the versions of the keys and of the policy, and how many changes there were
+-- that may take away what was granted: of any of them, and revocations.
 -- It owns the dictionary `portero_sync`. A request reads the count of changes at its beginning, and
 -- again where it has waited; as long as the count stands, what was read and found before stands. So
 -- whoever changes something must write first and count after, and must count whenever it is asked
@@ -9,7 +9,7 @@
 
 local dict = ngx.shared.portero_sync
 
-local changes, least, version = 0, 0, 0
+local changes, least, keys, policy = 0, 0, 0, 0
 
 local _M = {}
 
@@ -18,7 +18,8 @@ function _M.look()
     local count = dict:get("changes") or 0
     if count ~= changes then
         changes = count
-        least, version = dict:get("least") or 0, dict:get("version") or 0
+        least = dict:get("least") or 0
+        keys, policy = dict:get("keys") or 0, dict:get("policy") or 0
     end
 end
 
@@ -41,15 +42,21 @@ end
 
 --- The version of the keys as of the last look; 0 before there are any.
 ---@return integer
-function _M.version()
-    return version
+function _M.keys()
+    return keys
 end
 
---- Whether requests can be judged: there are keys, and a whole snapshot. Looks.
+--- The version of the policy as of the last look; 0 before there is one.
+---@return integer
+function _M.policy()
+    return policy
+end
+
+--- Whether requests can be judged: there are keys, a policy, and a whole snapshot. Looks.
 ---@return boolean
 function _M.is_ready()
     _M.look()
-    return least > 0 and version > 0
+    return least > 0 and keys > 0 and policy > 0
 end
 
 --- Raise the least valid generation. Two workers may do it at once: the one that sees it too high
@@ -64,10 +71,19 @@ function _M.raise_least(generation)
     _M.changed()
 end
 
---- Say that the keys have changed: every worker reads them again before its next request.
-function _M.raise_version()
-    assert(dict:incr("version", 1, 0))
+local function raise(name)
+    assert(dict:incr(name, 1, 0))
     _M.changed()
+end
+
+--- Say that the keys have changed: every worker reads them again before its next request.
+function _M.raise_keys()
+    raise("keys")
+end
+
+--- Say the same of the policy.
+function _M.raise_policy()
+    raise("policy")
 end
 
 --- Count one up and answer it.

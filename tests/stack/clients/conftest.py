@@ -7,7 +7,7 @@ import pytest
 
 from tests.stack.clients import answers
 from tests.support.deployment import Caller, Local, deployed
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import Upstream
 
 
@@ -23,8 +23,8 @@ def limit(content: dict[str, Any]) -> None:
 @pytest.fixture(scope="package")
 def running(local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The deployment that all clients ask."""
-    roles = write_roles(tmp_path_factory.mktemp("roles") / "roles.json", limit)
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as one:
+    roles = write_policy(tmp_path_factory.mktemp("roles") / "policy.yaml", limit)
+    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as one:
         yield one
 
 

@@ -26,7 +26,7 @@ from tests.stack.clients import answers, npm
 from tests.stack.clients.python_clients import HI
 from tests.support.deployment import USERS, Caller, Local, deployed
 from tests.support.docs import block, names
-from tests.support.policies import write_roles
+from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
 pytestmark = [
@@ -267,8 +267,8 @@ def test_the_docs_role_for_tools_with_a_fixed_key_is_one_that_both_sides_take(
     def add(content: dict[str, Any]) -> None:
         content["roles"].update(written)
 
-    roles = write_roles(tmp_path / "roles.json", add)
-    with deployed(local_upstream.url, ROLES_FILE=str(roles)) as running:
+    roles = write_policy(tmp_path / "policy.yaml", add)
+    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as running:
         credentials = running.credentials
         name, secret = "TOOLTEST01", USERS[USER][0]
         (line,) = [one for one in credentials.read_text().splitlines() if one.startswith(USER)]

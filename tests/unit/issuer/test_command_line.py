@@ -28,6 +28,7 @@ from issuer.sync import reconciler
 from issuer.sync.reconciler import Reconciler
 from issuer.users import credentials
 from tests.conftest import SECRET_KEY, SYNC_KEY, TOMBSTONE, GatewayModel, listening, wait_until
+from tests.support.policies import write_policy
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = int(time.time())
@@ -345,8 +346,8 @@ def reconciling(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayModel]:
     model = GatewayModel()
     with listening(model.answer) as listener:
         monkeypatch.setenv("GATEWAY_URLS", listener.url)
-        parts = assemble(config.read(os.environ))
-        loop = Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys)
+        parts = assemble(config.read(os.environ), takes_policy=True)
+        loop = Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys, parts.policy)
         stop = threading.Event()
         thread = threading.Thread(target=loop.run, args=(stop,))
         thread.start()
@@ -655,16 +656,14 @@ def give(monkeypatch: pytest.MonkeyPatch, data: Path, text: str) -> int:
 
 
 @pytest.mark.usefixtures("no_settings")
-def test_init_keeps_given_keys_users_and_roles_beside_its_own(
+def test_init_keeps_given_keys_and_users_beside_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {"SECRET_KEY": "k" * 40, "SYNC_KEY": "s" * 40, "CREDENTIALS_FILE": "AGNR1=é\r\n"}
-    given["ROLES_FILE"] = '{"roles": {}}'
     assert give(monkeypatch, tmp_path, json.dumps(given)) == 0
     before = files_in(tmp_path)
     assert before["given/secret_key"] == (0o600, b"k" * 40)
     assert before["given/credentials.env"] == (0o600, "AGNR1=é\r\n".encode())
-    assert before["secrets/given/roles.json"] == (0o600, b'{"roles": {}}')
     assert before["secrets/secret_key"][1] != b"k" * 40
     assert "kkk" not in capsys.readouterr().out
     assert give(monkeypatch, tmp_path, '{"SYNC_KEY": "other"}') == 0
@@ -685,12 +684,15 @@ def test_init_refuses_what_it_cannot_keep(
 
 
 @pytest.mark.usefixtures("no_settings")
-def test_init_makes_demo_users_of_the_roles_that_it_was_given(
+def test_init_makes_demo_users_of_the_roles_of_its_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = config.ROLES_FILE.read_text().replace('"AGNR"', '"ROBO"')
-    monkeypatch.setenv("ROLES_FILE", str(tmp_path / "secrets" / "given" / "roles.json"))
-    assert give(monkeypatch, tmp_path, json.dumps({"ROLES_FILE": own})) == 0
+    own = write_policy(
+        tmp_path / "policy.yaml",
+        lambda content: content["roles"]["agent_reasoning"].update(code="ROBO"),
+    )
+    monkeypatch.setenv("POLICY_FILE", str(own))
+    assert give(monkeypatch, tmp_path, "{}") == 0
     codes = {line[:4] for line in (tmp_path / "demo-logins").read_text().splitlines()}
     assert codes == {"ROBO", "AGNF", "AGIA", "USRS", "MNTR", "ADMN"}
 
@@ -699,22 +701,24 @@ def test_init_makes_demo_users_of_the_roles_that_it_was_given(
 
 
 @pytest.fixture
-def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two packs of the test's own, and the shipped roles in a file of the test's own."""
-    folder = tmp_path / "routes"
-    folder.mkdir()
-    own = {"routes": {"page": ["GET / model=none"]}}
-    llm = {"routes": {"inference": ["POST /api/chat model=body"], "management": ["POST /api/pull"]}}
-    (folder / "portero.json").write_text(json.dumps(own))
-    (folder / "ollama.json").write_text(json.dumps(llm, indent=1))
-    (tmp_path / "roles.json").write_text(config.ROLES_FILE.read_text())
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped policy, and a kind of LLM server of the test's own."""
+    (tmp_path / "servers").mkdir()
+    (tmp_path / "servers" / "own.yaml").write_text(
+        "dialect: ollama\n"
+        "model_names: ollama\n"
+        "routes:\n"
+        "  inference: [POST /api/chat model=body]\n"
+        "  management:\n"
+        "    - POST /api/pull\n"
+    )
+    (tmp_path / "policy.yaml").write_text(config.POLICY_FILE.read_text())
     for name in ("SECRET_KEY", "SYNC_KEY", "CREDENTIALS_FILE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ROLES_FILE", str(tmp_path / "roles.json"))
-    monkeypatch.setenv("LLM_KIND", "ollama")
-    monkeypatch.setattr(config, "ROUTES_DIRECTORY", folder)
+    monkeypatch.setenv("POLICY_FILE", str(tmp_path / "policy.yaml"))
+    monkeypatch.setenv("LLM_KIND", "own")
     monkeypatch.chdir(tmp_path)
-    return folder
+    return tmp_path
 
 
 def line_of(path: Path, text: str, after: str = "") -> int:
@@ -724,69 +728,68 @@ def line_of(path: Path, text: str, after: str = "") -> int:
 
 
 def test_explain_tells_the_decision_the_rule_and_the_line(
-    packs: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert issuer_main.main(["explain", "AGNFXYZ456", "POST", "/api/pull"]) == 1
-    line = line_of(packs.with_name("roles.json"), '"routes"', after='"agent_fast"')
+    line = line_of(folder / "policy.yaml", "routes:", after="agent_fast:")
     assert capsys.readouterr().out.splitlines() == [
         "403 insufficient_permissions",
         "rule   agent_fast may use inference, models, health; "
         "POST /api/pull is of class management",
-        f"place  roles.json:{line}  roles.agent_fast.routes",
+        f"place  policy.yaml:{line}  roles.agent_fast.routes",
     ]
 
 
-def test_explain_answers_0_for_what_is_allowed(
-    packs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_explain_answers_0_for_what_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     assert issuer_main.main(["explain", "ADMNroot", "POST", "/llm/api/pull?x=1"]) == 0
     assert capsys.readouterr().out.startswith("200 allowed\n")
 
 
 def test_explain_takes_the_users_own_models_and_the_model_asked_for(
-    packs: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = packs.with_name("roles.json")
-    users = '"users": {"AGNFa": {"models": ["phi*"]}}'
-    path.write_text(path.read_text().replace('"users": {}', users))
+    path = folder / "policy.yaml"
+    users = 'users: {AGNFa: {models: ["phi*"]}}'
+    path.write_text(path.read_text().replace("users: {}", users))
     assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat", "--model", "phi3"]) == 0
-    assert "'phi3' by phi*" in capsys.readouterr().out
+    assert "'phi3'" in capsys.readouterr().out
     assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat", "--model", "qwen"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("404 model_not_found\n")
-    assert f"roles.json:{line_of(path, users)}  users.AGNFa.models" in out
+    assert f"policy.yaml:{line_of(path, users)}  users.AGNFa.models" in out
     assert issuer_main.main(["explain", "AGNFa", "POST", "/api/chat"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("400 invalid_request\n")
-    line = line_of(packs / "ollama.json", "/api/chat")
-    assert f"routes/ollama.json:{line}  routes.inference[1]" in out
+    assert "servers/own.yaml:4  routes.inference[1]" in out
 
 
-def test_explain_names_the_packs_where_no_line_is_to_blame(
-    packs: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("folder")
+def test_explain_names_the_kinds_where_no_line_is_to_blame(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert issuer_main.main(["explain", "AGNFa", "GET", "/nowhere"]) == 1
-    assert capsys.readouterr().out.endswith("\nplace  routes/\n")
+    assert capsys.readouterr().out.endswith("\nplace  servers\n")
 
 
 def test_explain_answers_2_for_faults_of_any_file_and_setting(
-    packs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packs.with_name("roles.json").write_text("{}")
-    (packs / "portero.json").write_text("[]")
-    (packs / "ollama.json").write_text('{"routes": {"inference": ["GET"]}}')
+    (folder / "policy.yaml").write_text("{}")
+    (folder / "servers" / "own.yaml").write_text("routes: {inference: [GET]}")
     monkeypatch.setenv("WEB_UI", "x")
     assert issuer_main.main(["explain", "AGNFa", "GET", "/"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    for part in ("roles.json line 1", "routes/portero.json line 1", "inference[1]", "WEB_UI"):
+    for part in ("policy.yaml line 1", "servers/own.yaml line 1", "inference[1]", "WEB_UI"):
         assert part in captured.err
-    (packs / "ollama.json").unlink()
+    (folder / "policy.yaml").unlink()
     assert issuer_main.main(["explain", "AGNFa", "GET", "/"]) == 2
-    assert "ollama.json" in capsys.readouterr().err
+    assert "policy.yaml: cannot read" in capsys.readouterr().err
 
 
-def test_explain_with_too_little_said_is_2(packs: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_explain_with_too_little_said_is_2() -> None:
     with pytest.raises(SystemExit) as ended:
         issuer_main.main(["explain", "AGNFa"])
     assert ended.value.code == 2

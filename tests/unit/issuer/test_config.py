@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from issuer import config
 from issuer.errors import Faults
+from issuer.policy import Terms
+from tests.support.policies import write_policy
 
 Environ = dict[str, str]
 
@@ -28,7 +30,8 @@ def test_the_least_settings_have_the_documented_defaults(environ: Environ) -> No
     assert settings.database_path == Path("sessions.db")
     assert settings.key_file == Path("signing-keys.json")
     assert settings.cookie_secure is True
-    assert settings.web_ui == "portero"
+    assert settings.terms == Terms("", "portero", 86_400)
+    assert settings.policy_file == config.POLICY_FILE
 
 
 def test_every_setting_is_taken(environ: Environ) -> None:
@@ -42,18 +45,20 @@ def test_every_setting_is_taken(environ: Environ) -> None:
             "GATEWAY_URLS": " http://one:8081/ , http://two:8081 ,",
             "COOKIE_SECURE": "false",
             "WEB_UI": "upstream",
+            "LLM_KIND": "vllm",
+            "POLICY_FILE": "/etc/portero/policy.yaml",
         }
     )
     assert settings.algorithm == "HS512"
     assert settings.secret_key == environ["SECRET_KEY"].encode()
     assert settings.sync_key == environ["SYNC_KEY"].encode()
-    assert settings.roles.in_force().longest_ttl_seconds() == 30
     assert settings.most_active_tokens == 7
     assert settings.database_path == Path("/var/lib/portero.db")
     assert settings.key_file == Path("/var/lib/signing-keys.json")
     assert settings.gateway_urls == ("http://one:8081", "http://two:8081")
     assert settings.cookie_secure is False
-    assert settings.web_ui == "upstream"
+    assert settings.terms == Terms("vllm", "upstream", 30)
+    assert settings.policy_file == Path("/etc/portero/policy.yaml")
 
 
 @pytest.mark.parametrize(
@@ -299,33 +304,26 @@ def test_all_faults_are_told_together(environ: Environ) -> None:
     assert {fault.split(":")[0] for fault in faults(environ | wrong)} == set(wrong)
 
 
-def test_a_missing_or_faulty_roles_file_is_a_fault_like_any_other(
-    environ: Environ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_former_name_of_the_policy_file_is_a_fault_that_says_the_new_one(
+    environ: Environ,
 ) -> None:
-    path = tmp_path / "roles.json"
-    monkeypatch.setattr(config, "ROLES_FILE", path)
-    assert "roles.json: cannot read" in faults(environ)[0]
-    path.write_text("{")
-    assert len(faults(environ | {"WEB_UI": "x"})) == 2
+    (fault,) = faults(environ | {"ROLES_FILE": "roles.json"})
+    assert fault.startswith("ROLES_FILE: is POLICY_FILE now")
 
 
-def test_every_fault_of_the_roles_is_told_with_those_of_the_settings(
-    environ: Environ, tmp_path: Path
-) -> None:
-    text = config.ROLES_FILE.read_text().replace('"ttl_seconds": 60', '"ttl_seconds": 0')
-    (tmp_path / "roles.json").write_text(text.replace('"AGIA"', '"agia"'))
-    wrong = {"ROLES_FILE": str(tmp_path / "roles.json"), "WEB_UI": "x"}
-    found = faults(environ | wrong)
-    assert len(found) == 3
-    assert "roles.agent_fast.ttl_seconds" in found[0]
-    assert "roles.agi.code" in found[1]
-
-
-def test_the_roles_alone_need_no_secret(environ: Environ, tmp_path: Path) -> None:
-    text = config.ROLES_FILE.read_text().replace('"AGIA"', '"AGIX"')
-    (tmp_path / "roles.json").write_text(text)
-    found = config.read_roles({"ROLES_FILE": str(tmp_path / "roles.json")})
-    assert found.in_force().of("AGIXa") is not None
-    assert config.read_roles({}).in_force().of("AGIXa") is None
+def test_the_policy_alone_needs_no_secret_and_tells_every_fault(tmp_path: Path) -> None:
+    path = write_policy(
+        tmp_path / "policy.yaml", lambda content: content["roles"]["agi"].update(code="AGIX")
+    )
+    named = {"POLICY_FILE": str(path)}
+    assert config.read_policy(named).roles.of("AGIXa") is not None
+    assert config.read_policy({}).roles.of("AGIXa") is None
+    write_policy(path, lambda content: content["roles"]["agi"].update(code="agia", ttl_seconds=0))
+    with pytest.raises(Faults) as found:
+        config.read_policy(named | {"WEB_UI": "x", "LLM_KIND": "y"})
+    assert [
+        sum(part in fault for fault in found.value.faults)
+        for part in ("roles.agi.code", "roles.agi.ttl_seconds", "WEB_UI", "LLM_KIND")
+    ] == [1, 1, 1, 1]
     with pytest.raises(Faults, match="TOKEN_TTL_SECONDS"):
-        config.read_roles({"TOKEN_TTL_SECONDS": "0"})
+        config.read_policy({"TOKEN_TTL_SECONDS": "0"})

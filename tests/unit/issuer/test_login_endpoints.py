@@ -29,6 +29,7 @@ from issuer.store import Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.web import responses
 from tests.conftest import SECRET_KEY, USERS, GatewayModel, Reply, listening, password
+from tests.support.policies import write_policy
 
 BASIC_DOORS = {
     "agent_reasoning": "/llm/login",
@@ -388,7 +389,7 @@ def test_no_page_takes_the_host_from_who_asks_q2(
     ("role", "door"),
     [(role, door) for role in USERS for door in EVERY_DOOR if door != DOORS[role]],
 )
-def test_p7_a_right_secret_at_a_wrong_door_is_403(house: House, role: str, door: str) -> None:
+def test_p7_a_right_secret_at_a_wrong_endpoint_is_403(house: House, role: str, door: str) -> None:
     answer = house.log_in(role, door)
     assert (answer.status_code, code_of(answer)) == (403, "insufficient_permissions")
     assert "Set-Cookie" not in answer.headers
@@ -667,7 +668,7 @@ def store_of(house: House) -> SqliteSessions:
 
 
 @pytest.mark.parametrize(
-    ("role", "text"), [("user", "That name and password"), ("admin", "logs in at another door")]
+    ("role", "text"), [("user", "That name and password"), ("admin", "logs in at another address")]
 )
 def test_a_browser_is_shown_the_form_again(house: House, role: str, text: str) -> None:
     secret = password(USERS[role]) if role == "admin" else "wrong"
@@ -1022,9 +1023,9 @@ def test_metrics_count_logins_by_door_and_outcome_and_name_nobody(house: House) 
     def count() -> list[float]:
         text = house.client.get("/metrics").text
         lines = (
-            'portero_logins_total{door="/agi/login",outcome="ok"}',
-            'portero_logins_total{door="/agi/login",outcome="wrong_credentials"}',
-            'portero_logins_total{door="/agi/login",outcome="wrong_door"}',
+            'portero_logins_total{endpoint="/agi/login",outcome="ok"}',
+            'portero_logins_total{endpoint="/agi/login",outcome="wrong_credentials"}',
+            'portero_logins_total{endpoint="/agi/login",outcome="wrong_endpoint"}',
             'portero_revocations_total{way="logout"}',
         )
         return [sample(text, line) for line in lines]
@@ -1262,24 +1263,30 @@ def test_of_a_broken_key_file_the_former_keys_stay_in_force(house: House) -> Non
 
 @pytest.fixture
 def roles_file(environ: dict[str, str], tmp_path: Path) -> Path:
-    """A roles file of the test's own, which `house` reads."""
-    path = tmp_path / "roles.json"
-    path.write_text(config.ROLES_FILE.read_text())
-    environ["ROLES_FILE"] = str(path)
+    """A policy file of the test's own, which `house` reads."""
+    path = write_policy(tmp_path / "policy.yaml", lambda _: None)
+    environ["POLICY_FILE"] = str(path)
     return path
 
 
-def change_roles(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def change_roles(path: Path, house: House, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the file, and have the issuer look at it as often as it takes."""
     table = json.loads(path.read_text())
     change(table["roles"])
     path.write_text(json.dumps(table))
+    take(house)
+
+
+def take(house: House) -> None:
+    for _ in range(2):
+        house.app.extensions["portero"].policy.look()
 
 
 def test_a_role_whose_lifetime_changes_has_it_at_the_next_login(
     roles_file: Path, house: House
 ) -> None:
     longer = house.token("agent_fast")
-    change_roles(roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=30))
+    change_roles(roles_file, house, lambda roles: roles["agent_fast"].update(ttl_seconds=30))
     answer = house.log_in("agent_fast").json
     assert answer is not None
     assert answer["ttl_seconds"] == 30
@@ -1290,7 +1297,7 @@ def test_the_bound_holds_for_roles_that_changed_too(
     roles_file: Path, environ: dict[str, str]
 ) -> None:
     with issuing(environ, TOKEN_TTL_SECONDS="45") as house:
-        change_roles(roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=4000))
+        change_roles(roles_file, house, lambda roles: roles["agent_fast"].update(ttl_seconds=4000))
         answer = house.log_in("agent_fast").json
         assert answer is not None
         assert answer["ttl_seconds"] == 45
@@ -1300,7 +1307,7 @@ def test_a_user_whose_role_is_gone_has_no_valid_token_and_no_way_in(
     roles_file: Path, house: House
 ) -> None:
     token, other = house.token("agent_fast"), house.token("agi")
-    change_roles(roles_file, lambda roles: roles.pop("agent_fast"))
+    change_roles(roles_file, house, lambda roles: roles.pop("agent_fast"))
     assert not house.is_valid(token)
     assert house.is_valid(other)
     assert house.log_in("agent_fast").status_code == 401
@@ -1311,7 +1318,7 @@ def test_a_role_of_another_code_takes_the_tokens_of_the_old_one(
     roles_file: Path, house: House
 ) -> None:
     token = house.token("agent_fast")
-    change_roles(roles_file, lambda roles: roles["agent_fast"].update(code="AGNX"))
+    change_roles(roles_file, house, lambda roles: roles["agent_fast"].update(code="AGNX"))
     assert not house.is_valid(token)
 
 
@@ -1319,13 +1326,12 @@ def test_a_faulty_roles_file_leaves_the_old_one_in_force_and_every_fault_is_told
     roles_file: Path, house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = house.token("agent_fast")
-    change_roles(
-        roles_file, lambda roles: roles["agent_fast"].update(ttl_seconds=1.0, door="/nowhere")
-    )
+    wrong = {"ttl_seconds": 0, "login": "/nowhere"}
+    change_roles(roles_file, house, lambda roles: roles["agent_fast"].update(wrong))
     assert house.is_valid(token)
     assert house.log_in("agent_fast").status_code == 200
-    for field in ("ttl_seconds", "door"):
-        assert f"roles.json line 1: roles.agent_fast.{field} must be" in caplog.text
+    for field in ("ttl_seconds", "login"):
+        assert f"policy.yaml line 1: roles.agent_fast.{field} must be" in caplog.text
     assert caplog.text.count("the former version stays in force") == 2
 
 
@@ -1337,7 +1343,7 @@ def test_one_request_sees_one_version_of_the_roles(
     real = SqliteSessions.find
 
     def find_and_change(self: SqliteSessions, jti: str) -> Session | None:
-        change_roles(roles_file, lambda roles: roles.pop("user"))
+        change_roles(roles_file, house, lambda roles: roles.pop("user"))
         return real(self, jti)
 
     with monkeypatch.context() as patch:
@@ -1357,7 +1363,7 @@ def test_users_of_a_role_that_is_new_come_in_once_both_files_have_them(
     assert house.knock("/llm/login", "NGHTowl", "night").status_code == 401
     assert house.log_in("agi").status_code == 200
     change_roles(
-        roles_file, lambda roles: roles.update(night=roles["agent_fast"] | {"code": "NGHT"})
+        roles_file, house, lambda roles: roles.update(night=roles["agent_fast"] | {"code": "NGHT"})
     )
     assert house.knock("/llm/login", "NGHTowl", "night").status_code == 200
 
@@ -1373,10 +1379,11 @@ def test_a_key_verifies_for_tokens_of_roles_that_lived_longer_before(
         return lambda roles: [one.update(ttl_seconds=seconds) for one in roles.values()]
 
     before = roles_file.read_text()
-    change_roles(roles_file, at_most(1))
+    change_roles(roles_file, house, at_most(1))
     now = int(time.time())
     parts.keys.promote(parts.keys.add(None, now).kid, now)
     roles_file.write_text(before)
+    take(house)
     assert parts.keys.expire(now + 3500) is False
     assert house.is_valid(token)
     assert parts.keys.expire(now + 3602) is True

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from issuer import config
 from issuer.keys.key_file import SIGNING, VERIFYING, WAITING, KeyFile
+from issuer.policy import Terms
 from issuer.policy.roles import Roles
 from issuer.store import KEPT_SECONDS, Selection, Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync import reconciler
 from issuer.sync.active_tokens import ActiveTokens
-from issuer.sync.gateways import APPLY, KEYS, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.sync.gateways import APPLY, KEYS, POLICY, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
 from issuer.users.credentials import CredentialsFile
 from tests.conftest import SECRET_KEY, SYNC_KEY, GatewayModel, wait_until
@@ -46,7 +48,7 @@ class ModelGateway(Gateway):
         self.killed_before: int | None = None
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
-        names = {APPLY: "apply", KEYS: "keys", STATUS: "state"}
+        names = {APPLY: "apply", KEYS: "keys", POLICY: "policy", STATUS: "state"}
         return self._tell(names.get(path) or content["step"], method, path, content)
 
     def _tell(self, what: str, method: str, path: str, content: Any) -> Ack:
@@ -76,6 +78,12 @@ def keys_of(store: SqliteSessions) -> KeyFile:
     if not path.exists():
         made.prepare(NOW)
     return made
+
+
+def policy_of(store: SqliteSessions) -> PolicyInForce:
+    """The shipped policy, in force."""
+    terms = Terms("", "portero", 86_400)
+    return PolicyInForce(config.POLICY_FILE, terms, store, ModelGateways())
 
 
 @pytest.fixture
@@ -112,7 +120,7 @@ def truth(store: SqliteSessions) -> set[str]:
 def refresh(store: SqliteSessions, gateway: ModelGateway) -> list[str]:
     """One round of a fresh reconciler; what it sent."""
     gateway.sent.clear()
-    _Projection(gateway, store, keys_of(store)).refresh()
+    _Projection(gateway, store, keys_of(store), policy_of(store)).refresh()
     return list(gateway.sent)
 
 
@@ -121,7 +129,7 @@ def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
 ) -> None:
     add(store, "1", "2", "3")
     revoke(store, "2")
-    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part", "end"]
+    assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "part", "part", "end"]
     assert gateway.model.active() == truth(store)
     assert gateway.model.position == store.position()
 
@@ -129,7 +137,7 @@ def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
 def test_an_empty_store_makes_an_empty_gateway_ready(
     store: SqliteSessions, gateway: ModelGateway
 ) -> None:
-    assert refresh(store, gateway) == ["state", "keys", "begin", "end"]
+    assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "end"]
     assert gateway.model.least == 1
 
 
@@ -173,7 +181,7 @@ def test_a_gateway_that_has_seen_another_store_gets_a_snapshot(
     add(other, "7", "8", "9")
     refresh(other, gateway)
     add(store, "1")
-    assert refresh(store, gateway) == ["state", "begin", "part", "end"]
+    assert refresh(store, gateway) == ["state", "policy", "begin", "part", "end"]
     assert gateway.model.active() == truth(store) != set()
     assert gateway.model.position == 1
 
@@ -190,7 +198,7 @@ def test_a_gateway_ahead_of_the_store_shows_that_an_older_file_came_back_and_all
     assert len(truth(older)) == 2
     refresh(older, gateway)
     assert "older" in caplog.text
-    assert refresh(older, gateway) == ["state", "begin", "part", "end"]
+    assert refresh(older, gateway) == ["state", "policy", "begin", "part", "end"]
     assert gateway.model.active() == truth(older) == set()
     assert refresh(older, gateway) == ["state", "apply"]
 
@@ -273,7 +281,7 @@ def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
 ) -> None:
     gateway = ModelGateway(GatewayModel(most=3))
     add(store, "1", "2", "3", "4", "5")
-    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "part"]
+    assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "part", "part"]
     assert gateway.model.least == 0
     assert "full" in caplog.text
 
@@ -290,8 +298,27 @@ def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions)
     assert gateway.model.active() == truth(store)
 
 
+def test_a_gateway_with_a_newer_policy_than_the_store_shows_that_an_older_file_came_back(
+    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(store, "1")
+    refresh(store, gateway)
+    with closing(sqlite3.connect(tmp_path / "older.db")) as copy:
+        store._connection().backup(copy)
+    known = store.policy()
+    assert known is not None
+    store.put_policy(known.sources + " ", known.compiled)
+    refresh(store, gateway)
+    older = SqliteSessions(tmp_path / "older.db")
+    refresh(older, gateway)
+    assert "older" in caplog.text
+    assert truth(older) == set()
+    assert refresh(older, gateway) == ["state", "policy", "begin", "part", "end"]
+    assert gateway.model.active() == set()
+
+
 @pytest.mark.parametrize("ready", [False, True], ids=["snapshot", "changes"])
-@pytest.mark.parametrize("messages", range(8))
+@pytest.mark.parametrize("messages", range(9))
 def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
     store: SqliteSessions, gateway: ModelGateway, messages: int, ready: bool
 ) -> None:
@@ -308,7 +335,7 @@ def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
         was_killed = False
     except Killed:
         was_killed = True
-    assert was_killed is (messages < (5 if ready else 7))
+    assert was_killed is (messages < (5 if ready else 8))
     assert ready or gateway.model.active() in (before, truth(store))
     gateway.killed_before = None
     refresh(store, gateway)
@@ -364,7 +391,7 @@ def running(
     gateways = ModelGateways(*each)
     credentials = CredentialsFile(path, lambda: all_roles, store.salt())
     active = ActiveTokens(store, gateways, 1000)
-    loop = Reconciler(active, gateways, credentials, keys or keys_of(store))
+    loop = Reconciler(active, gateways, credentials, keys or keys_of(store), policy_of(store))
     stop = threading.Event()
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
@@ -467,7 +494,13 @@ def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
     gateway = ModelGateway(GatewayModel())
     credentials = CredentialsFile(people, lambda: all_roles, store.salt())
     gateways = ModelGateways(gateway)
-    loop = Reconciler(ActiveTokens(store, gateways, 1000), gateways, credentials, keys_of(store))
+    loop = Reconciler(
+        ActiveTokens(store, gateways, 1000),
+        gateways,
+        credentials,
+        keys_of(store),
+        policy_of(store),
+    )
     add(store, "1")
     refresh(store, gateway)
     loop._prune(NOW + ahead)
@@ -531,7 +564,7 @@ def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
     add(store, "1")
     refresh(store, gateway)
     gateway.model.restart()
-    assert refresh(store, gateway) == ["state", "keys", "begin", "part", "end"]
+    assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "part", "end"]
     assert gateway.model.keys.keys() == kids(store)
 
 

@@ -16,16 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from issuer import config, keys, tokens
+from issuer import keys, tokens
 from issuer.errors import TokenExpired, TokenRefused
 from issuer.keys import Key, Keyring
 from issuer.policy import roles
 from issuer.policy.roles import Roles
 from issuer.tokens import Claims
+from tests.support.policies import shipped_policy
 
 NOW = 1_800_000_000
 JTI = "AAAAAAAAAAAAAAAAAAAAAA"
-ROLES = roles.parse(config.ROLES_FILE.read_text())
+ROLES = shipped_policy().roles
 KEY = keys.hmac_key("HS256", b"a key of the token tests, sixty-four bytes or so, never used else")
 OTHER = keys.hmac_key("HS256", b"another key, in force as well, of at least thirty-two bytes")
 KEYRING = Keyring([OTHER, KEY])
@@ -551,7 +552,7 @@ def test_j31_a_good_token_before_helps_no_bad_one_after() -> None:
 
 
 def test_a_shorter_ttl_of_a_role_ends_its_longer_tokens() -> None:
-    shorter = roles.parse(config.ROLES_FILE.read_text(), 60)
+    shorter = shipped_policy(60).roles
     assert verify(forge())
     with pytest.raises(TokenRefused):
         verify(forge(), all_roles=shorter)

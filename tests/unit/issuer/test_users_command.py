@@ -44,7 +44,7 @@ def file(
     path = folder / "credentials.env"
     path.write_bytes(TEXT.encode())
     path.chmod(0o640)
-    for name in ("SECRET_KEY_FILE", "SYNC_KEY_FILE", "ROLES_FILE", "JWT_ALGORITHM"):
+    for name in ("SECRET_KEY_FILE", "SYNC_KEY_FILE", "POLICY_FILE", "JWT_ALGORITHM"):
         monkeypatch.delenv(name, raising=False)
     with listening(GatewayModel().answer) as listener:
         given = {"CREDENTIALS_FILE": str(path), "GATEWAY_URLS": listener.url}

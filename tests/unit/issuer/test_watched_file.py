@@ -231,7 +231,7 @@ def test_a_process_looks_by_itself_until_it_is_told_to_stop(
 ) -> None:
     monkeypatch.setattr(watched_file, "PERIOD_SECONDS", 0.01)
     stop = threading.Event()
-    thread = keep_looking([make()], stop)
+    thread = keep_looking([make().in_force], stop)
     try:
         path.write_text("SECOND")
         wait_until(lambda: (directory / "words").read_text() == "SECOND", "it was read and kept")
@@ -248,7 +248,7 @@ def test_looking_goes_on_after_a_mishap(
     file, stop = make(), threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(file, "_look", lambda: 1 / 0)
-        thread = keep_looking([file], stop)
+        thread = keep_looking([file.in_force], stop)
         wait_until(lambda: "unexpected; trying again" in caplog.text, "the mishap")
     path.write_text("SECOND")
     wait_until(lambda: "words: read again" in caplog.text, "the next look")

@@ -1,27 +1,24 @@
 ---------
--- The request path, on the real roles and routes: docs/http-api.md, threats H2, H10-H13,
--- I2, I5, J24, S9, S12.
+-- The request path, by a policy that was pushed: docs/http-api.md, threats H2, H10-H13, I2, I5,
+-- J24, S9, S12.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
-local shipped = require("shipped")
+local policies = require("policies")
 
 local NOW = minted.NOW
 local CHAT = "/v1/chat/completions"
 
-local SETTINGS = shipped.settings()
-local ROLES = SETTINGS.roles
+local ROLES = policies.listed().roles
 
 local fake, access, active_tokens, upstreams
 
 local function start(changes)
-    local settings = setmetatable({}, { __index = SETTINGS })
+    local settings = { llm = { { path = "" } }, max_staleness_seconds = 0 }
     for name, value in pairs(changes or {}) do
         settings[name] = value
     end
-    minted.put_key(fake)
-    fake.load("portero.token.token_cache").start(settings)
     access.start(settings)
 end
 
@@ -38,6 +35,8 @@ before_each(function()
     upstreams.set("llm", { { host = "127.0.0.1", port = 8000 } })
     access = fake.load("portero.access")
     start()
+    minted.put_key(fake)
+    policies.put(fake)
     become_ready()
 end)
 
@@ -182,8 +181,8 @@ describe("judge forwards", function()
         end
     end)
 
-    it("the page to the LLM server where that is the setting", function()
-        start(shipped.settings("llm"))
+    it("the page to the LLM server where the policy says so", function()
+        policies.put(fake, policies.with_page_of_llm())
         assert_forwarded("/", ask("GET", "/", token_of("user")))
     end)
 
@@ -272,6 +271,23 @@ describe("judge refuses with 404 and 400", function()
             assert_refused(400, "invalid_request", ask("GET", target, token_of("admin")))
         end)
     end
+
+    it("such a path, and says what is wrong with it", function()
+        local answer = ask("GET", "/llm%2flogin")
+        assert_refused(400, "invalid_request", answer)
+        assert.matches("escaped slash", answer.body, 1, true)
+    end)
+
+    it("what is a route by another method, or without its slash, and says so", function()
+        for line, words in pairs({
+            ["GET " .. CHAT] = "for this method", ["GET /health/"] = "ends with a slash",
+            ["GET /unknown"] = "No such route.",
+        }) do
+            local answer = ask(line:match("^(%S+) (%S+)$"))
+            assert_refused(404, "not_found", answer)
+            assert.matches(words, answer.body, 1, true)
+        end
+    end)
 
     for _, protocol in ipairs({ "HTTP/0.9", "HTTP/1.2", "HTTP/3.0", "", "http/1.1" }) do
         it(("the protocol '%s'"):format(protocol), function() -- H13
@@ -469,6 +485,7 @@ describe("judge and readiness", function()
     local function empty()
         fake.shared.portero_sync.entries = {}
         fake.shared.portero_active_tokens.entries = {}
+        fake.load("portero.shared_versions").look()
     end
 
     it("answer 503 and not 401 to a good token before the first snapshot is whole", function()
@@ -485,23 +502,37 @@ describe("judge and readiness", function()
         assert_not_ready(ask("POST", CHAT, token_of("user")))
     end)
 
-    -- Its keys are still in `portero_keys`.
-    local function empty_but_for_keys()
+    -- Its keys and its policy are still in their dictionaries.
+    local function empty_but_for(...)
         empty()
-        fake.load("portero.shared_versions").raise_version()
+        for _, name in ipairs({ ... }) do
+            fake.load("portero.shared_versions")["raise_" .. name]()
+        end
     end
 
     it("answer 503 to any token before there are keys, and 401 to none at all", function()
-        empty()
+        empty_but_for("policy")
         become_ready()
         assert_not_ready(ask("POST", CHAT, token_of("user")))
         assert_not_ready(ask("POST", CHAT, "abc"))
         assert_refused(401, "invalid_api_key", ask("POST", CHAT))
     end)
 
-    it("answer 503 with keys and without a whole snapshot", function()
+    it("answer 503 to everything before there is a policy, a route or none", function()
+        empty_but_for("keys")
+        become_ready()
+        for _, line in ipairs({ "POST " .. CHAT, "GET /", "GET /unknown", "GET //", "FOO /" }) do
+            local method, target = line:match("^(%S+) (%S+)$")
+            assert_not_ready(ask(method, target, token_of("user")))
+            assert_not_ready(ask(method, target))
+        end
+        policies.put(fake)
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+
+    it("answer 503 with keys and a policy, and without a whole snapshot", function()
         local token = token_of("user")
-        empty_but_for_keys()
+        empty_but_for("keys", "policy")
         assert_not_ready(ask("POST", CHAT, token))
         become_ready()
         active_tokens.activate(minted.JTI, NOW + 3600, NOW)
@@ -509,7 +540,7 @@ describe("judge and readiness", function()
     end)
 
     it("answer 401 to a bad token before the first snapshot too", function()
-        empty_but_for_keys()
+        empty_but_for("keys", "policy")
         assert_refused(401, "invalid_api_key", ask("POST", CHAT, "abc"))
         assert_refused(401, "invalid_api_key", ask("POST", CHAT))
     end)
@@ -548,7 +579,7 @@ describe("judge and readiness", function()
 
     it("answer 503 where a bound is set and the issuer was never heard", function()
         start({ max_staleness_seconds = 30 })
-        empty()
+        empty_but_for("keys", "policy")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         assert_not_ready(ask("POST", CHAT, token_of("user")))
     end)
@@ -589,7 +620,7 @@ describe("judge and an LLM server of which no address is known", function()
     end)
 
     it("answer 502 for the page where the LLM server answers it", function()
-        start(shipped.settings("llm"))
+        policies.put(fake, policies.with_page_of_llm())
         assert_refused(502, "upstream_unavailable", ask("GET", "/", token_of("user")))
     end)
 
@@ -643,9 +674,13 @@ describe("judge", function()
     --- Refusals in the order of the request path, each with all that follow it wrong too.
     local function request_wrong_from(step)
         local bad, good = "bad", token_of("monitoring")
+        local shared_versions = fake.load("portero.shared_versions")
         fake.shared.portero_sync.entries = {}
+        if step >= 1 then
+            shared_versions.raise_policy()
+        end
         if step >= 7 then
-            fake.load("portero.shared_versions").raise_version()
+            shared_versions.raise_keys()
         end
         local cookie = { cookie = "auth_token=" .. (step <= 7 and bad or good), host = "h",
             ["sec-fetch-site"] = step <= 5 and "cross-site" or "same-origin" }
@@ -671,7 +706,9 @@ describe("judge", function()
         { "a bad token", 401, "invalid_api_key" },
         { "an empty gateway", 503, "not_ready" },
     }
-    for step, case in ipairs(ORDER) do
+    ORDER[0] = { "a gateway without a policy", 503, "not_ready" }
+    for step = 0, #ORDER do
+        local case = ORDER[step]
         it(("refuses for %s before all that comes later"):format(case[1]), function()
             assert_refused(case[2], case[3], judge(request_wrong_from(step)))
         end)
@@ -713,11 +750,11 @@ describe("judge", function()
 end)
 
 describe("judge and limits", function()
-    local function with_limits(limits)
-        limits.is_counted = limits.requests_per_minute ~= nil
+    local function with_limits(limits, users)
+        local listed = policies.listed()
+        listed.roles.user.limits, listed.users = limits, users or {}
         fake.load("portero.quota.limits").start()
-        start({ limits = { roles = { user = limits }, users = {} } })
-        become_ready()
+        policies.put(fake, listed)
     end
 
     it("take what is counted to where it is given back", function()
@@ -741,6 +778,37 @@ describe("judge and limits", function()
         assert.equal(60, answer.headers["retry-after"])
     end)
 
+    it("are the user's own where there are any, and none where they are none", function()
+        with_limits({ requests_per_minute = 1 }, {
+            USRSX1 = { limits = { requests_per_minute = 2 } },
+        })
+        local token = token_of("user")
+        for _ = 1, 2 do
+            assert.equal("@limited", ask("POST", CHAT, token).exec)
+        end
+        assert_refused(429, "rate_limit_exceeded", ask("POST", CHAT, token))
+        with_limits({ requests_per_minute = 1 }, { USRSX1 = {} })
+        for _ = 1, 3 do
+            assert_forwarded(CHAT, ask("POST", CHAT, token))
+        end
+    end)
+
+    it("hold for what is answered from the LLM server's list too", function()
+        with_limits({ requests_per_minute = 1 })
+        local token = token_of("user")
+        assert.equal("@discovery", ask("GET", "/v1/models", token).exec)
+        assert_refused(429, "rate_limit_exceeded", ask("GET", "/v1/models", token))
+    end)
+
+    it("are asked after the LLM server: what it cannot answer costs nothing", function()
+        with_limits({ requests_per_minute = 1 })
+        local token = token_of("user")
+        upstreams.set("llm", { { host = "no-such-host.invalid", port = 8000 } })
+        assert_refused(502, "upstream_unavailable", ask("POST", CHAT, token))
+        upstreams.set("llm", { { host = "127.0.0.1", port = 8000 } })
+        assert.equal("@limited", ask("POST", CHAT, token).exec)
+    end)
+
     it("are asked after the role: what it may not use costs nothing", function()
         with_limits({ requests_per_minute = 1 })
         local token = token_of("user")
@@ -748,17 +816,48 @@ describe("judge and limits", function()
         assert.equal("@limited", ask("POST", CHAT, token).exec)
     end)
 
-    it("are not met by a token that ended while its body came, and keep nothing then", function()
-        with_limits({ requests_per_minute = 5, concurrent_requests = 1 })
-        local token = token_of("user")
+    --- What happens while a body comes.
+    local function meanwhile(happens)
         local admission = fake.load("portero.quota.admission")
         local real = admission.refusal
         admission.refusal = function(...)
-            active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+            admission.refusal = real
+            happens()
             return real(...)
         end
-        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+    end
+
+    -- What ended, and what is said of it.
+    local ENDS = {
+        ["was revoked"] = { "Invalid or missing token.", function()
+            active_tokens.revoke(minted.JTI, NOW + 900, NOW)
+        end },
+        ["expired"] = { "token expired", function()
+            fake.clock.now = NOW + 900
+            become_ready()
+        end },
+    }
+    for what, case in pairs(ENDS) do
+        it(("are not met by a token that %s while its body came, and keep nothing"):format(what),
+            function()
+                with_limits({ requests_per_minute = 5, concurrent_requests = 1 })
+                local token = token_of("user")
+                meanwhile(case[2])
+                local answer = ask("POST", CHAT, token)
+                assert_refused(401, "invalid_api_key", answer)
+                assert.equal(case[1], cjson.decode(answer.body).error.message)
+                assert.is_nil(fake.shared.portero_limits:get("s:USRSX1:1"))
+            end)
+    end
+
+    it("are those of the policy that the request began with, to its end", function()
+        with_limits({ requests_per_minute = 1 })
+        local token = token_of("user")
+        meanwhile(function() with_limits({ requests_per_minute = 9, concurrent_requests = 1 }) end)
+        assert.equal("@limited", ask("POST", CHAT, token).exec)
         assert.is_nil(fake.shared.portero_limits:get("s:USRSX1:1"))
+        assert.equal("@limited", ask("POST", CHAT, token).exec)
+        assert.is_truthy(fake.shared.portero_limits:get("s:USRSX1:1"))
     end)
 
     it("say nothing of pages, nor of callers of another role", function()
@@ -786,9 +885,52 @@ describe("judge and questions of browsers", function()
     end)
 end)
 
+describe("judge and another policy", function()
+    it("know no route any more that it does not list", function()
+        local token = token_of("admin")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        local listed = policies.listed()
+        listed.routes = {}
+        policies.put(fake, listed)
+        assert_refused(404, "not_found", ask("POST", CHAT, token))
+    end)
+
+    it("take from a role what it may not use any more, and give what it may", function()
+        local token = token_of("monitoring")
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token))
+        local listed = policies.listed()
+        policies.route(listed, "POST", CHAT).roles = { "monitoring" }
+        policies.put(fake, listed)
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        assert_refused(403, "insufficient_permissions", ask("POST", CHAT, token_of("admin")))
+    end)
+
+    it("refuse the token of a role that is gone, or whose lifetime is less by now", function()
+        local token = token_of("user")
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+        local listed = policies.listed()
+        listed.roles.user.ttl_seconds = 899
+        policies.put(fake, listed)
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+        listed.roles.user = nil
+        policies.put(fake, listed)
+        assert_refused(401, "invalid_api_key", ask("POST", CHAT, token))
+        policies.put(fake)
+        assert_forwarded(CHAT, ask("POST", CHAT, token))
+    end)
+
+    it("leave the former one in force where it was refused", function()
+        local in_force = fake.load("portero.policy.in_force")
+        assert.is_nil((in_force.put(policies.HISTORY, 2 ^ 40, { routes = {} })))
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+    end)
+end)
+
 describe("start", function()
-    it("decides what is judged by", function()
-        start({ policy = {} })
-        assert_refused(404, "not_found", ask("POST", CHAT, token_of("admin")))
+    it("sets where the LLM server's routes begin, and how long the issuer may be silent", function()
+        start({ llm = { { path = "/base" } }, max_staleness_seconds = 1 })
+        assert_forwarded("/base" .. CHAT, ask("POST", CHAT, token_of("user")))
+        fake.clock.now = NOW + 2
+        assert_refused(503, "not_ready", ask("POST", CHAT, token_of("user")))
     end)
 end)

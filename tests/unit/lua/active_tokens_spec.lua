@@ -16,7 +16,8 @@ before_each(function()
     tokens, dict = fake.shared.portero_active_tokens, fake.shared.portero_sync
     shared_versions = fake.load("portero.shared_versions")
     active_tokens = fake.load("portero.token.active_tokens")
-    shared_versions.raise_version()
+    shared_versions.raise_keys()
+    shared_versions.raise_policy()
 end)
 
 local function activate(jti, exp)
@@ -227,12 +228,13 @@ describe("holds", function()
         assert.equal(1, look_ups.count)
     end)
 
-    it("asks again after any revocation, end of a snapshot or change of keys", function()
+    it("asks again after any revocation, end of a snapshot, other keys or policy", function()
         local generation = snapshot("a")
         local CHANGES = {
             function() revoke("another") end,
             function() active_tokens.end_snapshot(generation) end,
-            function() shared_versions.raise_version() end,
+            shared_versions.raise_keys,
+            shared_versions.raise_policy,
         }
         for _, change in ipairs(CHANGES) do
             assert.is_true((holds("a")))
@@ -734,11 +736,13 @@ describe("status", function()
         }, active_tokens.status())
     end)
 
-    it("is not ready without keys, however whole the snapshot is", function()
+    it("is not ready without keys and policy, however whole the snapshot is", function()
         dict.entries = {}
         snapshot("a")
         assert.is_false(active_tokens.status().ready)
-        shared_versions.raise_version()
+        shared_versions.raise_keys()
+        assert.is_false(active_tokens.status().ready)
+        shared_versions.raise_policy()
         assert.is_true(active_tokens.status().ready)
     end)
 

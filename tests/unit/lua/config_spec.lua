@@ -5,10 +5,7 @@ local lfs = require("lfs")
 
 local certificates = require("certificates")
 local config = require("portero.config")
-local model_name = require("portero.policy.model_name")
-local shipped = require("shipped")
 
-local CONF = "openresty/conf"
 local SYNC_KEY = "SYNC-KEY-OF-A-SPEC-0123456789abcd"
 
 local directory, files
@@ -17,14 +14,12 @@ before_each(function()
     directory, files = os.tmpname(), {}
     os.remove(directory)
     assert(lfs.mkdir(directory))
-    assert(lfs.mkdir(directory .. "/routes"))
 end)
 
 after_each(function()
     for path in pairs(files) do
         os.remove(path)
     end
-    lfs.rmdir(directory .. "/routes")
     lfs.rmdir(directory)
 end)
 
@@ -49,27 +44,16 @@ local function good_env(changes)
     return function(name) return values[name] end
 end
 
-local function read(changes, conf)
-    return config.read(good_env(changes), conf or CONF)
+local function read(changes)
+    return config.read(good_env(changes))
 end
 
 --- The faults of one wrong setting, which must be the only one.
-local function fault_of(changes, conf)
-    local settings, faults = read(changes, conf)
+local function fault_of(changes)
+    local settings, faults = read(changes)
     assert.is_nil(settings)
     assert.equal(1, #faults, table.concat(faults, "\n"))
     return faults[1]
-end
-
---- The repository's roles and packs, one of them changed, in a directory of their own.
-local function conf_with(name, text)
-    for _, one in ipairs({
-        "roles.json", "routes/portero.json", "routes/ollama.json", "routes/vllm.json",
-        "routes/llama-server.json", "routes/localai.json",
-    }) do
-        write(one, one == name and text or shipped.text(one))
-    end
-    return directory
 end
 
 describe("read", function()
@@ -77,16 +61,18 @@ describe("read", function()
         local settings, faults = read()
         assert.same({}, faults)
         assert.equal(SYNC_KEY, settings.sync_key)
-        assert.equal("portero", settings.web_ui)
         assert.equal(0, settings.max_staleness_seconds)
-        assert.equal(900, settings.roles.user.ttl_seconds)
-        assert.is_table(settings.policy.POST.exact["/v1/chat/completions"])
+        assert.equal("127.0.0.1", settings.issuer[1].host)
+        assert.is_nil(settings.public_origin)
+        assert.is_nil(settings.internal_host)
     end)
 
     -- Setting, value, field, what it becomes.
     local VALUES = {
-        { "WEB_UI", "upstream", "web_ui", "upstream" },
         { "SYNC_MAX_STALENESS_SECONDS", "30", "max_staleness_seconds", 30 },
+        { "SYNC_MAX_STALENESS_SECONDS", "86400", "max_staleness_seconds", 86400 },
+        { "INTERNAL_LISTEN", "gateway:8081", "internal_host", "gateway" },
+        { "INTERNAL_LISTEN", "127.0.0.1:8081", "internal_host", nil },
         { "SYNC_KEY", ("x"):rep(32), "sync_key", ("x"):rep(32) },
         { "SYNC_KEY", "\0\255" .. ("x"):rep(32), "sync_key", "\0\255" .. ("x"):rep(32) },
     }
@@ -96,37 +82,32 @@ describe("read", function()
         end)
     end
 
-    it("lets WEB_UI decide who answers the page", function()
-        assert.equal("issuer", read().policy.GET.exact["/"].answered_by)
-        assert.equal("llm", read({ WEB_UI = "upstream" }).policy.GET.exact["/"].answered_by)
-    end)
-
     it("reads SYNC_KEY from the file that SYNC_KEY_FILE names", function()
         local path = write("key", ("k"):rep(40))
         local settings = read({ SYNC_KEY = false, SYNC_KEY_FILE = path })
         assert.equal(("k"):rep(40), settings.sync_key)
     end)
 
-    it("asks for no key that tokens are signed with, and keeps none that it is given", function()
-        local asked = {}
-        local env = good_env({ SECRET_KEY = "x", SECRET_KEY_FILE = "/none", JWT_ALGORITHM = "x" })
+    -- The issuer alone takes these; no key that could mint comes here.
+    local OF_ISSUER = {
+        "SECRET_KEY", "SECRET_KEY_FILE", "JWT_ALGORITHM", "ROLES_FILE", "POLICY_FILE", "LLM_KIND",
+        "WEB_UI", "TOKEN_TTL_SECONDS", "TOKEN_CACHE_SIZE",
+    }
+    it("asks for nothing that is the issuer's, and minds none of it", function()
+        local asked, changes = {}, {}
+        for _, name in ipairs(OF_ISSUER) do
+            changes[name] = "SEEN"
+        end
+        local env = good_env(changes)
         local settings, faults = config.read(function(name)
             asked[name] = true
             return env(name)
-        end, CONF)
+        end)
         assert.same({}, faults)
-        assert.is_nil(settings.secret_key)
-        for _, name in ipairs({ "SECRET_KEY", "SECRET_KEY_FILE", "JWT_ALGORITHM" }) do
+        assert.same(read(), settings)
+        for _, name in ipairs(OF_ISSUER) do
             assert.is_nil(asked[name], name)
         end
-    end)
-
-    it("bounds every role's TTL by TOKEN_TTL_SECONDS and raises none", function()
-        local roles = read({ TOKEN_TTL_SECONDS = "100" }).roles
-        assert.equal(60, roles.agent_fast.ttl_seconds)
-        assert.equal(100, roles.agent_reasoning.ttl_seconds)
-        assert.equal(100, roles.admin.ttl_seconds)
-        assert.equal(3600, read({ TOKEN_TTL_SECONDS = "86400" }).roles.admin.ttl_seconds)
     end)
 end)
 
@@ -263,24 +244,19 @@ end)
 
 describe("a wrong setting", function()
     local SHORT = "must be at least 32 bytes, without a newline at its end"
-    local TTL = "must be a whole number from 1 to 86400"
+    local STALENESS = "SYNC_MAX_STALENESS_SECONDS: must be a whole number from 0 to 86400"
     -- Settings, and the one fault they are.
     local CASES = {
         { "a missing SYNC_KEY", { SYNC_KEY = false }, "SYNC_KEY: " .. SHORT },
         { "a SYNC_KEY of 31 bytes", { SYNC_KEY = ("x"):rep(31) }, "SYNC_KEY: " .. SHORT },
         { "a newline at a secret's end", { SYNC_KEY = SYNC_KEY .. "\n" }, "SYNC_KEY: " .. SHORT },
         { "a CR at a secret's end", { SYNC_KEY = SYNC_KEY .. "\r" }, "SYNC_KEY: " .. SHORT },
-        { "another web UI", { WEB_UI = "none" }, "WEB_UI: must be one of portero, upstream" },
-        { "a TTL of nothing", { TOKEN_TTL_SECONDS = "0" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a TTL over a day", { TOKEN_TTL_SECONDS = "86401" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a negative TTL", { TOKEN_TTL_SECONDS = "-1" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a fraction of a TTL", { TOKEN_TTL_SECONDS = "1.5" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a TTL in words", { TOKEN_TTL_SECONDS = "1m" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a TTL in hexadecimal", { TOKEN_TTL_SECONDS = "0x10" }, "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a TTL of 400 digits", { TOKEN_TTL_SECONDS = ("9"):rep(400) },
-            "TOKEN_TTL_SECONDS: " .. TTL },
-        { "a negative staleness", { SYNC_MAX_STALENESS_SECONDS = "-1" },
-            "SYNC_MAX_STALENESS_SECONDS: must be a whole number from 0 to 86400" },
+        { "a staleness over a day", { SYNC_MAX_STALENESS_SECONDS = "86401" }, STALENESS },
+        { "a negative staleness", { SYNC_MAX_STALENESS_SECONDS = "-1" }, STALENESS },
+        { "a fraction of a staleness", { SYNC_MAX_STALENESS_SECONDS = "1.5" }, STALENESS },
+        { "a staleness in words", { SYNC_MAX_STALENESS_SECONDS = "1m" }, STALENESS },
+        { "a staleness in hexadecimal", { SYNC_MAX_STALENESS_SECONDS = "0x10" }, STALENESS },
+        { "a staleness of 400 digits", { SYNC_MAX_STALENESS_SECONDS = ("9"):rep(400) }, STALENESS },
     }
     for _, case in ipairs(CASES) do
         it("is named: " .. case[1], function()
@@ -307,17 +283,17 @@ describe("a wrong setting", function()
     it("stops the start together with all others, and none of them shows a secret", function()
         local settings, faults = config.read(good_env({
             SYNC_KEY = "SEEN" .. ("x"):rep(40) .. "\n",
-            WEB_UI = "x",
-            TOKEN_TTL_SECONDS = "x",
             SYNC_MAX_STALENESS_SECONDS = "x",
             LLM_UPSTREAM = "llm",
             ISSUER_URL = false,
-        }), directory)
+            PUBLIC_URL = "x",
+            LLM_CA_FILE = directory .. "/none",
+        }))
         assert.is_nil(settings)
         local all = table.concat(faults, "\n")
         for _, name in ipairs({
-            "SYNC_KEY", "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS",
-            "LLM_UPSTREAM", "ISSUER_URL", "ROLES_FILE", "routes/portero.json",
+            "SYNC_KEY", "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM", "ISSUER_URL", "PUBLIC_URL",
+            "LLM_CA_FILE",
         }) do
             assert.matches(name .. ": ", all, 1, true)
         end
@@ -341,8 +317,7 @@ describe("a wrong setting", function()
 
     it("never shows the value of a setting, which may be a secret in the wrong place", function()
         for _, name in ipairs({
-            "WEB_UI", "TOKEN_TTL_SECONDS", "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM",
-            "ISSUER_URL", "SYNC_KEY",
+            "SYNC_MAX_STALENESS_SECONDS", "LLM_UPSTREAM", "ISSUER_URL", "PUBLIC_URL", "SYNC_KEY",
         }) do
             local settings, faults = read({ [name] = "SEEN" })
             assert.is_nil(settings)
@@ -394,83 +369,5 @@ describe("LLM_CA_FILE", function()
         local path = write("ca.pem", GOOD)
         assert.equal("LLM_CA_FILE: is for https://, and LLM_UPSTREAM is http://",
             fault_of({ LLM_CA_FILE = path }))
-    end)
-end)
-
-describe("roles.json and the packs", function()
-    it("may be others than the repository's", function()
-        local conf = conf_with("routes/ollama.json", '{"routes":{"models":["GET /v1/mine"]}}')
-        assert.is_true(read({}, conf).policy.GET.exact["/v1/mine"].allowed.user)
-    end)
-
-    it("may be of one kind of LLM server alone", function()
-        local all, one = read().policy, read({ LLM_KIND = "vllm" }).policy
-        assert.is_table(all.POST.exact["/api/chat"])
-        assert.is_nil(one.POST.exact["/api/chat"])
-        assert.is_table(one.POST.exact["/v1/chat/completions"])
-        assert.is_table(one.GET.exact["/admin/"])
-    end)
-
-    it("name models as Ollama does, but for another kind of LLM server", function()
-        local path = write("mine.json", (shipped.text("roles.json"):gsub('"%*"', '"a"')))
-        local function allows(kind)
-            local limits = read({ ROLES_FILE = path, LLM_KIND = kind }).limits
-            return model_name.allows(limits.roles.user.models, "A:latest")
-        end
-        assert.is_true(allows(nil))
-        assert.is_true(allows("ollama"))
-        assert.is_false(allows("vllm"))
-    end)
-
-    it("may not be of a kind that nobody knows", function()
-        assert.equal("LLM_KIND: must be one of ollama, vllm, llama-server, localai",
-            fault_of({ LLM_KIND = "SEEN" }))
-    end)
-
-    it("are roles of another file where ROLES_FILE names one", function()
-        local path = write("mine.json", (shipped.text("roles.json"):gsub("900", "901")))
-        assert.equal(901, read({ ROLES_FILE = path }).roles.user.ttl_seconds)
-    end)
-
-    it("have the faults of both listed together", function()
-        local conf = conf_with("routes/ollama.json", '{"routes":{"models":["GET"]}}')
-        local path = write("mine.json", (shipped.text("roles.json"):gsub("900", "0")))
-        local settings, faults = read({ ROLES_FILE = path }, conf)
-        assert.is_nil(settings)
-        assert.equal(2, #faults)
-        assert.matches("^roles.json line %d+: roles.user.ttl_seconds must be", faults[1])
-        assert.matches("^routes/ollama: routes.models%[1%] is not METHOD", faults[2])
-    end)
-
-    for _, text in ipairs({ "", "{", "[1", "1", '"x"', "null", '{"routes":"x"}', "{}" }) do
-        it(("may not be %q"):format(text), function()
-            local fault = fault_of({}, conf_with("routes/ollama.json", text))
-            assert.is_truthy(fault:find("ollama.json: must hold an object 'routes'", 1, true)
-                or fault:find("ollama.json: is not valid JSON", 1, true))
-            local settings, faults = read({ ROLES_FILE = write("mine.json", text) })
-            assert.is_nil(settings)
-            assert.matches("^roles.json", faults[1])
-        end)
-    end
-
-    it("say of an LLM server how long it lets connections idle, once and well", function()
-        for text, fault in pairs({
-            ['{"idle_seconds":5.0,"routes":{}}'] = "routes/vllm: idle_seconds must be a whole",
-            ['{"idle":5,"routes":{}}'] = "routes/vllm: idle is not a known field",
-            ['{"idle_seconds":5,\n"idle_seconds":6,"routes":{}}'] =
-                "routes/vllm.json line 2: idle_seconds is there twice",
-        }) do
-            assert.equal(fault, fault_of({}, conf_with("routes/vllm.json", text)):sub(1, #fault))
-        end
-        assert.is_table((read({}, conf_with("routes/vllm.json",
-            '{"idle_seconds":null,"routes":{}}'))))
-    end)
-
-    it("must be there", function()
-        local settings, faults = read({}, directory)
-        assert.is_nil(settings)
-        local all = table.concat(faults, "\n")
-        assert.matches("ROLES_FILE: .*/roles.json: No such file", all)
-        assert.matches("/routes/vllm.json: .*No such file", all)
     end)
 end)

@@ -8,7 +8,7 @@ local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request; nor does any dialect.
 local PURE = {
     "answer.stream_events", "answer.usage",
-    "policy.model_name", "policy.route_table",
+    "policy.decision", "policy.model_name", "policy.route_table",
     "request.form_body", "request.header_parameters", "request.json_body",
     "token.crypto", "token.jwt",
 }
@@ -25,9 +25,9 @@ local LAYERS = {
     { "answer" },
     { "request", "server" },
     { "config" },
-    { "policy" },
     { "token" },
-    { "shared_versions", "errors", "metrics" },
+    { "policy" },
+    { "shared_versions", "errors", "metrics", "pushed_text" },
     { "dialect" },
 }
 

@@ -285,7 +285,10 @@ local function add_time(ngx, fake)
     }
     function ngx.time() return math.floor(clock.now) end
     function ngx.update_time() clock.now = clock.real or clock.now end
-    function ngx.sleep(seconds) fake.slept[#fake.slept + 1] = seconds end
+    function ngx.sleep(seconds)
+        fake.slept[#fake.slept + 1] = seconds
+        clock.now = clock.now + seconds
+    end
     ngx.timer = {
         every = function(seconds, callback)
             fake.timers[#fake.timers + 1] = { seconds = seconds, callback = callback }

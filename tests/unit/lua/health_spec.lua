@@ -30,24 +30,31 @@ describe("readyz", function()
         assert.equal("not_ready", cjson.decode(fake.answer.body).error.code)
     end)
 
-    it("answers 503 while one of keys and snapshot is missing, whichever it is", function()
+    it("answers 503 while one of keys, policy and snapshot is missing", function()
         local shared_versions = fake.load("portero.shared_versions")
         local active_tokens = fake.load("portero.token.active_tokens")
-        for _, bring in ipairs({
-            shared_versions.raise_version,
+        local BRING = {
+            shared_versions.raise_keys,
+            shared_versions.raise_policy,
             function() active_tokens.end_snapshot(active_tokens.begin_snapshot()) end,
-        }) do
+        }
+        for missing in ipairs(BRING) do
             fake.shared.portero_sync.entries = {}
-            bring()
+            for index, bring in ipairs(BRING) do
+                if index ~= missing then
+                    bring()
+                end
+            end
             fake.request({ target = "/readyz" })
             health.readyz()
             assert.equal(503, fake.answer.exit)
         end
     end)
 
-    it("answers yes and nothing more once keys and first snapshot are there", function()
+    it("answers yes and nothing more once keys, policy and first snapshot are there", function()
         local active_tokens = fake.load("portero.token.active_tokens")
-        fake.load("portero.shared_versions").raise_version()
+        fake.load("portero.shared_versions").raise_keys()
+        fake.load("portero.shared_versions").raise_policy()
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         health.readyz()
         assert.is_nil(fake.answer.exit)

@@ -5,6 +5,7 @@ local modules = require("modules")
 
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
+local policies = require("policies")
 
 local fake, init, env, getenv
 
@@ -39,7 +40,7 @@ after_each(function()
 end)
 
 local function start()
-    init.master("openresty/conf")
+    init.master()
     init.worker()
 end
 
@@ -51,7 +52,7 @@ describe("master", function()
     end)
 
     it("names both upstreams", function()
-        init.master("openresty/conf")
+        init.master()
         local balancer = package.loaded["ngx.balancer"]
         for name, peer in pairs({ llm = "127.0.0.1:8000", issuer = "127.0.0.2:9000" }) do
             fake.load("portero.server.upstreams").pick(name)
@@ -60,30 +61,30 @@ describe("master", function()
     end)
 
     it("names this life of the dictionaries by 8 random bytes, once", function()
-        init.master("openresty/conf")
+        init.master()
         local active_tokens = fake.load("portero.token.active_tokens")
         local boot = active_tokens.status().boot
         assert.matches("^" .. ("%x"):rep(16) .. "$", boot)
-        init.master("openresty/conf")
+        init.master()
         assert.equal(boot, active_tokens.status().boot)
         fake.shared.portero_sync.entries = {}
-        init.master("openresty/conf")
+        init.master()
         assert.not_equal(boot, active_tokens.status().boot)
     end)
 
     it("stops the start with all faults in one message and no secret in it", function()
-        env.SYNC_KEY, env.LLM_UPSTREAM, env.WEB_UI = "SEEN", "", "x"
-        local ok, err = pcall(init.master, "openresty/conf")
+        env.SYNC_KEY, env.LLM_UPSTREAM, env.PUBLIC_URL = "SEEN", "", "x"
+        local ok, err = pcall(init.master)
         assert.is_false(ok)
         assert.matches("^the gateway cannot start:\n  SYNC_KEY: ", err)
         assert.matches("\n  LLM_UPSTREAM: names no server\n", err, 1, true)
-        assert.matches("\n  WEB_UI: ", err, 1, true)
+        assert.matches("\n  PUBLIC_URL: ", err, 1, true)
         assert.is_nil(err:find("SEEN", 1, true))
     end)
 
     it("takes an empty setting for none", function()
-        env.WEB_UI, env.SYNC_KEY_FILE = "", ""
-        assert.has_no_error(function() init.master("openresty/conf") end)
+        env.PUBLIC_URL, env.SYNC_KEY_FILE = "", ""
+        assert.has_no_error(function() init.master() end)
     end)
 end)
 
@@ -102,17 +103,17 @@ describe("check", function()
     end)
 
     it("ends with 0 and says nothing where there is no fault", function()
-        init.check("openresty/conf")
+        init.check()
         assert.equal(0, status)
         assert.equal("", said)
     end)
 
     it("ends with 1 and says every fault, and no secret", function()
-        env.SYNC_KEY, env.WEB_UI = "SEEN", "x"
-        init.check("openresty/conf")
+        env.SYNC_KEY, env.PUBLIC_URL = "SEEN", "x"
+        init.check()
         assert.equal(1, status)
         assert.matches("^the gateway could not start:\n  SYNC_KEY: ", said)
-        assert.matches("\n  WEB_UI: ", said, 1, true)
+        assert.matches("\n  PUBLIC_URL: ", said, 1, true)
         assert.is_nil(said:find("SEEN", 1, true))
     end)
 end)
@@ -122,6 +123,7 @@ describe("worker", function()
         start()
         local sealed = minted.sealed(minted.entry())
         assert.is_true(fake.load("portero.token.keys").put(minted.HISTORY, 1, sealed))
+        policies.put(fake)
         local active_tokens = fake.load("portero.token.active_tokens")
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         active_tokens.activate(minted.JTI, minted.NOW + 900, minted.NOW)
@@ -134,15 +136,19 @@ describe("worker", function()
         assert.equal("/v1/chat/completions", fake.ngx.var.upstream_target)
     end)
 
-    it("keeps keys and tokens over a reload, whose workers read them again", function()
+    it("keeps keys and policy over a reload, whose workers read them again", function()
         start()
         local sealed = minted.sealed(minted.entry())
         assert.is_true(fake.load("portero.token.keys").put(minted.HISTORY, 1, sealed))
+        policies.put(fake)
         local load = fake.new_worker()
-        load("portero.init").master("openresty/conf")
+        load("portero.init").master()
         load("portero.init").worker()
         load("portero.shared_versions").look()
-        assert.is_table(load("portero.token.token_cache").claims(minted.token(), 1, minted.NOW))
+        local policy = load("portero.policy.in_force").current()
+        assert.equal("USRS", policy.roles.user.code)
+        assert.is_table(load("portero.token.token_cache").claims(minted.token(), 1, minted.NOW,
+            policy))
     end)
 
     it("begins the sync with its own key", function()
@@ -152,8 +158,9 @@ describe("worker", function()
         assert.equal(401, fake.answer.exit)
     end)
 
-    it("begins the watch over streams with the roles", function()
+    it("lets streams be watched by the policy that was pushed", function()
         start()
+        policies.put(fake)
         fake.request({ method = "POST", target = "/api/chat" })
         local var = fake.ngx.var
         var.auth_role, var.auth_token_id = "user", minted.JTI

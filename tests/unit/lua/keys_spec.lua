@@ -30,7 +30,7 @@ end
 
 local function version()
     shared_versions.look()
-    return shared_versions.version()
+    return shared_versions.keys()
 end
 
 describe("find", function()
@@ -225,7 +225,9 @@ describe("put", function()
         local sealed = minted.sealed(entry(A))
         for _, form in ipairs({
             { nil, 1, sealed }, { 1, 1, sealed }, { HISTORY, "1", sealed }, { HISTORY, 1, 1 },
-            { HISTORY, 1, cjson.null }, { cjson.null, 1, sealed }, { HISTORY, cjson.null, sealed },
+            { HISTORY, 1, cjson.null }, { HISTORY, 1.5, sealed }, { HISTORY, -1, sealed },
+            { "a\nb", 1, sealed }, { HISTORY, 2 ^ 53, sealed },
+            { cjson.null, 1, sealed }, { HISTORY, cjson.null, sealed },
             { HISTORY, 1, {} },
         }) do
             assert.same({ nil, "form" }, { keys.put(form[1], form[2], form[3]) })
@@ -233,9 +235,31 @@ describe("put", function()
     end)
 
     it("does not pass over in silence that there was no room", function()
-        dict.most_entries = 0
-        assert.has_error(function() put(1, entry(A)) end)
+        for room = 0, 1 do -- none for the lock, then none for the list
+            dict.most_entries = room
+            assert.same({ nil, "no memory" }, { put(1, entry(A)) })
+            assert.equal(0, version())
+            assert.equal("", keys.mark())
+        end
+    end)
+
+    it("says that it is busy where another writer does not end", function()
+        dict:safe_add("lock", true)
+        assert.same({ nil, "busy" }, { put(1, entry(A)) })
         assert.equal(0, version())
+    end)
+
+    it("keeps no name of a list that not all workers were told of", function()
+        local raise, seen = shared_versions.raise_keys, nil
+        local load = fake.new_worker()
+        load("portero.shared_versions").raise_keys = function()
+            seen = keys.mark()
+            raise()
+        end
+        local other = load("portero.token.keys")
+        other.start({ sync_key = minted.SYNC_KEY })
+        assert.is_true(other.put(HISTORY, 1, minted.sealed(entry(A))))
+        assert.same({ "", HISTORY .. ":1" }, { seen, keys.mark() })
     end)
 
     -- Both come at once to two workers: the reconciler brings what it has read, and `keys retire`
@@ -244,17 +268,18 @@ describe("put", function()
         local late = fake.new_worker()("portero.token.keys")
         late.start({ sync_key = minted.SYNC_KEY })
         put(1, entry(A))
-        -- This worker has judged serial 3 to be newer, and the other one serial 2, before either
-        -- writes: the other one writes all of it between the two writes of this one.
-        local older = minted.sealed(entry(A))
-        dict.meanwhile.safe_set = function()
-            dict.meanwhile.safe_set = function() late.put(HISTORY, 2, older) end
-        end
-        put(3, entry(B))
+        -- The other one comes between the look of this one and its write, and waits for its end.
+        local older, answer = minted.sealed(entry(A)), nil
+        rawset(fake.ngx, "sleep", coroutine.yield)
+        local thread = coroutine.create(function() answer = { late.put(HISTORY, 2, older) } end)
+        dict.meanwhile.safe_set = function() assert(coroutine.resume(thread)) end
+        assert.is_true(put(3, entry(B)))
+        assert(coroutine.resume(thread))
+        assert.same({ nil, "older" }, answer)
         keys.load()
-        local is_newer = keys.mark() == HISTORY .. ":3"
-        assert.equal(is_newer, keys.find(KID_B) ~= nil)
-        assert.equal(is_newer, keys.find(KID_A) == nil)
+        assert.equal(HISTORY .. ":3", keys.mark())
+        assert.is_table(keys.find(KID_B))
+        assert.is_nil(keys.find(KID_A))
     end)
 end)
 

@@ -3,7 +3,7 @@
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
-local shipped = require("shipped")
+local policies = require("policies")
 
 local fake, model_list, asked, result
 
@@ -24,14 +24,12 @@ local OLLAMA = cjson.encode({
     },
 })
 
-local function settings_with(models, users)
-    local settings = shipped.settings()
-    local model_name = fake.load("portero.policy.model_name")
-    settings.limits = {
-        roles = { user = models and { models = model_name.compile(models, true) } or nil },
-        users = users or {},
-    }
-    return settings
+--- A policy in force of these models for a role, and limits of users in place of the role's.
+local function put_policy(models, users, names)
+    local listed = policies.listed()
+    listed.roles.user.limits = models and { models = models }
+    listed.users, listed.model_names = users or {}, names or "ollama"
+    policies.put(fake, listed)
 end
 
 before_each(function()
@@ -44,8 +42,7 @@ before_each(function()
             return result
         end,
     })
-    fake.load("portero.answer.upstream_errors").start(shipped.settings())
-    model_list.start(settings_with(nil))
+    put_policy(nil)
 end)
 
 local function answer(target, upstream_target)
@@ -64,7 +61,7 @@ local function ids(target)
     return table.concat(found, " ")
 end
 
-describe("start and answer", function()
+describe("answer", function()
     it("asks the LLM server what the caller asked, in the caller's name", function()
         answer("/base/v1/models?x=1")
         assert.same({
@@ -83,18 +80,42 @@ describe("start and answer", function()
     end)
 
     it("shows a caller with limits what it may use and nothing else", function()
-        model_list.start(settings_with({ "a" }))
+        put_policy({ "a" })
         assert.equal("a:latest", ids("/v1/models"))
-        model_list.start(settings_with({}))
+        put_policy({})
         assert.equal('{"object":"list","data":[]}', (select(2, answer("/v1/models"))).body)
     end)
 
     it("takes a user's own limits in place of the role's, and their absence too", function()
-        local own = settings_with({ "b" }).limits.roles.user
-        model_list.start(settings_with({ "a" }, { USRSA = own }))
+        put_policy({ "a" }, { USRSA = { limits = { models = { "b" } } } })
         assert.equal("b", ids("/v1/models"))
-        model_list.start(settings_with({ "a" }, { USRSA = false }))
+        put_policy({ "a" }, { USRSA = {} })
         assert.equal("a:latest b", ids("/v1/models"))
+        put_policy({ "a" }, { USRSB = {} })
+        assert.equal("a:latest", ids("/v1/models"))
+    end)
+
+    it("shows all models to a caller whose limits are of other things", function()
+        local listed = policies.listed()
+        listed.roles.user.limits = { requests_per_minute = 5 }
+        policies.put(fake, listed)
+        assert.equal("a:latest b", ids("/v1/models"))
+    end)
+
+    it("goes by the policy in force when it is asked", function()
+        put_policy({ "b" })
+        assert.equal("b", ids("/v1/models"))
+        put_policy({ "a" })
+        assert.equal("a:latest", ids("/v1/models"))
+    end)
+
+    it("compares names by their bytes where the LLM server is not Ollama", function()
+        put_policy({ "a" }, nil, "exact")
+        assert.equal("", ids("/v1/models"))
+        put_policy({ "a:latest" }, nil, "exact")
+        assert.equal("a:latest", ids("/v1/models"))
+        assert.equal("a:latest", answer("/v1/models/a:latest").id)
+        assert.equal("model_not_found", answer("/v1/models/A").error.code)
     end)
 
     it("leaves Ollama's lists as they are for a caller without limits", function()
@@ -107,7 +128,7 @@ describe("start and answer", function()
 
     it("filters Ollama's lists by every name that an entry has", function()
         result.body = OLLAMA
-        model_list.start(settings_with({ "a" }))
+        put_policy({ "a" })
         local list = answer("/api/tags")
         assert.equal(1, #list.models)
         assert.equal("a:latest", list.models[1].name)
@@ -116,7 +137,7 @@ describe("start and answer", function()
 
     it("goes by the path that was asked for, whatever the LLM server's own begins with", function()
         result.body = OLLAMA
-        model_list.start(settings_with({ "a" }))
+        put_policy({ "a" })
         assert.equal(1, #answer("/llm/api/tags", "/v1/models/x/api/tags").models)
         assert.equal("/v1/models/x/api/tags", asked.target)
         result.body = OPENAI

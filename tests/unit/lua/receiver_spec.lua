@@ -5,6 +5,7 @@ local cjson = require("cjson.safe")
 local crypto = require("portero.token.crypto")
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
+local policies = require("policies")
 
 local NOW = 1700000000
 local EXP = NOW + 100
@@ -84,6 +85,7 @@ local function assert_untouched()
     assert.equal(0, tokens:count())
     assert.equal(0, dict:count())
     assert.equal(0, fake.shared.portero_keys:count())
+    assert.equal(0, fake.shared.portero_policy:count())
 end
 
 local function assert_refused(status, answer)
@@ -209,6 +211,7 @@ describe("a message", function()
     end)
 
     for _, line in ipairs({
+        "GET /sync/policy", "PUT /sync/policy", "POST /sync/policy/", "POST /sync/policies",
         "GET /sync/keys", "PUT /sync/keys", "POST /sync/keys/", "POST /sync/keys?x=1",
         "GET /sync/apply", "POST /sync/status", "GET /sync/snapshot", "POST /sync/apply?x=1",
         "POST /sync/apply/", "POST /sync/other", "PUT /sync/apply", "POST //sync/apply",
@@ -275,7 +278,7 @@ describe("/sync/apply", function()
         assert.is_true(is_active(A))
         assert.is_false(is_active(B))
         local expected = active_tokens.status()
-        expected.keys = ""
+        expected.keys, expected.policy = "", ""
         assert.same(expected, status_in(answer))
     end)
 
@@ -366,8 +369,9 @@ end)
 describe("/sync/snapshot", function()
     local function begin() return status_in(snapshot({ step = "begin" })).newest end
 
-    it("makes a gateway that has keys ready at its end, and no sooner", function()
-        shared_versions.raise_version()
+    it("makes a gateway that has keys and a policy ready at its end, and no sooner", function()
+        shared_versions.raise_keys()
+        shared_versions.raise_policy()
         local generation = begin()
         assert.equal(1, generation)
         local part = { step = "part", generation = generation, activate = { { A, EXP } } }
@@ -477,7 +481,7 @@ describe("/sync/keys", function()
         assert.equal(minted.HISTORY .. ":5", status_in(answer).keys)
         keys.load()
         assert.is_table(keys.find(minted.kid(minted.SECRET)))
-        assert.equal(1, shared_versions.version())
+        assert.equal(1, shared_versions.keys())
         assert.equal(1, #fake.logged)
     end
 
@@ -490,7 +494,8 @@ describe("/sync/keys", function()
         assert.equal(minted.HISTORY .. ":5", status_in(send("GET", "/sync/status")).keys)
     end)
 
-    it("makes a gateway ready that has its snapshot", function()
+    it("makes a gateway ready that has its policy and its snapshot", function()
+        shared_versions.raise_policy()
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         assert.is_false(status_in(send("GET", "/sync/status")).ready)
         assert.is_true(status_in(put(message(1, minted.entry()))).ready)
@@ -539,6 +544,20 @@ describe("/sync/keys", function()
         assert_refused(409, deliver(one))
     end)
 
+    it("is 507, and changes nothing, where there is no room", function()
+        fake.shared.portero_keys.most_entries = 0
+        local answer = put(message(5, minted.entry()))
+        assert.equal(507, answer.status)
+        assert.equal("", status_in(answer).keys)
+    end)
+
+    it("is a conflict, to be sent again, while another writer does not end", function()
+        fake.shared.portero_keys:safe_add("lock", true)
+        local answer = put(message(5, minted.entry()))
+        assert.equal(409, answer.status)
+        assert.equal("", status_in(answer).keys)
+    end)
+
     it("logs and answers no key, whether it is accepted or not", function()
         local sealed = minted.sealed(minted.entry())
         local answers = {
@@ -553,6 +572,136 @@ describe("/sync/keys", function()
     end)
 end)
 
+describe("/sync/policy", function()
+    local in_force
+
+    before_each(function()
+        in_force = fake.load("portero.policy.in_force")
+    end)
+
+    --- A policy that can be told from others.
+    local function message(serial, seconds)
+        local listed = policies.listed()
+        listed.roles.user.ttl_seconds = seconds or serial
+        return { history = policies.HISTORY, serial = serial, policy = listed }
+    end
+
+    local function put(content) return send("POST", "/sync/policy", content) end
+
+    --- As a request has it.
+    local function seconds_in_force()
+        shared_versions.look()
+        local policy = in_force.current()
+        return policy and policy.roles.user.ttl_seconds
+    end
+
+    local function assert_kept(status, answer)
+        assert.equal(status, answer.status)
+        assert.equal(policies.HISTORY .. ":5", status_in(answer).policy)
+        assert.equal(5, seconds_in_force())
+        assert.equal(1, shared_versions.policy())
+        assert.equal(1, #fake.logged)
+    end
+
+    it("puts a policy in force and answers how it is named", function()
+        local answer = put(message(5))
+        assert.equal(200, answer.status)
+        assert.equal(policies.HISTORY .. ":5", status_in(answer).policy)
+        assert.equal(5, seconds_in_force())
+        assert.equal(policies.HISTORY .. ":5", status_in(send("GET", "/sync/status")).policy)
+        assert.same({}, fake.logged)
+    end)
+
+    it("keeps it as the message has it, lists without anything in them too", function()
+        local content = message(5)
+        content.policy.roles.user.limits = { models = { "a", "b*" }, requests_per_minute = 3 }
+        content.policy.users = { USRSA = { limits = { models = {} } }, USRSB = {} }
+        local decision = fake.load("portero.policy.decision")
+        local body = cjson.encode(content):gsub('"models":{}', '"models":[]')
+        assert.equal(200, put(body).status)
+        shared_versions.look()
+        assert.same(decision.load(content.policy), in_force.current())
+    end)
+
+    it("makes a gateway ready that has its keys and its snapshot", function()
+        shared_versions.raise_keys()
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        assert.is_false(status_in(send("GET", "/sync/status")).ready)
+        assert.is_true(status_in(put(message(1))).ready)
+    end)
+
+    it("may come again and again", function()
+        for _ = 1, 3 do
+            assert.equal(200, put(message(5)).status)
+        end
+    end)
+
+    it("is a conflict, and changes nothing, with an older one of the same history", function()
+        put(message(5))
+        assert_kept(409, put(message(4)))
+    end)
+
+    for what, change in pairs({
+        ["without a policy"] = function(content) content.policy = nil end,
+        ["whose policy is a text"] = function(content) content.policy = "{}" end,
+        ["whose policy is null"] = function(content) content.policy = cjson.null end,
+        ["whose policy is empty"] = function(content) content.policy = {} end,
+        ["whose policy is a list"] = function(content) content.policy = { 1 } end,
+        ["without roles"] = function(content) content.policy.roles = nil end,
+        ["with a route that nobody answers"] = function(content)
+            content.policy.routes[1].answered_by = nil
+        end,
+        ["without a history"] = function(content) content.history = nil end,
+        ["without a serial"] = function(content) content.serial = nil end,
+        ["with a serial that is a text"] = function(content) content.serial = "6" end,
+        ["with a fraction of a serial"] = function(content) content.serial = 6.5 end,
+    }) do
+        it("is 400, and changes nothing, with a message " .. what, function()
+            put(message(5))
+            local content = message(6)
+            change(content)
+            assert_kept(400, put(content))
+        end)
+    end
+
+    it("is 507, and changes nothing, where there is no room", function()
+        put(message(5))
+        fake.shared.portero_policy.safe_set = function() return nil, "no memory" end
+        assert_kept(507, put(message(6)))
+    end)
+
+    it("is a conflict, to be sent again, while another writer does not end", function()
+        put(message(5))
+        fake.shared.portero_policy:safe_add("lock", true)
+        assert_kept(409, put(message(6)))
+    end)
+
+    it("is 401 and writes nothing without a right MAC", function()
+        local body = cjson.encode(message(5))
+        local changes = { mac = ("0"):rep(64) }
+        assert_refused(401, deliver(signed("POST", "/sync/policy", body, changes)))
+    end)
+
+    it("is good for one use", function()
+        local one = signed("POST", "/sync/policy", cjson.encode(message(5)))
+        assert.equal(200, deliver(one).status)
+        fake.shared.portero_policy.entries, dict.entries = {}, {}
+        assert_refused(409, deliver(one))
+    end)
+
+    it("logs nothing of what a policy says, whether it is accepted or not", function()
+        local content = message(5)
+        content.policy.users = { USRSCANARY = {} }
+        put(content)
+        content.serial = 4
+        put(content)
+        content.serial, content.policy.routes = 6, "CANARY"
+        local answer = put(content)
+        assert.is_nil((table.concat(fake.logged) .. answer.body):find("CANARY", 1, true))
+        assert.equal(2, #fake.logged)
+    end)
+end)
+
 describe("/sync/status", function()
     it("answers how far this gateway has come, and is no sign that it is current", function()
         active_tokens.start("boot-id")
@@ -560,7 +709,8 @@ describe("/sync/status", function()
         assert.equal(200, answer.status)
         assert.same({
             boot = "boot-id", ready = false, newest = 0, least = 0, epoch = "", position = 0,
-            keys = "", free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
+            keys = "", policy = "",
+            free_bytes = tokens:free_space(), capacity_bytes = tokens:capacity(),
         }, status_in(answer))
         assert.is_nil(active_tokens.staleness())
     end)
@@ -581,7 +731,8 @@ end)
 
 describe("every message", function()
     it("notices that the clock was set, and its answer asks for a snapshot", function()
-        shared_versions.raise_version()
+        shared_versions.raise_keys()
+        shared_versions.raise_policy()
         active_tokens.end_snapshot(active_tokens.begin_snapshot())
         assert.is_true(status_in(send("GET", "/sync/status")).ready)
         fake.set_clock(-20)

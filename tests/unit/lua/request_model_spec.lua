@@ -149,6 +149,24 @@ describe("refusal", function()
         end
     end)
 
+    -- A policy may know places that this gateway does not.
+    it("lets nothing pass whose model stands where nobody here can read it", function()
+        for _, word in ipairs({ "header", "", "Path", "body " }) do
+            local options = { length = "0", headers = {}, value = "ok" }
+            assert.has_error(function() refusal(word, options) end)
+        end
+    end)
+
+    it("hands what the JSON body says on, also where its model is refused", function()
+        for _, body in ipairs({ '{"model":"ok"}', '{"model":"other"}', '{"model":1}' }) do
+            text = body
+            local headers = { ["content-type"] = "application/json" }
+            fake.request({ method = "POST", target = "/x", headers = headers })
+            local _, found = request_model.refusal({ model = "body" }, nil, "", list)
+            assert.equal(text, found.keep)
+        end
+    end)
+
     it("reads the model of a form", function()
         local FORM = { ["content-type"] = "multipart/form-data; boundary=B" }
         local function form(name)

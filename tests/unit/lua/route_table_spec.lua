@@ -1,25 +1,32 @@
 ---------
--- Which role may use which route, on the real roles.json and route packs: docs/policy.md
--- and docs/http-api.md, threats B14, H10, H11, H13, H20.
+-- The table of routes, compiled from the list that the issuer pushes: what a client may write for
+-- each, and what is sent (docs/http-api.md), threats B14, H10, H11, H13, H20.
 
-local cjson = require("cjson.safe")
 local route_table = require("portero.policy.route_table")
 
-local shipped = require("shipped")
+local policies = require("policies")
 
-local PACKS = shipped.packs()
-local LINES = shipped.lines(PACKS)
-local ROLES = shipped.roles().roles
-local COMPILED = route_table.compile(ROLES, PACKS, "issuer")
-
---- One pack of some classes.
-local function packs_of(routes, name)
-    return { { name = name or "ollama", routes = routes } }
-end
+local LISTED = policies.listed().routes
+local COMPILED = route_table.compile(LISTED)
 
 local function target_of(method, path, compiled)
     local route, value = route_table.find(compiled or COMPILED, method, path)
     return route and route_table.target(route, value)
+end
+
+--- A path that a listed one is meant by.
+local function example_of(path)
+    return (path:gsub("{digest}", "sha256:0af"):gsub("{%w+}", "x"))
+end
+
+--- A table of such routes, each a method and a path of the LLM server's.
+local function compiled_of(...)
+    local listed = {}
+    for index, line in ipairs({ ... }) do
+        local method, path = line:match("^(%S+) (%S+)$")
+        listed[index] = policies.new_route({ method = method, path = path })
+    end
+    return route_table.compile(listed)
 end
 
 describe("find and target", function()
@@ -73,13 +80,10 @@ describe("find and target", function()
         end)
     end
 
-    it("sends every route of every pack on as it stands there", function()
-        for _, kind in ipairs({ "ollama", "vllm", "llama-server", "localai" }) do
-            local packs = shipped.packs(kind)
-            local compiled = route_table.compile(ROLES, packs, "llm")
-            for _, line in ipairs(shipped.lines(packs)) do
-                assert.equal(line.example, target_of(line.method, line.example, compiled))
-            end
+    it("sends every route on as it stands in the list", function()
+        for _, listed in ipairs(LISTED) do
+            local example = example_of(listed.path)
+            assert.equal(example, target_of(listed.method, example))
         end
     end)
 
@@ -290,61 +294,86 @@ describe("is_canonical", function()
     end)
 end)
 
+describe("is_known", function()
+    it("says whether a path is a route by any method", function()
+        for _, listed in ipairs(LISTED) do
+            assert.is_true(route_table.is_known(COMPILED, example_of(listed.path)))
+        end
+        for _, path in ipairs({ "/llm/chat/completions", "/models/x", "/llm/api/delete" }) do
+            assert.is_true(route_table.is_known(COMPILED, path))
+        end
+    end)
+
+    it("knows no other path, nor any where there are no routes", function()
+        for _, path in ipairs({ "", "/x", "/v1", "/health/", "//", "/v1/models/..", "/admin" }) do
+            assert.is_false(route_table.is_known(COMPILED, path))
+        end
+        assert.is_false(route_table.is_known({}, "/health"))
+    end)
+end)
+
 describe("compile", function()
-    -- docs/policy.md, role by role.
-    local MAY = {
-        agent_reasoning = { inference = true, models = true, health = true },
-        agent_fast = { inference = true, models = true, health = true },
-        agi = { inference = true, models = true, health = true },
-        user = { inference = true, models = true, health = true, page = true },
-        monitoring = { models = true, health = true, metrics = true, page = true },
-        admin = {
-            inference = true, models = true, health = true, metrics = true, management = true,
-            page = true, console = true,
-        },
-    }
-    for role, classes in pairs(MAY) do
-        it(("lets %s use exactly what docs/policy.md says"):format(role), function()
-            local compiled = route_table.compile(ROLES, PACKS, "llm")
-            for _, line in ipairs(LINES) do
-                local route = route_table.find(compiled, line.method, line.example)
-                assert.equal(line.class, route.class, line.path)
-                assert.equal(line.model, route.model, line.path)
-                assert.equal(classes[line.class] or false, route.allowed[role] or false)
+    it("has each route as it was listed, and its place in the list", function()
+        for index, listed in ipairs(LISTED) do
+            local route = route_table.find(COMPILED, listed.method, example_of(listed.path))
+            local allowed = {}
+            for _, name in ipairs(listed.roles) do
+                allowed[name] = true
             end
+            assert.same({
+                index, listed.class, listed.model, listed.answered_by, listed.path, allowed,
+            }, {
+                route.index, route.class, route.model, route.answered_by, route.target,
+                route.allowed,
+            })
+        end
+    end)
+
+    it("says of each route whether the LLM server has a part in its answer", function()
+        local ANSWERERS = { llm = true, discovery = true, issuer = false, gateway = false }
+        for by, is_llm in pairs(ANSWERERS) do
+            local compiled = route_table.compile({ policies.new_route({ answered_by = by }) })
+            assert.equal(is_llm, route_table.find(compiled, "GET", "/x").is_llm)
+        end
+    end)
+
+    -- It would be sent to the LLM server, and no limits asked for.
+    for _, by in ipairs({ "nobody", "", "LLM", 1, false }) do
+        it(("takes no route that %q answers"):format(tostring(by)), function()
+            assert.has_error(function()
+                route_table.compile({ policies.new_route({ answered_by = by }) })
+            end)
         end)
     end
 
-    it("allows no role that roles.json does not name", function()
+    it("allows no role that the list does not name", function()
         local route = route_table.find(COMPILED, "POST", "/v1/chat/completions")
         for _, role in ipairs({ "nobody", "", "Admin", "admin " }) do
             assert.is_nil(route.allowed[role])
         end
+        local compiled = route_table.compile({ policies.new_route({ roles = {} }) })
+        assert.same({}, route_table.find(compiled, "GET", "/x").allowed)
     end)
 
     it("gives the same decision at every name of a route", function()
-        local function allowed(method, path)
-            return route_table.find(COMPILED, method, path).allowed
+        local function found(method, path)
+            return (route_table.find(COMPILED, method, path))
         end
         for _, path in ipairs({ "/llm/chat/completions", "/chat/completions" }) do
-            assert.same(allowed("POST", "/v1/chat/completions"), allowed("POST", path))
+            assert.equal(found("POST", "/v1/chat/completions"), found("POST", path))
         end
-        assert.same(allowed("DELETE", "/api/delete"), allowed("DELETE", "/llm/api/delete"))
+        assert.equal(found("DELETE", "/api/delete"), found("DELETE", "/llm/api/delete"))
     end)
 
-    it("leaves the page at / to whom the setting names", function()
-        for _, by in ipairs({ "issuer", "llm" }) do
-            local compiled = route_table.compile(ROLES, PACKS, by)
-            assert.equal(by, route_table.find(compiled, "GET", "/").answered_by)
-            assert.equal("issuer", route_table.find(compiled, "GET", "/admin/").answered_by)
-        end
-    end)
-
-    it("has the rest of an LLM server's page only where that page is shown", function()
-        local with = route_table.compile(ROLES, PACKS, "llm")
-        for _, path in ipairs({ "/index.html", "/bundle.js", "/app" }) do
-            assert.is_nil(route_table.find(COMPILED, "GET", path))
-            assert.equal("llm", route_table.find(with, "GET", path).answered_by)
+    it("gives another name to no route that the issuer or the gateway answers", function()
+        for _, by in ipairs({ "issuer", "gateway" }) do
+            local compiled = route_table.compile({
+                policies.new_route({ path = "/v1/models", answered_by = by }),
+            })
+            assert.is_table(route_table.find(compiled, "GET", "/v1/models"))
+            for _, path in ipairs({ "/llm/v1/models", "/llm/models", "/models" }) do
+                assert.is_nil(route_table.find(compiled, "GET", path))
+            end
         end
     end)
 
@@ -353,35 +382,32 @@ describe("compile", function()
             ["/llm/chat/completions"] = "openai", ["/api/chat"] = "ollama",
             ["/llm/api/chat"] = "ollama", ["/completion"] = "openai",
         }) do
-            local route = route_table.find(COMPILED, "POST", path)
+            local compiled = compiled_of("POST /v1/chat/completions", "POST /api/chat",
+                "POST /completion")
+            local route = route_table.find(compiled, "POST", path)
             assert.equal(require("portero.dialect." .. name), route.dialect)
         end
     end)
 
-    it("gives a short name to the route with /v1, whatever pack has one of that name", function()
-        local packs = packs_of({
-            inference = { "POST /completions model=body", "POST /v1/completions model=body" },
-            models = { "GET /models/{x}", "GET /v1/models/{model} model=path" },
-        })
-        local compiled = route_table.compile(ROLES, packs, "issuer")
-        assert.equal("/v1/completions", target_of("POST", "/completions", compiled))
-        assert.equal("/v1/completions", target_of("POST", "/llm/completions", compiled))
+    it("gives a name that two routes could have to the one that comes first", function()
+        local compiled = compiled_of("GET /v1/models", "GET /v1/models/{model}", "GET /models",
+            "GET /models/{x}")
+        assert.equal("/v1/models", target_of("GET", "/models", compiled))
+        assert.equal("/v1/models", target_of("GET", "/llm/models", compiled))
         assert.equal("/v1/models/a", target_of("GET", "/models/a", compiled))
     end)
 
-    it("prefers the pattern that says more", function()
-        local packs = packs_of({ models = { "GET /a/{model}", "GET /a/b/{model}" } })
-        local compiled = route_table.compile(ROLES, packs, "issuer")
-        for _ = 1, 20 do
-            assert.equal("/a/b/{model}", route_table.find(compiled, "GET", "/a/b/c").target)
-            assert.equal("/a/{model}", route_table.find(compiled, "GET", "/a/c/b").target)
+    it("prefers the pattern that comes first, and an exact path to any pattern", function()
+        local compiled = compiled_of("GET /a/b/{model}", "GET /a/{model}", "GET /a/b/c")
+        for path, target in pairs({
+            ["/a/b/x"] = "/a/b/{model}", ["/a/c/b"] = "/a/{model}", ["/a/b/c"] = "/a/b/c",
+        }) do
+            assert.equal(target, route_table.find(compiled, "GET", path).target)
         end
     end)
 
     it("takes the characters of a route by their bytes, around its parameter too", function()
-        local routes = { models = { "GET /a.b-c/{x}/d.e", "GET /f.g" } }
-        local compiled = route_table.compile({ user = { routes = { "models" } } },
-            packs_of(routes), "issuer")
+        local compiled = compiled_of("GET /a.b-c/{x}/d.e", "GET /f.g")
         assert.equal("/a.b-c/v/d.e", target_of("GET", "/a.b-c/v/d.e", compiled))
         assert.equal("/f.g", target_of("GET", "/f.g", compiled))
         for _, path in ipairs({ "/aXb-c/v/d.e", "/a.b-c/v/dXe", "/a.bc/v/d.e", "/fXg" }) do
@@ -389,65 +415,8 @@ describe("compile", function()
         end
     end)
 
-    it("makes no route of a class that no role may reach", function()
-        local routes = { models = { "GET /v1/models" }, hidden = { "GET /slots" } }
-        local compiled = route_table.compile({ user = { routes = { "models" } } },
-            packs_of(routes), "issuer")
-        assert.is_nil(route_table.find(compiled, "GET", "/slots"))
-        assert.is_nil(route_table.find(compiled, "GET", "/llm/slots"))
-        assert.is_table(route_table.find(compiled, "GET", "/v1/models"))
-    end)
-
-    it("makes no route at all where no role has a class", function()
-        local compiled = route_table.compile({ user = { routes = {} } }, PACKS, "issuer")
-        assert.same({}, compiled)
-    end)
-end)
-
-describe("limits", function()
-    local function limits_of(changes, users)
-        local file = shipped.roles()
-        for name, value in pairs(changes) do
-            file.roles.user.grant[name] = value
-        end
-        file.users = users or {}
-        return route_table.limits(file, true)
-    end
-
-    it("are none for the roles as they are shipped", function()
-        assert.same({ roles = {}, users = {} }, limits_of({}))
-    end)
-
-    it("are a role's when it has one, and nobody else's", function()
-        local limits = limits_of({ requests_per_minute = 5 })
-        assert.same({ user = { requests_per_minute = 5, is_counted = true } }, limits.roles)
-    end)
-
-    it("hold the models where not all are allowed", function()
-        assert.is_table(limits_of({ models = { "a" } }).roles.user.models)
-        assert.is_table(limits_of({ models = {} }).roles.user.models)
-        assert.is_nil(limits_of({ models = { "*" } }).roles.user)
-    end)
-
-    it("hold a body's length where it is less than anybody's", function()
-        assert.same({ largest_body_bytes = 67108863, is_counted = false },
-            limits_of({ largest_body_bytes = 67108863 }).roles.user)
-    end)
-
-    it("say whether anything is counted, which is not so for models and lengths", function()
-        for name, value in pairs({
-            requests_per_minute = 1, tokens_per_minute = 1, concurrent_requests = 1,
-        }) do
-            assert.is_true(limits_of({ [name] = value }).roles.user.is_counted)
-        end
-        assert.is_false(limits_of({ models = { "a" } }).roles.user.is_counted)
-    end)
-
-    it("are a user's own, and false where the user has none in place of the role's", function()
-        local free = shipped.roles().roles.user.grant
-        local limits = limits_of({ tokens_per_minute = 9 }, { USRSA = free })
-        assert.equal(9, limits.roles.user.tokens_per_minute)
-        assert.is_false(limits.users.USRSA)
+    it("makes no route at all of a list without any", function()
+        assert.same({}, route_table.compile({}))
     end)
 end)
 
@@ -456,134 +425,4 @@ describe("unescape", function()
         assert.equal("a/b:c", route_table.unescape("a%2Fb%3Ac"))
         assert.equal("plain", route_table.unescape("plain"))
     end)
-end)
-
-describe("faults", function()
-    local FORM = " is not METHOD /path, or METHOD /path model=WHERE"
-
-    it("finds none in the packs of the repository", function()
-        assert.same({}, route_table.faults(PACKS))
-    end)
-
-    it("lists all faults of all packs at once", function()
-        local found = route_table.faults({
-            { name = "a", routes = {
-                models = { "GET /v1/models", "FETCH /x", "GET x", "get /x", "GET /a b", "GET", "" },
-            } },
-            { name = "b", routes = {
-                models = { "GET /y model=", "GET /y model=head", "GET //" },
-            } },
-        })
-        table.sort(found)
-        assert.same({
-            "a: routes.models[2]" .. FORM, "a: routes.models[3]" .. FORM,
-            "a: routes.models[4]" .. FORM, "a: routes.models[5]" .. FORM,
-            "a: routes.models[6]" .. FORM, "a: routes.models[7]" .. FORM,
-            "b: routes.models[1]" .. FORM, "b: routes.models[2]" .. FORM,
-            "b: routes.models[3]" .. FORM,
-        }, found)
-    end)
-
-    -- docs/configuration.md: a wrong value is listed; it is no Lua error.
-    local LIST = "ollama: routes.models must be a list of METHOD /path"
-    local LINE = "ollama: routes.models[1]" .. FORM
-    local WRONG_SHAPES = {
-        { "a class that is a text", LIST, { models = "GET /v1/models" } },
-        { "a class that is null", LIST, { models = cjson.null } },
-        { "a class that is an object", LIST, { models = { GET = "/v1/models" } } },
-        { "a route that is a number", LINE, { models = { 1 } } },
-        { "a route that is null", LINE, { models = { cjson.null } } },
-        { "a route that is a list", LINE, { models = { { "GET /x" } } } },
-        { "a route with two parameters", LINE, { models = { "GET /{a}/{b}" } } },
-    }
-    for _, case in ipairs(WRONG_SHAPES) do
-        it("lists " .. case[1], function()
-            assert.same({ case[2] }, route_table.faults(packs_of(case[3])))
-        end)
-    end
-
-    --- A pack that says `idle_seconds` so.
-    local function pack_saying(written)
-        return { {
-            name = "vllm", routes = {}, fields = { routes = {}, idle_seconds = 1 },
-            written = { idle_seconds = written },
-        } }
-    end
-
-    it("finds none in seconds of idleness, nor in null for as long as one likes", function()
-        for _, written in ipairs({ "1", "5", "86400", "null" }) do
-            assert.same({}, route_table.faults(pack_saying(written)))
-        end
-    end)
-
-    for _, written in ipairs({
-        "0", "05", "86401", "-5", "5.0", "5e0", "0x5", '"5"', "true", "[", "{", ("9"):rep(400),
-    }) do
-        it(("lists %s seconds of idleness"):format(written), function()
-            assert.same({
-                "vllm: idle_seconds must be a whole number of seconds, 1 to 86400, or null for no"
-                    .. " limit",
-            }, route_table.faults(pack_saying(written)))
-        end)
-    end
-
-    it("lists a field that is none", function()
-        assert.same({ "vllm: idle is not a known field" }, route_table.faults({
-            { name = "vllm", routes = {}, fields = { routes = {}, idle = 5 } },
-        }))
-    end)
-
-    it("finds none in a class without routes", function()
-        assert.same({}, route_table.faults(packs_of({ models = {} })))
-    end)
-
-    it("lists a route that stands in one class twice", function()
-        assert.same({ "ollama: routes.models[3]: 'GET /x' is listed twice" },
-            route_table.faults(packs_of({ models = { "GET /x", "GET /y", "GET /x" } })))
-    end)
-
-    it("lists a route that stands in two classes, in the one or the other", function()
-        local found = route_table.faults(packs_of({ models = { "GET /x" }, health = { "GET /x" } }))
-        assert.equal(1, #found)
-        assert.matches("^ollama: routes.%w+%[1%]: 'GET /x' is listed twice$", found[1])
-    end)
-
-    -- A parameter's name makes no other route.
-    for first, second in pairs({
-        ["GET /x/{i}"] = "GET /x/{j}", ["GET /x/{model}/y"] = "GET /x/{id}/y",
-        ["DELETE /{a}"] = "DELETE /{a}",
-    }) do
-        it(("lists %s beside %s"):format(second, first), function()
-            assert.same({ "ollama: routes.models[2]: '" .. second .. "' is listed twice" },
-                route_table.faults(packs_of({ models = { first, second } })))
-        end)
-    end
-
-    it("finds none in parameters of other places, methods or neighbours", function()
-        assert.same({}, route_table.faults(packs_of({
-            models = { "GET /x/{i}", "POST /x/{i}", "GET /x/{i}/y", "GET /{i}/x", "GET /x/i" },
-        })))
-    end)
-
-    it("finds none in a route that means the same in two packs", function()
-        local routes = { models = { "GET /x model=none" } }
-        assert.same({}, route_table.faults({
-            { name = "a", routes = routes }, { name = "b", routes = routes },
-        }))
-    end)
-
-    for what, routes in pairs({
-        ["class"] = { health = { "GET /x model=none" } },
-        ["place of the model"] = { models = { "GET /x model=body" } },
-        ["silence about the model"] = { models = { "GET /x" } },
-    }) do
-        it("lists a route that has another " .. what .. " in another pack", function()
-            local found = route_table.faults({
-                { name = "a", routes = { models = { "GET /x model=none" } } },
-                { name = "b", routes = routes },
-            })
-            assert.equal(1, #found)
-            assert.matches("^b: routes.%w+%[1%]: 'GET /x' means another thing", found[1])
-        end)
-    end
 end)

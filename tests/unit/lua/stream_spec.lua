@@ -7,20 +7,27 @@
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
+local policies = require("policies")
 
 local NOW = minted.NOW
 local JTI = minted.JTI
 local EXP = NOW + 20
 local SSE = "text/event-stream; charset=utf-8"
 local NDJSON = "application/x-ndjson"
-local ROLES = {
-    finishes = { stream_policy = "finish" },
-    is_cut = { stream_policy = "cut" },
-    has_ten = { stream_policy = 10 },
-    has_sixty = { stream_policy = 60 },
-}
+--- Role -> what it does about its token's end.
+local STREAM_POLICIES = { finishes = "finish", is_cut = "cut", has_ten = 10, has_sixty = 60 }
 
 local fake, stream, active_tokens
+
+--- A policy of roles that differ in that alone, in force.
+local function put_policy(stream_policies)
+    local listed = policies.listed()
+    listed.roles = {}
+    for name, its in pairs(stream_policies) do
+        listed.roles[name] = { code = "USRS", ttl_seconds = 900, stream_policy = its }
+    end
+    policies.put(fake, listed)
+end
 
 local function snapshot()
     active_tokens.end_snapshot(active_tokens.begin_snapshot())
@@ -30,7 +37,7 @@ before_each(function()
     fake = fake_ngx.install(NOW)
     active_tokens = fake.load("portero.token.active_tokens")
     stream = fake.load("portero.answer.stream")
-    stream.start({ roles = ROLES })
+    put_policy(STREAM_POLICIES)
     snapshot()
     active_tokens.activate(JTI, EXP, NOW)
 end)
@@ -383,7 +390,7 @@ describe("filter and a token that is revoked", function()
     end)
 
     it("cut whatever the role's policy is", function()
-        for role in pairs(ROLES) do
+        for role in pairs(STREAM_POLICIES) do
             begin({ role = role })
             revoke()
             assert_cut("invalid_api_key", REVOKED, 2, event(1))
@@ -584,7 +591,8 @@ describe("filter and a stream that is too long", function()
 
     it("cut it while nothing is known of the token, too", function()
         begin({ role = "has_ten" })
-        fake.shared.portero_sync.entries = {}
+        fake.shared.portero_sync:delete("least")
+        fake.load("portero.shared_versions").changed()
         assert_passes(9, event(1))
         assert_cut("rate_limit_exceeded", TOO_LONG, 12, event(2))
     end)
@@ -694,10 +702,32 @@ describe("replace", function()
     end)
 end)
 
-describe("start", function()
-    it("sets the roles by whose policy a stream is judged", function()
-        stream.start({ roles = { finishes = { stream_policy = "cut" } } })
-        begin()
+describe("filter and another policy", function()
+    it("judge a stream that runs by what its role is worth now", function()
+        begin({ role = "finishes" })
+        assert_passes(21, event(1))
+        put_policy({ finishes = "cut" })
+        assert_cut("invalid_api_key", "token expired", 22, event(2))
+    end)
+
+    it("let a stream run that would have ended by the former one", function()
+        begin({ role = "has_ten" })
+        assert_passes(9, event(1))
+        put_policy({ has_ten = "finish" })
+        assert_passes(30, event(2))
+    end)
+
+    it("cut the stream of a role that is gone, once its token is no more active", function()
+        begin({ role = "finishes" })
+        put_policy({ is_cut = "cut" })
+        assert_passes(19.9, event(1))
+        assert_cut("invalid_api_key", "token expired", 21, event(2))
+    end)
+
+    it("cut a stream past its token's end while there is no policy at all", function()
+        fake.shared.portero_sync:delete("policy")
+        fake.load("portero.shared_versions").changed()
+        begin({ role = "finishes" })
         assert_cut("invalid_api_key", "token expired", 21, event(1))
     end)
 end)

@@ -5,10 +5,16 @@ local fake_ngx = require("fake_ngx")
 local minted = require("minted")
 
 local NOW = minted.NOW
-local ROLES = { user = { code = "USRS", ttl_seconds = 900 } }
-local LIMITS = { roles = {}, users = {} }
 
-local fake, shared_versions, token_cache, recent, made
+--- A policy of these limits, or none: the user's own (false for none) behind the role's.
+local function policy_of(of_role, of_user)
+    return {
+        roles = { user = { code = "USRS", ttl_seconds = 900, limits = of_role } },
+        users = { USRSABC123 = of_user },
+    }
+end
+
+local fake, shared_versions, token_cache, recent, made, policy
 --- How many signatures were looked at, and whether libcrypto refuses them all.
 local signatures, is_refused
 
@@ -35,7 +41,7 @@ before_each(function()
         end, err
     end
     minted.put_key(fake)
-    token_cache.start({ roles = ROLES, limits = LIMITS })
+    policy = policy_of()
 end)
 
 after_each(function()
@@ -45,7 +51,7 @@ end)
 --- As a request asks: it looks at the state once, at its beginning.
 local function claims_of(token, now)
     shared_versions.look()
-    return token_cache.claims(token, 1, now or NOW)
+    return token_cache.claims(token, 1, now or NOW, policy)
 end
 
 local function assert_refused(reason, token, now)
@@ -188,12 +194,12 @@ describe("the cache", function()
         local text = "Bearer " .. token
         shared_versions.look()
         for _ = 1, 3 do
-            assert.is_table(token_cache.claims(text, 8, NOW))
-            assert.is_table(token_cache.claims(token, 1, NOW))
+            assert.is_table(token_cache.claims(text, 8, NOW, policy))
+            assert.is_table(token_cache.claims(token, 1, NOW, policy))
             for _, from in ipairs({ 1, 2, 7, 9, 10, #text, #text + 1 }) do
-                assert.is_nil((token_cache.claims(text, from, NOW)))
+                assert.is_nil((token_cache.claims(text, from, NOW, policy)))
             end
-            assert.is_nil((token_cache.claims(token, 8, NOW)))
+            assert.is_nil((token_cache.claims(token, 8, NOW, policy)))
         end
         assert.equal(2, signatures)
     end)
@@ -288,13 +294,6 @@ describe("the cache", function()
         assert.is_table(claims_of(token, NOW))
         assert.equal(1, signatures)
     end)
-
-    it("is empty after another start", function()
-        local token = minted.token()
-        claims_of(token)
-        token_cache.start({ roles = {} })
-        assert_refused("role", token)
-    end)
 end)
 
 describe("other keys", function()
@@ -360,10 +359,9 @@ describe("other keys", function()
     it("are followed by every worker at its own next request", function()
         local load = fake.new_worker()
         local other = load("portero.token.token_cache")
-        other.start({ roles = ROLES, limits = LIMITS })
         local function in_other(token)
             load("portero.shared_versions").look()
-            return (other.claims(token, 1, NOW))
+            return (other.claims(token, 1, NOW, policy))
         end
         local token = minted.token()
         assert.is_table(in_other(token))
@@ -378,9 +376,9 @@ describe("other keys", function()
         local token = minted.token()
         claims_of(token)
         put(1, OTHER)
-        assert.is_table((token_cache.claims(token, 1, NOW)))
+        assert.is_table((token_cache.claims(token, 1, NOW, policy)))
         shared_versions.look()
-        assert.is_nil((token_cache.claims(token, 1, NOW)))
+        assert.is_nil((token_cache.claims(token, 1, NOW, policy)))
     end)
 
     it("that were refused leave cache and keys as they are", function()
@@ -393,31 +391,99 @@ describe("other keys", function()
     end)
 end)
 
+describe("another policy", function()
+    it("empties the cache: what the former one let pass is judged anew", function()
+        local token = minted.token()
+        assert.is_table(claims_of(token))
+        policy = { roles = {}, users = {} }
+        assert_refused("role", token)
+        policy = policy_of()
+        policy.roles.user.code = "OTHR"
+        assert_refused("role", token)
+        policy = policy_of()
+        policy.roles.user.ttl_seconds = 899
+        assert_refused("lifetime", token)
+    end)
+
+    it("is followed by a token that it lets pass, which is verified again, once", function()
+        local token = minted.token()
+        claims_of(token)
+        policy = policy_of()
+        for _ = 1, 3 do
+            assert.is_table(claims_of(token))
+        end
+        assert.equal(2, signatures)
+    end)
+
+    it("makes a token accepted that was refused before", function()
+        policy = { roles = {}, users = {} }
+        assert_refused("role", minted.token())
+        policy = policy_of()
+        assert.is_table(claims_of(minted.token()))
+    end)
+
+    it("needs no other keys, and leaves them as they are", function()
+        local keys = fake.load("portero.token.keys")
+        local load, loaded = keys.load, 0
+        keys.load = function()
+            loaded = loaded + 1
+            load()
+        end
+        claims_of(minted.token())
+        policy = policy_of()
+        assert.is_table(claims_of(minted.token()))
+        assert.equal(1, loaded)
+    end)
+
+    it("comes with other keys at once, and both are followed", function()
+        local token = minted.token()
+        claims_of(token)
+        policy = policy_of({ requests_per_minute = 1 })
+        minted.put_key(fake)
+        assert.equal(1, claims_of(token).limits.requests_per_minute)
+        minted.put_key(fake, "HS256", "another secret of the specs, 33 b")
+        policy = policy_of()
+        assert_refused("key", token)
+    end)
+
+    it("counts for a token in any place of its text", function()
+        local text = "Bearer " .. minted.token()
+        shared_versions.look()
+        assert.is_table((token_cache.claims(text, 8, NOW, policy)))
+        local other = { roles = {}, users = {} }
+        assert.same({ nil, "role" }, { token_cache.claims(text, 8, NOW, other) })
+    end)
+end)
+
 describe("the limits of a caller", function()
     local OF_ROLE, OF_USER = { requests_per_minute = 1 }, { requests_per_minute = 2 }
 
-    local function limits_with(roles, users)
-        token_cache.start({ roles = ROLES, limits = { roles = roles, users = users } })
+    local function limits_with(of_role, of_user)
+        policy = policy_of(of_role, of_user)
         return claims_of(minted.token()).limits
     end
 
     it("are none where neither role nor user has any", function()
-        assert.is_nil(limits_with({}, {}))
+        assert.is_nil(limits_with())
     end)
 
     it("are the role's, for all who have no own ones", function()
-        assert.equal(OF_ROLE, limits_with({ user = OF_ROLE }, { USRSOTHER = OF_USER }))
-    end)
-
-    it("are the user's own where there are any", function()
-        assert.equal(OF_USER, limits_with({ user = OF_ROLE }, { ["USRSABC123"] = OF_USER }))
-        assert.is_nil(limits_with({ user = OF_ROLE }, { ["USRSABC123"] = false }))
-    end)
-
-    it("stay with a token that is known", function()
-        token_cache.start({ roles = ROLES, limits = { roles = { user = OF_ROLE }, users = {} } })
-        claims_of(minted.token())
+        policy = policy_of(OF_ROLE)
+        policy.users.USRSOTHER = OF_USER
         assert.equal(OF_ROLE, claims_of(minted.token()).limits)
+    end)
+
+    it("are the user's own where there are any, and none where they are none", function()
+        assert.equal(OF_USER, limits_with(OF_ROLE, OF_USER))
+        assert.is_nil(limits_with(OF_ROLE, false))
+    end)
+
+    it("stay with a token that is known, and end with their policy", function()
+        assert.equal(OF_ROLE, limits_with(OF_ROLE))
+        assert.equal(OF_ROLE, claims_of(minted.token()).limits)
+        assert.equal(1, signatures)
+        assert.is_nil(limits_with())
+        assert.equal(OF_USER, limits_with(nil, OF_USER))
     end)
 end)
 

@@ -4,7 +4,7 @@
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
-local shipped = require("shipped")
+local policies = require("policies")
 
 local CHAT = "/v1/chat/completions"
 
@@ -13,7 +13,7 @@ local fake, upstream_errors
 before_each(function()
     fake = fake_ngx.install()
     upstream_errors = fake.load("portero.answer.upstream_errors")
-    upstream_errors.start(shipped.settings())
+    policies.put(fake)
 end)
 
 local function refuse(who, status, target, upstream_status)
@@ -197,7 +197,7 @@ describe("look", function()
     end)
 
     it("lets pages pass where the LLM server's own are asked for", function()
-        upstream_errors.start(shipped.settings("llm"))
+        policies.put(fake, policies.with_page_of_llm())
         assert.is_false(look({ status = 200, type = HTML, target = "/", method = "GET" }))
         assert.is_true(look({ status = 200, type = HTML, target = CHAT }))
         assert.is_true(look({ status = 404, type = HTML, target = "/", method = "GET" }))
@@ -223,10 +223,24 @@ describe("look_at_list", function()
     end
 end)
 
-describe("start", function()
-    it("decides which routes there are", function()
-        upstream_errors.start({ policy = {} })
-        local _, err = refuse("llm", 502, CHAT, "404")
-        assert.equal("not_found", err.code)
+describe("the policy in force", function()
+    local function code_without_routes()
+        local listed = policies.listed()
+        listed.routes = {}
+        policies.put(fake, listed)
+        return select(2, refuse("llm", 502, CHAT, "404")).code
+    end
+
+    it("decides which routes there are, anew for each answer", function()
+        assert.equal("not_found", code_without_routes())
+        policies.put(fake)
+        assert.equal("model_not_found", select(2, refuse("llm", 502, CHAT, "404")).code)
+    end)
+
+    it("may be none yet: no route is known then, and the answer is told all the same", function()
+        fake = fake_ngx.install()
+        upstream_errors = fake.load("portero.answer.upstream_errors")
+        local status, err = refuse("llm", 502, CHAT, "404")
+        assert.same({ 404, "not_found" }, { status, err.code })
     end)
 end)

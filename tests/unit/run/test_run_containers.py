@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from issuer import __main__ as issuer_main
-from issuer.config import ROLES_FILE
 from run import commands, containers, local
 from run.commands import RunError
 from run.containers import NotHere, Project, check_engine, project_of
@@ -47,7 +46,6 @@ def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path
         "SECRET_KEY": KEY,
         "SYNC_KEY_FILE": private(tmp_path / "sync", KEY[::-1]),
         "CREDENTIALS_FILE": private(tmp_path / "users", "AGNR1=é\r\n"),
-        "ROLES_FILE": private(tmp_path / "roles", '{"roles": {}}'),
         "LLM_API_KEY_FILE": private(tmp_path / "llm", 'sk-"$\\é'),
         "LLM_CA_FILE": private(tmp_path / "ca", "a certificate"),
     }
@@ -55,7 +53,6 @@ def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path
         "SECRET_KEY": KEY,
         "SYNC_KEY": KEY[::-1],
         "CREDENTIALS_FILE": "AGNR1=é\r\n",
-        "ROLES_FILE": '{"roles": {}}',
         "LLM_API_KEY": 'sk-"$\\é',
         "LLM_CA_FILE": "a certificate",
     }
@@ -75,7 +72,6 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
         "SECRET_KEY_FILE": "/nowhere",
         "SYNC_KEY_FILE": str(path),
         "CREDENTIALS_FILE": str(tmp_path / "users"),
-        "ROLES_FILE": str(tmp_path / "nowhere"),
     }
     with pytest.raises(RunError) as caught:
         containers.given(plan, env)
@@ -84,20 +80,18 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
         "SECRET_KEY_FILE",
         "SYNC_KEY_FILE",
         "CREDENTIALS_FILE",
-        "ROLES_FILE",
     ]
     assert KEY not in str(caught.value)
 
 
 def test_the_parts_are_told_places_and_never_contents() -> None:
     given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
-    told = containers.settings_of_parts({**given, "ROLES_FILE": "{}"}, {})
-    assert set(told["gateway"]) == {"SYNC_KEY_FILE", "ROLES_FILE"}
+    told = containers.settings_of_parts(given, {})
+    assert set(told["gateway"]) == {"SYNC_KEY_FILE"}
     assert set(told["issuer"]) == {
         "SECRET_KEY_FILE",
         "SYNC_KEY_FILE",
         "CREDENTIALS_FILE",
-        "ROLES_FILE",
     }
     assert told["issuer"] == told["reconciler"]
     assert all(place.startswith(("/sync/", "/data/")) for place in told["issuer"].values())
@@ -114,21 +108,21 @@ def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() 
 
 
 def test_init_makes_demo_users_of_the_roles_that_are_given() -> None:
-    told = containers.settings_of_parts({"ROLES_FILE": "{}", "SECRET_KEY": KEY}, {})
-    assert told["init"] == {"ROLES_FILE": told["gateway"]["ROLES_FILE"]}
+    told = containers.settings_of_parts({"SECRET_KEY": KEY}, {"POLICY_FILE": "/etc/own.yaml"})
+    assert told["init"] == {"POLICY_FILE": "/policy/own.yaml"}
 
 
 def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan
 ) -> None:
-    given = dict.fromkeys(containers.PLACES, ROLES_FILE.read_text())
+    given = dict.fromkeys(containers.PLACES, KEY)
     monkeypatch.delenv("CREDENTIALS_FILE", raising=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(given)))
     data, sync = tmp_path / "data", tmp_path / "sync"
     init = ["init", "--data-dir", str(data), "--sync-dir", str(sync), "--given"]
     assert issuer_main.main(init) == 0
     for place in containers.PLACES.values():
-        assert (tmp_path / place[1:]).read_text() == ROLES_FILE.read_text()
+        assert (tmp_path / place[1:]).read_text() == KEY
 
 
 @pytest.mark.parametrize(
@@ -361,7 +355,7 @@ def test_users_and_roles_are_handed_over_whenever_their_file_changes(
     Recorder.handed.clear()
     path = Path(private(tmp_path / "users", "AGNR1=a"))
     roles = Path(private(tmp_path / "roles", "{}"))
-    files = {"CREDENTIALS_FILE": path, "ROLES_FILE": roles}
+    files = {"CREDENTIALS_FILE": path, "LLM_CA_FILE": roles}
     look = containers.files_renewed(files, Recorder(tmp_path, {}))
     look()
     path.write_text("AGNR1=bb")
@@ -371,7 +365,7 @@ def test_users_and_roles_are_handed_over_whenever_their_file_changes(
     roles.write_text("{ }")
     look()
     look()
-    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"ROLES_FILE": "{ }"}']
+    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"LLM_CA_FILE": "{ }"}']
     assert capsys.readouterr().out.count("cannot read") == 1
 
 

@@ -3,14 +3,13 @@
 -- of the lists that LLM servers have. It never names a model that the LLM server did not.
 
 local cjson = require("cjson.safe")
+local decision = require("portero.policy.decision")
 local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
 local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
 local upstream_errors = require("portero.answer.upstream_errors")
-
-local limits
-local is_ollama
 
 --- A list is never what a caller may have been wrong about: the rest is the LLM server's fault.
 local REFUSALS = {
@@ -20,21 +19,6 @@ local REFUSALS = {
 }
 
 local _M = {}
-
---- Begin, in each worker.
----@param settings table
-function _M.start(settings)
-    limits = settings.limits
-    is_ollama = settings.is_ollama
-end
-
-local function allow_list(user, role)
-    local own = limits.users[user]
-    if own == nil then
-        own = limits.roles[role]
-    end
-    return own and own.models or nil
-end
 
 local function may_use(list, form, entry)
     for _, field in ipairs(form.names) do
@@ -69,7 +53,7 @@ end
 
 --- One model's own entry, looked up in the list: not every LLM server has such a route. The very ID
 --- comes before another name of the model.
-local function entry_of(answer, form, name)
+local function entry_of(answer, form, name, is_ollama)
     local wanted = model_name.canonical(name, is_ollama)
     local found
     for _, entry in ipairs(entries_of(answer, form)) do
@@ -94,13 +78,13 @@ local function question_of(target, form)
     return target:sub(1, stop - 1), route_table.unescape(target:sub(stop + 1))
 end
 
-local function said(text, form, name, list)
+local function said(text, form, name, list, is_ollama)
     local answer = cjson.decode(text)
     if type(answer) ~= "table" then
         return nil, "upstream_unavailable"
     end
     if name then
-        return entry_of(answer, form, name), "model_not_found"
+        return entry_of(answer, form, name, is_ollama), "model_not_found"
     end
     return (list or form.is_private) and filtered(answer, form, list) or text
 end
@@ -113,6 +97,8 @@ end
 --- Ask the LLM server, and answer what the caller may know. A model that the caller may not use was
 --- refused before, in the same words as one that is not there.
 function _M.answer()
+    local policy = in_force.current()
+    local limits = decision.limits(policy, ngx.var.auth_user, ngx.var.auth_role)
     local form = dialects.of(ngx.var.request_uri).model_list
     local question, name = question_of(ngx.var.upstream_target:match("^[^?]*"), form)
     ngx.var.upstream_target = question
@@ -122,8 +108,8 @@ function _M.answer()
     if result.status ~= 200 or result.truncated then
         return refuse(result)
     end
-    local list = allow_list(ngx.var.auth_user, ngx.var.auth_role)
-    local text, code = said(result.body, form, name, list)
+    local list = limits and limits.models
+    local text, code = said(result.body, form, name, list, policy.is_ollama)
     if not text then
         return errors.refuse(code)
     end

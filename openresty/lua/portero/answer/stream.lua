@@ -11,6 +11,7 @@ local monotonic_time = require("resty.core.time").monotonic_time
 local active_tokens = require("portero.token.active_tokens")
 local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local shared_versions = require("portero.shared_versions")
 local stream_events = require("portero.answer.stream_events")
@@ -33,15 +34,7 @@ local MAX_WAIT_SECONDS = 0.4
 --- The longest end of an event: so much of what has passed tells whether one is open.
 local MAX_END_CHARACTERS = 4
 
-local roles
-
 local _M = {}
-
---- Begin, in each worker.
----@param settings table
-function _M.start(settings)
-    roles = settings.roles
-end
 
 --- How an answer can be ended with words; nil where they would be taken for a part of it.
 local function format_of(content_type)
@@ -87,8 +80,14 @@ local function cut(watch, code, chunk, elapsed_seconds)
 end
 
 --- What a stream shall do about its token's end: "finish", "cut", or how many seconds it may run.
-local function is_over(elapsed_seconds)
-    local policy = roles[var.auth_role].stream_policy
+--- A role that is gone grants nothing.
+local function stream_policy()
+    local policy = in_force.current()
+    local role = policy and policy.roles[var.auth_role]
+    return role and role.stream_policy or "cut"
+end
+
+local function is_over(policy, elapsed_seconds)
     return policy == "cut" or (policy ~= "finish" and elapsed_seconds > policy)
 end
 
@@ -99,10 +98,10 @@ local function verdict(elapsed_seconds)
     if active == false and known then
         return "revoked"
     end
-    if active == false and is_over(elapsed_seconds) then
+    local policy = stream_policy()
+    if active == false and is_over(policy, elapsed_seconds) then
         return "expired"
     end
-    local policy = roles[var.auth_role].stream_policy
     if type(policy) == "number" and elapsed_seconds > policy then
         return "stream_too_long"
     end

@@ -6,6 +6,7 @@
 
 local open_paths = require("portero.request.open_paths")
 local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
 local route_table = require("portero.policy.route_table")
 local request_faults = require("portero.request.request_faults")
 local stream = require("portero.answer.stream")
@@ -13,7 +14,6 @@ local stream = require("portero.answer.stream")
 local ngx = ngx
 local find, lower, match, sub = string.find, string.lower, string.match, string.sub
 
-local table_of_routes
 
 --- Why the LLM server's own words pass: only it knows what was wrong with a parameter.
 local ITS_OWN_WORDS = { [400] = true, [409] = true, [422] = true, [429] = true }
@@ -74,28 +74,23 @@ local MODEL_WORDS = { body = true, ["body-or-name"] = true, path = true, query =
 
 local _M = {}
 
---- Begin, in each worker.
----@param settings table
-function _M.start(settings)
-    table_of_routes = settings.policy
-end
-
 local function path_asked()
     return match(ngx.var.request_uri, "^[^?]*")
 end
 
 local function route_asked()
-    return route_table.find(table_of_routes, ngx.req.get_method(), path_asked())
+    local policy = in_force.current()
+    return policy and route_table.find(policy.routes, ngx.req.get_method(), path_asked())
 end
 
 local function names_a_model()
     local route = route_asked()
-    return route ~= nil and MODEL_WORDS[route.model] ~= nil
+    return route and MODEL_WORDS[route.model] ~= nil
 end
 
 local function is_page()
     local route = route_asked()
-    return route ~= nil and route.class == "page"
+    return route and route.class == "page"
 end
 
 --- What a status of the LLM server becomes.

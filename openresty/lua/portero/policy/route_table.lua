@@ -1,31 +1,12 @@
 ---------
--- Which role may use which route: `roles.json` and the route packs (`routes/*.json`) compiled once
--- into a table that a request looks its raw path up in. What is not in it does not exist.
--- Pure. Only a path found here is ever sent on, and it is sent as it stands here.
+-- The table of routes: the list that the issuer pushed, compiled once into what a request looks its
+-- raw path up in. What is not in it does not exist.
+-- Pure. Only a path found here is ever sent on, and it is sent as it stands here. Which routes
+-- there are, and who may use them, the issuer has decided (`issuer/policy/`).
 
 local dialects = require("portero.dialect.dialects")
-local model_name = require("portero.policy.model_name")
 
 local _M = {}
-
---- The classes of Portero's own pack, and who answers them.
-local ANSWERED_BY = { console = "issuer", metrics = "gateway" }
-
---- Where a route may say that its model stands. Answers that list models are filtered.
-local MODEL_WORDS = {
-    body = true, ["body-or-name"] = true, path = true, query = true, form = true, listed = true,
-    none = true,
-}
-
---- What nginx takes of anybody; a role that may send as much is not limited.
-local MAX_BODY_BYTES = 67108864
-
---- What a pack may hold beside its routes: how long its LLM server leaves a connection open that
---- nobody uses, null for ever. `gateway.sh` reads it too.
-local FIELDS = { routes = true, idle_seconds = true }
-local MAX_IDLE_SECONDS = 86400
-
-local METHODS = { GET = true, POST = true, PUT = true, DELETE = true, HEAD = true }
 
 --- What a `{name}` in a route may stand for: a path without empty or dot segments.
 local PARAMETER = "([A-Za-z0-9._:@%%/-]+)"
@@ -62,9 +43,9 @@ local function pattern_of(name, is_looked_up)
     return "^" .. escape(before) .. value .. escape(behind) .. "$", before
 end
 
-local function add(policy, method, name, route)
-    local of_method = policy[method] or { exact = {}, patterns = {} }
-    policy[method] = of_method
+local function add(routes, method, name, route)
+    local of_method = routes[method] or { exact = {}, patterns = {} }
+    routes[method] = of_method
     local is_looked_up = route.answered_by == "discovery"
     local pattern, before = pattern_of(name, is_looked_up)
     if not pattern then
@@ -77,199 +58,48 @@ local function add(policy, method, name, route)
     }
 end
 
---- A line of a pack taken apart; nil when it is none.
-local function parse(line)
-    if type(line) ~= "string" then
-        return nil
+local function set_of(names)
+    local set = {}
+    for _, name in ipairs(names) do
+        set[name] = true
     end
-    local method, path, word = line:match("^(%u+) (/%S*)%s+model=(%S+)$")
-    if not method then
-        method, path = line:match("^(%u+) (/%S*)$")
-    end
-    local plain, parameters = (path or ""):gsub("{%w+}", "x")
-    if not METHODS[method] or parameters > 1 or not _M.is_canonical(plain)
-        or (word and not MODEL_WORDS[word]) then
-        return nil
-    end
-    return { method = method, path = path, model = word, name = method .. " " .. path }
+    return set
 end
 
-local function is_list(value)
-    return type(value) == "table" and (next(value) == nil or #value > 0)
-end
+--- Who may answer a route, and whether from what the LLM server says.
+local BY_LLM = { llm = true, discovery = true, issuer = false, gateway = false }
 
---- The same route in several packs must mean the same in all of them.
-local function line_fault(place, line, class, known, pack_name)
-    local parsed = parse(line)
-    if not parsed then
-        return place .. " is not METHOD /path, or METHOD /path model=WHERE"
-    end
-    local same = parsed.name:gsub("{%w+}", "{}")
-    local other = known[same]
-    known[same] = { class = class, model = parsed.model, pack = pack_name }
-    if other and other.pack == pack_name then
-        return place .. ": '" .. parsed.name .. "' is listed twice"
-    elseif other and (other.class ~= class or other.model ~= parsed.model) then
-        return place .. ": '" .. parsed.name .. "' means another thing in " .. other.pack
-    end
-end
-
---- How it is written decides: a decoder makes 5, 5.0 and 0x5 the same.
-local function is_idle_seconds(raw)
-    local digits = raw:match("^[1-9]%d*$")
-    return raw == "null" or (digits ~= nil and tonumber(digits) <= MAX_IDLE_SECONDS)
-end
-
-local function field_faults(pack, found)
-    for name in pairs(pack.fields or {}) do
-        if not FIELDS[name] then
-            found[#found + 1] = pack.name .. ": " .. name .. " is not a known field"
-        end
-    end
-    local raw = pack.written and pack.written.idle_seconds
-    if raw and not is_idle_seconds(raw) then
-        found[#found + 1] = pack.name .. ": idle_seconds must be a whole number of seconds, 1 to "
-            .. MAX_IDLE_SECONDS .. ", or null for no limit"
-    end
-end
-
-local function pack_faults(pack, known, found)
-    for class, lines in pairs(pack.routes) do
-        local place = pack.name .. ": routes." .. class
-        if not is_list(lines) then
-            found[#found + 1] = place .. " must be a list of METHOD /path"
-            lines = {}
-        end
-        for index, line in ipairs(lines) do
-            found[#found + 1] =
-                line_fault(place .. "[" .. index .. "]", line, class, known, pack.name)
-        end
-    end
-end
-
---- What is wrong with the route packs; an empty list when nothing is.
----@param packs table[] { name, routes = { class -> list of "METHOD /path model=WHERE" },
---- fields = all that the pack holds or nil, written = { [field] = its first characters } or nil }
----@return string[] faults
-function _M.faults(packs)
-    local known, found = {}, {}
-    for _, pack in ipairs(packs) do
-        field_faults(pack, found)
-        pack_faults(pack, known, found)
-    end
-    return found
-end
-
-local function allowed_roles(class, roles)
-    local allowed = {}
-    for name, role in pairs(roles) do
-        for _, its in ipairs(role.routes) do
-            allowed[name] = allowed[name] or its == class or nil
-        end
-    end
-    return allowed
-end
-
---- Lists of models, and one model's own entry, are answered from what the LLM server says of them.
-local function is_discovery(parsed, class)
-    return class == "models" and (parsed.model == "listed" or parsed.model == "path")
-end
-
-local function new_route(parsed, class, roles, answered_by)
-    local before, _, behind = split(parsed.path)
-    local is_llm = answered_by == "llm"
+local function new_route(listed, index)
+    local before, _, behind = split(listed.path)
+    local is_llm = BY_LLM[listed.answered_by]
+    assert(is_llm ~= nil, "route_table: nobody is known who answers a route")
     return {
-        class = class,
-        target = parsed.path,
+        index = index,
+        class = listed.class,
+        target = listed.path,
         before = before,
         behind = behind,
-        model = parsed.model,
+        model = listed.model,
         is_llm = is_llm,
-        dialect = dialects.of(parsed.path),
-        answered_by = is_llm and is_discovery(parsed, class) and "discovery" or answered_by,
-        allowed = allowed_roles(class, roles),
+        dialect = dialects.of(listed.path),
+        answered_by = listed.answered_by,
+        allowed = set_of(listed.roles),
     }
 end
 
---- All lines of all packs. Names with /v1 come first, so that they have the short names
---- (docs/http-api.md); then the more exact pattern wins over the less exact.
-local function sorted_lines(packs)
-    local all = {}
-    for _, pack in ipairs(packs) do
-        for class, lines in pairs(pack.routes) do
-            for _, line in ipairs(lines) do
-                local parsed = parse(line)
-                parsed.class = class
-                parsed.is_own = pack.name == "portero"
-                parsed.rank = (parsed.path:find("^/v1/") and "0" or "1")
-                    .. ("%04d"):format(9999 - #parsed.path:gsub("{%w+}", "")) .. parsed.name
-                all[#all + 1] = parsed
-            end
+--- Compile the table. An earlier route wins over a later one that could be meant as well.
+---@param listed table[] { method, path, class, model or nil, roles = names of those who may use it,
+--- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway" }
+---@return table routes
+function _M.compile(listed)
+    local routes = {}
+    for index, one in ipairs(listed) do
+        local route = new_route(one, index)
+        for _, name in ipairs(outside_names(route)) do
+            add(routes, one.method, name, route)
         end
     end
-    table.sort(all, function(a, b) return a.rank < b.rank end)
-    return all
-end
-
---- Who answers a line; nil where it is not in force: the LLM server's page is one or the other.
-local function answerer(parsed, page_by)
-    if parsed.class == "page" then
-        return (parsed.is_own or page_by == "llm") and page_by or nil
-    end
-    return ANSWERED_BY[parsed.class] or "llm"
-end
-
---- Compile the tables; they have no faults.
----@param roles table role name -> { routes = { class, … } }
----@param packs table[] as `faults` takes them
----@param page_by string "issuer" or "llm": who answers the page at /
----@return table policy
-function _M.compile(roles, packs, page_by)
-    local policy = {}
-    for _, parsed in ipairs(sorted_lines(packs)) do
-        local answered_by = answerer(parsed, page_by)
-        local route = answered_by and new_route(parsed, parsed.class, roles, answered_by)
-        -- What no role may reach does not exist.
-        local names = route and next(route.allowed) and outside_names(route)
-        for _, name in ipairs(names or {}) do
-            add(policy, parsed.method, name, route)
-        end
-    end
-    return policy
-end
-
---- What a grant asks of a request beyond its route; nil when it asks nothing.
-local function limits_of(grant, is_ollama)
-    local limits = {
-        models = model_name.compile(grant.models, is_ollama),
-        requests_per_minute = grant.requests_per_minute,
-        tokens_per_minute = grant.tokens_per_minute,
-        concurrent_requests = grant.concurrent_requests,
-        largest_body_bytes = grant.largest_body_bytes < MAX_BODY_BYTES
-            and grant.largest_body_bytes or nil,
-    }
-    if not next(limits) then
-        return nil
-    end
-    -- What is counted must be given back, or charged, when a request ends.
-    limits.is_counted = (limits.requests_per_minute or limits.tokens_per_minute
-        or limits.concurrent_requests) ~= nil
-    return limits
-end
-
---- The limits of every role and of every user who has own ones.
----@param file table as `roles.parse` answers it
----@param is_ollama boolean whether models are named as Ollama names them
----@return table limits { roles = { [name] = limits or nil }, users = { [name] = limits or false } }
-function _M.limits(file, is_ollama)
-    local limits = { roles = {}, users = {} }
-    for name, role in pairs(file.roles) do
-        limits.roles[name] = limits_of(role.grant, is_ollama)
-    end
-    for name, grant in pairs(file.users) do
-        limits.users[name] = limits_of(grant, is_ollama) or false
-    end
-    return limits
+    return routes
 end
 
 --- What escapes stand for, once.
@@ -335,12 +165,12 @@ end
 _M.unescape = unescape
 
 --- The route of a request, or nil. `value` is what stood for the parameter, where it has one.
----@param policy table
+---@param routes table
 ---@param method string
 ---@param path string the raw path, as the client wrote it
 ---@return table|nil route, string|nil value
-function _M.find(policy, method, path)
-    local of_method = policy[method]
+function _M.find(routes, method, path)
+    local of_method = routes[method]
     if not of_method then
         return nil
     end
@@ -349,6 +179,19 @@ function _M.find(policy, method, path)
         return route
     end
     return find_pattern(of_method.patterns, path)
+end
+
+--- Whether a path is a route by any method.
+---@param routes table
+---@param path string
+---@return boolean
+function _M.is_known(routes, path)
+    for method in pairs(routes) do
+        if _M.find(routes, method, path) then
+            return true
+        end
+    end
+    return false
 end
 
 --- The path that is sent on: the one judged, and no other.

@@ -1,9 +1,11 @@
 ---------
--- Which model a request asks for, read where its route says that it stands, and judged once: what
--- was judged is what is sent. For callers with limits alone; others' bodies are never looked at.
+-- Which model a request asks for, read where its route says that it stands, and judged once by
+-- `policy/decision.lua`: what was judged is what is sent. For callers with limits alone; others'
+-- bodies are never looked at.
 -- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
 
 local body = require("portero.request.body")
+local decision = require("portero.policy.decision")
 local form_body = require("portero.request.form_body")
 local json_body = require("portero.request.json_body")
 local model_name = require("portero.policy.model_name")
@@ -91,19 +93,30 @@ end
 
 local CODES_OF_QUERY = { missing = "model_missing", duplicate = "ambiguous_body" }
 
---- word of the route -> the name, or nil and a code; and what else the body said.
+--- word of the route -> the name, or nil and a code; and what else the body said. Lists, and what
+--- names no model, have none.
 local READERS = {
     body = function() return from_json("body") end,
     ["body-or-name"] = function() return from_json("body-or-name") end,
     form = from_form,
     path = function(value) return route_table.unescape(value) end,
+    listed = function() end,
+    none = function() end,
     query = function(_, query)
         local name, reason = model_name.from_query(query)
         return name, CODES_OF_QUERY[reason]
     end,
 }
 local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
-local WITHOUT_MODEL = { listed = true, none = true }
+
+local function read(word, value, query)
+    if word ~= "query" and model_name.names_model(query) then
+        return nil, "model_in_query"
+    elseif not BODY_WORDS[word] and has_body() then
+        return nil, "body_unexpected"
+    end
+    return READERS[word](value, query)
+end
 
 --- Whether a caller may use the model that its request asks for.
 ---@param route table
@@ -113,24 +126,7 @@ local WITHOUT_MODEL = { listed = true, none = true }
 ---@return string|nil code of the refusal; nil when it may
 ---@return table|nil found from `read_json`, whatever the code
 function _M.refusal(route, value, query, list)
-    local word = route.model
-    if not word then
-        return "insufficient_permissions"
-    end
-    if word ~= "query" and model_name.names_model(query) then
-        return "model_in_query"
-    end
-    if not BODY_WORDS[word] and has_body() then
-        return "body_unexpected"
-    end
-    if WITHOUT_MODEL[word] then
-        return nil
-    end
-    local name, code, found = READERS[word](value, query)
-    if name and not model_name.allows(list, name) then
-        code = "model_not_found"
-    end
-    return code, found
+    return decision.model_refusal(route, value, query, list, read)
 end
 
 return _M

@@ -8,6 +8,7 @@ local cjson = require("cjson.safe")
 local active_tokens = require("portero.token.active_tokens")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
 local metrics = require("portero.metrics")
@@ -149,17 +150,28 @@ end
 local function status()
 end
 
-local function put_keys(message)
-    local accepted, reason = keys.put(message.history, message.serial, message.sealed)
+local STATUSES = { older = CONFLICT, ["no memory"] = FULL, busy = CONFLICT }
+
+--- What became of something that was pushed whole.
+local function taken(what, accepted, reason)
     if accepted then
         return
     end
-    ngx.log(ngx.ERR, "sync: keys not accepted: ", reason)
-    return reason == "older" and CONFLICT or BAD_REQUEST
+    ngx.log(ngx.ERR, "sync: ", what, " not accepted: ", reason)
+    return STATUSES[reason] or BAD_REQUEST
+end
+
+local function put_keys(message)
+    return taken("keys", keys.put(message.history, message.serial, message.sealed))
+end
+
+local function put_policy(message)
+    return taken("policy", in_force.put(message.history, message.serial, message.policy))
 end
 
 local MESSAGES = {
     ["POST /sync/keys"] = put_keys,
+    ["POST /sync/policy"] = put_policy,
     ["POST /sync/apply"] = apply,
     ["POST /sync/snapshot"] = snapshot,
     ["GET /sync/status"] = status,
@@ -198,7 +210,7 @@ function _M.handle()
     ngx.status = act(message) or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
-    answer.keys = keys.mark()
+    answer.keys, answer.policy = keys.mark(), in_force.mark()
     ngx.say(cjson.encode(answer))
 end
 

@@ -7,11 +7,12 @@
 
 local cjson = require("cjson.safe")
 local crypto = require("portero.token.crypto")
+local pushed_text = require("portero.pushed_text")
 local shared_versions = require("portero.shared_versions")
 
 local SEAL_LABEL = "portero-keys-1"
 
-local dict = ngx.shared.portero_keys
+local kept = pushed_text.new(ngx.shared.portero_keys)
 
 local sealing_key
 local in_force = {}
@@ -57,49 +58,32 @@ local function parse(text)
     return found
 end
 
---- What is kept here: how the list is named, and its text. One value, so that two workers that
---- write at once cannot leave the name of one list with the text of the other.
-local function kept()
-    return (dict:get("list") or "\n"):match("^(.-)\n(.*)$")
-end
-
 --- How the list that is kept here is named, for the issuer.
 ---@return string
 function _M.mark()
-    return (kept())
-end
-
-local function is_older(history, serial)
-    local known_history, known_serial = _M.mark():match("^(.*):(%d+)$")
-    return known_history == history and tonumber(known_serial) > serial
+    return kept:mark()
 end
 
 --- Take a list of keys in place of all others.
 ---@param history any names the issuer's key file
 ---@param serial any which state of that file it is; an older one is refused
 ---@param sealed any the list, sealed with a key that comes from SYNC_KEY
----@return boolean|nil ok, string|nil err "older", or the step that failed
+---@return boolean|nil ok, string|nil err "older", "no memory", "busy", or the step that failed
 function _M.put(history, serial, sealed)
-    if type(history) ~= "string" or type(serial) ~= "number" or type(sealed) ~= "string" then
+    if not pushed_text.is_name(history, serial) or type(sealed) ~= "string" then
         return nil, "form"
-    end
-    if is_older(history, serial) then
-        return nil, "older"
     end
     local text = crypto.unseal(sealing_key, SEAL_LABEL, ngx.decode_base64(sealed) or "")
     local found, err = parse(text)
     if not found then
         return nil, err
     end
-    assert(dict:safe_set("list", ("%s:%d\n%s"):format(history, serial, text)))
-    shared_versions.raise_version()
-    return true
+    return kept:write(history, serial, text, shared_versions.raise_keys)
 end
 
 --- Read the list that is kept here, in this worker.
 function _M.load()
-    local _, text = kept()
-    in_force = parse(text) or {}
+    in_force = parse(kept:read()) or {}
 end
 
 return _M

@@ -5,6 +5,7 @@
 -- asked of the active-token set, which notes its answer in the claims. It must never log a token.
 
 local ffi = require("ffi")
+local decision = require("portero.policy.decision")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
 local recent = require("portero.token.recent")
@@ -18,24 +19,14 @@ local MAX_TOKENS = 4000
 --- A token that holds begins a text, or stands behind the name of its scheme.
 local PLACES = 2
 
-local roles
-local limits
 --- Where the token begins -> claims by text: the same text from another place is another token.
 local caches = {}
---- Which version of the keys the cache and the keys of this worker are of.
-local version
+--- Which version of the keys and which policy what is remembered here was judged by.
+local version, policy
 --- The header under which a signature held last, and its key: the issuer writes one header a key.
 local last_header, last_key = "", nil
 
 local _M = {}
-
---- Begin, in each worker.
----@param settings table
-function _M.start(settings)
-    roles = settings.roles
-    limits = settings.limits
-    caches = {}
-end
 
 local function start_of(text, from)
     return ffi.cast(bytes_at, text) + (from - 1)
@@ -81,37 +72,33 @@ local function verify(text, from, now)
     if header_text then
         last_header, last_key = header_text, key
     end
-    return jwt.claims(text, first + 1, second - 1, roles, now)
+    return jwt.claims(text, first + 1, second - 1, policy.roles, now)
 end
 
---- The user's own limits where there are any (false says none), else the role's.
-local function limits_of(claims)
-    local own = limits.users[claims.sub]
-    if own ~= nil then
-        return own or nil
-    end
-    return limits.roles[claims.role]
-end
-
---- Other keys: what was verified by the former ones is forgotten, in every worker before its next
---- request.
-local function follow_keys()
-    if version == shared_versions.version() then
+--- Other keys, or another policy: what was judged by the former ones is forgotten, in every worker
+--- before its next request.
+local function follow(current)
+    if version == shared_versions.keys() and policy == current then
         return
     end
-    version = shared_versions.version()
-    keys.load()
-    last_header, last_key = "", nil
+    policy = current
     caches = {}
+    if version ~= shared_versions.keys() then
+        version = shared_versions.keys()
+        keys.load()
+        last_header, last_key = "", nil
+    end
 end
 
 --- The claims of a token that is authentic and in its time.
 ---@param text string
 ---@param from integer where the token begins in it
 ---@param now integer Unix seconds
----@return table|nil claims, string|nil reason "expired", "no keys", or why it is not authentic
-function _M.claims(text, from, now)
-    follow_keys()
+---@param current table the policy that the request is judged by
+---@return table|nil claims with `limits` where the caller has any
+---@return string|nil reason "expired", "no keys", or why it is not authentic
+function _M.claims(text, from, now, current)
+    follow(current)
     if version == 0 then
         return nil, "no keys"
     end
@@ -123,7 +110,7 @@ function _M.claims(text, from, now)
         if not claims then
             return nil, reason
         end
-        claims.limits = limits_of(claims)
+        claims.limits = decision.limits(policy, claims.sub, claims.role)
         cache_of(from):set(text, claims)
     end
     if claims.iat > now then

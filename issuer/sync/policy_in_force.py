@@ -1,0 +1,176 @@
+"""The policy in force: the last good state of its files, durable in the store, then at the
+gateways, then here.
+
+In that order, so that a token is never issued by a policy that the gateways do not know yet. Every
+process looks at the files; whichever sees a change first makes it durable, and the others take it
+from the store, where it also outlasts restarts while the files are faulty. A faulty state is told
+once, with its lines, and changes nothing. It must never put a state of the files that is no longer
+theirs: what counts is looked at once more while no other process can put one.
+"""
+
+import json
+import logging
+import threading
+from pathlib import Path
+
+from issuer import policy
+from issuer.errors import Faults, StoreUnavailable
+from issuer.policy import Policy, Sources, Terms
+from issuer.policy.roles import Roles
+from issuer.store import SessionStore, StoredPolicy
+from issuer.sync.gateways import Gateways, PushedPolicy
+
+log = logging.getLogger("portero.policy")
+
+
+class PolicyInForce:
+    """The policy of one deployment, in one of its processes; safe for threads.
+
+    One that does not take any is for commands: it goes by what the others have taken. Raises
+    `Faults` when made where the files are faulty and the store holds no policy yet.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        terms: Terms,
+        store: SessionStore,
+        gateways: Gateways,
+        takes: bool = True,
+    ) -> None:
+        self._path = path
+        self._terms = terms
+        self._store = store
+        self._gateways = gateways
+        self._lock = threading.RLock()
+        self._seen: Sources | Faults = self._read()
+        self._judged = self._seen
+        self._policy, self._stored = self._begin() if takes else self._joined()
+
+    def in_force(self) -> Policy:
+        """The policy that counts now, also where another process has taken it a moment ago."""
+        try:
+            if self._store.policy_serial() != self._stored.serial:
+                self._follow()
+        except StoreUnavailable as error:
+            log.error("%s; the policy that is known stays in force", error)
+        return self._policy
+
+    def roles(self) -> Roles:
+        """Its roles; the same object for as long as it counts."""
+        return self.in_force().roles
+
+    def pushed(self) -> PushedPolicy:
+        """What gateways are sent of it."""
+        self.in_force()
+        stored = self._stored
+        return PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
+
+    def push(self) -> None:
+        """Tell the gateways that can be told; the reconciler tells the others."""
+        self._gateways.put_policy(self.pushed())
+
+    def look(self) -> None:
+        """Take the files' state if it changed, is without a fault, and stands since the last look:
+        a file may be read while it is being written.
+        """
+        self.in_force()
+        with self._lock:
+            before, self._seen = self._seen, self._read()
+            if _is_same(self._seen, before) and not _is_same(self._seen, self._judged):
+                self._judge(self._seen)
+
+    def _read(self) -> Sources | Faults:
+        try:
+            return policy.gather(self._path)
+        except Faults as found:
+            return found
+
+    def _begin(self) -> tuple[Policy, StoredPolicy]:
+        try:
+            found = self._parsed(self._seen)
+        except Faults as faulty:
+            return self._begin_from_store(faulty)
+        stored = self._put(self._seen, found)
+        if stored is None:
+            self._seen = self._read()
+            return self._begin()
+        self._judged = self._seen
+        return found, stored
+
+    def _joined(self) -> tuple[Policy, StoredPolicy]:
+        known = self._store.policy()
+        if known is None:
+            return self._parsed(self._seen), StoredPolicy(0, "", "{}")
+        return self._parsed(Sources.from_json(known.sources)), known
+
+    def _begin_from_store(self, faulty: Faults) -> tuple[Policy, StoredPolicy]:
+        known = self._store.policy()
+        if known is None:
+            raise faulty
+        _tell(faulty)
+        found = self._parsed(Sources.from_json(known.sources))
+        return found, self._store.put_policy(known.sources, _text(found)) or known
+
+    def _parsed(self, sources: Sources | Faults) -> Policy:
+        if isinstance(sources, Faults):
+            raise sources
+        return policy.parse(sources, self._terms)
+
+    def _judge(self, sources: Sources | Faults) -> None:
+        try:
+            found = self._parsed(sources)
+        except Faults as faulty:
+            _tell(faulty)
+            self._judged = sources
+            return
+        stored = self._put(sources, found)
+        if stored is None:
+            return
+        self._judged = sources
+        if stored.serial != self._stored.serial:
+            self._take(found, stored)
+
+    def _put(self, sources: Sources | Faults, found: Policy) -> StoredPolicy | None:
+        """Make it durable; None where the files have changed again."""
+        assert isinstance(sources, Sources)
+        return self._store.put_policy(
+            sources.to_json(), _text(found), still=lambda: _is_same(self._read(), sources)
+        )
+
+    def _follow(self) -> None:
+        """Another process has put a policy."""
+        with self._lock:
+            stored = self._store.policy()
+            if stored is None or stored.serial == self._stored.serial:
+                return
+            try:
+                found = self._parsed(Sources.from_json(stored.sources))
+            except Faults as faulty:
+                # Its writer is of another version of Portero, with other rules.
+                _tell(faulty)
+                found = self._policy
+            self._take(found, stored)
+
+    def _take(self, found: Policy, stored: StoredPolicy) -> None:
+        """Gateways first; then issue by it."""
+        pushed = PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
+        self._gateways.put_policy(pushed)
+        self._policy, self._stored = found, stored
+        log.warning("policy %d is in force", stored.serial)
+
+
+def _text(found: Policy) -> str:
+    return json.dumps(found.compiled, separators=(",", ":"), sort_keys=True)
+
+
+def _is_same(one: Sources | Faults, other: Sources | Faults) -> bool:
+    """Faults are alike where they say the same."""
+    if isinstance(one, Faults) and isinstance(other, Faults):
+        return one.faults == other.faults
+    return one == other
+
+
+def _tell(faulty: Faults) -> None:
+    for fault in faulty.faults:
+        log.error("%s; the former version stays in force", fault)

@@ -1,0 +1,229 @@
+---------
+-- The one decider: what becomes of a request, by the policy that the issuer pushed. `decide` is the
+-- specification, in order: the route, the caller, the caller's role, its limits and its model.
+-- Pure, so that `explain` runs this very file (`issuer/policy/explanation.py`): what only a request
+-- can tell, such as its credential and its body, is asked of who calls. It must never let pass what
+-- it was not told, and it decides by nothing but a role's classes, never by a role's name.
+
+local model_name = require("portero.policy.model_name")
+local route_table = require("portero.policy.route_table")
+
+local sub = string.sub
+
+local CODE_CHARACTERS = 4
+
+--- What a role that is gone may use.
+local NOTHING = { models = model_name.compile({}, false), is_counted = false }
+
+local _M = {}
+
+--- What a caller is held to beyond its routes; nil when that is nothing.
+---@param listed table|nil
+---@param is_ollama boolean
+local function limits_of(listed, is_ollama)
+    if not listed then
+        return nil
+    end
+    return {
+        models = listed.models and model_name.compile(listed.models, is_ollama),
+        requests_per_minute = listed.requests_per_minute,
+        tokens_per_minute = listed.tokens_per_minute,
+        concurrent_requests = listed.concurrent_requests,
+        largest_body_bytes = listed.largest_body_bytes,
+        -- What is counted must be given back, or charged, when a request ends.
+        is_counted = (listed.requests_per_minute or listed.tokens_per_minute
+            or listed.concurrent_requests) ~= nil,
+    }
+end
+
+local function role_of(name, listed, is_ollama)
+    -- Tokens are judged by these in C, which takes nothing for an address.
+    assert(type(listed.code) == "string" and #listed.code == CODE_CHARACTERS
+        and type(listed.ttl_seconds) == "number", "decision: a role without code or lifetime")
+    return {
+        name = name,
+        code = listed.code,
+        ttl_seconds = listed.ttl_seconds,
+        stream_policy = listed.stream_policy,
+        limits = limits_of(listed.limits, is_ollama),
+    }
+end
+
+--- Build what requests are judged by. An error for what is no policy.
+---@param listed table as `issuer/policy/` compiles it (docs/sync.md)
+---@return table policy { roles = by name, users = limits by name (false: none), routes, is_ollama }
+function _M.load(listed)
+    local is_ollama = listed.model_names == "ollama"
+    local roles, users = {}, {}
+    for name, role in pairs(listed.roles) do
+        roles[name] = role_of(name, role, is_ollama)
+    end
+    for name, own in pairs(listed.users) do
+        users[name] = limits_of(own.limits, is_ollama) or false
+    end
+    return {
+        roles = roles,
+        users = users,
+        routes = route_table.compile(listed.routes),
+        is_ollama = is_ollama,
+    }
+end
+
+--- The user's own limits where there are any (false says none), else the role's.
+---@param policy table
+---@param user string
+---@param role string
+---@return table|nil limits
+function _M.limits(policy, user, role)
+    local own = policy.users[user]
+    if own ~= nil then
+        return own or nil
+    end
+    local its = policy.roles[role]
+    if not its then
+        return NOTHING
+    end
+    return its.limits
+end
+
+--- What a request without a route is refused for; nothing of routes that no role may reach.
+local function unknown(routes, path)
+    if not route_table.is_canonical(path) then
+        return "invalid_request"
+    elseif route_table.is_known(routes, path) then
+        return "other_method"
+    end
+    local without_slash = sub(path, -1) == "/" and sub(path, 1, -2)
+    return without_slash and route_table.is_known(routes, without_slash) and "slash_at_end"
+        or "not_found"
+end
+
+--- Whether a caller may use the model that its request asks for.
+---@param route table
+---@param value string|nil what stood for the route's parameter
+---@param query string
+---@param list table the caller's models
+---@param read fun(word: string, value: string|nil, query: string): string|nil, string|nil, any
+---     the model's name where the route's word says that it stands, or nil and a code where the
+---     request cannot be read in one way; and what else was read
+---@return string|nil code of the refusal; nil when it may
+---@return any found the reader's third answer, whatever the code
+function _M.model_refusal(route, value, query, list, read)
+    if not route.model then
+        return "insufficient_permissions"
+    end
+    local name, code, found = read(route.model, value, query)
+    if not code and name and not model_name.allows(list, name) then
+        code = "model_not_found"
+    end
+    return code, found
+end
+
+--- Decide.
+---@param policy table from `load`
+---@param method string
+---@param path string the raw path
+---@param query string with its question mark, or empty
+---@param ask table what only the request can tell: `caller(policy, route, query)` answers its
+---     claims (sub, role, limits), or nil and a code; `reach(route)` a code or nil, and so does
+---     `admit(route, value, query, claims)`, which is asked of callers with limits
+---@return string|nil code why it is refused; nil when it is allowed
+---@return table|nil route
+---@return string|nil value what stood for the route's parameter
+---@return table|nil claims
+---@return table|nil headers of the refusal
+function _M.decide(policy, method, path, query, ask)
+    local route, value = route_table.find(policy.routes, method, path)
+    if not route then
+        return unknown(policy.routes, path)
+    end
+    local claims, fault = ask.caller(policy, route, query)
+    if not claims then
+        return fault, route
+    end
+    if not route.allowed[claims.role] then
+        return "insufficient_permissions", route
+    end
+    if not route.is_llm then
+        return nil, route, value, claims
+    end
+    local unreachable = ask.reach(route)
+    if unreachable then
+        return unreachable, route
+    end
+    if claims.limits then
+        local code, headers = ask.admit(route, value, query, claims)
+        if code then
+            return code, route, nil, nil, headers
+        end
+    end
+    return nil, route, value, claims
+end
+
+---------
+-- Explained: the same decision about a question.
+
+--- Where a model is named by the path, it is what stands there.
+local NAMED_BY = {
+    path = function(value) return route_table.unescape(value) end,
+    listed = function() return nil end,
+    none = function() return nil end,
+}
+
+--- The role whose code begins a username, as it is in every token.
+local function role_of_user(policy, user)
+    for _, role in pairs(policy.roles) do
+        if #user > CODE_CHARACTERS and role.code == sub(user, 1, CODE_CHARACTERS) then
+            return role
+        end
+    end
+end
+
+local function told_model(model)
+    return function(word, value)
+        local named = NAMED_BY[word]
+        if named then
+            return named(value)
+        elseif not model or model == "" then
+            return nil, "model_missing"
+        end
+        return model
+    end
+end
+
+--- Decide about a question as `decide` does about a request whose token is good.
+---@param policy table from `load`
+---@param method string
+---@param path string
+---@param user string
+---@param model string|nil the model that the request would name
+---@return string|nil code
+---@return integer|nil index of the route in the list that was pushed
+---@return string|nil role its name
+---@return string|nil asked the model that was judged; nil where none was
+function _M.explain(policy, method, path, user, model)
+    local role = role_of_user(policy, user)
+    local asked
+    local code, route = _M.decide(policy, method, path, "", {
+        caller = function()
+            if not role then
+                return nil, "invalid_api_key"
+            end
+            return { sub = user, role = role.name, limits = _M.limits(policy, user, role.name) }
+        end,
+        reach = function() end,
+        admit = function(its, value, query, claims)
+            if not claims.limits.models then
+                return nil
+            end
+            return _M.model_refusal(its, value, query, claims.limits.models, function(word, part)
+                local fault
+                asked, fault = told_model(model)(word, part)
+                return asked, fault
+            end)
+        end,
+    })
+    return code, route and route.index, role and role.name, asked
+end
+
+return _M

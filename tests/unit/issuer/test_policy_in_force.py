@@ -1,0 +1,259 @@
+"""The policy in force: from the files to the store, to the gateways, and into each process."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from issuer.errors import Faults, StoreUnavailable
+from issuer.policy import Terms
+from issuer.store import SessionStore, StoredPolicy
+from issuer.store.sqlite import SqliteSessions
+from issuer.sync.gateways import PushedPolicy
+from issuer.sync.policy_in_force import PolicyInForce
+from tests.support.policies import write_policy
+
+TERMS = Terms("", "portero", 86_400)
+
+
+class Told:
+    """Gateways that note what they are told, and what was in force at the issuer by then."""
+
+    def __init__(self) -> None:
+        self.policies: list[PushedPolicy] = []
+        self.before: Callable[[], object] = lambda: None
+
+    def put_policy(self, known: PushedPolicy) -> list[Any]:
+        self.before()
+        self.policies.append(known)
+        return []
+
+
+class House:
+    """Processes of one deployment: one store, one file, the same gateways."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "policy.yaml"
+        self.store = SqliteSessions(folder / "sessions.db")
+        self.gateways = Told()
+
+    def process(self, terms: Terms = TERMS, takes: bool = True) -> PolicyInForce:
+        return PolicyInForce(self.path, terms, self.store, self.gateways, takes)  # type: ignore[arg-type]
+
+    def write(self, ttl_seconds: Any) -> None:
+        write_policy(
+            self.path, lambda content: content["roles"]["agi"].update(ttl_seconds=ttl_seconds)
+        )
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    made = House(tmp_path)
+    made.write(100)
+    return made
+
+
+def look(*processes: PolicyInForce) -> None:
+    """As often as it takes until a change is taken."""
+    for _ in range(2):
+        for one in processes:
+            one.look()
+
+
+def ttl_of(one: PolicyInForce) -> int:
+    role = one.roles().named("agi")
+    assert role is not None
+    return role.ttl_seconds
+
+
+def test_the_files_policy_is_made_durable_before_it_counts(house: House) -> None:
+    one = house.process()
+    stored = house.store.policy()
+    assert stored is not None
+    assert (stored.serial, ttl_of(one)) == (1, 100)
+    assert json.loads(stored.compiled) == one.in_force().compiled
+    assert one.pushed() == PushedPolicy(house.store.epoch(), 1, one.in_force().compiled)
+
+
+def test_a_change_is_durable_then_at_the_gateways_then_in_force(house: House) -> None:
+    one = house.process()
+    seen: list[tuple[int, int]] = []
+    house.gateways.before = lambda: seen.append((house.store.policy_serial(), ttl_of_now(one)))
+    house.write(200)
+    look(one)
+    assert seen == [(2, 100)]
+    assert [told.serial for told in house.gateways.policies] == [2]
+    assert ttl_of(one) == 200
+
+
+def ttl_of_now(one: PolicyInForce) -> int:
+    """What the process itself goes by, without a look at the store."""
+    role = one._policy.roles.named("agi")
+    assert role is not None
+    return role.ttl_seconds
+
+
+def test_a_change_counts_once_two_looks_have_seen_the_same(house: House) -> None:
+    one = house.process()
+    house.write(200)
+    one.look()
+    house.write(300)
+    one.look()
+    assert ttl_of(one) == 100
+    one.look()
+    assert ttl_of(one) == 300
+    assert house.store.policy_serial() == 2
+
+
+def test_another_process_takes_it_from_the_store_and_tells_the_gateways_first(
+    house: House,
+) -> None:
+    one, other = house.process(), house.process()
+    house.write(200)
+    look(one)
+    house.gateways.policies.clear()
+    assert ttl_of(other) == 200
+    assert [told.serial for told in house.gateways.policies] == [2]
+
+
+def test_what_both_have_read_is_put_once(house: House) -> None:
+    one, other = house.process(), house.process()
+    house.write(200)
+    look(one, other)
+    assert house.store.policy_serial() == 2
+    house.write(100)
+    look(other, one)
+    assert (house.store.policy_serial(), ttl_of(one), ttl_of(other)) == (3, 100, 100)
+
+
+def test_a_faulty_file_changes_nothing_and_is_told_once_with_every_fault(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = house.process()
+    write_policy(
+        house.path,
+        lambda content: content["roles"]["agi"].update(ttl_seconds=0, login="/nowhere"),
+    )
+    look(one, one, one)
+    assert (ttl_of(one), house.store.policy_serial()) == (100, 1)
+    for field in ("ttl_seconds", "login"):
+        assert caplog.text.count(f"roles.agi.{field} must be") == 1
+    assert caplog.text.count("the former version stays in force") == 2
+
+
+def test_a_file_that_is_gone_changes_nothing(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = house.process()
+    house.path.unlink()
+    look(one)
+    assert (ttl_of(one), house.store.policy_serial()) == (100, 1)
+    assert caplog.text.count("the former version stays in force") == 1
+    house.write(200)
+    look(one)
+    assert ttl_of(one) == 200
+
+
+@pytest.mark.parametrize("text", ["roles: {", "", "- 1"])
+def test_a_process_that_begins_with_a_faulty_file_takes_the_last_good_policy(
+    house: House, text: str
+) -> None:
+    house.process()
+    house.path.write_text(text)
+    one = house.process()
+    assert (ttl_of(one), house.store.policy_serial()) == (100, 1)
+    house.write(200)
+    look(one)
+    assert ttl_of(one) == 200
+
+
+def test_without_a_good_policy_at_all_there_is_no_start(house: House) -> None:
+    house.path.write_text("roles: 1")
+    with pytest.raises(Faults):
+        house.process()
+    assert house.store.policy() is None
+
+
+def test_other_terms_make_another_policy_at_the_next_start(house: House) -> None:
+    house.process()
+    bounded = house.process(Terms("", "portero", 60))
+    assert (ttl_of(bounded), house.store.policy_serial()) == (60, 2)
+    house.path.write_text("")
+    assert ttl_of(house.process(Terms("", "portero", 50))) == 50
+    assert house.store.policy_serial() == 3
+
+
+def test_a_command_takes_nothing_and_goes_by_what_is_in_force(house: House) -> None:
+    house.process()
+    house.write(200)
+    command = house.process(takes=False)
+    assert (ttl_of(command), house.store.policy_serial()) == (100, 1)
+
+
+def test_a_command_before_the_first_start_goes_by_the_file(house: House) -> None:
+    assert ttl_of(house.process(takes=False)) == 100
+    assert house.store.policy() is None
+
+
+def test_a_file_that_changes_again_while_it_is_put_is_not_put(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house.process()
+    real = SqliteSessions.put_policy
+
+    def put_after_a_change(self: SessionStore, *words: Any, **more: Any) -> StoredPolicy | None:
+        house.write(300)
+        return real(house.store, *words, **more)
+
+    house.write(200)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteSessions, "put_policy", put_after_a_change)
+        look(one)
+    assert (ttl_of(one), house.store.policy_serial()) == (100, 1)
+    look(one)
+    assert ttl_of(one) == 300
+
+
+def test_a_store_that_fails_is_asked_again_and_what_is_known_stays_in_force(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house.process()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("session store: full")
+
+    house.write(200)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteSessions, "put_policy", fail)
+        one.look()
+        with pytest.raises(StoreUnavailable):
+            one.look()
+        patch.setattr(SqliteSessions, "policy_serial", fail)
+        assert ttl_of(one) == 100
+    look(one)
+    assert ttl_of(one) == 200
+
+
+def test_many_threads_see_one_policy_after_the_other(house: House) -> None:
+    one = house.process()
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen.append(ttl_of(one))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for ttl_seconds in (200, 300):
+        house.write(ttl_seconds)
+        look(one)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert set(seen) <= {100, 200, 300}
+    assert ttl_of(one) == 300
