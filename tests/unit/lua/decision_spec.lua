@@ -139,8 +139,10 @@ describe("limits", function()
         assert.is_nil(decision.limits(loaded({ user = OF_ROLE }), "AGIAX", "agi"))
     end)
 
-    it("are none of a role that is none", function()
-        assert.is_nil(decision.limits(loaded({ user = OF_ROLE }), "X", "nobody"))
+    it("allow no model where the role is none", function()
+        local limits = decision.limits(loaded({ user = OF_ROLE }), "X", "nobody")
+        assert.is_false(model_name.allows(limits.models, "tiny"))
+        assert.is_false(limits.is_counted)
     end)
 end)
 
