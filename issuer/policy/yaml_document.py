@@ -316,12 +316,13 @@ _PLAIN_WORDS = {
 
 
 def _line_of(error: yaml.YAMLError, text: str) -> int:
-    """Where it went wrong, or what began there where it was only found out later."""
+    """Where it went wrong, or what began there where it was only found out at the end."""
     mark, began = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    is_late = mark is None or mark.line >= len(text.splitlines())
+    lines = len(text.splitlines())
+    is_late = mark is None or mark.line >= lines
     if began and (is_late or getattr(error, "context", "") == _NO_COLON):
         mark = began
-    return mark.line + 1 if mark else 1
+    return min(mark.line + 1, lines) if mark else 1
 
 
 def _in_plain_words(error: yaml.YAMLError, text: str) -> str:

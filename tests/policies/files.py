@@ -120,6 +120,7 @@ TEXTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         json.dumps(JSON).replace("60", "NaN"),
         ("1 roles.agi.ttl_seconds: must be a whole number",),
     ),
+    ("a bracket alone", "{", ("1 : is no YAML",)),
     ("JSON cut short", json.dumps(JSON)[:-3], ("* : is no YAML",)),
     ("two of JSON", json.dumps(JSON) * 2, ("1 : is no YAML",)),
     ("a comment of JavaScript", "{ // roles\n" + json.dumps(JSON)[1:], ("* *: ", "2 : is no YAML")),

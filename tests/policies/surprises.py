@@ -140,7 +140,7 @@ ADDED = (
     ("two names in one line", "users: AGIAx: {}\n", ("7 : write a text with ': ' in quotes",)),
     ("a quote that is not closed", '    stream_policy: "cut\n', ("7 : is no YAML",)),
     ("a bracket that is not closed", "    models: [a\n", ("7 : is no YAML",)),
-    ("a brace that is not closed", "users: {\n", ("8 : is no YAML",)),
+    ("a brace that is not closed", "users: {\n", ("7 : is no YAML",)),
     ("a bracket too many", "    models: []]\n", ("7 : is no YAML",)),
     ("a wrong indentation", "   models: []\n", ("7 : is no YAML",)),
     ("a deeper indentation", "     models: []\n", ("7 : is no YAML",)),

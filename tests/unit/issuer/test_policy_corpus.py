@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from issuer import policy
+from issuer import config, policy
 from issuer.errors import Faults
 from tests.policies import Case, every_case, write
 
@@ -19,6 +19,15 @@ def faults_of(case: Case, folder: Path) -> tuple[str, ...]:
     """What a reader says of the files of a case; nothing: they make a policy."""
     try:
         policy.parse(policy.gather(write(case, folder)), policy.Terms())
+    except Faults as found:
+        return found.faults
+    return ()
+
+
+def faults_of_check(case: Case, folder: Path) -> tuple[str, ...]:
+    """What `check` says of them; it goes by this."""
+    try:
+        config.read_policy({"POLICY_FILE": str(write(case, folder))})
     except Faults as found:
         return found.faults
     return ()
@@ -40,6 +49,7 @@ def is_told(expected: str, fault: str) -> bool:
 def test_a_policy_gets_its_verdict_and_every_fault_its_place(case: Case, tmp_path: Path) -> None:
     found = faults_of(case, tmp_path)
     assert len(found) == len(case.faults), found
+    assert faults_of_check(case, tmp_path) == found
     for expected in case.faults:
         assert any(is_told(expected, fault) for fault in found), (expected, found)
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,13 @@ def test_it_reads_what_json_reads(value: Any, indent: int | str | None) -> None:
 def test_whatever_is_written_is_read_or_told(text: str) -> None:
     document = Document("file", text)
     assert document.is_readable or document.faults
+
+
+@given(st.text("0123456789:._+-eExXobyYnNtTrRuUsSlLfFaAiIdD~=<> ", max_size=12))
+def test_what_is_read_without_a_fault_is_what_a_reader_of_yaml_1_1_reads(word: str) -> None:
+    document = Document("file", f"- {word}")
+    if document.faults == []:
+        assert document.value == yaml.safe_load(f"- {word}")
 
 
 @pytest.mark.parametrize(
