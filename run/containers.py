@@ -454,10 +454,10 @@ def out_of_reach(env: Mapping[str, str]) -> str:
     """Why containers would not find the user's LLM server, which listens on loopback alone; empty
     when they might. Only on Linux is the bridge's address one of this machine.
     """
-    local = list(LOOPBACK.finditer(env.get("LLM_UPSTREAM", "")))
+    on_loopback = list(LOOPBACK.finditer(env.get("LLM_UPSTREAM", "")))
     linux = sys.platform.startswith("linux")
-    bridge = bridge_address(ask(BRIDGE, env)[1]) if local and linux else ""
-    for one in local if bridge else ():
+    bridge = bridge_address(ask(BRIDGE, env)[1]) if on_loopback and linux else ""
+    for one in on_loopback if bridge else ():
         port = int(one[3] or {"https": 443}.get(one[1], 80))
         if listens(one[2].strip("[]"), port) and not listens(bridge, port):
             return f"{one[0]} listens on loopback alone, where containers do not come"

@@ -48,6 +48,15 @@ STATUSES = {
     503: "is not ready ({}); it may be loading its model",
 }
 Failure = (OSError, http.client.HTTPException, ValueError)
+#: Why there was no answer, the narrower first.
+WORDS = (
+    (socket.gaierror, "the name {name} is not known"),
+    (TimeoutError, "no answer in {seconds:g} s"),
+    (ConnectionRefusedError, "nothing listens there"),
+    (http.client.IncompleteRead, "its answer breaks off"),
+    (http.client.HTTPException, "what answers there speaks no HTTP{hint}"),
+    ((ConnectionResetError, BrokenPipeError), "what answers there speaks no HTTP{hint}"),
+)
 
 
 @dataclass(frozen=True)
@@ -261,20 +270,12 @@ def words_of(error: Exception, url: SplitResult) -> str:
     if isinstance(error, ssl.SSLError):
         is_plain = error.reason in NO_TLS
         return "it speaks no TLS; is it http://?" if is_plain else f"TLS fails ({error.reason})"
-    if isinstance(error, WrongNameError):
-        return str(error)
-    if isinstance(error, socket.gaierror):
-        return f"the name {url.hostname} is not known"
-    if isinstance(error, TimeoutError):
-        return f"no answer in {PIECE_SECONDS:g} s"
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there"
-    if isinstance(error, http.client.IncompleteRead):
-        return "its answer breaks off"
-    if isinstance(error, (http.client.HTTPException, ConnectionResetError, BrokenPipeError)):
-        hint = "" if url.scheme == "https" else "; is it https://?"
-        return f"what answers there speaks no HTTP{hint}"
-    return (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
+    said = str(error) if isinstance(error, WrongNameError) else getattr(error, "strerror", "")
+    hint = "" if url.scheme == "https" else "; is it https://?"
+    for kind, words in WORDS:
+        if isinstance(error, kind):
+            return words.format(name=url.hostname, seconds=PIECE_SECONDS, hint=hint)
+    return said or type(error).__name__
 
 
 # --- all of them ---------------------------------------------------------------------------------
