@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -49,6 +50,8 @@ INSTALL_COMPOSE = (
 #: What is watched once `init` has ended, beside the bundled LLM.
 SERVICES = ("gateway", "issuer", "reconciler")
 LLM = "bundled-llm"
+#: What reads the policy.
+ISSUERS = ("init", "issuer", "reconciler")
 #: Its exit status is the container's.
 FOLLOW = 'docker logs --follow "$0"; exit "$(docker wait "$0")"'
 FLUSH_SECONDS = 5
@@ -209,17 +212,18 @@ class Project:
         files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(self.changes))
         return [*COMPOSE, "-p", self.name, *files, *words]
 
-    def write_changes(self, parts: Mapping[str, Mapping[str, str]], policy: Path | None) -> None:
-        """A death is told instead of mended, images are shared by all stacks of a checkout, and
-        another folder with a policy has the place of ours.
+    def write_changes(self, parts: Mapping[str, Mapping[str, str]], policy: Path) -> None:
+        """A death is told instead of mended, images are shared by all stacks of a checkout, and the
+        folder with the policy may be another.
         """
         services: dict[str, dict[str, object]] = {
             name: {"image": image, "restart": "no", "environment": dict(parts.get(name, {}))}
             for name, image in image_names().items()
         }
-        mount = {"type": "bind", "source": str(policy), "target": "/policy", "read_only": True}
-        for name in ("init", "issuer", "reconciler") if policy else ():
-            services[name]["volumes"] = [mount]
+        mount = {"type": "bind", "source": str(policy.parent), "target": "/policy"}
+        for name in ISSUERS:
+            told = {**parts.get(name, {}), "POLICY_FILE": f"/policy/{policy.name}"}
+            services[name].update(environment=told, volumes=[{**mount, "read_only": True}])
         self.changes.write_text(json.dumps({"services": services}, indent=1) + "\n")
 
     def tell(self, *words: str, seconds: float = inf, to_the_end: bool = False) -> str:
@@ -291,8 +295,7 @@ def image_names() -> dict[str, str]:
 
 def prepare(plan: Plan, project: Project, own: Mapping[str, str], env: Mapping[str, str]) -> None:
     """The images, and nothing in the way of the start."""
-    policy = env.get("POLICY_FILE")
-    project.write_changes(settings_of_parts(own, env), Path(policy).parent if policy else None)
+    project.write_changes(settings_of_parts(own, env), policy_file(env))
     if project.containers():  # of a run that was killed
         project.take_down()
     if faults := port_faults({"GATEWAY_PORT": plan.gateway_port}):
@@ -359,9 +362,29 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
     found = {name: given_key(name, env, faults) for name in KEYS}
     for setting, path in own_files(plan, env).items():
         found[setting] = text_of(setting, path, faults)
+    faults += policy_fault(policy_file(env))
     if faults:
         raise RunError(*faults)
     return {name: text for name, text in found.items() if text}
+
+
+def policy_file(env: Mapping[str, str]) -> Path:
+    """The user's own, or the shipped one. Containers see the folder it is in."""
+    return Path(env.get("POLICY_FILE") or ROOT / "policy" / "policy.yaml")
+
+
+def policy_fault(path: Path) -> list[str]:
+    """Why the issuer's container, which runs as another user, could not read the policy: told here,
+    as it would know the file by another name. Only on Linux do these modes count there.
+    """
+    try:
+        modes = path.parent.stat().st_mode & 0o5, path.stat().st_mode & 0o4
+    except OSError as error:
+        return [f"POLICY_FILE: cannot read {path}: {error.strerror}"]
+    if modes == (0o5, 0o4) or not sys.platform.startswith("linux"):
+        return []
+    names = shlex.join(["chmod", "a+rX", str(path.parent), str(path)])
+    return [f"POLICY_FILE: {path} must be readable for the issuer's container: {names}"]
 
 
 def given_key(name: str, env: Mapping[str, str], faults: list[str]) -> str:
@@ -396,15 +419,11 @@ def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     """Service -> what its environment has besides the compose file's: places, never contents."""
     places = {name: place for name, place in PLACES.items() if name in own}
     told = {f"{name}_FILE" if name in KEYS else name: place for name, place in places.items()}
-    if "POLICY_FILE" in env:
-        told["POLICY_FILE"] = f"/policy/{Path(env['POLICY_FILE']).name}"
     if "DATABASE_URL" in env:
         told["DATABASE_URL"] = env["DATABASE_URL"]
     issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
     gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
-    # The demo users that `init` makes are one of each role.
-    init = {name: place for name, place in told.items() if name == "POLICY_FILE"}
-    return {"init": init, "issuer": issuer, "reconciler": issuer, "gateway": gateway}
+    return {"issuer": issuer, "reconciler": issuer, "gateway": gateway}
 
 
 def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,7 +164,8 @@ def test_compose_is_told_no_secret() -> None:
 def test_a_death_is_not_mended(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
-    project.write_changes({"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}}, None)
+    told = {"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}}
+    project.write_changes(told, containers.policy_file({}))
     services = json.loads(project.changes.read_text())["services"]
     assert {service["restart"] for service in services.values()} == {"no"}
     assert services["gateway"]["environment"] == {"SYNC_KEY_FILE": "/sync/given/sync_key"}
@@ -175,9 +177,7 @@ def test_a_policy_of_ones_own_is_mounted_as_a_folder_beside_the_issuer_alone_p6(
 ) -> None:
     (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
-    env = {"POLICY_FILE": "/etc/portero/ours.yaml"}
-    told = containers.settings_of_parts({}, env)
-    project.write_changes(told, Path("/etc/portero"))
+    project.write_changes({}, containers.policy_file({"POLICY_FILE": "/etc/portero/ours.yaml"}))
     services = json.loads(project.changes.read_text())["services"]
     mounted = [name for name, service in services.items() if "volumes" in service]
     assert mounted == ["init", "issuer", "reconciler"]
@@ -186,6 +186,21 @@ def test_a_policy_of_ones_own_is_mounted_as_a_folder_beside_the_issuer_alone_p6(
         (mount,) = services[name]["volumes"]
         assert (mount["source"], mount["target"]) == ("/etc/portero", "/policy")
     assert services["gateway"]["environment"] == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Docker sees files of any mode")
+def test_a_policy_that_the_issuers_container_could_not_read_is_told_with_a_way_out_p6(
+    plan: Plan, tmp_path: Path
+) -> None:
+    folder = tmp_path / "of ours"
+    folder.mkdir(0o700)
+    policy = Path(private(folder / "policy.yaml", "roles: {}"))
+    (told,) = containers.policy_fault(policy)
+    assert told.startswith(f"POLICY_FILE: {policy} must be readable for the issuer's container: ")
+    subprocess.run(["sh", "-c", told.rpartition(": ")[2]], check=True)
+    assert containers.policy_fault(policy) == []
+    with pytest.raises(RunError, match=r"cannot read /nowhere/policy\.yaml"):
+        containers.given(plan, {"POLICY_FILE": "/nowhere/policy.yaml"})
 
 
 # --- LLM servers on this machine ---
