@@ -78,6 +78,8 @@ PLACES = {
     "LLM_API_KEY": "/sync/given/llm_api_key",
     "LLM_CA_FILE": "/sync/given/llm_ca.pem",
 }
+#: What the issuer is told as it is written; the last, to be refused in its words.
+TOLD_AS_IT_IS = ("DATABASE_URL", "ROLES_FILE")
 #: What the gateway alone is told of.
 GATEWAYS_OWN = ("LLM_API_KEY_FILE", "LLM_CA_FILE")
 INIT = ("python", "-m", "issuer", "init", "--data-dir", "/data", "--sync-dir", "/sync")
@@ -419,8 +421,7 @@ def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     """Service -> what its environment has besides the compose file's: places, never contents."""
     places = {name: place for name, place in PLACES.items() if name in own}
     told = {f"{name}_FILE" if name in KEYS else name: place for name, place in places.items()}
-    if "DATABASE_URL" in env:
-        told["DATABASE_URL"] = env["DATABASE_URL"]
+    told |= {name: env[name] for name in TOLD_AS_IT_IS if name in env}
     issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
     gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
     return {"issuer": issuer, "reconciler": issuer, "gateway": gateway}

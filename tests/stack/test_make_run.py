@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jwt
 import openai
@@ -20,6 +21,7 @@ from run.commands import ROOT, read_text
 from run.containers import project_of
 from tests.support.containers import Docker
 from tests.support.deployment import USERS, credentials_text, free_ports
+from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
 READY_SECONDS = 240
@@ -305,6 +307,33 @@ def test_a_demo_user_may_be_removed_and_the_next_start_shows_another_p4(
     assert "[DONE]" in in_bare_shell(curl_lines(again)).stdout
 
 
+def test_a_policy_of_ones_own_counts_and_counts_again_when_it_changes_p6(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "policy of ours"
+    folder.mkdir()
+    folder.chmod(0o755)
+
+    def write(ttl_seconds: int) -> Path:
+        def change(policy: dict[str, Any]) -> None:
+            policy["roles"]["agent_reasoning"]["ttl_seconds"] = ttl_seconds
+
+        return write_policy(folder / "next", change).replace(folder / "ours.yaml")
+
+    run = start(tmp_path, LLM_UPSTREAM=upstream.url, POLICY_FILE=str(write(44)))
+    assert chat_status(run, agent_token(run)) == 200
+    assert ttl_of(agent_token(run)) == 44
+    write(33)
+    wait_for(lambda: ttl_of(agent_token(run)) == 33, 5, "the changed policy counts")
+    assert chat_status(run, agent_token(run)) == 200
+    run.end()
+
+
+def ttl_of(token: str) -> int:
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return int(claims["exp"] - claims["iat"])
+
+
 @pytest.mark.parametrize("part", ["gateway", "issuer", "reconciler", "llm"])
 def test_the_death_of_any_part_ends_all_and_is_told(
     start: Start, runtime: str, tmp_path: Path, part: str, request: pytest.FixtureRequest
@@ -393,7 +422,7 @@ def test_an_end_takes_all_containers_and_leaves_the_users(
     assert agent_token(again)
 
 
-@pytest.mark.parametrize("words", ["Building images", "Starting.", " Network portero", "Started"])
+@pytest.mark.parametrize("words", ["Building images", " Network portero", "Started"])
 def test_ctrl_c_at_any_moment_of_the_start_leaves_no_container_p6(
     docker: Docker, tmp_path: Path, words: str
 ) -> None:
@@ -408,7 +437,7 @@ def test_ctrl_c_at_any_moment_of_the_start_leaves_no_container_p6(
     assert run.output().splitlines()[-2] == "portero: stopped"
 
 
-@pytest.mark.parametrize("part", ["llm", "gateway", "issuer", "reconciler"])
+@pytest.mark.parametrize("part", ["llm", "reconciler"])
 def test_ctrl_c_at_any_moment_of_the_start_leaves_no_process_p6(tmp_path: Path, part: str) -> None:
     with begun(tmp_path, {"RUNTIME": "local"}) as run:
         wait_for(lambda: read_text(tmp_path / "run" / f"{part}.pid"), READY_SECONDS, part)
@@ -417,14 +446,6 @@ def test_ctrl_c_at_any_moment_of_the_start_leaves_no_process_p6(tmp_path: Path, 
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert run.output().splitlines()[-2] == "portero: stopped"
-
-
-def test_with_an_llm_server_of_ones_own_the_bundled_one_is_not_there_p6(
-    start_containers: Start, docker: Docker, upstream: Upstream, tmp_path: Path
-) -> None:
-    run = start_containers(tmp_path, LLM_UPSTREAM=f"http://host.docker.internal:{upstream.port}")
-    assert container(docker, run, "gateway")
-    assert not container(docker, run, "llm")
 
 
 def test_what_a_killed_run_left_is_no_obstacle(

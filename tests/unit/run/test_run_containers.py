@@ -34,7 +34,7 @@ def command(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-# --- keys, users and roles ---
+# --- keys, users and the policy ---
 
 
 def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
@@ -42,7 +42,9 @@ def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
     assert set(map(len, containers.settings_of_parts({}, {}).values())) == {0}
 
 
-def test_keys_users_and_roles_are_read_by_value_and_by_file(plan: Plan, tmp_path: Path) -> None:
+def test_keys_users_and_certificates_are_read_by_value_and_by_file(
+    plan: Plan, tmp_path: Path
+) -> None:
     env = {
         "SECRET_KEY": KEY,
         "SYNC_KEY_FILE": private(tmp_path / "sync", KEY[::-1]),
@@ -108,9 +110,9 @@ def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() 
     assert [part for part, settings in told.items() if settings] == ["gateway"]
 
 
-def test_init_makes_demo_users_of_the_roles_that_are_given() -> None:
-    told = containers.settings_of_parts({"SECRET_KEY": KEY}, {"POLICY_FILE": "/etc/own.yaml"})
-    assert told["init"] == {"POLICY_FILE": "/policy/own.yaml"}
+def test_a_setting_that_is_no_more_is_refused_as_the_issuer_refuses_it_p6() -> None:
+    told = containers.settings_of_parts({}, {"ROLES_FILE": "/etc/roles.json"})
+    assert told["issuer"] == {"ROLES_FILE": "/etc/roles.json"}
 
 
 def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
@@ -364,20 +366,20 @@ class Recorder(Project):
         self.handed.append(json.dumps(given))
 
 
-def test_users_and_roles_are_handed_over_whenever_their_file_changes(
+def test_users_and_certificates_are_handed_over_whenever_their_file_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Recorder.handed.clear()
     path = Path(private(tmp_path / "users", "AGNR1=a"))
-    roles = Path(private(tmp_path / "roles", "{}"))
-    files = {"CREDENTIALS_FILE": path, "LLM_CA_FILE": roles}
+    trusted = Path(private(tmp_path / "ca", "{}"))
+    files = {"CREDENTIALS_FILE": path, "LLM_CA_FILE": trusted}
     look = containers.files_renewed(files, Recorder(tmp_path, {}))
     look()
     path.write_text("AGNR1=bb")
     look()
     look()
     path.unlink()
-    roles.write_text("{ }")
+    trusted.write_text("{ }")
     look()
     look()
     assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"LLM_CA_FILE": "{ }"}']
