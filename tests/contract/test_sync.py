@@ -599,7 +599,32 @@ def test_keys_that_are_sealed_with_another_key_or_were_changed_are_400(shared: A
             assert shared.send("POST", "/sync/keys", body).status == 400
 
 
+NAMES: list[tuple[Any, Any]] = [
+    *((None, 1), (1, 1), ([], 1), ("two\nlines", 1)),
+    *(("h", None), ("h", "1"), ("h", True), ("h", -1), ("h", 1.5), ("h", 2**53), ("h", 1e300)),
+]
+
+
+@pytest.mark.parametrize("push", [Asked.put_keys, Asked.put_policy])
+@pytest.mark.parametrize(("history", "serial"), NAMES)
+def test_what_is_not_named_by_a_line_and_a_whole_number_is_400(
+    shared: Asked, push: Callable[..., Answer], history: Any, serial: Any
+) -> None:
+    with unchanged(shared):
+        assert push(shared, serial, history).status == 400
+
+
 # The policy
+
+
+def test_a_policy_of_any_size_that_a_message_may_have_takes_the_place_of_any_other(
+    shared: Asked,
+) -> None:
+    history = secrets.token_hex(8)
+    for serial, kib in enumerate((4_000, 10, 2_000, 4_000, 3_000, 4_000)):
+        large = {**shipped_policy().compiled, "more": "x" * (kib * 1024)}
+        assert shared.put_policy(serial, history, large).state["policy"] == f"{history}:{serial}"
+    assert shared.put_policy(9, history).status == 200
 
 
 def test_an_older_policy_never_takes_the_place_of_a_newer_one(shared: Asked) -> None:
@@ -610,19 +635,24 @@ def test_an_older_policy_never_takes_the_place_of_a_newer_one(shared: Asked) -> 
     assert shared.put_policy(serial=2, history="another").state["policy"] == "another:2"
 
 
-@pytest.mark.parametrize("policy", [None, "text", 1, [], {"roles": {}}])
-def test_what_is_no_policy_is_refused_and_the_former_stays(shared: Asked, policy: Any) -> None:
-    mark = shared.put_policy(serial=6, history="q").state["policy"]
-    body = {"history": "q", "serial": 7, "policy": policy}
-    assert shared.send("POST", "/sync/policy", body).status == 400
-    assert shared.state()["policy"] == mark
+TABLES = ("roles", "users", "routes")
+WRONG_ROUTES: list[Any] = [None, 1, "text", {}]
+NO_POLICIES: list[Any] = [
+    *(None, "text", 1, True, [], {}),
+    *({name: None} for name in TABLES),
+    *({name: "text"} for name in TABLES),
+    *({"roles": {"agi": wrong}} for wrong in (None, 1, "text")),
+    *({"users": {"AGIATEST01": wrong}} for wrong in (None, 1, True)),
+    *({"routes": [wrong]} for wrong in WRONG_ROUTES),
+]
 
 
-@pytest.mark.parametrize(
-    ("history", "serial"), [(1, 1), ("h", "1"), ("h", -1), ("h", 1.5), ("h", None)]
-)
-def test_a_policy_without_a_good_name_is_refused(shared: Asked, history: Any, serial: Any) -> None:
-    assert shared.put_policy(history=history, serial=serial).status == 400
+@pytest.mark.parametrize("wrong", NO_POLICIES, ids=str)
+def test_what_is_no_policy_is_400_and_the_former_stays(shared: Asked, wrong: Any) -> None:
+    policy = {**shipped_policy().compiled, **wrong} if isinstance(wrong, dict) and wrong else wrong
+    body = {"history": "wrong", "serial": 7, "policy": policy}
+    with unchanged(shared):
+        assert shared.send("POST", "/sync/policy", body).status == 400
 
 
 # One that starts empty

@@ -291,9 +291,17 @@ def _is_name(history: Any, serial: Any) -> bool:
 
 def _is_policy(content: Any) -> bool:
     """Whether tables can be built of it."""
-    tables = ("roles", "users", "routes")
-    return isinstance(content, dict) and all(
-        isinstance(content.get(name), dict | list) for name in tables
+    if not isinstance(content, dict):
+        return False
+    roles, users, routes = (content.get(name) for name in ("roles", "users", "routes"))
+    return _holds_objects(roles) and _holds_objects(users) and _holds_objects(routes, least=1)
+
+
+def _holds_objects(held: Any, least: int = 0) -> bool:
+    """Whether it is a list or an object of objects that have so many members."""
+    values = held.values() if isinstance(held, dict) else held
+    return isinstance(held, dict | list) and all(
+        isinstance(value, dict) and len(value) >= least for value in values
     )
 
 
