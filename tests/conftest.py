@@ -15,22 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from issuer import config
 from issuer.keys.key_file import KeyFile
 from issuer.policy.roles import Roles
-from tests.support.fake_gateway import SYNC_KEY, TOMBSTONE, is_authentic, unseal
-from tests.support.fake_gateway import FakeGateway as GatewayModel
-from tests.support.listening import Listener, Message, Reply, listening
+from tests.support.fake_gateway import SYNC_KEY
 from tests.support.policies import shipped_policy
-
-__all__ = [
-    "SYNC_KEY",
-    "TOMBSTONE",
-    "GatewayModel",
-    "Listener",
-    "Message",
-    "Reply",
-    "is_authentic",
-    "listening",
-    "unseal",
-]
 
 SECRET_KEY = "secret-key-of-the-tests-0123456789-" + "abcdefghijklmnopqrstuvwxyz" * 2
 DEADLINE_SECONDS = 20.0

@@ -17,12 +17,12 @@ from issuer import config, tokens
 from issuer.keys import Key
 from issuer.keys.key_file import GONE, SIGNING, WAITING, Entry, KeyFile
 from issuer.tokens import Claims
-from tests.conftest import unseal
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert
 from tests.promises.test_network import _messages, another_gateway, behind_a_link
 from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
+from tests.support.fake_gateway import unseal
 from tests.support.forge import parts
 from tests.support.history import SERVED, Operation, check
 from tests.support.link import linked

@@ -27,7 +27,9 @@ from issuer.store.sqlite import SqliteSessions
 from issuer.sync import reconciler
 from issuer.sync.reconciler import Reconciler
 from issuer.users import credentials
-from tests.conftest import SECRET_KEY, SYNC_KEY, TOMBSTONE, GatewayModel, listening, wait_until
+from tests.conftest import SECRET_KEY, wait_until
+from tests.support.fake_gateway import SYNC_KEY, TOMBSTONE, FakeGateway
+from tests.support.listening import listening
 from tests.support.policies import write_policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -265,7 +267,7 @@ def test_revoke_revokes_what_it_is_told_in_the_store_and_at_the_gateway(
     arguments: list[str],
     left: set[str],
 ) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         monkeypatch.setenv("GATEWAY_URLS", listener.url)
         assert issuer_main.main(["revoke", *arguments]) == 0
@@ -340,10 +342,10 @@ def started(settings: dict[str, str]) -> None:
 
 
 @contextmanager
-def reconciling(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayModel]:
+def reconciling(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     """A gateway that listens, and a reconciler at work for it."""
     monkeypatch.setattr(reconciler, "PERIOD_SECONDS", 0.01)
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         monkeypatch.setenv("GATEWAY_URLS", listener.url)
         parts = assemble(config.read(os.environ), takes_policy=True)
@@ -448,7 +450,7 @@ def test_keys_add_is_a_fault_while_another_one_waits(
 def test_keys_retire_now_replaces_a_signing_key_and_tells_the_gateways_before_it_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         monkeypatch.setenv("GATEWAY_URLS", listener.url)
         assert issuer_main.main(["keys", "list"]) == 0

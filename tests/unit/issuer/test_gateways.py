@@ -29,16 +29,9 @@ from issuer.sync.gateways import (
     seal,
     signature,
 )
-from tests.conftest import (
-    SYNC_KEY,
-    GatewayModel,
-    Message,
-    Reply,
-    is_authentic,
-    listening,
-    unseal,
-    wait_until,
-)
+from tests.conftest import wait_until
+from tests.support.fake_gateway import SYNC_KEY, FakeGateway, is_authentic, unseal
+from tests.support.listening import Message, Reply, listening
 
 KEY = SYNC_KEY.encode()
 JTI = "A" * 22
@@ -54,7 +47,7 @@ def silence() -> Iterator[threading.Event]:
 
 
 def test_changes_are_sent_in_the_documented_form() -> None:
-    with listening(GatewayModel().answer) as listener:
+    with listening(FakeGateway().answer) as listener:
         ack = Gateway(listener.url, KEY).apply(CHANGES, epoch="e", position=7)
     (message,) = listener.messages
     assert (message.method, message.path) == ("POST", "/sync/apply")
@@ -69,7 +62,7 @@ def test_changes_are_sent_in_the_documented_form() -> None:
 
 
 def test_the_state_and_every_step_of_a_snapshot_are_sent_each_to_its_place() -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         gateway = Gateway(listener.url, KEY)
         acks = [
@@ -111,7 +104,7 @@ def test_the_mac_covers_method_path_time_and_body() -> None:
 
 
 def test_a_gateway_with_another_key_refuses_and_nothing_changes() -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         assert not Gateway(listener.url, b"another key").apply(CHANGES).ok
     assert not model.numbers
@@ -365,7 +358,7 @@ def test_a_bad_gateway_spoils_no_other(free_port: int, silence: threading.Event)
 
 
 def test_many_threads_may_push_through_one_client() -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         all_of_them = Gateways([listener.url], KEY)
         failed: list[Ack] = []
@@ -471,7 +464,7 @@ def test_the_keys_in_force_are_sent_with_the_name_of_their_list(key_file: KeyFil
     key_file.retire(gone.kid, True, 0)
     waiting = key_file.add("HS512", 0)
     known = key_file.read()
-    with listening(GatewayModel().answer) as listener:
+    with listening(FakeGateway().answer) as listener:
         ack = Gateway(listener.url, KEY).put_keys(known)
     (message,) = listener.messages
     content = json.loads(message.body)
@@ -489,7 +482,7 @@ def test_the_keys_in_force_are_sent_with_the_name_of_their_list(key_file: KeyFil
 @pytest.mark.parametrize("algorithm", keys.ALGORITHMS)
 def test_no_secret_crosses_the_wire_in_the_open(key_file: KeyFile, algorithm: str) -> None:
     entry = key_file.add(algorithm, 0)
-    with listening(GatewayModel().answer) as listener:
+    with listening(FakeGateway().answer) as listener:
         Gateway(listener.url, KEY).put_keys(key_file.read())
     (message,) = listener.messages
     for one in key_file.read().keyring():
@@ -504,7 +497,7 @@ def test_a_gateway_is_sent_public_keys_only_where_there_are_any(
     key_file: KeyFile, algorithm: str
 ) -> None:
     added = key_file.add(algorithm, 0)
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         Gateway(listener.url, KEY).put_keys(key_file.read())
     sent = model.keys[added.kid]
@@ -517,7 +510,7 @@ def test_a_gateway_is_sent_public_keys_only_where_there_are_any(
 def test_an_older_list_is_no_acknowledgement(key_file: KeyFile) -> None:
     older = key_file.read()
     key_file.add(None, 0)
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         gateway = Gateway(listener.url, KEY)
         assert gateway.put_keys(key_file.read()).ok
@@ -529,7 +522,7 @@ def test_an_older_list_is_no_acknowledgement(key_file: KeyFile) -> None:
 def test_every_gateway_is_told_the_keys_and_one_that_is_down_is_named(
     key_file: KeyFile, free_port: int
 ) -> None:
-    one, two = GatewayModel(), GatewayModel()
+    one, two = FakeGateway(), FakeGateway()
     down = f"http://127.0.0.1:{free_port}"
     with listening(one.answer) as first, listening(two.answer) as second:
         acks = Gateways([first.url, down, second.url], KEY).put_keys(key_file.read())

@@ -28,7 +28,9 @@ from issuer.keys.key_file import KeyFile
 from issuer.store import Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.web import responses
-from tests.conftest import SECRET_KEY, USERS, GatewayModel, Reply, listening, password
+from tests.conftest import SECRET_KEY, USERS, password
+from tests.support.fake_gateway import FakeGateway
+from tests.support.listening import Reply, listening
 from tests.support.policies import write_policy
 
 BASIC_DOORS = {
@@ -51,7 +53,7 @@ class House:
 
     app: Flask
     client: FlaskClient
-    gateway: GatewayModel
+    gateway: FakeGateway
     environ: dict[str, str]
 
     def log_in(
@@ -108,7 +110,7 @@ def code_of(answer: TestResponse) -> str:
 
 @pytest.fixture
 def house(environ: dict[str, str]) -> Iterator[House]:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         environ["GATEWAY_URLS"] = listener.url
         app = create_app(environ)
@@ -118,7 +120,7 @@ def house(environ: dict[str, str]) -> Iterator[House]:
 @contextmanager
 def issuing(environ: dict[str, str], **settings: str) -> Iterator[House]:
     """A house of other settings."""
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         changed = environ | settings | {"GATEWAY_URLS": listener.url}
         app = create_app(changed)
@@ -135,7 +137,7 @@ def keys_of(house: House) -> KeyFile:
 def lonely(environ: dict[str, str]) -> House:
     """An issuer whose gateway is down."""
     app = create_app(environ)
-    return House(app, app.test_client(use_cookies=False), GatewayModel(), environ)
+    return House(app, app.test_client(use_cookies=False), FakeGateway(), environ)
 
 
 @pytest.fixture
@@ -202,9 +204,9 @@ def test_a_person_gets_a_cookie_at_their_door(house: House, role: str, door: str
 
 
 def test_i4_only_the_switch_takes_secure_from_the_cookie(environ: dict[str, str]) -> None:
-    with listening(GatewayModel().answer) as listener:
+    with listening(FakeGateway().answer) as listener:
         app = create_app(environ | {"GATEWAY_URLS": listener.url, "COOKIE_SECURE": "false"})
-        house = House(app, app.test_client(use_cookies=False), GatewayModel(), environ)
+        house = House(app, app.test_client(use_cookies=False), FakeGateway(), environ)
         given = cookie_of(house.log_in("user"))
     assert not given["secure"]
     assert given["httponly"]
@@ -633,7 +635,7 @@ def test_without_a_gateway_a_login_is_503_and_leaves_no_active_token(lonely: Hou
 
 
 def test_over_the_capacity_a_login_is_503_and_nobody_is_put_out(environ: dict[str, str]) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(model.answer) as listener:
         app = create_app(environ | {"GATEWAY_URLS": listener.url, "TOKEN_CACHE_SIZE": "1"})
         house = House(app, app.test_client(use_cookies=False), model, environ)
@@ -710,7 +712,7 @@ def test_logout_sends_a_browser_to_the_login_page(house: House) -> None:
 
 
 def test_logout_says_202_while_a_gateway_has_not_acknowledged_it(environ: dict[str, str]) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(lambda message: Reply(500) if down else model.answer(message)) as listener:
         down = False
         app = create_app(environ | {"GATEWAY_URLS": listener.url})
@@ -942,7 +944,7 @@ def test_revoking_what_there_is_not_is_404(house: House, path: str) -> None:
 
 
 def test_a_revocation_that_a_gateway_has_not_acknowledged_is_202(environ: dict[str, str]) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     with listening(lambda message: Reply(500) if down else model.answer(message)) as listener:
         down = False
         app = create_app(environ | {"GATEWAY_URLS": listener.url})

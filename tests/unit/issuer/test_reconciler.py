@@ -26,7 +26,8 @@ from issuer.sync.gateways import APPLY, KEYS, POLICY, STATUS, Ack, Changes, Gate
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
 from issuer.users.credentials import CredentialsFile
-from tests.conftest import SECRET_KEY, SYNC_KEY, GatewayModel, wait_until
+from tests.conftest import SECRET_KEY, wait_until
+from tests.support.fake_gateway import SYNC_KEY, FakeGateway
 
 NOW = int(time.time())
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
@@ -40,7 +41,7 @@ class Killed(BaseException):
 class ModelGateway(Gateway):
     """A gateway without a network: its messages go straight to a model."""
 
-    def __init__(self, model: GatewayModel) -> None:
+    def __init__(self, model: FakeGateway) -> None:
         super().__init__("http://model", model.key.encode())
         self.model = model
         self.sent: list[str] = []
@@ -93,7 +94,7 @@ def store(tmp_path: Path) -> SqliteSessions:
 
 @pytest.fixture
 def gateway() -> ModelGateway:
-    return ModelGateway(GatewayModel())
+    return ModelGateway(FakeGateway())
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +225,7 @@ def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
 def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
     store: SqliteSessions,
 ) -> None:
-    gateway = ModelGateway(GatewayModel(now=lambda: time.time() - SKEW_SECONDS))
+    gateway = ModelGateway(FakeGateway(now=lambda: time.time() - SKEW_SECONDS))
     add(store, "1", ends=-SKEW_SECONDS - 1)
     add(store, "2")
     add(store, "3", ends=int(time.time()) - NOW - SKEW_SECONDS + 10)
@@ -279,7 +280,7 @@ def test_what_is_activated_while_a_snapshot_runs_is_active_at_its_end(
 def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
     store: SqliteSessions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = ModelGateway(GatewayModel(most=3))
+    gateway = ModelGateway(FakeGateway(most=3))
     add(store, "1", "2", "3", "4", "5")
     assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "part", "part"]
     assert gateway.model.least == 0
@@ -287,7 +288,7 @@ def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
 
 
 def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions) -> None:
-    gateway = ModelGateway(GatewayModel(most=2))
+    gateway = ModelGateway(FakeGateway(most=2))
     add(store, "1")
     refresh(store, gateway)
     add(store, "2", "3", "4", "5")
@@ -359,7 +360,7 @@ def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
     store = SqliteSessions(tmp_path_factory.mktemp("history") / "sessions.db")
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     for step, number in steps:
         if step == "add" and store.find(str(number).rjust(22, "A")) is None:
             add(store, str(number))
@@ -419,7 +420,7 @@ def log_in(store: SqliteSessions, credentials: CredentialsFile, name: str, subje
 def test_the_loop_keeps_every_gateway_equal(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     with running(store, people, all_roles, one, two) as credentials:
         for number in range(5):
             log_in(store, credentials, str(number), "USRSalice")
@@ -436,8 +437,8 @@ def test_a_gateway_whose_messages_fail_badly_holds_up_no_other(
         def state(self) -> Ack:
             raise RuntimeError("odd")
 
-    good = ModelGateway(GatewayModel())
-    with running(store, people, all_roles, Odd(GatewayModel()), good) as credentials:
+    good = ModelGateway(FakeGateway())
+    with running(store, people, all_roles, Odd(FakeGateway()), good) as credentials:
         log_in(store, credentials, "1", "USRSalice")
         wait_until(lambda: good.model.active() == truth(store) != set(), "the good one is equal")
         wait_until(lambda: caplog.text.count("unexpected") > 1, "the odd one is tried again")
@@ -453,7 +454,7 @@ def test_a_gateway_whose_messages_fail_badly_holds_up_no_other(
 def test_changed_credentials_revoke_the_live_tokens_of_that_user_alone(
     store: SqliteSessions, people: Path, all_roles: Roles, after: str
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway) as credentials:
         log_in(store, credentials, "1", "USRSalice")
         log_in(store, credentials, "2", "USRSalice")
@@ -468,7 +469,7 @@ def test_changed_credentials_revoke_the_live_tokens_of_that_user_alone(
 def test_a_faulty_credentials_file_revokes_nobody(
     store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway) as credentials:
         log_in(store, credentials, "1", "USRSalice")
         wait_until(lambda: len(gateway.model.active()) == 1, "it is active")
@@ -483,7 +484,7 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
     add(store, "1", ends=-2 * KEPT_SECONDS)
-    with running(store, people, all_roles, ModelGateway(GatewayModel())):
+    with running(store, people, all_roles, ModelGateway(FakeGateway())):
         wait_until(lambda: store.find("1".rjust(22, "A")) is None, "it is forgotten")
 
 
@@ -491,7 +492,7 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
 def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
     store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     credentials = CredentialsFile(people, lambda: all_roles, store.salt())
     gateways = ModelGateways(gateway)
     loop = Reconciler(
@@ -538,7 +539,7 @@ def test_a_gateway_gets_its_keys_before_any_token(
 def test_a_gateway_that_does_not_take_the_keys_gets_no_token(
     store: SqliteSessions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = ModelGateway(GatewayModel(key="another sync key, which opens nothing of this"))
+    gateway = ModelGateway(FakeGateway(key="another sync key, which opens nothing of this"))
     add(store, "1")
     gateway.key = SYNC_KEY.encode()
     assert refresh(store, gateway) == ["state", "keys"]
@@ -571,7 +572,7 @@ def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
 def test_a_waiting_key_signs_once_every_gateway_has_it(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     two.away = True
     with running(store, people, all_roles, one, two):
         added = keys_of(store).add(None, NOW)
@@ -587,7 +588,7 @@ def test_a_waiting_key_signs_once_every_gateway_has_it(
 def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    one, two = ModelGateway(GatewayModel()), ModelGateway(GatewayModel())
+    one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     with running(store, people, all_roles, one, two):
         wait_until(lambda: bool(one.model.keys and two.model.keys), "both have the first key")
         two.away = True
@@ -601,7 +602,7 @@ def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
 def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gateway(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     (old,) = kids(store)
     with running(store, people, all_roles, gateway, keys=of_short_tokens(store)):
         added = keys_of(store).add(None, NOW)
@@ -614,7 +615,7 @@ def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gate
 def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     keys_of(store).add(None, NOW)
     with running(store, people, all_roles, gateway):
         wait_until(lambda: states(store) == [VERIFYING, SIGNING], "it signs")
@@ -624,7 +625,7 @@ def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
 def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
     store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway):
         wait_until(lambda: bool(gateway.model.keys), "it has its key")
         before = dict(gateway.model.keys)
@@ -641,7 +642,7 @@ def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
 def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
     store: SqliteSessions, people: Path, all_roles: Roles
 ) -> None:
-    gateway = ModelGateway(GatewayModel())
+    gateway = ModelGateway(FakeGateway())
     path = people.with_name(config.KEY_FILE)
     with running(store, people, all_roles, gateway):
         wait_until(lambda: gateway.model.least > 0, "it is ready")

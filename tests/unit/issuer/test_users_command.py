@@ -20,7 +20,8 @@ from issuer.policy.roles import Roles
 from issuer.store import Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.users import credentials, credentials_file
-from tests.conftest import TOMBSTONE, GatewayModel, listening
+from tests.support.fake_gateway import TOMBSTONE, FakeGateway
+from tests.support.listening import listening
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = int(time.time())
@@ -46,7 +47,7 @@ def file(
     path.chmod(0o640)
     for name in ("SECRET_KEY_FILE", "SYNC_KEY_FILE", "POLICY_FILE", "JWT_ALGORITHM"):
         monkeypatch.delenv(name, raising=False)
-    with listening(GatewayModel().answer) as listener:
+    with listening(FakeGateway().answer) as listener:
         given = {"CREDENTIALS_FILE": str(path), "GATEWAY_URLS": listener.url}
         for name, value in (environ | given).items():
             monkeypatch.setenv(name, value)
@@ -159,7 +160,7 @@ def test_a_user_that_is_removed_has_no_line_and_no_token_anywhere(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = GatewayModel()
+    model = FakeGateway()
     (file.parent / "demo-logins").write_text("USRStwo=plain two\nADMNroot=plain-root\n")
     with listening(model.answer) as listener:
         monkeypatch.setenv("GATEWAY_URLS", listener.url)
