@@ -27,7 +27,7 @@ from pathlib import Path
 from run import local
 from run.commands import ROOT, RunError, ask, call, say, stop_signals
 from run.data_dir import data_dir_in_use
-from run.plan import Plan, clean_environment, port_faults, read_plan
+from run.plan import SHIPPED_POLICY, Plan, clean_environment, port_faults, read_plan
 from run.processes import (
     LAST_LINES,
     STOP_SECONDS,
@@ -372,7 +372,7 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
 
 def policy_file(env: Mapping[str, str]) -> Path:
     """The user's own, or the shipped one. Containers see the folder it is in."""
-    return Path(env.get("POLICY_FILE") or ROOT / "policy" / "policy.yaml")
+    return Path(env.get("POLICY_FILE", SHIPPED_POLICY))
 
 
 def policy_fault(path: Path) -> list[str]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from run.commands import RunError
+from run.commands import ROOT, RunError
 
 HOST = "127.0.0.1"
 DEFAULT_PORTS = {"GATEWAY_PORT": 8080, "INTERNAL_PORT": 8081, "ISSUER_PORT": 9000}
 DEFAULT_DATA_DIR = "var"
+SHIPPED_POLICY = ROOT / "policy" / "policy.yaml"
 #: Settings that hold a path. The user's are relative to where make ran; the parts run elsewhere.
 PATH_SETTINGS = (
     "CREDENTIALS_FILE",

@@ -17,7 +17,7 @@ from pathlib import Path
 from run import llm_servers
 from run.commands import ROOT, TICK_SECONDS, RunError, read_text, say
 from run.llm_servers import Found, Question
-from run.plan import DEFAULT_DATA_DIR, HOST, Plan
+from run.plan import DEFAULT_DATA_DIR, HOST, SHIPPED_POLICY, Plan
 from run.processes import Child, check_alive
 
 READY_SECONDS = 60
@@ -203,7 +203,8 @@ def to_ask(env: Mapping[str, str]) -> Question:
     path = env.get("LLM_API_KEY_FILE")
     key = read_key(Path(path)) if path else env.get("LLM_API_KEY", "")
     trusted = read_text(Path(env["LLM_CA_FILE"])) if "LLM_CA_FILE" in env else ""
-    return Question(urls, key, trusted, marks(ROOT / "policy" / "servers"))
+    policies = (SHIPPED_POLICY, Path(env.get("POLICY_FILE", SHIPPED_POLICY)))
+    return Question(urls, key, trusted, marks(*(one.parent / "servers" for one in policies)))
 
 
 def read_key(path: Path) -> str:
@@ -214,9 +215,10 @@ def read_key(path: Path) -> str:
         return ""
 
 
-def marks(folder: Path) -> tuple[tuple[str, str, str], ...]:
-    """What each kind of LLM server is known by, as its file says."""
-    found = ((path.stem, MARK.search(read_text(path))) for path in sorted(folder.glob("*.yaml")))
+def marks(*folders: Path) -> tuple[tuple[str, str, str], ...]:
+    """What each kind of LLM server is known by, as its file says; the last one of a name counts."""
+    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    found = ((kind, MARK.search(read_text(path))) for kind, path in files.items())
     return tuple((kind, mark[1], mark[2]) for kind, mark in found if mark)
 
 

@@ -152,6 +152,20 @@ def test_a_kind_says_in_its_file_what_it_is_known_by_p6(tmp_path: Path) -> None:
     assert ready.marks(tmp_path / "none") == ()
 
 
+def test_a_kind_of_ones_own_beside_the_policy_is_known_too_and_has_the_place_of_a_shipped_one_p6(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "servers").mkdir()
+    for kind in ("tabby", "vllm"):
+        mark = f"recognized_by: {{path: /, text: 'I am {kind}'}}\n"
+        (tmp_path / "servers" / f"{kind}.yaml").write_text(mark)
+    env = {"LLM_UPSTREAM": "http://a", "POLICY_FILE": str(tmp_path / "policy.yaml")}
+    asked = {kind: (path, text) for kind, path, text in ready.to_ask(env).marks}
+    assert asked["tabby"] == ("/", "I am tabby")
+    assert asked["vllm"] == ("/", "I am vllm")
+    assert asked["ollama"] == ("/", "Ollama is running")
+
+
 def test_every_kind_that_is_shipped_says_what_it_is_known_by_p6() -> None:
     files = sorted((ROOT / "policy" / "servers").glob("*.yaml"))
     assert [(kind, {"path": path, "text": text}) for kind, path, text in MARKS] == [
