@@ -13,16 +13,19 @@ from issuer import config, web
 from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.keys.key_file import KeyFile
+from issuer.repeated import repeat
 from issuer.store import SessionStore
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
-from issuer.users.credentials import CredentialsFile, Doorkeeper
-from issuer.watched_file import keep_looking
+from issuer.users.credentials import Doorkeeper
+from issuer.users.credentials_in_force import CredentialsInForce
 
 #: Logins that may wait for their turn; more would answer too late to be of use.
 LOGINS_WAITING = 16
+#: How often a process looks at its files by itself.
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,16 @@ class Parts:
 
     settings: Settings
     keys: KeyFile
-    credentials: CredentialsFile
+    credentials: CredentialsInForce
     gateways: Gateways
     policy: PolicyInForce
     active: ActiveTokens
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
-        keep_looking([self.policy.look, self.credentials.in_force], threading.Event())
+        for look in (self.policy.look, self.credentials.in_force):
+            words = (look, LOOK_SECONDS, threading.Event())
+            threading.Thread(target=repeat, args=words, name="looking", daemon=True).start()
 
 
 def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
@@ -60,7 +65,7 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
     return Parts(
         settings=settings,
         keys=keys,
-        credentials=CredentialsFile(
+        credentials=CredentialsInForce(
             settings.credentials_file,
             policy.roles,
             store.salt(),

@@ -17,7 +17,8 @@ from issuer.policy.roles import Roles
 from issuer.store import Selection, Session
 from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.tokens import Claims
-from issuer.users.credentials import CredentialsFile, Doorkeeper
+from issuer.users.credentials import Doorkeeper
+from issuer.users.credentials_in_force import CredentialsInForce
 
 log = logging.getLogger("portero.authority")
 
@@ -49,7 +50,7 @@ class Authority:
         self,
         roles: Callable[[], Roles],
         keys: KeyFile,
-        credentials: CredentialsFile,
+        credentials: CredentialsInForce,
         doorkeeper: Doorkeeper,
         active: ActiveTokens,
         clock: Clock = time.time,

@@ -29,6 +29,11 @@ class Faults(PorteroError):
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Faults) and self.faults == other.faults
+
+    __hash__ = PorteroError.__hash__
+
 
 class TooManyTokens(PorteroError):
     """One user must not fill the set for all; when the first expires there is room again."""

@@ -3,11 +3,28 @@ or the one after. It must never leave a half-written file behind, nor one that o
 sooner than they may.
 """
 
+import fcntl
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-PRIVATE = 0o600
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process and thread at a time, from reading a file to replacing it. Raises `OSError`.
+
+    The lock is on the folder: the file itself is another one after each change.
+    """
+    handle = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def replace(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
@@ -15,8 +32,7 @@ def replace(path: Path, content: bytes, like: os.stat_result | None = None) -> N
 
     Durable when it returns. Raises `OSError`, and then the file is what it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if like is not None:
@@ -26,7 +42,7 @@ def replace(path: Path, content: bytes, like: os.stat_result | None = None) -> N
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        os.unlink(temporary)
         raise
 
 

@@ -34,7 +34,7 @@ logging.basicConfig(
 
 
 #: Private directories that the workers share and the master makes and removes: the metrics, which
-#: are summed over the processes, and the last good text of the files that are watched.
+#: are summed over the processes, and the last good text of the credentials file.
 SHARED = {
     "PROMETHEUS_MULTIPROC_DIR": "portero-metrics-",
     "PORTERO_LAST_GOOD_DIR": "portero-last-good-",

@@ -9,7 +9,7 @@ from issuer import config
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.store.sqlite import SqliteSessions
-from issuer.users.credentials import CredentialsFile
+from issuer.users import credentials, credentials_file
 
 T = TypeVar("T")
 
@@ -54,8 +54,7 @@ def _count_users() -> int:
     path = config.credentials_file()
     if path is None:
         return 0
-    roles = config.read_roles()
-    return len(CredentialsFile(path, lambda: roles, salt=b"").in_force())
+    return len(credentials.parse(credentials_file.read(path), config.read_roles(), salt=b""))
 
 
 def _tell(faults: Sequence[str]) -> None:

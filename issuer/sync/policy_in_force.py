@@ -77,7 +77,7 @@ class PolicyInForce:
         self.in_force()
         with self._lock:
             before, self._seen = self._seen, self._read()
-            if _is_same(self._seen, before) and not _is_same(self._seen, self._judged):
+            if self._seen == before and self._seen != self._judged:
                 self._judge(self._seen)
 
     def _read(self) -> Sources | Faults:
@@ -135,7 +135,7 @@ class PolicyInForce:
         """Make it durable; None where the files have changed again."""
         assert isinstance(sources, Sources)
         return self._store.put_policy(
-            sources.to_json(), _text(found), still=lambda: _is_same(self._read(), sources)
+            sources.to_json(), _text(found), still=lambda: self._read() == sources
         )
 
     def _follow(self) -> None:
@@ -162,13 +162,6 @@ class PolicyInForce:
 
 def _text(found: Policy) -> str:
     return json.dumps(found.compiled, separators=(",", ":"), sort_keys=True)
-
-
-def _is_same(one: Sources | Faults, other: Sources | Faults) -> bool:
-    """Faults are alike where they say the same."""
-    if isinstance(one, Faults) and isinstance(other, Faults):
-        return one.faults == other.faults
-    return one == other
 
 
 def _tell(faulty: Faults) -> None:

@@ -9,17 +9,17 @@ at any moment. It must never send what the store has not made durable.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from issuer.errors import PorteroError
 from issuer.keys.key_file import VERIFYING, WAITING, KeyFile
+from issuer.repeated import repeat
 from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Entry, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
-from issuer.users.credentials import CredentialsFile
+from issuer.users.credentials_in_force import CredentialsInForce
 
 log = logging.getLogger("portero.reconciler")
 
@@ -37,7 +37,7 @@ class Reconciler:
         self,
         tokens: ActiveTokens,
         gateways: Gateways,
-        credentials: CredentialsFile,
+        credentials: CredentialsInForce,
         keys: KeyFile,
         policy: PolicyInForce,
     ) -> None:
@@ -53,23 +53,11 @@ class Reconciler:
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
         self._keys.prepare(int(time.time()))
-        with ThreadPoolExecutor(len(self._projections) + 2) as pool:
-            pool.submit(self._repeat, stop, self._policy.look)
-            for projection in self._projections:
-                pool.submit(self._repeat, stop, projection.refresh)
-            pool.submit(self._repeat, stop, self._tidy)
+        works = [self._policy.look, self._tidy, *(one.refresh for one in self._projections)]
+        with ThreadPoolExecutor(len(works)) as pool:
+            for work in works:
+                pool.submit(repeat, work, PERIOD_SECONDS, stop)
             stop.wait()
-
-    def _repeat(self, stop: threading.Event, work: Callable[[], None]) -> None:
-        while not stop.is_set():
-            began = time.monotonic()
-            try:
-                work()
-            except PorteroError as error:
-                log.error("%s; trying again", error)
-            except Exception:
-                log.exception("unexpected; trying again")
-            stop.wait(max(0.0, began + PERIOD_SECONDS - time.monotonic()))
 
     def _tidy(self) -> None:
         now = int(time.time())

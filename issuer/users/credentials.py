@@ -1,9 +1,8 @@
-"""The credentials file: who may log in, checked by bcrypt, re-read when it changes.
+"""Who may log in, as a credentials file says it, checked by bcrypt.
 
 `python -m issuer.credentials --generate 5` makes one; how a line is written is the matter of
-`issuer/users/credential_lines.py`. A faulty file is refused whole: the set in
-force stays in force, and every fault is told with its line. It must never put a secret, or a part
-of one, into a message.
+`issuer/users/credential_lines.py`. A faulty file is refused whole, and every fault is told with its
+line. It must never put a secret, or a part of one, into a message.
 """
 
 import functools
@@ -24,7 +23,6 @@ from issuer.policy.roles import Roles
 from issuer.users import credential_lines
 from issuer.users.credential_lines import COSTS as COSTS
 from issuer.users.credential_lines import MAX_SECRET_BYTES, Line
-from issuer.watched_file import Watched
 
 log = logging.getLogger("portero.credentials")
 
@@ -138,29 +136,6 @@ def _name_faults(
         return [f"{username} is there twice"]
     known = roles is None or roles.of(username) is not None
     return [] if known else ["what the username begins with is no role's code"]
-
-
-class CredentialsFile(Watched[Credentials]):
-    """The file, watched: a text is judged by the roles in force, so other roles judge it again.
-
-    What was good once stays so where a role has gone since: its users have no way in anyway.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        roles: Callable[[], Roles | None],
-        salt: bytes,
-        directory: Path | None = None,
-    ) -> None:
-        super().__init__(
-            path,
-            "credentials",
-            lambda text: parse(text, roles(), salt),
-            directory=directory,
-            again=lambda text: parse(text, None, salt, lambda _: None),
-            beside=roles,
-        )
 
 
 class Doorkeeper:

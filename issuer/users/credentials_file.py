@@ -5,10 +5,8 @@ before or the one after. A text that its reader would refuse is never written. I
 or tell a secret: what comes in is a hash.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +93,7 @@ def _places(text: str, name: str) -> list[int]:
 
 
 def _judge(text: str, roles: Roles) -> None:
-    credentials.parse(text.replace("\r\n", "\n"), roles, b"", lambda _: None)
+    credentials.parse(text, roles, b"", lambda _: None)
 
 
 # The file.
@@ -106,29 +104,30 @@ def read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise Faults([f"CREDENTIALS_FILE: cannot read {path}: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise Faults([f"CREDENTIALS_FILE: {path} is not UTF-8; save it as UTF-8"]) from None
+        reason = error.strerror
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        reason = f"it is not UTF-8 (line {line}); save it as UTF-8"
+    raise Faults([f"credentials: cannot read {path}: {reason}"])
 
 
 def edit(path: Path, roles: Roles, change: Edit) -> None:
     """Change the text, one process at a time. Raises `Faults`, and then nothing was changed."""
     target = path.resolve()
-    with _locked(target):
-        text = read(target)
-        new = change(text)
-        try:
-            _judge(new, roles)
-        except Faults as found:
-            raise Faults(
-                ["nothing is changed, as the file would have faults", *found.faults]
-            ) from None
-        try:
+    try:
+        with files.locked(target):
+            new = change(read(target))
+            _judge_new(new, roles)
             files.replace(target, new.encode(), target.stat())
-        except OSError as error:
-            raise Faults(
-                [f"nothing is changed: {path} cannot be written: {error.strerror}"]
-            ) from None
+    except OSError as error:
+        raise Faults([f"nothing is changed: {path} cannot be written: {error.strerror}"]) from None
+
+
+def _judge_new(text: str, roles: Roles) -> None:
+    try:
+        _judge(text, roles)
+    except Faults as found:
+        raise Faults(["nothing is changed, as the file would have faults", *found.faults]) from None
 
 
 def forget_demo_login(path: Path, name: str) -> None:
@@ -136,20 +135,5 @@ def forget_demo_login(path: Path, name: str) -> None:
     longer goes.
     """
     beside = path.resolve().with_name(DEMO_LOGINS)
-    with _locked(beside), suppress(Faults, OSError):
+    with suppress(Faults, OSError), files.locked(beside):
         files.replace(beside, removed(read(beside), name).encode(), beside.stat())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """The lock is on the folder: the file itself is another one after each change."""
-    try:
-        handle = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Faults([f"CREDENTIALS_FILE: cannot read {path}: {error.strerror}"]) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-        os.fsync(handle)
-    finally:
-        os.close(handle)

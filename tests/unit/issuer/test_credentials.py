@@ -12,7 +12,8 @@ import pytest
 from issuer.errors import Faults, TooManyLogins
 from issuer.policy.roles import Roles
 from issuer.users import credentials
-from issuer.users.credentials import Credentials, CredentialsFile, Doorkeeper
+from issuer.users.credentials import Credentials, Doorkeeper
+from issuer.users.credentials_in_force import CredentialsInForce
 from tests.conftest import wait_until
 
 SALT = b"a salt of the tests"
@@ -216,7 +217,7 @@ def test_no_secret_shows_in_a_repr(read: Callable[[str], Credentials]) -> None:
 def test_the_file_is_read_again_when_it_changed(all_roles: Roles, tmp_path: Path) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, lambda: all_roles, SALT)
+    watched = CredentialsInForce(path, lambda: all_roles, SALT)
     first = watched.in_force()
     assert watched.in_force() is first
     path.write_text(f"USRSbob={HASH}\nUSRScarol={HASH}\n")
@@ -230,7 +231,7 @@ def test_a_file_of_the_same_size_put_in_its_place_is_noticed(
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
     before = path.stat()
-    watched = CredentialsFile(path, lambda: all_roles, SALT)
+    watched = CredentialsInForce(path, lambda: all_roles, SALT)
     (tmp_path / "new").write_text(f"USRSalice={OTHER_HASH}\n")
     os.utime(tmp_path / "new", ns=(before.st_atime_ns, before.st_mtime_ns))
     os.replace(tmp_path / "new", path)
@@ -258,7 +259,7 @@ def test_p3_a_faulty_file_leaves_the_former_set_in_force(
 ) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, lambda: all_roles, SALT)
+    watched = CredentialsInForce(path, lambda: all_roles, SALT)
     spoil(path)
     with caplog.at_level(logging.ERROR):
         assert watched.in_force().check("USRSalice", SECRET)
@@ -270,7 +271,7 @@ def test_p3_a_faulty_file_leaves_the_former_set_in_force(
 def test_a_repaired_file_comes_into_force(all_roles: Roles, tmp_path: Path) -> None:
     path = tmp_path / "credentials.env"
     path.write_text(f"USRSalice={HASH}\n")
-    watched = CredentialsFile(path, lambda: all_roles, SALT)
+    watched = CredentialsInForce(path, lambda: all_roles, SALT)
     path.unlink()
     assert len(watched.in_force()) == 1
     path.write_text(f"USRSalice={HASH}\nUSRSbob={HASH}\n")
@@ -285,7 +286,7 @@ def test_a_start_with_a_faulty_file_is_refused(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(Faults, match="credentials"):
-        CredentialsFile(path, lambda: all_roles, SALT)
+        CredentialsInForce(path, lambda: all_roles, SALT)
 
 
 def test_p6_no_more_than_so_many_are_hashed_at_once_and_no_more_than_so_many_wait(
@@ -350,7 +351,7 @@ def test_a_carriage_return_within_a_line_of_the_file_is_named_c1(
     path = tmp_path / "credentials.env"
     path.write_bytes(b"USRSalice=one\rUSRSbob=two\r\n")
     with pytest.raises(Faults, match=r"line 1: U\+000D CARRIAGE RETURN at column 14, in the sec"):
-        CredentialsFile(path, lambda: all_roles, SALT)
+        CredentialsInForce(path, lambda: all_roles, SALT)
 
 
 @pytest.mark.parametrize(
@@ -366,16 +367,16 @@ def test_a_file_of_another_encoding_is_a_fault_with_its_line_c1(
     path = tmp_path / "credentials.env"
     path.write_bytes(content)
     with pytest.raises(Faults, match=rf"it is not UTF-8 \(line {line}\); save it as UTF-8"):
-        CredentialsFile(path, lambda: all_roles, SALT)
+        CredentialsInForce(path, lambda: all_roles, SALT)
 
 
 def test_a_file_of_windows_is_read_kept_and_read_again_c1(all_roles: Roles, tmp_path: Path) -> None:
     path, kept = tmp_path / "credentials.env", tmp_path / "kept"
     kept.mkdir()
     path.write_bytes(f"\ufeffUSRSalice='{HASH}'\r\n".encode())
-    CredentialsFile(path, lambda: all_roles, SALT, directory=kept)
+    CredentialsInForce(path, lambda: all_roles, SALT, directory=kept)
     path.write_text("USRSalice=$2b$")
-    again = CredentialsFile(path, lambda: all_roles, SALT, directory=kept)
+    again = CredentialsInForce(path, lambda: all_roles, SALT, directory=kept)
     assert again.in_force().check("USRSalice", SECRET)
 
 

@@ -25,7 +25,7 @@ from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import APPLY, KEYS, POLICY, STATUS, Ack, Changes, Gateway, Gateways
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
-from issuer.users.credentials import CredentialsFile
+from issuer.users.credentials_in_force import CredentialsInForce
 from tests.conftest import SECRET_KEY, wait_until
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway
 
@@ -387,10 +387,10 @@ def running(
     all_roles: Roles,
     *each: ModelGateway,
     keys: KeyFile | None = None,
-) -> Iterator[CredentialsFile]:
+) -> Iterator[CredentialsInForce]:
     """A reconciler at work."""
     gateways = ModelGateways(*each)
-    credentials = CredentialsFile(path, lambda: all_roles, store.salt())
+    credentials = CredentialsInForce(path, lambda: all_roles, store.salt())
     active = ActiveTokens(store, gateways, 1000)
     loop = Reconciler(active, gateways, credentials, keys or keys_of(store), policy_of(store))
     stop = threading.Event()
@@ -411,7 +411,7 @@ def people(tmp_path: Path) -> Path:
     return path
 
 
-def log_in(store: SqliteSessions, credentials: CredentialsFile, name: str, subject: str) -> None:
+def log_in(store: SqliteSessions, credentials: CredentialsInForce, name: str, subject: str) -> None:
     fingerprint = credentials.in_force().fingerprint(subject) or ""
     session = Session(name.rjust(22, "A"), subject, "user", NOW, NOW + 9_000, fingerprint)
     store.add(session, 1000, NOW)
@@ -493,7 +493,7 @@ def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
     store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
 ) -> None:
     gateway = ModelGateway(FakeGateway())
-    credentials = CredentialsFile(people, lambda: all_roles, store.salt())
+    credentials = CredentialsInForce(people, lambda: all_roles, store.salt())
     gateways = ModelGateways(gateway)
     loop = Reconciler(
         ActiveTokens(store, gateways, 1000),

@@ -1,0 +1,141 @@
+"""The credentials in force: what the file last said without a fault, judged by the roles in force.
+
+A faulty text is refused whole and told; what was in force stays. Every good text is also kept in a
+directory that the processes of a listener share, so that one that begins while the file is faulty
+begins with what the others have in force. Reading, judging and keeping are under one lock over all
+processes, so an older text, which may name a user who was removed since, is never kept after a
+newer one. It must never log a part of a text.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from issuer import files
+from issuer.errors import Faults
+from issuer.policy.roles import Roles
+from issuer.users import credentials, credentials_file
+from issuer.users.credentials import Credentials
+
+log = logging.getLogger("portero.credentials")
+
+
+class LastGood:
+    """The last good text, private, in a directory that someone else makes and removes. Without one
+    nothing is kept.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = directory / "credentials" if directory else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time, from reading the file to keeping its text."""
+        with ExitStack() as held:
+            try:
+                if self._path:
+                    held.enter_context(files.locked(self._path))
+            except OSError as error:
+                log.error("cannot lock the last good credentials: %s", error.strerror)
+            yield
+
+    def text(self) -> str | None:
+        """What was kept, or None."""
+        try:
+            return self._path.read_bytes().decode() if self._path else None
+        except OSError:
+            return None
+
+    def keep(self, text: str) -> None:
+        """Put this text in the place of the one before, whole or not at all."""
+        if self._path is None:
+            return
+        try:
+            files.replace(self._path, text.encode())
+        except OSError as error:
+            log.error("cannot keep the last good credentials: %s", error.strerror)
+            self._forget()
+
+    def _forget(self) -> None:
+        """No text at all is safer than one that may name a user who was removed since."""
+        assert self._path is not None
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("cannot remove %s: %s", self._path, error.strerror)
+
+
+class CredentialsInForce:
+    """The file, watched; safe for threads.
+
+    Raises `Faults` when made from a faulty file, unless a last good text is kept; afterwards faults
+    are only logged. What was good once stays so where a role has gone since: its users have no way
+    in anyway.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        roles: Callable[[], Roles],
+        salt: bytes,
+        directory: Path | None = None,
+    ) -> None:
+        self._path = path
+        self._roles = roles
+        self._salt = salt
+        self._last_good = LastGood(directory)
+        self._lock = threading.Lock()
+        self._in_force = self._begin()
+
+    def in_force(self) -> Credentials:
+        """What is in force, judged anew if file or roles are others than at the last call."""
+        with self._lock:
+            if self._look() != self._judged:
+                self._judge_again()
+            return self._in_force
+
+    def _begin(self) -> Credentials:
+        with self._last_good.locked():
+            self._judged = self._look()
+            try:
+                return self._judge(*self._judged)
+            except Faults as found:
+                text = self._last_good.text()
+                if text is None:
+                    raise
+                _tell(found)
+                return credentials.parse(text, None, self._salt, lambda _: None)
+
+    def _judge_again(self) -> None:
+        with self._last_good.locked():
+            state = self._look()
+            if self._look() != state:  # it is being written
+                return
+            self._judged = state
+            try:
+                self._in_force = self._judge(*state)
+            except Faults as found:
+                _tell(found)
+                return
+        log.warning("credentials: read again, and in force")
+
+    def _judge(self, text: str | Faults, roles: Roles) -> Credentials:
+        if isinstance(text, Faults):
+            raise text
+        found = credentials.parse(text, roles, self._salt)
+        self._last_good.keep(text)
+        return found
+
+    def _look(self) -> tuple[str | Faults, Roles]:
+        """All that decides what is in force."""
+        try:
+            return credentials_file.read(self._path), self._roles()
+        except Faults as found:
+            return found, self._roles()
+
+
+def _tell(found: Faults) -> None:
+    for fault in found.faults:
+        log.error("%s; the former version stays in force", fault)
