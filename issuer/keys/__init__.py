@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -132,7 +133,7 @@ def _private_key(algorithm: str, private: PrivateKey) -> Key:
     der = public.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return Key(thumbprint(_jwk(public)), algorithm, signing=private, verifying=der)
+    return Key(thumbprint(_jwk(algorithm, public)), algorithm, signing=private, verifying=der)
 
 
 def weaknesses(secret: bytes) -> list[str]:
@@ -178,20 +179,10 @@ def _text(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _number(value: int, length: int | None = None) -> str:
-    return _text(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
-
-
-def _jwk(public: Any) -> dict[str, str]:
+def _jwk(algorithm: str, public: Any) -> dict[str, str]:
     """The required members of a public key's JWK (RFC 7518 §6, RFC 8037 §2)."""
-    if isinstance(public, rsa.RSAPublicKey):
-        numbers = public.public_numbers()
-        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
-    if isinstance(public, ec.EllipticCurvePublicKey):
-        point = public.public_numbers()
-        return {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
-    raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return {"kty": "OKP", "crv": "Ed25519", "x": _text(raw)}
+    members = jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True)
+    return {name: str(members[name]) for name in members if name != "key_ops"}
 
 
 def thumbprint(jwk: dict[str, str]) -> str:
@@ -203,7 +194,7 @@ def thumbprint(jwk: dict[str, str]) -> str:
 def public_jwk(key: Key) -> dict[str, str]:
     """A public key for a JWK set (RFC 7517 §4)."""
     return {
-        **_jwk(key.signing.public_key()),
+        **_jwk(key.algorithm, key.signing.public_key()),
         "kid": key.kid,
         "alg": key.algorithm,
         "use": "sig",

@@ -7,7 +7,6 @@ printed, and a `kid` that is gone never comes back.
 """
 
 import base64
-import fcntl
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from issuer import keys
+from issuer import files, keys
 from issuer.errors import Faults, StoreUnavailable
 from issuer.keys import Key, Keyring
 
@@ -63,6 +62,10 @@ class KeyList:
         """The entry of a `kid`, gone ones too."""
         return next((entry for entry in self.entries if entry.kid == kid), None)
 
+    def over(self, now: int) -> list[str]:
+        """The `kid` of each key whose last token has ended."""
+        return [one.kid for one in self.entries if one.state == VERIFYING and one.until <= now]
+
     def keyring(self) -> Keyring:
         """The keys in force, for minting and verifying."""
         signing = [entry.kid for entry in self.entries if entry.state == SIGNING]
@@ -92,17 +95,17 @@ class KeyFile:
         """
         given = self._given_key()
         configured = f"{self._algorithm}:{given.kid if given else ''}"
-        with self._changing() as change:
-            known = change.list
+        with self._changing() as known:
             signs = any(entry.state == SIGNING for entry in known.entries)
             if signs and known.configured == configured:
                 return
             if given is not None and known.find(given.kid) is None:
-                change.to(_replaced(known, given, now), configured)
+                self._put(known, _replaced(known, given, now), configured)
             elif signs and known.configured.startswith(f"{self._algorithm}:"):
-                change.to(known.entries, configured)
+                self._put(known, known.entries, configured)
             else:
-                change.to(_replaced(known, keys.new_key(self._algorithm), now), configured)
+                made = keys.new_key(self._algorithm)
+                self._put(known, _replaced(known, made, now), configured)
 
     def keyring(self) -> Keyring:
         """The keys in force, re-read if the file has changed. Raises `StoreUnavailable`.
@@ -135,32 +138,27 @@ class KeyFile:
 
     def add(self, algorithm: str | None, now: int) -> Entry:
         """A new key that waits for the gateways. Raises `Faults` while another one waits."""
-        with self._changing() as change:
-            if any(entry.state == WAITING for entry in change.list.entries):
+        with self._changing() as known:
+            if any(entry.state == WAITING for entry in known.entries):
                 raise Faults(["a new key is waiting for the gateways already"])
             entry = _entry(keys.new_key(algorithm or self._algorithm), WAITING, now)
-            change.to([*change.list.entries, entry])
+            self._put(known, [*known.entries, entry])
             return entry
 
     def promote(self, kid: str, now: int) -> None:
         """The waiting key signs from now on; the one before verifies what it has signed."""
         until = now + self._longest_life_seconds()
-        with self._changing() as change:
-            found = change.list.find(kid)
-            if found is None or found.state != WAITING:
-                return
-            change.to(_promoted(change.list.entries, kid, until))
+        with self._changing() as known:
+            found = known.find(kid)
+            if found is not None and found.state == WAITING:
+                self._put(known, _promoted(known.entries, kid, until))
 
     def expire(self, now: int) -> bool:
         """Drop keys whose last token has ended; answers whether there were any."""
-        with self._changing() as change:
-            over = [
-                entry.kid
-                for entry in change.list.entries
-                if entry.state == VERIFYING and entry.until <= now
-            ]
+        with self._changing() as known:
+            over = known.over(now)
             if over:
-                change.to(_without(change.list.entries, over))
+                self._put(known, _without(known.entries, over))
             return bool(over)
 
     def retire(self, kid: str, at_once: bool, now: int) -> None:
@@ -168,17 +166,17 @@ class KeyFile:
 
         Raises `Faults` for an unknown key, or for a signing one that shall go in its time.
         """
-        with self._changing() as change:
-            entry = change.list.find(kid)
+        with self._changing() as known:
+            entry = known.find(kid)
             if entry is None or entry.state == GONE:
                 raise Faults([f"{kid} is no key in force"])
             if not at_once:
-                change.to(self._retiring(change.list.entries, entry, now))
+                self._put(known, self._retiring(known.entries, entry, now))
                 return
-            entries = _without(change.list.entries, [kid])
+            entries = _without(known.entries, [kid])
             if entry.state == SIGNING:
                 entries = _succeeded(entries, _entry(keys.new_key(entry.algorithm), SIGNING, now))
-            change.to(entries)
+            self._put(known, entries)
 
     def _retiring(self, entries: Sequence[Entry], entry: Entry, now: int) -> Sequence[Entry]:
         """A verifying key never gets more time than it had; one that never signed needs none."""
@@ -203,53 +201,24 @@ class KeyFile:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     @contextmanager
-    def _changing(self) -> Iterator["_Change"]:
-        """One change at a time, over all processes."""
-        lock = self._path.with_name(f".{self._path.name}.lock")
+    def _changing(self) -> Iterator[KeyList]:
+        """The list; one change of it at a time, over all processes."""
         try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreUnavailable(f"key file: {lock}: {error.strerror}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield _Change(self._read_or_begin(), self._write)
-        finally:
-            os.close(handle)
-
-    def _read_or_begin(self) -> KeyList:
-        if not self._path.exists():
-            return KeyList(secrets.token_hex(8), 0, ())
-        return self.read()
-
-    def _write(self, changed: KeyList) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "w") as file:
-                json.dump(asdict(changed), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            with files.locked(self._path):
+                is_there = self._path.exists()
+                yield self.read() if is_there else KeyList(secrets.token_hex(8), 0, ())
         except OSError as error:
             raise StoreUnavailable(f"key file: {self._path}: {error.strerror}") from error
 
-
-class _Change:
-    """The list within a lock, and the way to replace it."""
-
-    def __init__(self, known: KeyList, write: Callable[[KeyList], None]) -> None:
-        self.list = known
-        self._write = write
-
-    def to(self, entries: Sequence[Entry], configured: str | None = None) -> None:
-        """Write another list."""
+    def _put(self, known: KeyList, entries: Sequence[Entry], configured: str | None = None) -> None:
+        """Other keys in the place of those that are known."""
         changed = replace(
-            self.list,
-            serial=self.list.serial + 1,
+            known,
+            serial=known.serial + 1,
             entries=tuple(entries),
-            configured=self.list.configured if configured is None else configured,
+            configured=known.configured if configured is None else configured,
         )
-        self._write(changed)
+        files.replace(self._path, json.dumps(asdict(changed), indent=1).encode())
 
 
 def _parse(text: str) -> KeyList:

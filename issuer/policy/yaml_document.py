@@ -10,7 +10,6 @@ import bisect
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import yaml
@@ -63,6 +62,7 @@ _OTHER_NUMBERS = re.compile(
     """,
     re.ASCII | re.VERBOSE,
 )
+_NO_NAME = "has a name that is no text; write it in quotes"
 #: A name of a JSON object, and the space that may stand before its colon; in YAML no line end may.
 _JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")([ \t\r\n]*)(:?)')
 
@@ -80,15 +80,8 @@ class Fault(NamedTuple):
         return f"{self.file} line {self.line}{separator}{spell(self.path)} {self.text}"
 
 
-@dataclass
-class _Frame:
-    """A table or a list that is being read; `path` of a list has grown by its next index."""
-
-    path: Path
-    value: dict[str, Any] | list[Any]
-    #: The name whose value is due; `is_named` tells a table's name from its value.
-    name: str | None = None
-    is_named: bool = False
+class _Unreadable(Exception):
+    """What makes the rest of a text not worth reading: why, and the line."""
 
 
 class Document:
@@ -103,8 +96,8 @@ class Document:
         self._faulty: set[Path | tuple[Path, int]] = set()
         self.is_readable = True
         self._lines: dict[Path, int] = {(): 1}
-        self._frames: list[_Frame] = []
-        self._documents = 0
+        self._events: Iterator[yaml.Event] = iter(())
+        self._depth = 0
         text = text.removeprefix("\ufeff")
         if not self._has_unreadable(text):
             self._read(_with_colons_beside_names(text))
@@ -148,83 +141,35 @@ class Document:
         return bool(lines)
 
     def _read(self, text: str) -> None:
+        self._events = yaml.parse(text, Loader=yaml.CSafeLoader)
         try:
-            for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-                self._take(event)
-                if not self.is_readable:
-                    return
+            self._take_documents()
+        except _Unreadable as found:
+            self._stop(*found.args)
         except yaml.YAMLError as error:
             self._stop(_in_plain_words(error, text), _line_of(error, text))
-            return
-        if not self._documents:
-            self._stop("is empty", 1)
 
-    def _take(self, event: yaml.Event) -> None:
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.DocumentStartEvent):
-            self._documents += 1
-            if self._documents > 1:
-                self._stop("begins a second document; a file is one", line)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            self._frames.pop()
-        elif isinstance(event, yaml.NodeEvent):
-            self._take_node(event, line)
+    def _take_documents(self) -> None:
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.NodeEvent):
+                self.value = self._node(event, ())
+            elif isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise _Unreadable("begins a second document; a file is one", _line(event))
+        if not documents:
+            raise _Unreadable("is empty", 1)
 
-    def _take_node(self, event: yaml.NodeEvent, line: int) -> None:
-        frame = self._frames[-1] if self._frames else None
-        if frame and isinstance(frame.value, dict) and not frame.is_named:
-            self._take_name(frame, event, line)
-            return
-        path = _place_of_next(frame)
-        if frame and path == frame.path and _is_scalar(event):
-            self._put(frame, path, None)
-            return
-        line = self._lines.setdefault(path, line)
-        self._put(frame, path, self._value(path, event, line))
+    def _node(self, event: yaml.Event, path: Path) -> Value:
+        """The value that begins with this event, read to its end."""
+        value = self._word(event, path, self._lines.setdefault(path, _line(event)))
+        return self._collection(event, path) if _is_collection(event) else value
 
-    def _put(self, frame: _Frame | None, path: Path, value: Value) -> None:
-        if frame is None:
-            self.value = value
-        elif isinstance(frame.value, list):
-            frame.value.append(value)
-        else:
-            if frame.name is not None:
-                frame.value[frame.name] = value
-            frame.name, frame.is_named = None, False
-        if isinstance(value, dict | list):
-            self._open(path, value)
-
-    def _open(self, path: Path, value: dict[str, Any] | list[Any]) -> None:
-        self._frames.append(_Frame(path, value))
-        if len(self._frames) > MAX_DEPTH:
-            self._stop(f"is nested deeper than {MAX_DEPTH} levels", self.line(*path))
-
-    def _take_name(self, frame: _Frame, event: yaml.NodeEvent, line: int) -> None:
-        """A name that is none is told, and its value read and dropped."""
-        frame.is_named = True
-        name = self._value(frame.path, event, line) if _is_scalar(event) else {}
-        if isinstance(name, str):
-            path = (*frame.path, name)
-            if name in frame.value:
-                self._say(path, "is there twice", line)
-            self._lines[path] = line
-            frame.name = name
-        elif not self._is_told_in(line, frame.path):
-            self._say(frame.path, "has a name that is no text; write it in quotes", line)
-        if isinstance(event, yaml.CollectionStartEvent):
-            self._open(frame.path, {} if isinstance(event, yaml.MappingStartEvent) else [])
-
-    def _is_told_in(self, line: int, path: Path) -> bool:
-        """Whether a fault of this value has been told of this line."""
-        return (path, line) in self._faulty
-
-    def _value(self, path: Path, event: yaml.NodeEvent, line: int) -> Value:
+    def _word(self, event: yaml.Event, path: Path, line: int) -> Value:
+        """What the event says by itself; of a collection nothing but its faults."""
         if reason := _mark_fault(event):
             self._say(path, reason, line)
-        if isinstance(event, yaml.MappingStartEvent):
-            return {}
-        if isinstance(event, yaml.SequenceStartEvent):
-            return []
         if not isinstance(event, yaml.ScalarEvent):
             return None
         value, reason = _scalar(event)
@@ -232,25 +177,68 @@ class Document:
             self._say(path, reason, line)
         return value
 
+    def _collection(self, event: yaml.Event, path: Path) -> Value:
+        return self._table(path) if isinstance(event, yaml.MappingStartEvent) else self._list(path)
 
-def _is_scalar(event: yaml.NodeEvent) -> bool:
-    return isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)
+    def _list(self, path: Path) -> Value:
+        items = enumerate(self._until_end(path))
+        return [self._node(event, (*path, index)) for index, event in items]
+
+    def _table(self, path: Path) -> Value:
+        """A name that is none is told, and its value read and dropped."""
+        table: dict[str, Any] = {}
+        for event in self._until_end(path):
+            name = self._name(event, path, table)
+            due = next(self._events)
+            if name is not None:
+                table[name] = self._node(due, (*path, name))
+            elif _is_collection(due):
+                self._node(due, path)
+        return table
+
+    def _until_end(self, path: Path) -> Iterator[yaml.Event]:
+        """What begins a name or an item of this collection; who takes it reads it to its end."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _Unreadable(f"is nested deeper than {MAX_DEPTH} levels", self.line(*path))
+        while not isinstance(event := next(self._events), yaml.CollectionEndEvent):
+            yield event
+        self._depth -= 1
+
+    def _name(self, event: yaml.Event, path: Path, table: dict[str, Any]) -> str | None:
+        line = _line(event)
+        if _is_collection(event):
+            self._say(path, _NO_NAME, line)
+            self._collection(event, path)
+            return None
+        name = self._word(event, path, line)
+        if isinstance(name, str):
+            if name in table:
+                self._say((*path, name), "is there twice", line)
+            self._lines[*path, name] = line
+            return name
+        if not self._is_told_in(line, path):
+            self._say(path, _NO_NAME, line)
+        return None
+
+    def _is_told_in(self, line: int, path: Path) -> bool:
+        """Whether a fault of this value has been told of this line."""
+        return (path, line) in self._faulty
 
 
-def _place_of_next(frame: _Frame | None) -> Path:
-    """The path of the value that is due."""
-    if frame is None:
-        return ()
-    if isinstance(frame.value, list):
-        return (*frame.path, len(frame.value))
-    return frame.path if frame.name is None else (*frame.path, frame.name)
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def _mark_fault(event: yaml.NodeEvent) -> str:
+def _is_collection(event: yaml.Event) -> bool:
+    return isinstance(event, yaml.CollectionStartEvent)
+
+
+def _mark_fault(event: yaml.Event) -> str:
     """What YAML may hang on a value, and we refuse."""
     if isinstance(event, yaml.AliasEvent):
         return 'is an alias; write the value itself, or a text that begins with * in quotes: "*"'
-    if event.anchor is not None:
+    if getattr(event, "anchor", None) is not None:
         return "has an anchor; write a text that begins with & in quotes"
     if getattr(event, "tag", None) is not None:
         return "has a tag; write a text that begins with ! in quotes"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from issuer.keys.key_file import VERIFYING, WAITING, KeyFile
+from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
 from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
 from issuer.sync.active_tokens import ActiveTokens
@@ -97,7 +97,7 @@ class Reconciler:
         if waiting and all(one.keys == mark_of(known) for one in self._projections):
             self._keys.promote(waiting[0], now)
             log.warning("key %s signs from now on", waiting[0])
-        if any(entry.state == VERIFYING and entry.until <= now for entry in known.entries):
+        if known.over(now):
             self._keys.expire(now)
 
 

@@ -135,7 +135,9 @@ def text_forms(public: Any) -> Iterator[tuple[str, bytes]]:
     yield "ssh line", line
     yield "ssh line with a comment", line + b" portero@gateway"
     yield "ssh line with a newline", line + b"\n"
-    jwk = keys._jwk(public)
+    kinds = {rsa.RSAPublicKey: "RS256", ec.EllipticCurvePublicKey: "ES256"}
+    algorithm = next((kinds[kind] for kind in kinds if isinstance(public, kind)), "EdDSA")
+    jwk = keys._jwk(algorithm, public)
     tables: dict[str, dict[str, Any]] = {"JWK": jwk, "JWK set": {"keys": [jwk]}}
     for name, table in tables.items():
         yield name, json.dumps(table).encode()
