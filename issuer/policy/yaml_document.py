@@ -62,7 +62,6 @@ _OTHER_NUMBERS = re.compile(
     """,
     re.ASCII | re.VERBOSE,
 )
-_NO_NAME = "has a name that is no text; write it in quotes"
 #: A name of a JSON object, and the space that may stand before its colon; in YAML no line end may.
 _JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")([ \t\r\n]*)(:?)')
 
@@ -207,18 +206,16 @@ class Document:
 
     def _name(self, event: yaml.Event, path: Path, table: dict[str, Any]) -> str | None:
         line = _line(event)
-        if _is_collection(event):
-            self._say(path, _NO_NAME, line)
-            self._collection(event, path)
-            return None
-        name = self._word(event, path, line)
+        name = None if _is_collection(event) else self._word(event, path, line)
         if isinstance(name, str):
             if name in table:
                 self._say((*path, name), "is there twice", line)
             self._lines[*path, name] = line
             return name
         if not self._is_told_in(line, path):
-            self._say(path, _NO_NAME, line)
+            self._say(path, "has a name that is no text; write it in quotes", line)
+        if _is_collection(event):
+            self._collection(event, path)
         return None
 
     def _is_told_in(self, line: int, path: Path) -> bool:
