@@ -94,9 +94,9 @@ def test_connections_are_given_up_before_any_server_of_the_docs_does_it() -> Non
     table = page.partition("## Kept connections")[2].partition("\n## ")[0]
     rows = re.findall(r"(?m)^\| [^|]+ \| (\d+ s|never)", table)
     waits = [int(row.removesuffix(" s")) for row in rows if row != "never"]
-    script = (ROOT / "openresty" / "gateway.sh").read_text()
+    config = (LUA / "config.lua").read_text()
     assert len(rows) == 3
-    assert f"LLM_IDLE_SECONDS=${{LLM_IDLE_SECONDS:-{min(waits)}}}" in script
+    assert f'"LLM_IDLE_SECONDS", faults, seconds, "{min(waits)}")' in config
 
 
 def test_what_the_docs_quote_of_a_failed_llm_server_is_what_the_gateway_says() -> None:

@@ -3,12 +3,36 @@
 -- All faults are listed together and stop the start. No other module reads the environment, and no
 -- message holds a secret.
 
+local bit = require("bit")
 local crypto = require("portero.token.crypto")
+local ffi = require("ffi")
+
+ffi.cdef([[
+int statx(int folder, const char *path, int flags, unsigned mask, void *status);
+int inet_pton(int family, const char *text, void *address);
+]])
 
 local MIN_SECRET_BYTES = 32
-local MAX_STALENESS_SECONDS = 86400
+--- nginx takes no longer word.
+local MAX_KEY_BYTES = 4000
+local SECONDS_A_DAY = 86400
+local DEFAULT_PORTS = { http = 80, https = 443 }
+local MAX_PORT = 65535
+--- A name of DNS has 253 at most.
+local MAX_ORIGIN_CHARACTERS = 300
+local HERE, MODE_ALONE, OF_OTHERS = -100, 2, 0x3f
+--- A `struct statx` is laid out alike on every machine: the mode is its 15th half-word.
+local STATUS_HALF_WORDS, MODE = 128, 14
+--- By their numbers in Linux: how many bits an address of IPv4 has, and of IPv6.
+local BITS_OF_FAMILIES = { [2] = 32, [10] = 128 }
+
+local status, address_bytes = ffi.new("uint16_t[?]", STATUS_HALF_WORDS), ffi.new("uint8_t[16]")
 
 local _M = {}
+
+local function tell(faults, name, fault)
+    faults[#faults + 1] = name .. ": " .. fault
+end
 
 local function read_file(path)
     local file, err = io.open(path, "rb")
@@ -20,36 +44,33 @@ local function read_file(path)
     return text, fault and path .. ": " .. fault
 end
 
-local function secret(env, name, faults)
-    local value = env(name)
-    local path = env(name .. "_FILE")
-    if value and path then
-        faults[#faults + 1] = name .. ": set " .. name .. " or " .. name .. "_FILE, not both"
-    elseif path then
-        local err
-        value, err = read_file(path)
-        if not value then
-            faults[#faults + 1] = name .. "_FILE: " .. err
-        end
-    end
-    if not value or #value < MIN_SECRET_BYTES or value:find("[\r\n]$") then
-        faults[#faults + 1] = name .. ": must be at least " .. MIN_SECRET_BYTES
-            .. " bytes, without a newline at its end"
-    end
-    return value
+local function is_open_to_others(path)
+    return ffi.C.statx(HERE, path, 0, MODE_ALONE, status) == 0
+        and bit.band(status[MODE], OF_OTHERS) ~= 0
 end
 
-local function whole(env, name, default, least, most, faults)
-    local text = env(name) or tostring(default)
-    local value = text:match("^%d+$") and tonumber(text)
-    if not value or value < least or value > most then
-        faults[#faults + 1] = name .. ": must be a whole number from " .. least .. " to " .. most
-        return default
+---------
+-- Forms: what a text of the environment means, or nil and what is wrong with it.
+
+local function whole(least, most)
+    return function(text)
+        local value = text:match("^%d+$") and tonumber(text)
+        return value and value >= least and value <= most and value or nil,
+            "must be a whole number from " .. least .. " to " .. most
     end
-    return value
 end
 
-local DEFAULT_PORTS = { http = 80, https = 443 }
+local function matching(pattern, fault)
+    return function(text)
+        return text:match(pattern), fault
+    end
+end
+
+local function workers(text)
+    return (text == "auto" or text:find("^[1-9]%d?$")) and text or nil, "must be auto or 1 to 99"
+end
+
+local address = matching("^[%w._:/%[%]-]+$", "is not a plain address")
 
 local HOST_FORMS = { "^(%w[%w._-]*%w)$", "^(%w)$", "^%[(%x*:[%x:.]+)%]$" }
 
@@ -66,17 +87,20 @@ local function host_and_port(authority, scheme)
     end
 end
 
---- `http://host:port/path` taken apart; nil when it is no such thing.
+--- `http://host:port/path` taken apart. What is no URL may hold a password, so it is not shown.
 local function base_url(text)
     local scheme, authority, path = text:match("^(https?)://([^/]+)(/?[%w._~/-]*)$")
     if not scheme or path:find("//", 1, true) or (path .. "/"):find("/%.%.?/") then
-        return nil
+        return nil, "is not http://HOST:PORT"
     end
     local host, port = host_and_port(authority, scheme)
-    if not host or not port or port < 1 or port > 65535 then
-        return nil
+    if not host or not port or port < 1 or port > MAX_PORT then
+        return nil, "is not http://HOST:PORT"
     end
-    return { scheme = scheme, host = host, port = port, path = (path:gsub("/+$", "")) }
+    return {
+        scheme = scheme, authority = authority, host = host, port = port,
+        path = (path:gsub("/+$", "")),
+    }
 end
 
 --- What the path of an LLM server's base URL may end in that is a route's; longer ones first.
@@ -98,42 +122,80 @@ local function route_in(path)
     end
 end
 
-local function llm_url_fault(url)
-    local route = route_in(url.path)
-    return route and ("ends in %s: leave out %s, a base URL is what comes before /v1 and /api")
-        :format(route, route)
+local function llm_url(text)
+    local url, fault = base_url(text)
+    local route = url and route_in(url.path)
+    if route then
+        return nil, ("ends in %s: leave out %s, a base URL is what comes before /v1 and /api")
+            :format(route, route)
+    end
+    return url, fault
 end
 
-local function base_urls(env, name, faults, fault_of)
-    local found, count = {}, 0
-    for text in (env(name) or ""):gmatch("[^,%s]+") do
-        local url = base_url(text)
-        count = count + 1
-        -- What is no URL may hold a password, so it is not shown.
-        local fault = not url and "is not http://HOST:PORT" or (fault_of and fault_of(url))
-        if fault then
-            faults[#faults + 1] = name .. ": number " .. count .. " " .. fault
-        else
-            found[#found + 1] = url
+--- The origin of a base URL, in the one form a browser gives it.
+local function origin_of_url(text)
+    local url = base_url(text)
+    if not url or url.path ~= "" then
+        return nil, "must be http://HOST:PORT or https://HOST:PORT and no more"
+    end
+    local host = url.host:find(":", 1, true) and "[" .. url.host .. "]" or url.host
+    local port = url.port == DEFAULT_PORTS[url.scheme] and "" or ":" .. url.port
+    return url.scheme .. "://" .. host:lower() .. port
+end
+
+local OWN_PORT = "has its scheme's own port; a browser leaves that out"
+--- What people write in place of an origin, in the order it is looked for (issuer/origins.py).
+local NO_ORIGINS = {
+    { "^null$", "is null, which every page without an origin of its own says" },
+    { "%*", "is a pattern; name each origin" },
+    { "%u", "has capitals; a browser sends it in lower case" },
+    { "^%l[%l%d+.-]*://[^/ ]+/",
+        "has a path; leave out what is behind host and port, a slash too" },
+    { "^http://.*:80$", OWN_PORT },
+    { "^https://.*:443$", OWN_PORT },
+}
+
+local function has_form_of_origin(text)
+    local authority = text:match("^%l[%l%d+.-]*://(.+)$") or ""
+    local host, port = authority:match("^(.+):([1-9]%d*)$")
+    host = host or authority
+    return (host:find("^[%l%d._-]+$") or host:find("^%[[%da-f:.]+%]$"))
+        and tonumber(port or 1) <= MAX_PORT
+end
+
+--- An origin exactly as a browser sends it, and never a pattern.
+local function origin(text)
+    for _, row in ipairs(NO_ORIGINS) do
+        if text:find(row[1]) then
+            return nil, row[2]
         end
     end
-    local first = found[1]
-    if count == 0 then
-        faults[#faults + 1] = name .. ": names no server"
+    if not has_form_of_origin(text) then
+        return nil, "is not SCHEME://HOST or SCHEME://HOST:PORT"
     end
-    local alike = true
-    for _, url in ipairs(found) do
-        alike = alike and url.scheme == first.scheme and url.path == first.path
+    return #text <= MAX_ORIGIN_CHARACTERS and text or nil, "is longer than 300 characters"
+end
+
+local function bits_of(text)
+    for family, bits in pairs(BITS_OF_FAMILIES) do
+        if ffi.C.inet_pton(family, text, address_bytes) == 1 then
+            return bits
+        end
     end
-    if not alike then
-        faults[#faults + 1] = name .. ": all servers must share one scheme and one path"
-    end
-    return found
+end
+
+local function range(text)
+    local start, length = text:match("^(.-)/(%d+)$")
+    local bits = bits_of(start or text)
+    local is_good = bits and (not start
+        or tostring(tonumber(length)) == length and tonumber(length) <= bits)
+    return is_good and text or nil,
+        "is no address and no range of addresses, such as 10.0.0.7, 10.0.0.0/8 or fd00::/8"
 end
 
 local BEGINS_CERTIFICATE = "%-%-%-%-%-BEGIN [%u%d ]*CERTIFICATE%-%-%-%-%-"
 
---- What is wrong with a file of certificates that shall be trusted; nil when nothing is.
+--- What is wrong with certificates that shall be trusted; nil when nothing is.
 local function certificates_fault(text)
     local _, begun = text:gsub(BEGINS_CERTIFICATE, "")
     local count, expired = crypto.certificates(text)
@@ -146,41 +208,91 @@ local function certificates_fault(text)
     end
 end
 
---- Nothing of the file is kept: nginx reads it by itself.
-local function check_ca(env, name, servers, faults)
-    local path = env(name)
-    if not path then
-        return
-    end
+--- A file of certificates. Nothing of it is kept: nginx reads it by itself.
+local function certificates(path)
     local text, err = read_file(path)
     local fault = text and certificates_fault(text)
+    return text and not fault and path or nil, err or path .. ": " .. (fault or "")
+end
+
+local function sync_key(key)
+    return #key >= MIN_SECRET_BYTES and not key:find("[\r\n]$") and key or nil,
+        "must be at least " .. MIN_SECRET_BYTES .. " bytes, without a newline at its end"
+end
+
+local function llm_key(key)
+    local _, escaped = key:gsub('[\\"]', "")
+    if key:find("%c") then
+        return nil, "must be one line without a newline at its end, and no control character in it"
+    elseif key == "" or key:find("^ ") or key:find(" $") then
+        return nil, "must be a key, without a blank before or behind it"
+    end
+    return #key + escaped <= MAX_KEY_BYTES and key or nil, "is longer than 4000 bytes"
+end
+
+---------
+-- Settings by their names.
+
+local function one(env, name, faults, form, default)
+    local text = env(name) or default
     if not text then
-        faults[#faults + 1] = name .. ": " .. err
-    elseif fault then
-        faults[#faults + 1] = name .. ": " .. path .. ": " .. fault
-    end
-    if servers[1] and servers[1].scheme ~= "https" then
-        faults[#faults + 1] = name .. ": is for https://, and LLM_UPSTREAM is http://"
-    end
-end
-
---- The origin of a base URL, in the one form a browser gives it.
-local function origin_of(url)
-    local host = url.host:find(":", 1, true) and "[" .. url.host .. "]" or url.host
-    local port = url.port == DEFAULT_PORTS[url.scheme] and "" or ":" .. url.port
-    return url.scheme .. "://" .. host:lower() .. port
-end
-
---- Where people find the gateway; nil where that is not said.
-local function public_origin(env, faults)
-    local text = env("PUBLIC_URL")
-    local url = text and base_url(text)
-    if text and not (url and url.path == "") then
-        faults[#faults + 1] =
-            "PUBLIC_URL: must be http://HOST:PORT or https://HOST:PORT and no more"
         return nil
     end
-    return url and origin_of(url)
+    local value, fault = form(text)
+    if not value then
+        tell(faults, name, fault)
+    end
+    return value
+end
+
+--- A secret of the environment, or of a file that nobody else may read.
+local function secret(env, name, faults, form, default)
+    local text, path, of_file = env(name), env(name .. "_FILE"), name .. "_FILE"
+    if path and is_open_to_others(path) then
+        tell(faults, of_file, path .. " can be read by others; chmod 600 it")
+    end
+    if text and path then
+        tell(faults, name, "set " .. name .. " or " .. of_file .. ", not both")
+    elseif path then
+        local err
+        name, text, err = of_file, read_file(path)
+        if not text then
+            return tell(faults, name, "cannot read " .. err)
+        end
+    end
+    return one(function() return text end, name, faults, form, default)
+end
+
+--- The entries of a list. A fault is told by an entry's number: what it holds may be a secret that
+--- went into the wrong place.
+local function list(env, name, faults, form, separators, begins)
+    local found, count = {}, 0
+    for part in (env(name) or ""):gmatch("[^" .. separators .. "]+") do
+        local entry = part:match("^ *(.-) *$")
+        if entry ~= "" then
+            local value, fault = form(entry)
+            count = count + 1
+            found[#found + 1] = value
+            if not value then
+                tell(faults, name, ("%snumber %d %s"):format(begins or "", count, fault))
+            end
+        end
+    end
+    return found, count
+end
+
+local function base_urls(env, name, faults, form)
+    local found, count = list(env, name, faults, form, ",%s")
+    if count == 0 then
+        tell(faults, name, "names no server")
+    end
+    for _, url in ipairs(found) do
+        if url.scheme ~= found[1].scheme or url.path ~= found[1].path then
+            tell(faults, name, "all servers must share one scheme and one path")
+            break
+        end
+    end
+    return found
 end
 
 --- All settings.
@@ -188,17 +300,33 @@ end
 ---@return table|nil settings, string[] faults
 function _M.read(env)
     local faults = {}
+    local seconds = whole(1, SECONDS_A_DAY)
     local settings = {
-        sync_key = secret(env, "SYNC_KEY", faults),
-        llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url_fault),
-        issuer = base_urls(env, "ISSUER_URL", faults),
-        public_origin = public_origin(env, faults),
+        sync_key = secret(env, "SYNC_KEY", faults, sync_key, ""),
+        llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url),
+        llm_key = secret(env, "LLM_API_KEY", faults, llm_key),
+        ca_file = one(env, "LLM_CA_FILE", faults, certificates),
+        llm_timeout_seconds = one(env, "LLM_TIMEOUT_SECONDS", faults, seconds, "600"),
+        -- The shortest of the LLM servers that Portero knows.
+        llm_idle_seconds = one(env, "LLM_IDLE_SECONDS", faults, seconds, "5"),
+        issuer = base_urls(env, "ISSUER_URL", faults, base_url),
+        listen = one(env, "GATEWAY_LISTEN", faults, address, "127.0.0.1:8080"),
+        internal_listen = one(env, "INTERNAL_LISTEN", faults, address, "127.0.0.1:8081"),
+        workers = one(env, "GATEWAY_WORKERS", faults, workers, "auto"),
+        active_token_memory = one(env, "ACTIVE_TOKEN_MEMORY", faults,
+            matching("^[1-9]%d*m$", "must be megabytes, such as 192m"), "192m"),
+        public_origin = one(env, "PUBLIC_URL", faults, origin_of_url),
+        origins = list(env, "CORS_ORIGINS", faults, origin, ",\n",
+            "each must be an origin as a browser sends it; "),
+        -- Whose word counts on where a request comes from, and how.
+        fronts = list(env, "TRUSTED_PROXIES", faults, range, ",\n"),
+        max_staleness_seconds = one(env, "SYNC_MAX_STALENESS_SECONDS", faults,
+            whole(0, SECONDS_A_DAY), "0"),
     }
-    check_ca(env, "LLM_CA_FILE", settings.llm, faults)
-    local internal = (env("INTERNAL_LISTEN") or ""):match("^(.*):%d+$") or ""
-    settings.internal_host = internal:find("^%a") and internal or nil
-    settings.max_staleness_seconds =
-        whole(env, "SYNC_MAX_STALENESS_SECONDS", 0, 0, MAX_STALENESS_SECONDS, faults)
+    if env("LLM_CA_FILE") and settings.llm[1] and settings.llm[1].scheme ~= "https" then
+        tell(faults, "LLM_CA_FILE", "is for https://, and LLM_UPSTREAM is http://")
+    end
+    settings.internal_host = (env("INTERNAL_LISTEN") or ""):match("^(%a.*):%d+$")
     return #faults == 0 and settings or nil, faults
 end
 

@@ -17,6 +17,7 @@ local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 require("portero.answer.stream")
 local receiver = require("portero.sync.receiver")
+local settings_conf = require("portero.settings_conf")
 local upstreams = require("portero.server.upstreams")
 
 -- The request path is one long trace. With LuaJIT's own limits it is too long to be compiled, and
@@ -42,10 +43,13 @@ local function listed(what, faults)
     return what .. ":\n  " .. table.concat(faults, "\n  ") .. "\n"
 end
 
---- Read the settings, say every fault, and end the process: 0 when there is none.
+--- Read the settings, and end the process: with 0 when what nginx must be told of them is written,
+--- else every fault is said.
 function _M.check()
     local found, faults = config.read(env)
-    if not found then
+    if found then
+        assert(io.stdout:write(settings_conf.text(found)) and io.stdout:flush())
+    else
         io.stderr:write(listed("the gateway could not start", faults))
     end
     os.exit(found and 0 or 1)

@@ -1,5 +1,5 @@
 """Origins: what may be named, what is wrong with what may not, which one is our own. Held equal to
-the gateway's: `lists.awk` finds the same faults, `origins_spec.lua` reads the same senders.
+the gateway's: `config.lua` finds the same faults, `origins_spec.lua` reads the same senders.
 """
 
 import json
@@ -98,11 +98,12 @@ BAD = {
 
 
 def told_by_the_gateway(listed: list[str]) -> list[str]:
-    """What `lists.awk` says of entries, one a line."""
+    """What `config.lua` says of entries, one a line."""
     done = subprocess.run(
-        ["awk", "-v", "setting=CORS_ORIGINS", "-f", str(ROOT / "openresty" / "lists.awk")],
+        ["luajit", "tests/unit/lua/read_origins.lua"],
         input="".join(f"{entry}\n" for entry in listed).encode(),
-        env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
+        env={"LUA_PATH": "openresty/lua/?.lua;;", "PATH": "/usr/bin:/bin"},
+        cwd=ROOT,
         capture_output=True,
         check=True,
         timeout=10,

@@ -29,6 +29,7 @@ local function write(name, text)
     local file = assert(io.open(path, "wb"))
     file:write(text)
     file:close()
+    assert(os.execute("chmod 600 " .. path))
     return path
 end
 
@@ -131,7 +132,8 @@ describe("a server of LLM_UPSTREAM", function()
         it("may be " .. text, function()
             local url = read({ LLM_UPSTREAM = text }).llm[1]
             assert.same({
-                scheme = parts[1], host = parts[2], port = parts[3], path = parts[4],
+                scheme = parts[1], authority = text:match("//([^/]+)"), host = parts[2],
+                port = parts[3], path = parts[4],
             }, url)
         end)
     end
@@ -277,7 +279,8 @@ describe("a wrong setting", function()
 
     it("is named: a newline at the end of a secret's file", function()
         local path = write("key", SYNC_KEY .. "\n")
-        assert.equal("SYNC_KEY: " .. SHORT, fault_of({ SYNC_KEY = false, SYNC_KEY_FILE = path }))
+        assert.equal("SYNC_KEY_FILE: " .. SHORT,
+            fault_of({ SYNC_KEY = false, SYNC_KEY_FILE = path }))
     end)
 
     it("stops the start together with all others, and none of them shows a secret", function()

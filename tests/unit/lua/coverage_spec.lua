@@ -9,7 +9,7 @@ local SPECS = "tests/unit/lua"
 local PURE = {
     "answer.stream_events", "answer.usage",
     "policy.decision", "policy.model_name", "policy.route_table",
-    "request.form_body", "request.header_parameters", "request.json_body",
+    "request.form_body", "request.header_parameters", "request.json_body", "settings_conf",
     "token.crypto", "token.jwt",
 }
 for _, module in ipairs(modules.names()) do
@@ -24,7 +24,7 @@ local LAYERS = {
     { "quota" },
     { "answer" },
     { "request", "server" },
-    { "config" },
+    { "config", "settings_conf" },
     { "token" },
     { "policy" },
     { "shared_versions", "errors", "metrics", "pushed_text" },

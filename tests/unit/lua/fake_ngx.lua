@@ -4,7 +4,9 @@
 -- It records what a module does to the request and ends nothing: after `ngx.exit` the real nginx
 -- would run no more Lua, so a module is expected to return.
 
-local DECLARING = { "openresty/conf/nginx.conf", "openresty/gateway.sh" }
+local DECLARING = {
+    "openresty/conf/nginx.conf", "openresty/lua/portero/settings_conf.lua",
+}
 local BYTES_AN_ENTRY = 128
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 

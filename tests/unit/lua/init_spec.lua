@@ -89,29 +89,40 @@ describe("master", function()
 end)
 
 describe("check", function()
-    local real_exit, real_stderr, said, status
+    local real_exit, real_stderr, real_stdout, said, written, status
 
     before_each(function()
-        real_exit, real_stderr, said = os.exit, io.stderr, ""
+        real_exit, real_stderr, real_stdout = os.exit, io.stderr, io.stdout
+        said, written = "", ""
         rawset(os, "exit", function(code) status = code end)
         rawset(io, "stderr", { write = function(_, text) said = said .. text end })
+        rawset(io, "stdout", {
+            write = function(_, text)
+                written = written .. text
+                return true
+            end,
+            flush = function() return true end,
+        })
     end)
 
     after_each(function()
         rawset(os, "exit", real_exit)
         rawset(io, "stderr", real_stderr)
+        rawset(io, "stdout", real_stdout)
     end)
 
-    it("ends with 0 and says nothing where there is no fault", function()
+    it("ends with 0 and writes what nginx must know where there is no fault", function()
         init.check()
         assert.equal(0, status)
         assert.equal("", said)
+        assert.matches("\nupstream llm {\n", written, 1, true)
     end)
 
     it("ends with 1 and says every fault, and no secret", function()
         env.SYNC_KEY, env.PUBLIC_URL = "SEEN", "x"
         init.check()
         assert.equal(1, status)
+        assert.equal("", written)
         assert.matches("^the gateway could not start:\n  SYNC_KEY: ", said)
         assert.matches("\n  PUBLIC_URL: ", said, 1, true)
         assert.is_nil(said:find("SEEN", 1, true))

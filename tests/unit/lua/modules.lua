@@ -40,10 +40,10 @@ function modules.names()
     return found
 end
 
---- The files that call modules: nginx's, and the script that makes one of them.
+--- The files that call modules: nginx's, and what makes one of them.
 ---@return string[] paths
 function modules.configuration()
-    local found = { "openresty/gateway.sh" }
+    local found = { HOME .. "/settings_conf.lua" }
     for entry in lfs.dir("openresty/conf") do
         if entry:find("%.conf$") then
             found[#found + 1] = "openresty/conf/" .. entry

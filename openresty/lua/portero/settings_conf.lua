@@ -1,0 +1,121 @@
+---------
+-- The one file of nginx's that differs from one deployment to another, settings.conf: what nginx
+-- takes from no variable. It may hold a key.
+-- Pure. It must never be given settings that have a fault: what has none is nothing else to nginx.
+
+--- Of each second that the LLM server waits a connection is kept so long: a request on its way when
+--- the server hangs up is lost, and a chat is never sent twice.
+local KEPT_MILLISECONDS = 800
+--- Plain addresses nginx balances by itself; names are looked up again and again, so the balancer
+--- names the server then, and the address here is never asked.
+local BALANCED = "server 0.0.0.1; "
+    .. "balancer_by_lua_block { require(\"portero.server.upstreams\").pick(\"llm\") }"
+
+--- `@name@` is filled in. `geo` takes a dollar as it stands.
+local TEXT = [[
+# Made by gateway.sh at each start and reload: what nginx takes from no variable.
+# jti -> generation or tombstone, and nothing else: entries of one size never fragment it.
+# About 130 bytes an entry. docs/operations.md says how to size it.
+lua_shared_dict portero_active_tokens @memory@;
+
+# The LLM servers.
+upstream llm {
+    @servers@
+    keepalive 128;
+    keepalive_requests 100000;
+    keepalive_timeout @kept@ms;
+}
+proxy_send_timeout @timeout@s;
+proxy_read_timeout @timeout@s;@tls@
+map "" $llm_scheme { default @scheme@; }
+map "" $llm_authority { default @authority@; }
+geo $llm_authorization { default "@key@"; }
+
+# Who asks, and from where.
+geo $realip_remote_addr $is_trusted_proxy { @trusted@}
+map $http_origin $cors_origin { default ""; @origins@}
+
+server {
+    listen @listen@ backlog=4096;
+    # What an LLM server is told beside llm.conf; what is not used is no variable and costs nothing.
+    proxy_set_header Host @authority@;
+    proxy_set_header Authorization @authorization@;
+    proxy_set_header X-Forwarded-Proto @client_scheme@;@fronts@@cors@
+    include public.conf;
+    location / {
+        proxy_pass @scheme@://llm;
+        include judged.conf;
+    }
+}
+server {
+    listen @internal@;
+    include internal.conf;
+}
+]]
+
+--- Only https asks for the certificates that are trusted; the names of all are those of the first.
+local TLS = [[
+
+proxy_ssl_server_name on;
+proxy_ssl_name @host@;
+proxy_ssl_verify on;
+proxy_ssl_verify_depth 5;
+proxy_ssl_trusted_certificate llm_ca.pem;]]
+
+local CORS = [[
+
+    add_header Access-Control-Allow-Origin $cors_origin always;
+    add_header Access-Control-Expose-Headers $cors_exposed always;
+    add_header Vary Origin always;]]
+
+local _M = {}
+
+local function servers_of(urls)
+    local servers = {}
+    for i, url in ipairs(urls) do
+        if url.host:find("[^%d.]") then
+            return BALANCED
+        end
+        servers[i] = ("server %s:%d;"):format(url.host, url.port)
+    end
+    return table.concat(servers, " ")
+end
+
+--- Each entry once, in a form of nginx's.
+local function each(form, entries)
+    local seen, found = {}, {}
+    for _, entry in ipairs(entries) do
+        found[#found + 1] = not seen[entry] and form:gsub("&", entry) or nil
+        seen[entry] = true
+    end
+    return table.concat(found)
+end
+
+--- The text of the file.
+---@param settings table of `config.read`
+---@return string
+function _M.text(settings)
+    local llm, key = settings.llm[1], settings.llm_key
+    local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
+    local values = {
+        memory = settings.active_token_memory,
+        servers = servers_of(settings.llm),
+        kept = settings.llm_idle_seconds * KEPT_MILLISECONDS,
+        timeout = settings.llm_timeout_seconds,
+        tls = llm.scheme == "https" and TLS:gsub("@host@", llm.host) or "",
+        scheme = llm.scheme,
+        authority = llm.authority,
+        key = key and "Bearer " .. key:gsub('[\\"]', "\\%0") or "",
+        trusted = each("& 1; ", settings.fronts),
+        origins = each('"&" "&"; ', settings.origins),
+        listen = settings.listen,
+        authorization = key and "$llm_authorization" or '""',
+        client_scheme = has_fronts and "$client_scheme" or "$scheme",
+        fronts = has_fronts and "\n    " .. each("set_real_ip_from &; ", settings.fronts) or "",
+        cors = has_origins and CORS or "",
+        internal = settings.internal_listen,
+    }
+    return (TEXT:gsub("@([%w_]+)@", values))
+end
+
+return _M

@@ -1,0 +1,55 @@
+---------
+-- What nginx is told of the settings. tests/unit/test_nginx_files.py asks nginx itself.
+
+local config = require("portero.config")
+local settings_conf = require("portero.settings_conf")
+
+local function text_of(changes)
+    local env = {
+        SYNC_KEY = ("x"):rep(40),
+        LLM_UPSTREAM = "http://127.0.0.1:8000",
+        ISSUER_URL = "http://127.0.0.1:9000",
+    }
+    for name, value in pairs(changes) do
+        env[name] = value
+    end
+    local settings, faults = config.read(function(name) return env[name] end)
+    assert.same({}, faults)
+    return settings_conf.text(settings)
+end
+
+local function assert_says(text, words)
+    assert.is_truthy(text:find(words, 1, true), words)
+end
+
+describe("text", function()
+    -- Setting, value, what nginx reads of it.
+    local CASES = {
+        { "LLM_UPSTREAM", "http://10.0.0.5,http://10.0.0.6:81",
+            "server 10.0.0.5:80; server 10.0.0.6:81;" },
+        { "LLM_UPSTREAM", "https://10.0.0.5", "server 10.0.0.5:443;" },
+        { "LLM_UPSTREAM", "https://LLM:1", "proxy_set_header Host LLM:1;" },
+        { "LLM_UPSTREAM", "https://[::1]:8443/x", "proxy_ssl_name ::1;" },
+        { "LLM_UPSTREAM", "http://10.0.0.5,http://b", '.pick("llm") }' },
+        { "LLM_UPSTREAM", "http://[::1]", '.pick("llm") }' },
+        { "LLM_API_KEY", 'a"b\\c$d@kept@%1', '{ default "Bearer a\\"b\\\\c$d@kept@%1"; }' },
+        { "LLM_TIMEOUT_SECONDS", "7", "proxy_read_timeout 7s;" },
+        { "LLM_IDLE_SECONDS", "7", "keepalive_timeout 5600ms;" },
+        { "ACTIVE_TOKEN_MEMORY", "9m", "lua_shared_dict portero_active_tokens 9m;" },
+        { "GATEWAY_LISTEN", "[::]:80", "listen [::]:80 backlog=4096;" },
+        { "INTERNAL_LISTEN", "gateway:81", "listen gateway:81;" },
+        { "TRUSTED_PROXIES", "::1,::1, 10.0.0.0/8",
+            "{ ::1 1; 10.0.0.0/8 1; }" },
+        { "CORS_ORIGINS", "app://x,https://a,app://x",
+            '{ default ""; "app://x" "app://x"; "https://a" "https://a"; }' },
+    }
+    for _, case in ipairs(CASES) do
+        it(("has %s, %s"):format(case[1], case[2]), function()
+            assert_says(text_of({ [case[1]] = case[2] }), case[3])
+        end)
+    end
+
+    it("leaves nothing to be filled in", function()
+        assert.is_nil(text_of({}):find("@", 1, true))
+    end)
+end)
