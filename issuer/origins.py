@@ -1,8 +1,8 @@
 """Origins of pages (RFC 6454 §6.1): how they are written, which one is our own, which ones an
 operator has named. Pure.
 
-The gateway's twins are `config.lua`, which finds the same faults, and `origins.lua`, which knows its
-own origin by the same rule.
+The gateway's twins are `config.lua`, which finds the same faults, and `origins.lua`, which knows
+its own origin by the same rule.
 """
 
 import re
