@@ -1,5 +1,6 @@
-"""`make test`: what starts nothing, or a stack of its own for a moment, runs beside what has whole
-stacks of both runtimes, in a pytest of its own: neither keeps the machine's cores busy by itself.
+"""`make test`: two pytests side by side, as neither keeps the cores busy by itself. One has
+the promises and the stacks in containers, the other what starts nothing and the stacks of local
+processes: about as long.
 
 The coverage of both is one table, and the exit status that of the one that failed.
 """
@@ -8,52 +9,70 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-#: Of the stack tests, those that know local processes alone.
-OWN_STACKS = ("tests/stack/clients", "tests/stack/test_behind_a_proxy.py")
-ALONE = ("tests/unit", "tests/contract", "tests/security", *OWN_STACKS)
-STACKS = ("tests/promises", "tests/stack", *(f"--ignore={path}" for path in OWN_STACKS))
-COVERAGE = (".coverage.alone", ".coverage.stacks")
+#: Which runtimes the tests in tests/stack go through: a comma list. Not set: both.
+RUNTIMES = "PORTERO_TEST_RUNTIMES"
 
 
-def main(chosen: Sequence[str] = STACKS) -> int:
+@dataclass(frozen=True)
+class Half:
+    """What one pytest runs, and through which runtime it goes where there are two."""
+
+    paths: Sequence[str]
+    runtime: str
+    coverage: str
+
+    def words(self) -> list[str]:
+        """The command; the table of coverage comes when both have ended."""
+        paths = self.paths if self._is_wanted() else [p for p in self.paths if p != STACKS]
+        return [sys.executable, "-m", "pytest", "--cov=issuer", "--cov-report=", *paths]
+
+    def environment(self) -> dict[str, str]:
+        """Each keeps its coverage in a file of its own."""
+        runtime = self.runtime if self._is_wanted() else os.environ[RUNTIMES]
+        return {**os.environ, "COVERAGE_FILE": self.coverage, RUNTIMES: runtime}
+
+    def _is_wanted(self) -> bool:
+        chosen = os.environ.get(RUNTIMES, "")
+        return not chosen.strip() or self.runtime in chosen
+
+    def told(self, status: int) -> str:
+        """How it ended."""
+        word = "passed" if status == 0 else f"failed ({status})"
+        return f"{' '.join(self.paths)} ({self.runtime}): {word}"
+
+
+STACKS = "tests/stack"
+FIRST = Half(("tests/promises", STACKS), "containers", ".coverage.containers")
+BESIDE = Half(
+    ("tests/unit", "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
+)
+
+
+def main(first: Half = FIRST, beside: Half = BESIDE) -> int:
     """Run both; what runs beside is told once the other has ended."""
     with tempfile.TemporaryFile("w+") as told:
-        beside = subprocess.Popen(
-            pytest(ALONE), env=environment(COVERAGE[0]), stdout=told, stderr=subprocess.STDOUT
+        other = subprocess.Popen(
+            beside.words(), env=beside.environment(), stdout=told, stderr=subprocess.STDOUT
         )
-        status = subprocess.run(pytest(chosen), env=environment(COVERAGE[1])).returncode
-        beside.wait()
+        status = subprocess.run(first.words(), env=first.environment()).returncode
+        other.wait()
         told.seek(0)
-        print(f"\n{'beside it: ' + ' '.join(ALONE):=^80}\n{told.read()}", flush=True)
-    report()
-    print(f"\n{' '.join(ALONE)}: {word(beside.returncode)}; {' '.join(chosen)}: {word(status)}")
-    return status or beside.returncode
+        print(f"\n{'beside it: ' + ' '.join(beside.paths):=^80}\n{told.read()}", flush=True)
+    report([half.coverage for half in (first, beside)])
+    print(f"\n{first.told(status)}; {beside.told(other.returncode)}")
+    return status or other.returncode
 
 
-def pytest(paths: Sequence[str]) -> list[str]:
-    """The command; the table of coverage comes when both have ended."""
-    return [sys.executable, "-m", "pytest", "--cov=issuer", "--cov-report=", *paths]
-
-
-def environment(data_file: str) -> Mapping[str, str]:
-    """Each pytest keeps its coverage in a file of its own."""
-    return {**os.environ, "COVERAGE_FILE": data_file}
-
-
-def report() -> None:
+def report(files: Sequence[str]) -> None:
     """One table of what either has covered."""
     coverage = [sys.executable, "-m", "coverage"]
     # One that was broken off has left none, and its own status tells so.
-    kept = [name for name in COVERAGE if os.path.exists(name)]
+    kept = [name for name in files if os.path.exists(name)]
     subprocess.run([*coverage, "combine", "--quiet", *kept])
     subprocess.run([*coverage, "report", "--show-missing", "--skip-covered"])
-
-
-def word(status: int) -> str:
-    """How one ended."""
-    return "passed" if status == 0 else f"failed ({status})"
 
 
 if __name__ == "__main__":

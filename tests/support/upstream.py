@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,13 +179,15 @@ class Upstream:
 
     def _stream(self, connection: socket.socket, path: str) -> bool:
         ollama = path.startswith("/api/")
-        events = list(map(_ollama_line if ollama else _openai_event, range(self.events)))
+        # Made as they are sent: most streams of ten thousand events are left at the first.
+        events = map(_ollama_line if ollama else _openai_event, range(self.events))
         return self._send(connection, path, events, b"" if ollama else b"data: [DONE]\n\n")
 
     def _send(
-        self, connection: socket.socket, path: str, events: Sequence[bytes], end: bytes
+        self, connection: socket.socket, path: str, events: Iterable[bytes], end: bytes
     ) -> bool:
-        framed = bytes if self.tells_length else _chunk
+        framed: Callable[[bytes], bytes] = bytes if self.tells_length else _chunk
+        events = list(events) if self.tells_length else events
         length = sum(map(len, [*events, end])) if self.tells_length else None
         connection.sendall(_stream_head(path, self.stream_type, length))
         try:
