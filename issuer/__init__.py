@@ -14,7 +14,6 @@ from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.keys.key_file import KeyFile
 from issuer.repeated import repeat
-from issuer.store import SessionStore
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Gateways
@@ -77,7 +76,7 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
     )
 
 
-def _longest_life(policy: PolicyInForce, store: SessionStore) -> int:
+def _longest_life(policy: PolicyInForce, store: SqliteSessions) -> int:
     """The longest from now that a token may live: one minted now, or one there is already, which
     may have been minted under roles that let it live longer than those in force.
     """

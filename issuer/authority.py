@@ -74,7 +74,7 @@ class Authority:
             return Refusal.WRONG_ENDPOINT
         claims = tokens.new_claims(username, role, self.now())
         token = tokens.mint(claims, self.keys.keyring().signing())
-        session = _session(claims, credentials.fingerprint(username) or "")
+        session = Session(**vars(claims), credential=credentials.fingerprint(username) or "")
         self.active.activate(session, role.active_tokens)
         log.info("%s logged in, jti %s", username, claims.jti)
         return Login(token, claims)
@@ -99,14 +99,3 @@ class Authority:
     def now(self) -> int:
         """The issuer's clock, in whole Unix seconds."""
         return int(self._clock())
-
-
-def _session(claims: Claims, credential: str) -> Session:
-    return Session(
-        jti=claims.jti,
-        subject=claims.subject,
-        role=claims.role,
-        issued_at=claims.issued_at,
-        expires_at=claims.expires_at,
-        credential=credential,
-    )

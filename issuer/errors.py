@@ -77,38 +77,36 @@ class WireError(NamedTuple):
     """One row of the table of errors (docs/http-api.md)."""
 
     status: int
-    type: str
     message: str
 
+    @property
+    def type(self) -> str:
+        """What OpenAI calls this kind of error."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return _TYPES.get(self.status, kind)
+
+
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
 
 WIRE_ERRORS = {
-    "invalid_request": WireError(400, "invalid_request_error", "The request is not acceptable."),
-    "invalid_api_key": WireError(401, "invalid_request_error", "Invalid credentials."),
-    "insufficient_permissions": WireError(
-        403, "permission_error", "Your role may not use this route."
-    ),
-    "not_found": WireError(404, "invalid_request_error", "No such route."),
-    "method_not_allowed": WireError(
-        405, "invalid_request_error", "This path is asked by other methods; Allow names them."
-    ),
+    "invalid_request": WireError(400, "The request is not acceptable."),
+    "invalid_api_key": WireError(401, "Invalid credentials."),
+    "insufficient_permissions": WireError(403, "Your role may not use this route."),
+    "not_found": WireError(404, "No such route."),
+    "method_not_allowed": WireError(405, "This path is asked by other methods; Allow names them."),
     "invalid_json": WireError(
-        400,
-        "invalid_request_error",
-        "Send one JSON object in UTF-8, with username and password as texts.",
+        400, "Send one JSON object in UTF-8, with username and password as texts."
     ),
     "unsupported_media_type": WireError(
         415,
-        "invalid_request_error",
         "Send username and password as a form (application/x-www-form-urlencoded) or as JSON "
         "(application/json).",
     ),
-    "request_too_large": WireError(413, "invalid_request_error", "The request is too large."),
-    "rate_limit_exceeded": WireError(
-        429, "rate_limit_error", "You have as many active tokens as your role allows."
-    ),
-    "not_ready": WireError(503, "server_error", Unavailable.message),
-    "capacity": WireError(503, "server_error", CapacityReached.message),
-    "internal_error": WireError(500, "server_error", "Something went wrong on our side."),
+    "request_too_large": WireError(413, "The request is too large."),
+    "rate_limit_exceeded": WireError(429, "You have as many active tokens as your role allows."),
+    "not_ready": WireError(503, Unavailable.message),
+    "capacity": WireError(503, CapacityReached.message),
+    "internal_error": WireError(500, "Something went wrong on our side."),
 }
 
 

@@ -3,14 +3,10 @@
 import argparse
 import json
 import time
-from dataclasses import asdict
 
 from issuer import config
 from issuer.commands.told import Bare, Commands, moment
-from issuer.store import Session
 from issuer.store.sqlite import SqliteSessions
-
-_FIELDS = ("jti", "subject", "role", "issued_at", "expires_at")
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -28,15 +24,9 @@ def run(options: argparse.Namespace) -> int:
     every = store.active(int(time.time()), settings.most_active_tokens)
     found = [one for one in every if options.user in (None, one.subject)]
     if options.json:
-        print(json.dumps({"sessions": [_row(session) for session in found]}))
+        print(json.dumps({"sessions": [session.shown for session in found]}))
         return 0
     for one in found:
         times = f"{moment(one.issued_at)}  {moment(one.expires_at)}"
         print(f"{one.jti}  {one.subject}  {one.role}  {times}")
     return 0
-
-
-def _row(session: Session) -> dict[str, object]:
-    """As the admin API has it."""
-    whole = asdict(session)
-    return {field: whole[field] for field in _FIELDS}

@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jwt
@@ -65,21 +66,13 @@ def _new_secret() -> bytes:
     return secrets.token_urlsafe(NEW_SECRET_BYTES).encode()
 
 
-def _new_rsa() -> PrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=NEW_RSA_BITS)
-
-
-def _new_p256() -> PrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
 #: JWS algorithm (RFC 7518 §3.1, RFC 8037 §3.1) -> how a new key is made.
 ALGORITHMS: dict[str, Callable[[], bytes | PrivateKey]] = {
     "HS256": _new_secret,
     "HS384": _new_secret,
     "HS512": _new_secret,
-    "RS256": _new_rsa,
-    "ES256": _new_p256,
+    "RS256": partial(rsa.generate_private_key, 65537, NEW_RSA_BITS),
+    "ES256": partial(ec.generate_private_key, ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate,
 }
 

@@ -28,7 +28,6 @@ __all__ = [
     "files",
     "gather",
     "parse",
-    "watched_paths",
 ]
 
 #: What the policy file is called in faults and places.
@@ -139,11 +138,6 @@ def _compiled_limits(limits: Limits | None) -> dict[str, Any]:
 def files(path: Path) -> dict[str, Path]:
     """Every file that the policy at a path is made of, by what it is called in faults."""
     return {NAME: path, **{routes.file_of(name): one for name, one in _kind_files(path).items()}}
-
-
-def watched_paths(path: Path) -> list[Path]:
-    """What to look at to notice a change: files, and the folders where a file may appear."""
-    return [*_folders(path), *files(path).values()]
 
 
 def gather(path: Path) -> Sources:

@@ -59,16 +59,10 @@ class Role:
 class Roles:
     """All roles, by name and by the code that begins a username, and the users' own limits."""
 
-    def __init__(
-        self,
-        roles: Mapping[str, Role],
-        users: Mapping[str, Mapping[str, Any]],
-        document: Document,
-    ) -> None:
+    def __init__(self, roles: Mapping[str, Role], users: Mapping[str, Mapping[str, Any]]) -> None:
         self._by_name = dict(roles)
         self._by_code = {role.code: role for role in roles.values()}
         self._users = {name: dict(own) for name, own in users.items()}
-        self._document = document
 
     def __iter__(self) -> Iterator[Role]:
         return iter(self._by_name.values())
@@ -105,10 +99,6 @@ class Roles:
         own = field in self._users.get(username, {})
         return ("users", username, field) if own else ("roles", role.name, field)
 
-    def line(self, path: Path) -> int:
-        """The line of the file that says it."""
-        return self._document.line(*path)
-
 
 def of_document(document: Document, ttl_bound_seconds: int | None) -> Roles:
     """The roles of a policy file without faults; no role's TTL is over the bound."""
@@ -120,7 +110,6 @@ def of_document(document: Document, ttl_bound_seconds: int | None) -> Roles:
     return Roles(
         {name: _role(name, entry, ttl_bound_seconds) for name, entry in filled.items()},
         {name: _own(entry) for name, entry in content.get("users", {}).items()},
-        document,
     )
 
 

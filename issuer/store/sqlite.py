@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,12 +45,13 @@ CREATE TABLE IF NOT EXISTS policy (
 CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
 """
 
-_COLUMNS = "jti, subject, role, issued_at, expires_at, credential, revoked_at, position"
+_COLUMNS = ", ".join(column.name for column in fields(Session))
+_PLACES = ", ".join("?" for _ in fields(Session))
 _ACTIVE = "revoked_at IS NULL AND expires_at > :now"
 
 
 class SqliteSessions:
-    """A `SessionStore` in the file `path`, made with mode 0600 where it is missing."""
+    """The store in the file `path`, made with mode 0600 where it is missing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -63,28 +65,22 @@ class SqliteSessions:
     def add(
         self, session: Session, most_active: int, now: int, most_of_subject: int | None = None
     ) -> None:
-        """See `SessionStore.add`."""
+        """Make the session durable.
+
+        `CapacityReached` if `most_active` others are active, `TooManyTokens` if `most_of_subject`
+        of the same subject are.
+        """
         with self._transaction() as connection:
             if _counter(connection, "rows") >= most_active:
                 _make_room(connection, most_active, now)
             _check_subject(connection, session.subject, most_of_subject, now)
             position = _raise(connection, "position")
             _raise(connection, "rows")
-            connection.execute(
-                f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, ?)",
-                (
-                    session.jti,
-                    session.subject,
-                    session.role,
-                    session.issued_at,
-                    session.expires_at,
-                    session.credential,
-                    position,
-                ),
-            )
+            row = astuple(replace(session, revoked_at=None, position=position))
+            connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES ({_PLACES})", row)
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
-        """See `SessionStore.revoke`."""
+        """Revoke what is selected, expired or not; answers all of it, what ends last first."""
         chosen = {name: value for name, value in vars(selection).items() if value is not None}
         where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
         values = {"now": now, **chosen}
@@ -94,62 +90,66 @@ class SqliteSessions:
             return [Session(*row) for row in connection.execute(query, values)]
 
     def find(self, jti: str) -> Session | None:
-        """See `SessionStore.find`."""
+        """The session of this `jti`, or None."""
         found = self._select("jti = :jti", {"jti": jti})
         return found[0] if found else None
 
     def live_after(self, jti: str, now: int, most: int) -> Sequence[Session]:
-        """See `SessionStore.live_after`."""
+        """A page of unexpired sessions, active and revoked, in the order of their `jti`."""
         return self._select(
             "jti > :jti AND expires_at > :now ORDER BY jti LIMIT :most",
             {"jti": jti, "now": now, "most": most},
         )
 
     def changes_after(self, position: int, most: int) -> Sequence[Session]:
-        """See `SessionStore.changes_after`."""
+        """A page of sessions changed after `position`, in the order of their positions."""
         return self._select(
             "position > :position ORDER BY position LIMIT :most",
             {"position": position, "most": most},
         )
 
     def position(self) -> int:
-        """See `SessionStore.position`."""
+        """The position of the newest change."""
         return self._read(lambda connection: _counter(connection, "position"))
 
     def active(self, now: int, most: int) -> Sequence[Session]:
-        """See `SessionStore.active`."""
+        """The newest active sessions."""
         return self._select(
             f"{_ACTIVE} ORDER BY position DESC LIMIT :most", {"now": now, "most": most}
         )
 
     def last_expiry(self) -> int:
-        """See `SessionStore.last_expiry`."""
+        """When the last of all sessions ends, or ended; 0 when there is none."""
         query = "SELECT max(expires_at) FROM sessions"
         return self._read(lambda connection: connection.execute(query).fetchone()[0] or 0)
 
     def count_active(self, now: int) -> int:
-        """See `SessionStore.count_active`."""
+        """How many sessions are active."""
         return self._read(lambda connection: _count_active(connection, now))
 
     def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
-        """See `SessionStore.credentials_in_use`."""
+        """The distinct (subject, credential) pairs of active sessions."""
         # By itself SQLite would look at all that is kept.
         kept = "sessions INDEXED BY sessions_by_expiry"
         query = f"SELECT DISTINCT subject, credential FROM {kept} WHERE {_ACTIVE}"
         return self._read(lambda connection: connection.execute(query, {"now": now}).fetchall())
 
     def policy(self) -> StoredPolicy | None:
-        """See `SessionStore.policy`."""
+        """The last good policy, or None before there is one."""
         return self._read(_policy)
 
     def policy_serial(self) -> int:
-        """See `SessionStore.policy_serial`."""
+        """Its serial number; 0 before there is one."""
         return self._read(lambda connection: _counter(connection, "policy"))
 
     def put_policy(
         self, sources: str, compiled: str, still: Callable[[], bool] = lambda: True
     ) -> StoredPolicy | None:
-        """See `SessionStore.put_policy`."""
+        """Make a policy durable under the next serial number; the same again keeps its own.
+
+        `still` is asked while no other can put one: where it says no, nothing is put, and None
+        comes back. So what was read from files first is never put after what was read later.
+        """
         with self._transaction() as connection:
             known = _policy(connection)
             if not still():
@@ -164,20 +164,20 @@ class SqliteSessions:
             return put
 
     def prune(self, now: int) -> int:
-        """See `SessionStore.prune`."""
+        """Forget sessions whose time is long over; answers how many."""
         with self._transaction() as connection:
             return _forget_expired(connection, now - KEPT_SECONDS)
 
     def salt(self) -> bytes:
-        """See `SessionStore.salt`."""
+        """Random bytes made with the store, for fingerprints that mean nothing elsewhere."""
         return bytes(self._read(lambda connection: _identity(connection, "salt")))
 
     def epoch(self) -> str:
-        """See `SessionStore.epoch`."""
+        """The name of this store's history."""
         return str(self._read(lambda connection: _identity(connection, "epoch")))
 
     def begin_epoch(self, now: int) -> int:
-        """See `SessionStore.begin_epoch`."""
+        """Trust nothing of what is here: revoke all, and begin a history. Answers how many."""
         with self._transaction() as connection:
             return _begin_epoch(connection, now)
 
@@ -219,7 +219,8 @@ class SqliteSessions:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction, whole or not at all."""
         try:
-            with _immediate(self._connection()) as connection:
+            with self._connection() as connection:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except sqlite3.Error as error:
             raise StoreUnavailable(f"session store: {error}") from error
@@ -239,18 +240,6 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise StoreUnavailable(f"session store: {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _immediate(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from issuer.errors import CapacityReached, NoGatewayReached
-from issuer.store import Selection, Session, SessionStore
+from issuer.store import Selection, Session
+from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import Ack, Changes, Gateways
 
 Clock = Callable[[], float]
@@ -33,7 +34,7 @@ class ActiveTokens:
 
     def __init__(
         self,
-        store: SessionStore,
+        store: SqliteSessions,
         gateways: Gateways,
         most_active: int,
         clock: Clock = time.time,

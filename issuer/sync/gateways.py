@@ -79,26 +79,21 @@ class Gateway:
 
     def apply(self, changes: Changes, timeout: float | None = None, **progress: Any) -> Ack:
         """Send changes; `progress` may carry the position they bring the gateway to."""
-        body = {"activate": changes.activate, "revoke": changes.revoke, **progress}
-        return self._send("POST", APPLY, body, timeout)
+        return self._send("POST", APPLY, {**vars(changes), **progress}, timeout)
 
     def put_keys(self, known: KeyList, timeout: float | None = None) -> Ack:
         """Send the keys in force; secret ones are sealed, as they would else cross the wire."""
-        body = {
-            "history": known.history,
-            "serial": known.serial,
-            "sealed": seal(self.key, _verifying(known)),
-        }
-        return self._send("POST", KEYS, body, timeout)
+        return self._put(KEYS, known, timeout, sealed=seal(self.key, _verifying(known)))
 
     def put_policy(self, known: PushedPolicy, timeout: float | None = None) -> Ack:
         """Send the policy in force."""
-        body = {
-            "history": known.history,
-            "serial": known.serial,
-            "policy": known.compiled,
-        }
-        return self._send("POST", POLICY, body, timeout)
+        return self._put(POLICY, known, timeout, policy=known.compiled)
+
+    def _put(
+        self, path: str, known: KeyList | PushedPolicy, timeout: float | None, **content: Any
+    ) -> Ack:
+        named = {"history": known.history, "serial": known.serial, **content}
+        return self._send("POST", path, named, timeout)
 
     def snapshot(self, step: str, **content: Any) -> Ack:
         """Send one step of a snapshot: `begin`, `part` or `end`."""

@@ -17,7 +17,8 @@ from issuer import policy
 from issuer.errors import Faults, StoreUnavailable
 from issuer.policy import Policy, Sources, Terms
 from issuer.policy.roles import Roles
-from issuer.store import SessionStore, StoredPolicy
+from issuer.store import StoredPolicy
+from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import Gateways, PushedPolicy
 
 log = logging.getLogger("portero.policy")
@@ -34,7 +35,7 @@ class PolicyInForce:
         self,
         path: Path,
         terms: Terms,
-        store: SessionStore,
+        store: SqliteSessions,
         gateways: Gateways,
         takes: bool = True,
     ) -> None:
@@ -63,7 +64,9 @@ class PolicyInForce:
     def pushed(self) -> PushedPolicy:
         """What gateways are sent of it."""
         self.in_force()
-        stored = self._stored
+        return self._pushed(self._stored)
+
+    def _pushed(self, stored: StoredPolicy) -> PushedPolicy:
         return PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
 
     def push(self) -> None:
@@ -154,8 +157,7 @@ class PolicyInForce:
 
     def _take(self, found: Policy, stored: StoredPolicy) -> None:
         """Gateways first; then issue by it."""
-        pushed = PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
-        self._gateways.put_policy(pushed)
+        self._gateways.put_policy(self._pushed(stored))
         self._policy, self._stored = found, stored
         log.warning("policy %d is in force", stored.serial)
 

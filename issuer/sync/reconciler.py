@@ -15,7 +15,8 @@ from typing import Any
 
 from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
-from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore
+from issuer.store import KEPT_SECONDS, Selection, Session
+from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Entry, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
@@ -105,7 +106,7 @@ class _Projection:
     """One gateway's copy of the store's active tokens."""
 
     def __init__(
-        self, gateway: Gateway, store: SessionStore, keys: KeyFile, policy: PolicyInForce
+        self, gateway: Gateway, store: SqliteSessions, keys: KeyFile, policy: PolicyInForce
     ) -> None:
         #: The mark of the key list that the gateway has acknowledged.
         self.keys = ""
@@ -199,11 +200,9 @@ class _Projection:
         sent, last = 0, ""
         while page := self._store.live_after(last, _earliest(), PART_ENTRIES):
             last = page[-1].jti
-            changes = _changes(page)
-            part = {"activate": changes.activate, "revoke": changes.revoke}
-            if not self._went_well(
-                self._gateway.snapshot("part", generation=generation, **part), "snapshot"
-            ):
+            part = vars(_changes(page))
+            ack = self._gateway.snapshot("part", generation=generation, **part)
+            if not self._went_well(ack, "snapshot"):
                 return None
             sent += len(page)
         return sent

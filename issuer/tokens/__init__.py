@@ -37,21 +37,10 @@ _JTI = re.compile(r"[A-Za-z0-9_-]{22}\Z", re.ASCII)
 # all that a token of ours needs, and nothing two parsers could read in two ways.
 _SPACE = rb"[ \t\n\r]*"
 _STRING = rb'"[ !#-\[\]-~]*"'
-_MEMBER = (
-    _SPACE
-    + rb"("
-    + _STRING
-    + rb")"
-    + _SPACE
-    + rb":"
-    + _SPACE
-    + rb"("
-    + _STRING
-    + rb"|0|[1-9][0-9]{0,14})"
-    + _SPACE
-)
+_VALUE = rb"%b|0|[1-9][0-9]{0,14}" % _STRING
+_MEMBER = rb"%b(%b)%b:%b(%b)%b" % (_SPACE, _STRING, _SPACE, _SPACE, _VALUE, _SPACE)
 _MEMBERS = re.compile(_MEMBER)
-_OBJECT = re.compile(_SPACE + rb"\{" + _MEMBER + rb"(?:," + _MEMBER + rb")*\}" + _SPACE + rb"\Z")
+_OBJECT = re.compile(rb"%b\{%b(?:,%b)*\}%b\Z" % (_SPACE, _MEMBER, _MEMBER, _SPACE))
 
 _HEADER = {"alg": str, "kid": str, "typ": str}
 _CLAIMS = {

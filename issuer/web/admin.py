@@ -11,7 +11,7 @@ from flask import Blueprint, Response, jsonify, make_response, redirect, render_
 from issuer import metrics
 from issuer.authority import Authority
 from issuer.errors import TokenRefused
-from issuer.store import Selection, Session
+from issuer.store import Selection
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
 from issuer.web import responses
@@ -61,17 +61,7 @@ def blueprint(authority: Authority) -> Blueprint:
 
 def _listed(authority: Authority) -> list[dict[str, Any]]:
     now = authority.now()
-    return [_row(session) for session in authority.active.store.active(now, MAX_LISTED)]
-
-
-def _row(session: Session) -> dict[str, Any]:
-    return {
-        "jti": session.jti,
-        "subject": session.subject,
-        "role": session.role,
-        "issued_at": session.issued_at,
-        "expires_at": session.expires_at,
-    }
+    return [session.shown for session in authority.active.store.active(now, MAX_LISTED)]
 
 
 def _revoked(done: Revocation) -> Response:

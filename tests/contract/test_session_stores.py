@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Selection, Session, SessionStore, StoredPolicy
+from issuer.store import KEPT_SECONDS, Selection, Session, StoredPolicy
 from issuer.store.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = multiprocessing.get_context("spawn")
 
 #: How to open a store of each kind, here or in another process.
-KINDS: dict[str, Callable[[str], SessionStore]] = {
+KINDS: dict[str, Callable[[str], SqliteSessions]] = {
     "sqlite": lambda place: SqliteSessions(Path(place)),
 }
 
@@ -36,7 +36,7 @@ class Place:
         self.kind = kind
         self.where = where
 
-    def open(self) -> SessionStore:
+    def open(self) -> SqliteSessions:
         return KINDS[self.kind](self.where)
 
 
@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def store(place: Place) -> SessionStore:
+def store(place: Place) -> SqliteSessions:
     return place.open()
 
 
@@ -56,7 +56,7 @@ def session(
     return Session(str(name).rjust(22, "A"), subject, role, NOW, NOW + ends, f"print {subject}")
 
 
-def add(store: SessionStore, *names: object) -> None:
+def add(store: SqliteSessions, *names: object) -> None:
     for name in names:
         store.add(session(name), MANY, NOW)
 
@@ -108,7 +108,7 @@ def try_to_add(number: int, place: Place, threads: int, each: int, most: int) ->
     in_threads(threads, work)
 
 
-def test_what_was_added_is_found_as_it_was(place: Place, store: SessionStore) -> None:
+def test_what_was_added_is_found_as_it_was(place: Place, store: SqliteSessions) -> None:
     store.add(session("1"), MANY, NOW)
     expected = Session(**(vars(session("1")) | {"position": 1}))
     assert store.find(session("1").jti) == expected
@@ -129,7 +129,7 @@ def test_a_killed_process_has_lost_nothing_it_was_told_is_done(place: Place) -> 
     assert store.position() == 3
 
 
-def test_every_change_raises_the_position_by_one(store: SessionStore) -> None:
+def test_every_change_raises_the_position_by_one(store: SqliteSessions) -> None:
     assert store.position() == 0
     add(store, 1, 2, 3)
     assert store.position() == 3
@@ -140,7 +140,7 @@ def test_every_change_raises_the_position_by_one(store: SessionStore) -> None:
     assert sorted(one.position for one in store.changes_after(0, 10)) == [4, 5, 6]
 
 
-def test_what_changes_nothing_keeps_the_position(store: SessionStore) -> None:
+def test_what_changes_nothing_keeps_the_position(store: SqliteSessions) -> None:
     add(store, 1)
     store.revoke(Selection(), NOW)
     store.revoke(Selection(), NOW)
@@ -152,7 +152,7 @@ def test_what_changes_nothing_keeps_the_position(store: SessionStore) -> None:
 
 
 def test_positions_of_threads_and_processes_rise_by_one_a_change(
-    place: Place, store: SessionStore
+    place: Place, store: SqliteSessions
 ) -> None:
     processes = in_processes(2, add_some, place, 20)
     in_threads(4, lambda number: add(store, *[f"t{number}-{index}" for index in range(10)]))
@@ -165,7 +165,7 @@ def test_positions_of_threads_and_processes_rise_by_one_a_change(
 
 
 def test_whoever_follows_the_positions_while_others_write_misses_nothing(
-    place: Place, store: SessionStore
+    place: Place, store: SqliteSessions
 ) -> None:
     writers = [
         threading.Thread(target=add, args=(store, *[f"t{number}-{index}" for index in range(15)]))
@@ -181,7 +181,7 @@ def test_whoever_follows_the_positions_while_others_write_misses_nothing(
     assert len(seen) == len(set(seen)) == 60
 
 
-def test_revoked_is_final(store: SessionStore) -> None:
+def test_revoked_is_final(store: SqliteSessions) -> None:
     add(store, 1)
     (revoked,) = store.revoke(Selection(jti=session(1).jti), NOW + 5)
     assert revoked.revoked_at == NOW + 5
@@ -193,7 +193,7 @@ def test_revoked_is_final(store: SessionStore) -> None:
 
 
 def test_a_revocation_answers_all_that_is_selected_also_what_has_expired(
-    store: SessionStore,
+    store: SqliteSessions,
 ) -> None:
     add(store, 1, 2)
     store.add(session(3, ends=5), MANY, NOW)
@@ -207,7 +207,7 @@ def test_a_revocation_answers_all_that_is_selected_also_what_has_expired(
 
 
 def test_a_session_that_was_revoked_by_a_clock_that_was_ahead_stays_revoked(
-    store: SessionStore,
+    store: SqliteSessions,
 ) -> None:
     store.add(session(1, ends=5), MANY, NOW)
     store.revoke(Selection(), NOW + 3600)
@@ -233,7 +233,7 @@ def test_a_session_that_was_revoked_by_a_clock_that_was_ahead_stays_revoked(
     ],
 )
 def test_all_that_a_selection_names_must_match(
-    store: SessionStore, selection: Selection, chosen: set[str]
+    store: SqliteSessions, selection: Selection, chosen: set[str]
 ) -> None:
     store.add(session("a"), MANY, NOW)
     store.add(session("b"), MANY, NOW)
@@ -243,7 +243,7 @@ def test_all_that_a_selection_names_must_match(
     assert set(names(store.active(NOW, 10))) == {"a", "b", "c", "d"} - chosen
 
 
-def test_the_capacity_is_exact_and_room_comes_back(store: SessionStore) -> None:
+def test_the_capacity_is_exact_and_room_comes_back(store: SqliteSessions) -> None:
     for number in range(3):
         store.add(session(number, ends=10), 3, NOW)
     with pytest.raises(CapacityReached):
@@ -257,14 +257,14 @@ def test_the_capacity_is_exact_and_room_comes_back(store: SessionStore) -> None:
     assert store.count_active(NOW + 10) == 2
 
 
-def test_the_last_expiry_is_that_of_the_longest_lived_session(store: SessionStore) -> None:
+def test_the_last_expiry_is_that_of_the_longest_lived_session(store: SqliteSessions) -> None:
     assert store.last_expiry() == 0
     for name, ends in (("1", 900), ("2", 3600), ("3", 60)):
         store.add(session(name, ends=ends), MANY, NOW)
     assert store.last_expiry() == NOW + 3600
 
 
-def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SessionStore) -> None:
+def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SqliteSessions) -> None:
     processes = in_processes(2, try_to_add, place, 2, 10, 25)
     try_to_add(9, place, 8, 5, 25)
     for process in processes:
@@ -273,7 +273,7 @@ def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SessionSto
     assert store.position() == 25
 
 
-def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SessionStore) -> None:
+def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SqliteSessions) -> None:
     store.add(session("a", ends=5), MANY, NOW, 2)
     store.add(session("b"), MANY, NOW, 2)
     with pytest.raises(TooManyTokens):
@@ -288,7 +288,7 @@ def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SessionStore) 
 
 
 def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
-    place: Place, store: SessionStore
+    place: Place, store: SqliteSessions
 ) -> None:
     first = store.epoch()
     add(store, 1, 2)
@@ -300,13 +300,13 @@ def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
     assert store.position() == 6
 
 
-def test_a_clock_that_was_an_hour_ahead_has_forgotten_nothing(store: SessionStore) -> None:
+def test_a_clock_that_was_an_hour_ahead_has_forgotten_nothing(store: SqliteSessions) -> None:
     store.add(session(1, ends=-3500), MANY, NOW)
     assert store.prune(NOW + 3600) == 0
     assert names(store.active(NOW - 3600, 10)) == ["1"]
 
 
-def test_prune_forgets_only_what_is_over(store: SessionStore) -> None:
+def test_prune_forgets_only_what_is_over(store: SqliteSessions) -> None:
     long_over = NOW + 10 + KEPT_SECONDS
     for name, ends in (("old", 5), ("old and revoked", 6), ("live", 90000), ("revoked", 90000)):
         store.add(session(name, ends=ends), MANY, NOW)
@@ -322,7 +322,7 @@ def test_prune_forgets_only_what_is_over(store: SessionStore) -> None:
     assert store.position() == 6
 
 
-def test_prune_makes_room_for_no_more_than_it_forgot(store: SessionStore) -> None:
+def test_prune_makes_room_for_no_more_than_it_forgot(store: SqliteSessions) -> None:
     for number in range(3):
         store.add(session(number, ends=5), 3, NOW)
     later = NOW + 10 + KEPT_SECONDS
@@ -334,7 +334,7 @@ def test_prune_makes_room_for_no_more_than_it_forgot(store: SessionStore) -> Non
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
-def test_pages_of_unexpired_sessions_lose_nothing(store: SessionStore, most: int) -> None:
+def test_pages_of_unexpired_sessions_lose_nothing(store: SqliteSessions, most: int) -> None:
     add(store, *range(7))
     store.add(session("over", ends=5), MANY, NOW)
     store.revoke(Selection(jti=session(3).jti), NOW)
@@ -347,7 +347,7 @@ def test_pages_of_unexpired_sessions_lose_nothing(store: SessionStore, most: int
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
-def test_pages_of_changes_lose_nothing(store: SessionStore, most: int) -> None:
+def test_pages_of_changes_lose_nothing(store: SqliteSessions, most: int) -> None:
     add(store, *range(5))
     store.revoke(Selection(jti=session(1).jti), NOW)
     found, position = [], 0
@@ -359,7 +359,7 @@ def test_pages_of_changes_lose_nothing(store: SessionStore, most: int) -> None:
     assert position == store.position()
 
 
-def test_the_newest_active_sessions_come_first(store: SessionStore) -> None:
+def test_the_newest_active_sessions_come_first(store: SqliteSessions) -> None:
     add(store, 1, 2, 3, 4)
     store.revoke(Selection(jti=session(3).jti), NOW)
     assert names(store.active(NOW, 2)) == ["4", "2"]
@@ -367,7 +367,7 @@ def test_the_newest_active_sessions_come_first(store: SessionStore) -> None:
     assert store.count_active(NOW + 900) == 0
 
 
-def test_credentials_in_use_are_those_of_active_sessions(store: SessionStore) -> None:
+def test_credentials_in_use_are_those_of_active_sessions(store: SqliteSessions) -> None:
     add(store, 1, 2)
     store.add(session(3, "USRSbob"), MANY, NOW)
     store.add(session(4, "USRScarol", ends=5), MANY, NOW)
@@ -376,14 +376,14 @@ def test_credentials_in_use_are_those_of_active_sessions(store: SessionStore) ->
 
 
 def test_the_salt_is_made_once_and_is_another_stores_never(
-    place: Place, store: SessionStore
+    place: Place, store: SqliteSessions
 ) -> None:
     other = Place(place.kind, place.where + ".other").open()
     assert len(store.salt()) >= 16
     assert place.open().salt() == store.salt() != other.salt()
 
 
-def test_a_failed_change_leaves_nothing_half_done(store: SessionStore) -> None:
+def test_a_failed_change_leaves_nothing_half_done(store: SqliteSessions) -> None:
     add(store, 1)
     with pytest.raises(StoreUnavailable):
         add(store, 1)
@@ -566,7 +566,7 @@ def test_a_policy_is_kept_under_a_serial_number_that_rises_with_each_other_one(
     assert store.policy() == StoredPolicy(3, "b", "2")
 
 
-def test_a_policy_that_is_no_longer_the_files_is_not_put(store: SessionStore) -> None:
+def test_a_policy_that_is_no_longer_the_files_is_not_put(store: SqliteSessions) -> None:
     store.put_policy("a", "1")
     assert store.put_policy("b", "1", still=lambda: False) is None
     assert store.policy() == StoredPolicy(1, "a", "1")
@@ -593,7 +593,7 @@ def test_no_other_policy_is_put_while_one_is_asked_whether_it_still_holds(place:
     assert first.policy() == StoredPolicy(2, "later", "1")
 
 
-def test_a_policy_outlasts_a_new_epoch(store: SessionStore) -> None:
+def test_a_policy_outlasts_a_new_epoch(store: SqliteSessions) -> None:
     store.put_policy("a", "1")
     store.begin_epoch(NOW)
     assert store.policy() == StoredPolicy(1, "a", "1")

@@ -10,7 +10,7 @@ import pytest
 
 from issuer.errors import Faults, StoreUnavailable
 from issuer.policy import Terms
-from issuer.store import SessionStore, StoredPolicy
+from issuer.store import StoredPolicy
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import PushedPolicy
 from issuer.sync.policy_in_force import PolicyInForce
@@ -204,7 +204,7 @@ def test_a_file_that_changes_again_while_it_is_put_is_not_put(
     one = house.process()
     real = SqliteSessions.put_policy
 
-    def put_after_a_change(self: SessionStore, *words: Any, **more: Any) -> StoredPolicy | None:
+    def put_after_a_change(self: SqliteSessions, *words: Any, **more: Any) -> StoredPolicy | None:
         house.write(300)
         return real(house.store, *words, **more)
 

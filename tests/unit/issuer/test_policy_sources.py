@@ -80,14 +80,6 @@ def test_a_kind_beside_the_policy_takes_the_place_of_the_shipped_one(path: Path)
     assert policy.gather(path).kinds["vllm"] == KIND
 
 
-def test_what_is_watched_are_the_files_and_the_folders_where_one_may_appear(path: Path) -> None:
-    servers = path.parent / "servers"
-    assert {path, servers, policy.SHIPPED.parent / "servers"} <= set(policy.watched_paths(path))
-    servers.mkdir()
-    (servers / "mine.yaml").write_text(KIND)
-    assert servers / "mine.yaml" in policy.watched_paths(path)
-
-
 def test_a_policy_that_is_not_there_is_a_fault_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(Faults, match=r"policy\.yaml: cannot read .*/none\.yaml: No such file"):
         policy.gather(tmp_path / "none.yaml")
