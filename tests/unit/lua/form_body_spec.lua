@@ -88,24 +88,25 @@ describe("of_type", function()
         it("finds no boundary in " .. shown(value), function()
             local form, reason = form_body.of_type(value)
             assert.is_nil(form)
-            assert.equal(value:find("-data,", 1, true) and "no form" or "boundary", reason)
+            assert.equal(
+                value:find("-data,", 1, true) and "form_expected" or "form_boundary", reason)
         end)
     end
 
     for _, value in ipairs({ "", "multipart/mixed; boundary=a", "xmultipart/form-data; boundary=a",
         "application/json", "application/x-www-form-urlencoded", "multipart", "form-data" }) do
         it("calls no form " .. shown(value), function()
-            assert.same({ nil, "no form" }, { form_body.of_type(value) })
+            assert.same({ nil, "form_expected" }, { form_body.of_type(value) })
         end)
     end
 
     it("calls no form what is not told", function()
-        assert.same({ nil, "no form" }, { form_body.of_type(nil) })
+        assert.same({ nil, "form_expected" }, { form_body.of_type(nil) })
     end)
 
     it("refuses a charset in which the same bytes are another name", function() -- B9
         for _, charset in ipairs({ "utf-16", "utf-7", "ebcdic", '"UTF-16LE"', "x" }) do
-            assert.same({ nil, "charset" },
+            assert.same({ nil, "form_charset" },
                 { form_body.of_type("multipart/form-data; charset=" .. charset .. "; boundary=a") })
         end
     end)
@@ -195,38 +196,41 @@ describe("model", function()
     end
 
     it("calls a model missing that is in no part", function() -- B4
-        assert.same({ nil, "missing" }, { from(FILE .. END) })
-        assert.same({ nil, "missing" }, { from(field("models", "a") .. END) })
-        assert.same({ nil, "missing" }, { from("--" .. B .. "--") })
+        assert.same({ nil, "model_missing" }, { from(FILE .. END) })
+        assert.same({ nil, "model_missing" }, { from(field("models", "a") .. END) })
+        assert.same({ nil, "model_missing" }, { from("--" .. B .. "--") })
     end)
 
     it("refuses several, also of the same name", function() -- B1
-        assert.same({ nil, "duplicate" }, { from(MODEL .. MODEL .. END) })
-        assert.same({ nil, "duplicate" }, { from(MODEL .. FILE .. field("model", "other") .. END) })
+        assert.same({ nil, "ambiguous_body" }, { from(MODEL .. MODEL .. END) })
+        assert.same({ nil, "ambiguous_body" },
+            { from(MODEL .. FILE .. field("model", "other") .. END) })
     end)
 
     -- B2, B6
     local DOUBTFUL = {
-        ['Content-Disposition: form-data; name="Model"'] = "near",
-        ["Content-Disposition: form-data; name=MODEL"] = "near",
-        ['Content-Disposition: form-data; name=" model"'] = "near",
-        ['Content-Disposition: form-data; name="model "'] = "near",
-        ['Content-Disposition: form-data; name="mod\\el"'] = "near",
-        ['Content-Disposition: form-data; name="\\"model\\""'] = "near",
-        ['Content-Disposition: form-data; name="model"; filename="a"'] = "file",
-        ['Content-Disposition: form-data; name="model"; FileName=""'] = "file",
-        ["Content-Disposition: form-data; name=\"model\"; filename*=utf-8''a"] = "file",
-        ["Content-Disposition: form-data; filename*0=a; name=model"] = "file",
+        ['Content-Disposition: form-data; name="Model"'] = "form_model_near",
+        ["Content-Disposition: form-data; name=MODEL"] = "form_model_near",
+        ['Content-Disposition: form-data; name=" model"'] = "form_model_near",
+        ['Content-Disposition: form-data; name="model "'] = "form_model_near",
+        ['Content-Disposition: form-data; name="mod\\el"'] = "form_model_near",
+        ['Content-Disposition: form-data; name="\\"model\\""'] = "form_model_near",
+        ['Content-Disposition: form-data; name="model"; filename="a"'] = "form_model_file",
+        ['Content-Disposition: form-data; name="model"; FileName=""'] = "form_model_file",
+        ["Content-Disposition: form-data; name=\"model\"; filename*=utf-8''a"] = "form_model_file",
+        ["Content-Disposition: form-data; filename*0=a; name=model"] = "form_model_file",
         ['Content-Disposition: form-data; name="model"\r\nContent-Transfer-Encoding: base64'] =
-            "encoded",
+            "form_model_encoded",
         ['Content-Disposition: form-data; name="model"\r\nContent-Transfer-Encoding: '
-            .. "Quoted-Printable"] = "encoded",
+            .. "Quoted-Printable"] = "form_model_encoded",
         ['Content-Disposition: form-data; name="model"\r\n'
-            .. "Content-Type: text/plain; charset=utf-16"] = "kind",
-        ['Content-Disposition: form-data; name="model"\r\nContent-Type: application/json'] = "kind",
+            .. "Content-Type: text/plain; charset=utf-16"] = "form_model_kind",
+        ['Content-Disposition: form-data; name="model"\r\nContent-Type: application/json'] =
+            "form_model_kind",
         ['Content-Disposition: form-data; name="model"\r\nContent-Type: application/octet-stream'] =
-            "kind",
-        ['Content-Disposition: form-data; name="model"\r\nContent-Type: text/plain; x'] = "kind",
+            "form_model_kind",
+        ['Content-Disposition: form-data; name="model"\r\nContent-Type: text/plain; x'] =
+            "form_model_kind",
     }
     for head, reason in pairs(DOUBTFUL) do
         it("refuses what some would take for the model: " .. shown(head), function()
@@ -284,8 +288,8 @@ describe("model", function()
     }
     for _, head in ipairs(BAD_HEADS) do
         it("refuses the head " .. shown(head), function()
-            assert.same({ nil, "head" }, { from(part(head, "a") .. END) })
-            assert.same({ nil, "head" }, { from(MODEL .. part(head, "a") .. END) })
+            assert.same({ nil, "form_head" }, { from(part(head, "a") .. END) })
+            assert.same({ nil, "form_head" }, { from(MODEL .. part(head, "a") .. END) })
         end)
     end
 
@@ -302,7 +306,7 @@ describe("model", function()
         local form = { boundary = B, other = " XyZ", is_utf8 = true }
         assert.equal("whisper-1", from(MODEL .. END, nil, form))
         for _, text in ipairs({ "-- XyZ\r\n" .. MODEL .. END, MODEL .. END .. "-- XyZ" }) do
-            assert.same({ nil, "broken" }, { from(text, nil, form) })
+            assert.same({ nil, "form_broken" }, { from(text, nil, form) })
         end
     end)
 
@@ -336,35 +340,35 @@ describe("model", function()
         it("refuses " .. what, function()
             local name, reason = from(form)
             assert.is_nil(name)
-            assert.is_true(reason == "broken" or reason == "head", reason)
+            assert.is_true(reason == "form_broken" or reason == "form_head", reason)
         end)
     end
 
     it("refuses a part without the end of its head", function()
-        assert.same({ nil, "head" },
+        assert.same({ nil, "form_head" },
             { from('--XyZ\r\nContent-Disposition: form-data; name="model"\r\n' .. END) })
-        assert.same({ nil, "head" }, { from("--XyZ\r\n" .. "\r\nx\r\n" .. END) })
+        assert.same({ nil, "form_head" }, { from("--XyZ\r\n" .. "\r\nx\r\n" .. END) })
     end)
 
     it("refuses 1,001 parts", function() -- B12
-        assert.same({ nil, "too many" }, { from(field("a", "b"):rep(1001) .. END) })
+        assert.same({ nil, "form_too_long" }, { from(field("a", "b"):rep(1001) .. END) })
     end)
 
     it("calls an empty model missing", function()
-        assert.same({ nil, "missing" }, { from(field("model", "") .. END) })
+        assert.same({ nil, "model_missing" }, { from(field("model", "") .. END) })
     end)
 
     for what, name in pairs({ ["a line end"] = "a\r\nb", ["NUL"] = "a\0", ["a tab"] = "a\tb",
         ["no UTF-8"] = "a\255", ["1,025 characters"] = ("m"):rep(1025),
         ["10,000 characters"] = ("m"):rep(10000) }) do
         it("has no use for a model with " .. what, function()
-            assert.same({ nil, "unusable" }, { from(field("model", name) .. END) })
+            assert.same({ nil, "model_unusable" }, { from(field("model", name) .. END) })
         end)
     end
 
     it("has no use for a model that a long head hides the length of", function()
         local head = "Content-Disposition: form-data;" .. (" "):rep(3900) .. 'name="model"'
-        assert.same({ nil, "unusable" }, { from(part(head, ("m"):rep(1100)) .. END) })
+        assert.same({ nil, "model_unusable" }, { from(part(head, ("m"):rep(1100)) .. END) })
         assert.equal(("m"):rep(1000), from(part(head, ("m"):rep(1000)) .. END))
     end)
 
@@ -376,11 +380,11 @@ describe("model", function()
 
     it("reads one that is not ASCII in UTF-8 alone", function()
         local form = { boundary = B, is_utf8 = false }
-        assert.same({ nil, "kind" }, { from(field("model", "é") .. END, nil, form) })
+        assert.same({ nil, "form_model_kind" }, { from(field("model", "é") .. END, nil, form) })
         assert.equal("e", from(field("model", "e") .. END, nil, form))
         local head = 'Content-Disposition: form-data; name="model"\r\n'
             .. "Content-Type: text/plain; charset=iso-8859-1"
-        assert.same({ nil, "kind" }, { from(part(head, "é") .. END) })
+        assert.same({ nil, "form_model_kind" }, { from(part(head, "é") .. END) })
     end)
 
     it("reads a model of 1,024 characters, and a form of hundreds of parts", function()
@@ -391,9 +395,9 @@ describe("model", function()
     it("refuses every beginning of a form", function() -- B7
         local form = FILE .. MODEL .. END
         for length = 0, #form - 3 do
-            assert.same({ nil, "broken" }, { from(form:sub(1, length)) })
+            assert.same({ nil, "form_broken" }, { from(form:sub(1, length)) })
         end
-        assert.same({ nil, "broken" }, { from(form:sub(1, -2)) })
+        assert.same({ nil, "form_broken" }, { from(form:sub(1, -2)) })
     end)
 
     it("finds the boundary wherever it pauses", function()

@@ -267,7 +267,7 @@ describe("scan, of names", function()
     }
     for _, text in ipairs(MODEL_TWICE) do
         it("calls a model that is named again a duplicate: " .. shown(text), function()
-            assert.equal("duplicate", fault_of(text))
+            assert.equal("ambiguous_body", fault_of(text))
         end)
     end
 
@@ -283,7 +283,7 @@ describe("scan, of names", function()
     }
     for _, text in ipairs(TWICE) do
         it("refuses another name that is there twice: " .. shown(text), function()
-            assert.equal("twice", fault_of(text))
+            assert.equal("json_name_twice", fault_of(text))
         end)
     end
 
@@ -325,17 +325,19 @@ describe("scan, of names", function()
         it("refuses what folds to a policy name without being it: " .. name, function() -- B2
             accepts(('{"%s":"x"}'):format(name))
             for _, variant in ipairs(variants(name)) do
-                assert.equal("near", fault_of(('{"%s":"x"}'):format(variant)), shown(variant))
-                assert.equal(name == "model" and "duplicate" or "near",
+                assert.equal("json_name_near", fault_of(('{"%s":"x"}'):format(variant)),
+                    shown(variant))
+                assert.equal(name == "model" and "ambiguous_body" or "json_name_near",
                     fault_of(('{"model":"ok","a":1,"%s":null}'):format(variant)), shown(variant))
             end
         end)
     end
 
     it("folds both of Unicode's strange letters, s and k, in one name", function() -- B2
-        assert.equal("near", fault_of('{"' .. LONG_S .. "ource\":1}"))
-        assert.equal("near", fault_of('{"' .. LONG_S .. 'TREAM_OPTION' .. LONG_S .. '":1}'))
-        assert.equal("near", fault_of('{"bac' .. KELVIN .. 'end":1}'))
+        assert.equal("json_name_near", fault_of('{"' .. LONG_S .. "ource\":1}"))
+        assert.equal("json_name_near",
+            fault_of('{"' .. LONG_S .. 'TREAM_OPTION' .. LONG_S .. '":1}'))
+        assert.equal("json_name_near", fault_of('{"bac' .. KELVIN .. 'end":1}'))
         accepts('{"' .. KELVIN .. LONG_S .. '":1}')
     end)
 
@@ -501,7 +503,7 @@ describe("scan, of long bodies", function()
             local found = scan(body, function()
                 pauses = pauses + 1
                 assert.equal("other", scan('{"a":[[{"b":1}]],"model":"other"}').model)
-                assert.equal("twice", fault_of('{"a":1,"a":2}'))
+                assert.equal("json_name_twice", fault_of('{"a":1,"a":2}'))
                 refuses('{"a":[[[[[')
             end)
             assert.equal(before < #BODY and 1 or (before == #BODY and 0), pauses)
@@ -705,6 +707,23 @@ describe("scan, against cjson", function()
     end)
 end)
 
+describe("is_model", function()
+    for _, name in ipairs({ "a", "a b", [[C:\models\x.gguf]], 'a"b', "é", "模型:7b", "😀",
+        "\237\159\191", "\244\143\191\191", ("m"):rep(1024) }) do
+        it("takes " .. shown(name), function()
+            assert.is_true(json_body.is_model(name))
+        end)
+    end
+
+    for _, name in ipairs({ "", "a\0", "a\nb", "\127", "\9", ("m"):rep(1025), "\128", "\195",
+        "\195\195\169", "\192\175", "\224\159\191", "\237\160\128", "\240\143\191\191",
+        "\244\144\128\128", "\245\128\128\128", "\226\195\169\130\172", "a\255" }) do
+        it("refuses " .. shown(name), function()
+            assert.is_false(json_body.is_model(name))
+        end)
+    end
+end)
+
 describe("is_json", function()
     for _, value in ipairs({ "application/json", "Application/JSON",
         "application/json; charset=utf-8", "application/json;charset=UTF-8",
@@ -731,9 +750,10 @@ describe("is_json", function()
     end
 
     it("says that it was the charset", function()
-        assert.same({ false, "charset" },
+        assert.same({ false, "json_charset" },
             { json_body.is_json("application/json; charset=utf-16") })
-        assert.same({ false }, { json_body.is_json("text/plain; charset=utf-16") })
+        assert.same({ false, "unsupported_media_type" },
+            { json_body.is_json("text/plain; charset=utf-16") })
     end)
 
     it("refuses a type that is not told", function() -- B9

@@ -178,23 +178,6 @@ describe("is_plain", function()
     end)
 end)
 
-describe("is_text", function()
-    for _, name in ipairs({ "a", "a b", [[C:\models\x.gguf]], 'a"b', "é", "模型:7b", "😀",
-        "\237\159\191", "\244\143\191\191", ("m"):rep(1024) }) do
-        it("takes " .. shown(name), function()
-            assert.is_true(model_name.is_text(name))
-        end)
-    end
-
-    for _, name in ipairs({ "", "a\0", "a\nb", "\127", "\9", ("m"):rep(1025), "\128", "\195",
-        "\195\195\169", "\192\175", "\224\159\191", "\237\160\128", "\240\143\191\191",
-        "\244\144\128\128", "\245\128\128\128", "\226\195\169\130\172", "a\255" }) do
-        it("refuses " .. shown(name), function()
-            assert.is_false(model_name.is_text(name))
-        end)
-    end
-end)
-
 describe("from_json", function()
     local function from(text, word)
         return model_name.from_json(assert(scan(text)), word)
@@ -202,13 +185,14 @@ describe("from_json", function()
 
     it("answers the model of a body", function()
         assert.equal("a", from('{"model":"a","name":"b"}', "body"))
-        assert.same({ nil, "missing" }, { from('{"name":"b"}', "body") })
+        assert.same({ nil, "model_missing" }, { from('{"name":"b"}', "body") })
     end)
 
     for value, reason in pairs({
-        ["null"] = "missing", ['""'] = "missing", ["[]"] = "unusable", ["{}"] = "unusable",
-        ["1"] = "unusable", ["true"] = "unusable", [ [["\u0000"]] ] = "unusable",
-        ['"' .. ("m"):rep(1025) .. '"'] = "unusable",
+        ["null"] = "model_missing", ['""'] = "model_missing",
+        ["[]"] = "model_unusable", ["{}"] = "model_unusable",
+        ["1"] = "model_unusable", ["true"] = "model_unusable", [ [["\u0000"]] ] = "model_unusable",
+        ['"' .. ("m"):rep(1025) .. '"'] = "model_unusable",
     }) do
         it(("calls a model of %s %s"):format(value:sub(1, 9), reason), function() -- B4
             assert.same({ nil, reason }, { from('{"model":' .. value .. "}", "body") })
@@ -223,28 +207,28 @@ describe("from_json", function()
         for _, name in ipairs({ "", ',"name":""', ',"name":null' }) do
             assert.equal("a", from('{"model":"a"' .. name .. "}", "body-or-name"))
         end
-        assert.same({ nil, "missing" }, { from('{"model":"","name":""}', "body-or-name") })
-        assert.same({ nil, "missing" }, { from("{}", "body-or-name") })
+        assert.same({ nil, "model_missing" }, { from('{"model":"","name":""}', "body-or-name") })
+        assert.same({ nil, "model_missing" }, { from("{}", "body-or-name") })
     end)
 
     it("takes neither beside one that is wrong", function() -- B5
         for _, wrong in ipairs({ "1", "[]", "{}", "false", [["a\u0000"]], [["\ud800"]] }) do
-            assert.same({ nil, "unusable" }, { from('{"model":' .. wrong .. ',"name":"b"}',
+            assert.same({ nil, "model_unusable" }, { from('{"model":' .. wrong .. ',"name":"b"}',
                 "body-or-name") })
-            assert.same({ nil, "unusable" }, { from('{"model":"a","name":' .. wrong .. "}",
+            assert.same({ nil, "model_unusable" }, { from('{"model":"a","name":' .. wrong .. "}",
                 "body-or-name") })
         end
     end)
 
     it("refuses a model and a name of two models", function() -- B5
-        assert.same({ nil, "duplicate" }, { from('{"model":"a","name":"b"}', "body-or-name") })
+        assert.same({ nil, "ambiguous_body" }, { from('{"model":"a","name":"b"}', "body-or-name") })
         assert.equal("a", from('{"model":"a","name":"a"}', "body-or-name"))
         assert.equal("A:latest", from('{"model":"A:latest","name":"library/a"}', "body-or-name"))
     end)
 
     it("refuses a body that chooses its model in a second way", function() -- B6
-        assert.same({ nil, "second" }, { from('{"model":"a","lora":[]}', "body") })
-        assert.same({ nil, "second" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
+        assert.same({ nil, "model_second" }, { from('{"model":"a","lora":[]}', "body") })
+        assert.same({ nil, "model_second" }, { from('{"adapter":"x","name":"a"}', "body-or-name") })
         assert.equal("a", from('{"model":"a","adapter":null}', "body"))
     end)
 end)
@@ -269,7 +253,7 @@ describe("from_query", function()
 
     it("calls a model missing that is not there or empty", function() -- B4
         for _, query in ipairs({ "", "?", "?x=1", "?model", "?model=", "?x=model", "?models=a" }) do
-            assert.same({ nil, "missing" }, { model_name.from_query(query) })
+            assert.same({ nil, "model_missing" }, { model_name.from_query(query) })
         end
     end)
 
@@ -285,7 +269,7 @@ describe("from_query", function()
     }
     for _, query in ipairs(SEVERAL) do
         it("refuses what can be read in two ways: " .. shown(query), function()
-            assert.same({ nil, "duplicate" }, { model_name.from_query(query) })
+            assert.same({ nil, "ambiguous_body" }, { model_name.from_query(query) })
         end)
     end
 end)

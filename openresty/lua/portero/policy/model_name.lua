@@ -8,7 +8,6 @@ local char, find, gsub = string.char, string.find, string.gsub
 local lower, match, sub = string.lower, string.match, string.sub
 
 local MAX_PLAIN = 256
-local MAX_TEXT = 1024
 
 local _M = {}
 
@@ -125,33 +124,6 @@ function _M.is_plain(name)
         and not find(name, "\\", 1, true)
 end
 
---- RFC 3629 section 4: no overlong form, no surrogate, nothing above U+10FFFF.
-local CHARACTERS = {
-    "[\194-\223][\128-\191]",
-    "\224[\160-\191][\128-\191]",
-    "[\225-\236\238\239][\128-\191][\128-\191]",
-    "\237[\128-\159][\128-\191]",
-    "\240[\144-\191][\128-\191][\128-\191]",
-    "[\241-\243][\128-\191][\128-\191][\128-\191]",
-    "\244[\128-\143][\128-\191][\128-\191]",
-}
-
---- A character leaves a dot behind: what stood beside it must not become one.
-local function is_utf8(text)
-    for i = 1, #CHARACTERS do
-        text = gsub(text, CHARACTERS[i], ".")
-    end
-    return not find(text, "[\128-\255]")
-end
-
---- Whether it is a name that a body could hold: UTF-8 without control characters.
----@param name string
----@return boolean
-function _M.is_text(name)
-    return name ~= "" and #name <= MAX_TEXT and not find(name, "[%z\1-\31\127]")
-        and (not find(name, "[\128-\255]") or is_utf8(name))
-end
-
 ---------
 -- The JSON body.
 
@@ -162,7 +134,7 @@ end
 
 local function from_body(found)
     if not found.model then
-        return nil, is_unusable(found, "model") and "unusable" or "missing"
+        return nil, is_unusable(found, "model") and "model_unusable" or "model_missing"
     end
     return found.model
 end
@@ -171,16 +143,16 @@ end
 local function from_body_or_name(found)
     local model, name = found.model, found.name
     if is_unusable(found, "model") or is_unusable(found, "name") then
-        return nil, "unusable"
+        return nil, "model_unusable"
     end
     if not model and not name then
-        return nil, "missing"
+        return nil, "model_missing"
     end
     if not model or not name then
         return model or name
     end
     if _M.canonical(model, true) ~= _M.canonical(name, true) then
-        return nil, "duplicate"
+        return nil, "ambiguous_body"
     end
     return model
 end
@@ -191,11 +163,10 @@ local FROM_JSON = { body = from_body, ["body-or-name"] = from_body_or_name }
 ---@param found table from `json_body.scan`
 ---@param word string "body" or "body-or-name", the route's
 ---@return string|nil name
----@return string|nil reason "missing", "unusable", "duplicate", or "second" for another field that
----     chooses a model
+---@return string|nil code of the refusal
 function _M.from_json(found, word)
     if found.second then
-        return nil, "second"
+        return nil, "model_second"
     end
     return FROM_JSON[word](found)
 end
@@ -244,16 +215,16 @@ end
 
 --- The model that a query names.
 ---@param query string with or without its question mark
----@return string|nil name, string|nil reason "missing" or "duplicate"
+---@return string|nil name, string|nil code of the refusal
 function _M.from_query(query)
     local count, name, value = model_parameters(query)
     if count == 0 or count == 1 and name == "model" and value == "" then
-        return nil, "missing"
+        return nil, "model_missing"
     end
     local model = unquoted(value)
     if count > 1 or name ~= "model" or find(query, ";", 1, true)
         or not model or not _M.is_plain(model) then
-        return nil, "duplicate"
+        return nil, "ambiguous_body"
     end
     return model
 end

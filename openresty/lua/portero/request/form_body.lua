@@ -9,7 +9,7 @@
 
 local ffi = require("ffi")
 local header_parameters = require("portero.request.header_parameters")
-local model_name = require("portero.policy.model_name")
+local json_body = require("portero.request.json_body")
 
 -- For the boundaries: a file of many megabytes lies between them.
 ffi.cdef("void *memmem(const void *in, size_t in_length, const void *what, size_t what_length);")
@@ -65,21 +65,21 @@ end
 ---@param content_type string|nil
 ---@return table|nil form { boundary, other, is_utf8 }; `other` is what some would take for the
 ---     boundary, where it is not the same
----@return string|nil reason "no form", "boundary" or "charset"
+---@return string|nil code of the refusal
 function _M.of_type(content_type)
     local kind = match(content_type or "", "^[^; \t]*")
     if lower(kind) ~= "multipart/form-data" then
-        return nil, "no form"
+        return nil, "form_expected"
     end
     local word, parameters = header_parameters.parse(content_type)
     local boundary = word == lower(kind) and parameters.boundary
     local _, mentions = gsub(lower(content_type), "boundary[ \t]*[*=]", "")
     if not boundary or mentions > 1 or not is_boundary(boundary) then
-        return nil, "boundary"
+        return nil, "form_boundary"
     end
     local is_utf8 = reads_utf8(parameters)
     if is_utf8 == nil then
-        return nil, "charset"
+        return nil, "form_charset"
     end
     local other = cut_out_boundary(content_type)
     return {
@@ -169,20 +169,20 @@ end
 --- Why the field `model` would not be a text to all, or not the same one; nil where it would.
 local function fault_of_field(headers, parameters, value, is_utf8)
     if is_file(parameters) then
-        return "file"
+        return "form_model_file"
     end
     if not SAME_BYTES[lower(headers["content-transfer-encoding"] or "binary")] then
-        return "encoded"
+        return "form_model_encoded"
     end
     local kind, of_kind = header_parameters.parse(headers["content-type"] or "text/plain")
     local in_utf8 = kind == "text/plain" and reads_utf8(of_kind)
     if kind ~= "text/plain" or in_utf8 == nil then
-        return "kind"
+        return "form_model_kind"
     end
-    if not model_name.is_text(value) then
-        return value == "" and "missing" or "unusable"
+    if not json_body.is_model(value) then
+        return value == "" and "model_missing" or "model_unusable"
     end
-    return not (is_utf8 and in_utf8) and find(value, "[\128-\255]") and "kind" or nil
+    return not (is_utf8 and in_utf8) and find(value, "[\128-\255]") and "form_model_kind" or nil
 end
 
 --- What the part in [from, to) is: the model's name, "" for another part, or nil and the reason.
@@ -192,11 +192,11 @@ local function read_part(bytes, from, to, is_utf8)
     local headers = head_end and headers_of(sub(start, 1, head_end - 1))
     local parameters = headers and parameters_of(headers["content-disposition"] or "")
     if not parameters then
-        return nil, "head"
+        return nil, "form_head"
     end
     local is_its = is_model(parameters.name)
     if not is_its then
-        return is_its == false and "" or nil, "near"
+        return is_its == false and "" or nil, "form_model_near"
     end
     local value_from = from + head_end - 1 + #HEAD_END
     local value = ffi.string(bytes + value_from, min(to - value_from, MAX_HEAD_BYTES))
@@ -232,19 +232,20 @@ local function walk(bytes, length, delimiter, pause, read)
     for _ = 1, MAX_PARTS do
         local follows = at and behind_boundary(bytes, at + #delimiter, length)
         if follows == "end" then
-            return place_of(bytes, at + #delimiter, length, delimiter, pause) and "broken" or nil
+            local goes_on = place_of(bytes, at + #delimiter, length, delimiter, pause)
+            return goes_on and "form_broken" or nil
         end
         local from = follows == "part" and at + #delimiter + #LINE_END
         at = from and place_of(bytes, from, length, delimiter, pause)
         if not at or not ends_line(bytes, from, at) then
-            return "broken"
+            return "form_broken"
         end
         local reason = read(from, at - #LINE_END)
         if reason then
             return reason
         end
     end
-    return "too many"
+    return "form_too_long"
 end
 
 --- The model of a multipart form: the one field `model`. The boundary may be nowhere but where it
@@ -253,24 +254,23 @@ end
 ---@param length integer
 ---@param form table from `of_type`
 ---@param pause function|nil
----@return string|nil name, string|nil reason "broken", "duplicate", "encoded", "file", "head",
----     "kind", "missing", "near", "too many" or "unusable"
+---@return string|nil name, string|nil code of the refusal
 function _M.model(bytes, length, form, pause)
     if form.other and place_of(bytes, 0, length, "--" .. form.other, pause) then
-        return nil, "broken"
+        return nil, "form_broken"
     end
     local model
     local reason = walk(bytes, length, "--" .. form.boundary, pause, function(from, to)
         local value, fault = read_part(bytes, from, to, form.is_utf8)
         if not value or value ~= "" and model then
-            return fault or "duplicate"
+            return fault or "ambiguous_body"
         end
         model = value ~= "" and value or model
     end)
     if reason then
         return nil, reason
     end
-    return model, not model and "missing" or nil
+    return model, not model and "model_missing" or nil
 end
 
 return _M

@@ -367,8 +367,8 @@ local function judge_name(scan, raw)
     end
     local near = folded(name)
     if scan.names[name] or near ~= name and POLICY[near] then
-        scan.fault = scan.names.model and near == "model" and "duplicate"
-            or scan.names[name] and "twice" or "near"
+        scan.fault = scan.names.model and near == "model" and "ambiguous_body"
+            or scan.names[name] and "json_name_twice" or "json_name_near"
         return nil
     end
     scan.names[name], scan.count = true, scan.count + 1
@@ -511,8 +511,7 @@ end
 ---@param length integer
 ---@param pause function|nil called now and then in a long body; others may scan meanwhile
 ---@return table|nil found
----@return string|nil reason "invalid_json"; "duplicate" for a model that is named again, "twice"
----     for another name that is; "near" for one that some would take for a policy name
+---@return string|nil code of the refusal
 function _M.scan(bytes, length, pause)
     local scan = new_scan(bytes)
     local at = 0
@@ -531,21 +530,30 @@ function _M.scan(bytes, length, pause)
     return scan.found
 end
 
+--- Whether a text could name a model in a body: UTF-8 without control characters, and not too long.
+---@param text string
+---@return boolean
+function _M.is_model(text)
+    local body = '{"model":"' .. gsub(text, '["\\]', "-") .. '"}'
+    local found = _M.scan(ffi.cast("const unsigned char *", body), #body)
+    return found ~= nil and found.model ~= false
+end
+
 --- Whether a body is said to be JSON, in an encoding that we read.
 ---@param content_type string|nil
 ---@return boolean
----@return string|nil reason "charset" for JSON in another encoding
+---@return string|nil code of the refusal
 function _M.is_json(content_type)
     if content_type == "application/json" then
         return true
     end
     local kind, parameters = header_parameters.parse(content_type or "")
     if kind ~= "application/json" then
-        return false
+        return false, "unsupported_media_type"
     end
     local charset = lower(parameters.charset or "utf-8")
     if charset ~= "utf-8" and charset ~= "utf8" then
-        return false, "charset"
+        return false, "json_charset"
     end
     return true
 end

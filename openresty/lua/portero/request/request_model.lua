@@ -27,20 +27,6 @@ local function has_body()
     return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
 end
 
---- Why a body is refused -> the code that says so, by what kind of body its route takes.
-local CODES_OF_JSON = {
-    charset = "json_charset", empty = "body_missing", invalid_json = "invalid_json",
-    twice = "json_name_twice", near = "json_name_near", duplicate = "ambiguous_body",
-    missing = "model_missing", unusable = "model_unusable", second = "model_second",
-}
-local CODES_OF_FORM = {
-    ["no form"] = "form_expected", boundary = "form_boundary", charset = "form_charset",
-    empty = "form_missing", broken = "form_broken", ["too many"] = "form_too_long",
-    head = "form_head", near = "form_model_near", file = "form_model_file",
-    encoded = "form_model_encoded", kind = "form_model_kind", duplicate = "ambiguous_body",
-    missing = "model_missing", unusable = "model_unusable",
-}
-
 --- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
 --- is done with its bytes releases `found.keep`.
 ---@return table|nil found, string|nil code
@@ -50,16 +36,16 @@ function _M.read_json()
     end
     local is_json, fault = json_body.is_json(var.http_content_type)
     if not is_json then
-        return nil, CODES_OF_JSON[fault] or "unsupported_media_type"
+        return nil, fault
     end
     local pointer, length, keep = body.read()
     if not pointer then
-        return nil, CODES_OF_JSON[length] or "internal_error"
+        return nil, length == "empty" and "body_missing" or "internal_error"
     end
-    local found, reason = json_body.scan(pointer, length, body.pause)
+    local found, code = json_body.scan(pointer, length, body.pause)
     if not found then
         body.release(keep)
-        return nil, CODES_OF_JSON[reason]
+        return nil, code
     end
     found.pointer, found.length, found.keep = pointer, length, keep
     return found
@@ -70,8 +56,8 @@ local function from_json(word)
     if not found then
         return nil, code
     end
-    local name, reason = model_name.from_json(found, word)
-    return name, CODES_OF_JSON[reason], found
+    local name, refusal = model_name.from_json(found, word)
+    return name, refusal, found
 end
 
 local function from_form()
@@ -80,18 +66,16 @@ local function from_form()
     end
     local form, fault = form_body.of_type(var.http_content_type)
     if not form then
-        return nil, CODES_OF_FORM[fault]
+        return nil, fault
     end
     local pointer, length, keep = body.read()
     if not pointer then
-        return nil, CODES_OF_FORM[length] or "internal_error"
+        return nil, length == "empty" and "form_missing" or "internal_error"
     end
-    local name, reason = form_body.model(pointer, length, form, body.pause)
+    local name, code = form_body.model(pointer, length, form, body.pause)
     body.release(keep)
-    return name, CODES_OF_FORM[reason]
+    return name, code
 end
-
-local CODES_OF_QUERY = { missing = "model_missing", duplicate = "ambiguous_body" }
 
 --- word of the route -> the name, or nil and a code; and what else the body said. Lists, and what
 --- names no model, have none.
@@ -102,10 +86,7 @@ local READERS = {
     path = function(value) return route_table.unescape(value) end,
     listed = function() end,
     none = function() end,
-    query = function(_, query)
-        local name, reason = model_name.from_query(query)
-        return name, CODES_OF_QUERY[reason]
-    end,
+    query = function(_, query) return model_name.from_query(query) end,
 }
 local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
 
