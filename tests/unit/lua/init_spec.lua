@@ -23,7 +23,9 @@ end
 before_each(function()
     fake = fake_ngx.install(minted.NOW)
     package.loaded["ngx.balancer"] = balancer_that_records()
-    package.loaded["portero.server.resolver"] = { now = function() return {} end }
+    package.loaded["portero.server.resolver"] = {
+        watch = function() return { addresses = {} } end,
+    }
     env = {
         SYNC_KEY = minted.SYNC_KEY,
         LLM_UPSTREAM = "http://127.0.0.1:8000",

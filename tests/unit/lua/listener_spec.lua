@@ -8,9 +8,11 @@ local fake, listener, found, hups
 --- A resolver whose answer the spec sets, and a master that counts its signals.
 local function fake_resolver()
     return {
-        now = function() return found end,
-        begin = function(host) return { host = host } end,
-        finish = function() return true, found end,
+        watch = function(host) return { host = host, addresses = found } end,
+        look = function(watch)
+            watch.addresses = found or watch.addresses
+            return found ~= nil
+        end,
     }
 end
 

@@ -9,20 +9,24 @@ local resolver = fake_ngx.load("portero.server.resolver")
 local UNKNOWN = "no-such-host.invalid"
 local MAX_LOOKS = 200000
 
---- The async look-up, until it is done.
-local function finish(lookup)
-    for _ = 1, MAX_LOOKS do
-        local done, addresses = resolver.finish(lookup)
-        if done then
-            return done, addresses
-        end
-        resolver.now("127.0.0.1") -- lets the thread of the C library run
-    end
+local function addresses_of(host)
+    return resolver.watch(host).addresses
 end
 
-describe("now", function()
+--- Look until something is found; false where nothing is.
+local function look_on(watch, most)
+    for _ = 1, most or MAX_LOOKS do
+        if resolver.look(watch) then
+            return true
+        end
+        addresses_of("127.0.0.1") -- lets the thread of the C library run
+    end
+    return false
+end
+
+describe("watch", function()
     it("finds localhost at 127.0.0.1, by IPv4 alone", function()
-        local addresses = resolver.now("localhost")
+        local addresses = addresses_of("localhost")
         assert.equal("127.0.0.1", addresses[1])
         for _, address in ipairs(addresses) do
             assert.matches("^%d+%.%d+%.%d+%.%d+$", address)
@@ -30,38 +34,44 @@ describe("now", function()
     end)
 
     it("answers an address as it is", function()
-        assert.same({ "127.0.0.1" }, resolver.now("127.0.0.1"))
-        assert.same({ "::1" }, resolver.now("::1"))
+        assert.same({ "127.0.0.1" }, addresses_of("127.0.0.1"))
+        assert.same({ "::1" }, addresses_of("::1"))
     end)
 
     it("answers an empty list for a host that nobody knows", function()
-        assert.same({}, resolver.now(UNKNOWN))
-        assert.same({}, resolver.now(("a"):rep(300)))
+        assert.same({}, addresses_of(UNKNOWN))
+        assert.same({}, addresses_of(("a"):rep(300)))
     end)
 end)
 
-describe("begin and finish", function()
-    it("find what now finds, without waiting", function()
-        local lookup = resolver.begin("localhost")
-        assert.is_table(lookup)
-        local done, addresses = finish(lookup)
-        assert.is_true(done)
-        assert.same(resolver.now("localhost"), addresses)
+describe("look", function()
+    it("finds what watch finds, without waiting, again and again", function()
+        local watch = resolver.watch("localhost")
+        for _ = 1, 3 do
+            watch.addresses = {}
+            assert.is_false(resolver.look(watch))
+            assert.is_true(look_on(watch))
+            assert.same(addresses_of("localhost"), watch.addresses)
+        end
     end)
 
-    it("are done with no addresses for a host that nobody knows", function()
-        assert.same({ true, nil }, { finish(resolver.begin(UNKNOWN)) })
+    it("leaves the addresses of a host that nobody knows any more", function()
+        local watch = resolver.watch("127.0.0.1")
+        watch.host = UNKNOWN
+        assert.is_false(look_on(watch, 200))
+        assert.same({ "127.0.0.1" }, watch.addresses)
     end)
 
-    it("keep look-ups that run at once apart", function()
-        local hosts = { "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4" }
-        local lookups = {}
-        for index, host in ipairs(hosts) do
-            lookups[index] = resolver.begin(host)
+    it("keeps look-ups that run at once apart", function()
+        local watches = {}
+        for index = 1, 4 do
+            watches[index] = { host = "127.0.0." .. index }
+            resolver.look(watches[index])
         end
         collectgarbage()
-        for index, host in ipairs(hosts) do
-            assert.same({ true, { host } }, { finish(lookups[index]) })
+        for index, watch in ipairs(watches) do
+            assert.is_true(look_on(watch))
+            assert.same({ "127.0.0." .. index }, watch.addresses)
         end
     end)
 end)

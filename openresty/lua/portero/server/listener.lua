@@ -14,17 +14,15 @@ int getppid(void);
 local TICK_SECONDS = 2
 local SIGHUP = 1
 
-local host
-local bound
-local lookup
+local own, bound
 
 local _M = {}
 
 --- Begin, in the master: what the name stands for while nginx binds it.
 ---@param settings table
 function _M.set(settings)
-    host = settings.internal_host
-    bound = host and resolver.now(host)[1]
+    own = settings.internal_host and resolver.watch(settings.internal_host)
+    bound = own and own.addresses[1]
 end
 
 --- Tell the master to read its configuration again, and so to bind what the name stands for now.
@@ -42,25 +40,16 @@ local function has_moved(addresses)
 end
 
 local function tick()
-    if not lookup then
-        lookup = resolver.begin(host)
-        return
-    end
-    local done, addresses = resolver.finish(lookup)
-    if not done then
-        return
-    end
-    lookup = nil
-    if addresses and has_moved(addresses) then
-        ngx.log(ngx.WARN, "listener: ", host, " is ", addresses[1], " now; binding anew")
-        bound = addresses[1]
+    if resolver.look(own) and has_moved(own.addresses) then
+        bound = own.addresses[1]
+        ngx.log(ngx.WARN, "listener: ", own.host, " is ", bound, " now; binding anew")
         _M.signal()
     end
 end
 
 --- Keep looking, in one worker. An address that was given cannot move.
 function _M.start()
-    if host and ngx.worker.id() == 0 then
+    if own and ngx.worker.id() == 0 then
         assert(ngx.timer.every(TICK_SECONDS, tick))
     end
 end

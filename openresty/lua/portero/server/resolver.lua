@@ -1,8 +1,8 @@
 ---------
 -- Addresses of host names, through the C library, so that /etc/hosts and a container engine's
 -- names count too (nginx's own resolver asks DNS alone).
--- `now` blocks and is for the start; `begin` and `finish` let a thread of the C library wait, so a
--- slow name server never holds up a worker.
+-- `watch` blocks and is for the start; `look` lets a thread of the C library wait, so a slow name
+-- server never holds up a worker.
 -- https://man7.org/linux/man-pages/man3/getaddrinfo_a.3.html
 
 local ffi = require("ffi")
@@ -60,36 +60,40 @@ local function take(result)
     return #v4 > 0 and v4 or v6
 end
 
---- The addresses of a host, waiting for them; an empty list when it has none.
----@param host string
----@return string[] addresses
-function _M.now(host)
-    local result = ffi.new("struct portero_addrinfo *[1]")
-    if C.getaddrinfo(host, nil, hints, result) ~= 0 then
-        return {}
-    end
-    return take(result[0])
-end
-
---- Begin to look a host up. The answer must be kept until `finish` says it is done.
----@param host string
----@return table|nil lookup
-function _M.begin(host)
+local function begin(host)
     local lookup = { name = ffi.new("char[?]", #host + 1, host) }
     lookup.request = ffi.new("struct portero_gaicb", { name = lookup.name, hints = hints })
     lookup.list = ffi.new("struct portero_gaicb *[1]", { lookup.request })
     return C.getaddrinfo_a(GAI_NOWAIT, lookup.list, 1, nil) == 0 and lookup or nil
 end
 
---- Whether a look-up is done, and what it found.
----@param lookup table of `begin`
----@return boolean done, string[]|nil addresses nil when the host has none
-function _M.finish(lookup)
+--- A host to be looked at again and again, and its addresses, waiting for them; none when it has
+--- none.
+---@param host string
+---@return table watch { host, addresses }
+function _M.watch(host)
+    local result = ffi.new("struct portero_addrinfo *[1]")
+    local failed = C.getaddrinfo(host, nil, hints, result) ~= 0
+    return { host = host, addresses = failed and {} or take(result[0]) }
+end
+
+--- Begin a look-up, or take what the one that was begun has found: a new address is known after
+--- two looks. Addresses that were good stay until better ones are known.
+---@param watch table
+---@return boolean has_found whether `addresses` are new
+function _M.look(watch)
+    local lookup = watch.lookup
+    if not lookup then
+        watch.lookup = begin(watch.host)
+        return false
+    end
     local code = C.gai_error(lookup.request)
     if code == EAI_INPROGRESS then
         return false
     end
-    return true, code == 0 and take(lookup.request.result) or nil
+    watch.lookup = nil
+    watch.addresses = code == 0 and take(lookup.request.result) or watch.addresses
+    return code == 0
 end
 
 return _M

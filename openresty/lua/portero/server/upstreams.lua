@@ -1,14 +1,13 @@
 ---------
 -- The servers behind the gateway, by upstream name ("llm", "issuer"), and which one is next.
 -- A name is looked up again every few seconds, so a container that comes back with another address
--- is found without a reload. Addresses that were good stay until better ones are known.
+-- is found without a reload.
 
 local balancer = require("ngx.balancer")
 local errors = require("portero.errors")
 local resolver = require("portero.server.resolver")
 
 local BAD_GATEWAY = 502
---- A look-up is begun at one tick and taken at the next: a new address is known after two.
 local TICK_SECONDS = 2
 
 local pools = {}
@@ -36,39 +35,20 @@ end
 function _M.set(name, urls)
     local pool = { servers = {}, next = 0 }
     for index, url in ipairs(urls) do
-        pool.servers[index] = {
-            host = url.host,
-            port = url.port,
-            is_fixed = is_address(url.host),
-            addresses = is_address(url.host) and { url.host } or resolver.now(url.host),
-        }
+        local server = is_address(url.host) and { addresses = { url.host } }
+            or resolver.watch(url.host)
+        server.port = url.port
+        pool.servers[index] = server
     end
     rebuild(pool)
     pools[name] = pool
-end
-
-local function refresh(server)
-    if server.is_fixed then
-        return false
-    end
-    if not server.lookup then
-        server.lookup = resolver.begin(server.host)
-        return false
-    end
-    local done, addresses = resolver.finish(server.lookup)
-    if not done then
-        return false
-    end
-    server.lookup = nil
-    server.addresses = addresses or server.addresses
-    return addresses ~= nil
 end
 
 local function tick()
     for _, pool in pairs(pools) do
         local changed = false
         for _, server in ipairs(pool.servers) do
-            changed = refresh(server) or changed
+            changed = server.host and resolver.look(server) or changed
         end
         if changed then
             rebuild(pool)
