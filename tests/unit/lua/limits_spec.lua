@@ -32,12 +32,26 @@ local function meanwhile(operation, change)
     dict.meanwhile[operation] = change
 end
 
+--- Whether a request is allowed, how many are left, and when all are back; nil and why.
+local function request(user, most, worker)
+    local left, reset = (worker or limits).left("requests", user, most)
+    if not left then
+        return nil, reset
+    end
+    return left >= 0, math.max(left, 0), reset
+end
+
+local function tokens_left(user, most)
+    local left, reset = limits.left("tokens", user, most)
+    return left and math.max(left, 0), reset
+end
+
 --- How many of so many requests are allowed, by turns of several workers.
 local function allowed_of(asked, most, workers)
     local allowed = 0
     for place = 1, asked do
         local worker = workers[place % #workers + 1]
-        allowed = allowed + (worker.request(USER, most) and 1 or 0)
+        allowed = allowed + (request(USER, most, worker) and 1 or 0)
     end
     return allowed
 end
@@ -48,50 +62,50 @@ describe("request", function()
     end)
 
     it("tells what remains and when the window ends", function()
-        assert.same({ true, 1, 60 }, { limits.request(USER, 2) })
+        assert.same({ true, 1, 60 }, { request(USER, 2) })
         wait(20.5)
-        assert.same({ true, 0, 39.5 }, { limits.request(USER, 2) })
-        assert.same({ false, 0, 39.5 }, { limits.request(USER, 2) })
+        assert.same({ true, 0, 39.5 }, { request(USER, 2) })
+        assert.same({ false, 0, 39.5 }, { request(USER, 2) })
     end)
 
     it("begins a new window 60 seconds after the first request of the last one", function()
-        limits.request(USER, 1)
+        request(USER, 1)
         wait(59.999)
-        assert.is_false((limits.request(USER, 1)))
+        assert.is_false((request(USER, 1)))
         wait(0.002)
-        assert.same({ true, 0, 60 }, { limits.request(USER, 1) })
+        assert.same({ true, 0, 60 }, { request(USER, 1) })
     end)
 
     it("lengthens no window by a later request, allowed or refused", function()
         for _ = 1, 59 do
-            limits.request(USER, 3)
+            request(USER, 3)
             wait(1)
         end
-        assert.same({ false, 0, 1 }, { limits.request(USER, 3) })
+        assert.same({ false, 0, 1 }, { request(USER, 3) })
     end)
 
     it("takes nothing from one user for another", function()
         assert.equal(2, allowed_of(10, 2, { limits }))
-        assert.same({ true, 1, 60 }, { limits.request("AGNRXYZ45", 2) })
+        assert.same({ true, 1, 60 }, { request("AGNRXYZ45", 2) })
     end)
 
     it("follows a limit that is changed within a window", function()
         assert.equal(2, allowed_of(3, 2, { limits }))
-        assert.same({ true, 1, 60 }, { limits.request(USER, 5) })
-        assert.is_false((limits.request(USER, 4)))
+        assert.same({ true, 1, 60 }, { request(USER, 5) })
+        assert.is_false((request(USER, 4)))
     end)
 
     it("counts in the window that another worker began meanwhile", function()
         local other = other_worker()
-        meanwhile("safe_add", function() other.request(USER, 2) end)
-        assert.same({ true, 0, 60 }, { limits.request(USER, 2) })
-        assert.is_false((other.request(USER, 2)))
+        meanwhile("safe_add", function() request(USER, 2, other) end)
+        assert.same({ true, 0, 60 }, { request(USER, 2) })
+        assert.is_false((request(USER, 2, other)))
     end)
 
     it("counts in a new window when the last one ends meanwhile", function()
-        limits.request(USER, 1)
+        request(USER, 1)
         meanwhile("incr", function() wait(61) end)
-        assert.same({ true, 0, 60 }, { limits.request(USER, 1) })
+        assert.same({ true, 0, 60 }, { request(USER, 1) })
     end)
 
     it("refuses as uncounted when windows end faster than it can count", function()
@@ -100,66 +114,66 @@ describe("request", function()
             meanwhile("incr", ends)
         end
         meanwhile("incr", ends)
-        assert.is_nil((limits.request(USER, 1)))
+        assert.is_nil((request(USER, 1)))
     end)
 
     it("ends a window in a minute when the clock is set back", function() -- S11
-        limits.request(USER, 1)
+        request(USER, 1)
         wait(-3600)
-        assert.same({ false, 0, 60 }, { limits.request(USER, 1) })
+        assert.same({ false, 0, 60 }, { request(USER, 1) })
         wait(60.1)
-        assert.is_true((limits.request(USER, 1)))
+        assert.is_true((request(USER, 1)))
     end)
 
     it("leaves a window alone that a worker with a slower clock sees", function()
-        limits.request(USER, 2)
+        request(USER, 2)
         wait(-0.5)
-        assert.same({ true, 0, 60 }, { limits.request(USER, 2) })
+        assert.same({ true, 0, 60 }, { request(USER, 2) })
         assert.equal(60.5, dict:ttl("r:" .. USER))
     end)
 end)
 
 describe("tokens_left and spend", function()
     it("admit until as many are spent as there are", function()
-        assert.same({ 100, 60 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 100, 60 }, { tokens_left(USER, 100) })
         assert.is_true(limits.spend(USER, 99))
-        assert.same({ 1, 60 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 1, 60 }, { tokens_left(USER, 100) })
         limits.spend(USER, 1)
-        assert.same({ 0, 60 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 0, 60 }, { tokens_left(USER, 100) })
     end)
 
     it("never tell less than none, however much an answer has used", function()
-        limits.tokens_left(USER, 100)
+        tokens_left(USER, 100)
         limits.spend(USER, 5000)
-        assert.equal(0, (limits.tokens_left(USER, 100)))
+        assert.equal(0, (tokens_left(USER, 100)))
     end)
 
     it("count what all workers spend", function()
         for _, worker in ipairs({ limits, other_worker(), other_worker() }) do
             worker.spend(USER, 10)
         end
-        assert.equal(70, (limits.tokens_left(USER, 100)))
+        assert.equal(70, (tokens_left(USER, 100)))
     end)
 
     it("begin the window with the first question, and lengthen it by nothing", function()
-        limits.tokens_left(USER, 100)
+        tokens_left(USER, 100)
         wait(30)
         limits.spend(USER, 100)
-        assert.same({ 0, 30 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 0, 30 }, { tokens_left(USER, 100) })
         wait(30.1)
-        assert.same({ 100, 60 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 100, 60 }, { tokens_left(USER, 100) })
     end)
 
     it("charge an answer that ends later to the window it ends in", function()
-        limits.tokens_left(USER, 100)
+        tokens_left(USER, 100)
         wait(61)
         limits.spend(USER, 40)
-        assert.same({ 60, 60 }, { limits.tokens_left(USER, 100) })
+        assert.same({ 60, 60 }, { tokens_left(USER, 100) })
     end)
 
     it("are another count than requests", function()
-        limits.request(USER, 10)
-        assert.equal(10, (limits.tokens_left(USER, 10)))
+        request(USER, 10)
+        assert.equal(10, (tokens_left(USER, 10)))
     end)
 end)
 
@@ -410,32 +424,32 @@ end)
 describe("a full dictionary", function()
     before_each(function()
         dict.most_entries = 3
-        limits.request("AGNRA", 5)
-        limits.tokens_left("AGNRB", 5)
+        request("AGNRA", 5)
+        tokens_left("AGNRB", 5)
         limits.acquire("AGNRC", 1)
     end)
 
     it("refuses a user it has no room for, each time with 'no memory'", function()
         for _ = 1, 3 do
-            assert.same({ nil, "no memory" }, { limits.request(USER, 5) })
-            assert.same({ nil, "no memory" }, { limits.tokens_left(USER, 5) })
+            assert.same({ nil, "no memory" }, { request(USER, 5) })
+            assert.same({ nil, "no memory" }, { tokens_left(USER, 5) })
             assert.same({ nil, "no memory" }, { limits.spend(USER, 5) })
             assert.same({ nil, "no memory" }, { limits.acquire(USER, 5) })
         end
     end)
 
     it("drops nothing for them, and counts on for whom it has room", function()
-        limits.request(USER, 5)
+        request(USER, 5)
         limits.acquire(USER, 5)
-        assert.equal(3, (select(2, limits.request("AGNRA", 5))))
+        assert.equal(3, (select(2, request("AGNRA", 5))))
         assert.is_true(limits.spend("AGNRB", 2))
-        assert.equal(3, (limits.tokens_left("AGNRB", 5)))
+        assert.equal(3, (tokens_left("AGNRB", 5)))
         assert.is_false((limits.acquire("AGNRC", 1)))
     end)
 
     it("makes room from what has ended, in the very call", function() -- S6
         wait(61)
-        assert.is_true((limits.request(USER, 5)))
+        assert.is_true((request(USER, 5)))
         assert.is_string((limits.acquire(USER, 5)))
     end)
 end)
@@ -443,8 +457,8 @@ end)
 describe("a dictionary that fails in another way", function()
     it("refuses, and says how", function()
         dict.incr = function() return nil, "not a number" end
-        assert.same({ nil, "not a number" }, { limits.request(USER, 5) })
-        assert.same({ nil, "not a number" }, { limits.tokens_left(USER, 5) })
+        assert.same({ nil, "not a number" }, { request(USER, 5) })
+        assert.same({ nil, "not a number" }, { tokens_left(USER, 5) })
         assert.same({ nil, "not a number" }, { limits.spend(USER, 5) })
         dict.safe_add = function() return false, "key too long" end
         assert.same({ nil, "key too long" }, { limits.acquire(USER, 5) })
@@ -452,9 +466,9 @@ describe("a dictionary that fails in another way", function()
 
     it("tells an end of 0 for a window that is gone by then", function()
         dict.ttl = function() return nil, "not found" end
-        assert.same({ true, 4, 0 }, { limits.request(USER, 5) })
+        assert.same({ true, 4, 0 }, { request(USER, 5) })
         dict.ttl = function() return -0.05 end
-        assert.same({ true, 3, 0 }, { limits.request(USER, 5) })
+        assert.same({ true, 3, 0 }, { request(USER, 5) })
     end)
 end)
 

@@ -23,16 +23,12 @@ local tickets = {}
 
 local _M = {}
 
-local function announced_length()
-    return tonumber(var.http_content_length)
-end
-
 --- A body that does not say its length is read to know it; nginx refuses more than any may send.
 local function is_too_large(most)
     if not most then
         return false
     end
-    local length = announced_length()
+    local length = tonumber(var.http_content_length)
     if not length and var.http_transfer_encoding then
         local _, read, keep = body.read()
         body.release(keep)
@@ -41,42 +37,32 @@ local function is_too_large(most)
     return length ~= nil and length > most
 end
 
---- Note what is left of a limit, for the caller to read.
-local function note(ticket, kind, most, remaining, reset_seconds)
-    limits.headers(ticket.headers, kind, most, remaining, reset_seconds)
-    ticket.reset_seconds = reset_seconds
-end
-
 --- A refusal that says when to come again.
 local function over(ticket, code)
     ticket.headers["Retry-After"] = limits.retry_after(ticket.reset_seconds or 0)
     return code
 end
 
-local function count_request(ticket)
-    local most = ticket.limits.requests_per_minute
+--- Ask what is left of a minute's limit, and note it for the caller to read.
+local function check(ticket, kind, most, least, code)
     if not most then
         return nil
     end
-    local allowed, remaining, reset_seconds = limits.request(ticket.user, most)
-    if allowed == nil then
+    local left, reset_seconds = limits.left(kind, ticket.user, most)
+    if not left then
         return "not_ready"
     end
-    note(ticket, "requests", most, remaining, reset_seconds)
-    return not allowed and over(ticket, "too_many_requests") or nil
+    limits.headers(ticket.headers, kind, most, math.max(left, 0), reset_seconds)
+    ticket.reset_seconds = reset_seconds
+    return left < least and over(ticket, code) or nil
+end
+
+local function count_request(ticket)
+    return check(ticket, "requests", ticket.limits.requests_per_minute, 0, "too_many_requests")
 end
 
 local function check_tokens(ticket)
-    local most = ticket.limits.tokens_per_minute
-    if not most then
-        return nil
-    end
-    local left, reset_seconds = limits.tokens_left(ticket.user, most)
-    if left == nil then
-        return "not_ready"
-    end
-    note(ticket, "tokens", most, left, reset_seconds)
-    return left <= 0 and over(ticket, "too_many_tokens") or nil
+    return check(ticket, "tokens", ticket.limits.tokens_per_minute, 1, "too_many_tokens")
 end
 
 local function take_slot(ticket)

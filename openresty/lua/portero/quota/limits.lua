@@ -33,6 +33,8 @@ local MAX_TRIES = 3
 --- How many ended entries one refused write clears away.
 local FLUSHED_AT_ONCE = 10000
 
+--- What the key of a user's window begins with.
+local KEYS = { requests = "r:", tokens = "t:" }
 local HEADERS = {}
 for _, kind in ipairs({ "requests", "tokens" }) do
     HEADERS[kind] = {
@@ -92,34 +94,20 @@ local function reset_of(key)
     return math.min(math.max(seconds, 0), WINDOW_SECONDS)
 end
 
---- Count a request.
+--- What is left to a user of a minute's limit; a request is counted by asking. It makes sure that
+--- there is a window to spend tokens in: a full dictionary refuses here, where it still can.
+---@param kind string "requests" or "tokens"
 ---@param user string
 ---@param most integer
----@return boolean|nil allowed nil when it cannot be counted
----@return integer|string remaining or why
----@return number|nil reset_seconds
-function _M.request(user, most)
-    local key = "r:" .. user
-    local number, err = count(key, 1)
-    if not number then
-        return nil, err
-    end
-    return number <= most, math.max(most - number, 0), reset_of(key)
-end
-
---- How many LLM tokens are left; 0 refuses. It makes sure that there is a window to spend in: a
---- full dictionary refuses here, where it still can.
----@param user string
----@param most integer
----@return integer|nil left nil when it cannot be told
+---@return integer|nil left below 0 where the request is one too many; nil when it cannot be told
 ---@return number|string reset_seconds or why
-function _M.tokens_left(user, most)
-    local key = "t:" .. user
-    local used, err = count(key, 0)
+function _M.left(kind, user, most)
+    local key = KEYS[kind] .. user
+    local used, err = count(key, kind == "requests" and 1 or 0)
     if not used then
         return nil, err
     end
-    return math.max(most - used, 0), reset_of(key)
+    return most - used, reset_of(key)
 end
 
 --- Spend LLM tokens, when it is known how many they were.
@@ -127,7 +115,7 @@ end
 ---@param tokens integer
 ---@return boolean|nil ok, string|nil err
 function _M.spend(user, tokens)
-    local used, err = count("t:" .. user, tokens)
+    local used, err = count(KEYS.tokens .. user, tokens)
     return used ~= nil or nil, err
 end
 
