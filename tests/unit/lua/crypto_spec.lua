@@ -4,7 +4,7 @@
 
 local certificates = require("certificates")
 local crypto = require("portero.token.crypto")
-local jwt = require("portero.token.jwt")
+local minted = require("minted")
 local sealing = require("sealing")
 local signatures = require("signatures")
 
@@ -85,9 +85,9 @@ describe("hmac", function()
     it("signs the token of RFC 7515 appendix A.1", function()
         local signed = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEz"
             .. "MDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
-        local key = jwt.decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0"
+        local key = minted.decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0"
             .. "iPS4hcgUuTwjAzZr1Z9CAow")
-        local expected = jwt.decode("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
+        local expected = minted.decode("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
         assert.equal(expected, crypto.hmac("HS256", key, signed))
     end)
 
@@ -142,7 +142,7 @@ end)
 local PUBLIC = { "RS256", "ES256", "EdDSA" }
 
 local function key_of(kind)
-    return jwt.decode(signatures.KEYS[kind])
+    return minted.decode(signatures.KEYS[kind])
 end
 
 --- A verifier of a whole text.
@@ -155,7 +155,7 @@ end
 
 local function example(algorithm)
     local this = signatures[algorithm]
-    return verifier(algorithm, jwt.decode(this.key)), this.text, jwt.decode(this.signature)
+    return verifier(algorithm, minted.decode(this.key)), this.text, minted.decode(this.signature)
 end
 
 --- Numbers as 32 bytes, the most significant first.
@@ -223,7 +223,7 @@ describe("verifier", function()
 
         it("looks at as many bytes of the text as it is told: " .. algorithm, function()
             local _, text, signature = example(algorithm)
-            local verify = crypto.verifier(algorithm, jwt.decode(signatures[algorithm].key))
+            local verify = crypto.verifier(algorithm, minted.decode(signatures[algorithm].key))
             assert.is_true(verify(text .. ".rest", #text, signature, #signature))
             assert.is_false(verify(text .. ".rest", #text + 1, signature, #signature))
             assert.is_false(verify(text, #text - 1, signature, #signature))
@@ -253,7 +253,7 @@ describe("verifier", function()
         it("refuses a MAC by the public key's own bytes: " .. algorithm, function() -- J2
             local verify, text = example(algorithm)
             for _, digest in ipairs({ "HS256", "HS384", "HS512" }) do
-                local der = jwt.decode(signatures[algorithm].key)
+                local der = minted.decode(signatures[algorithm].key)
                 assert.is_false(verify(text, crypto.hmac(digest, der, text)))
             end
         end)
@@ -329,7 +329,8 @@ describe("verifier", function()
                 local der = key_of(kind)
                 for _, other in ipairs({
                     "", "x", "\48", ("s"):rep(32), der:sub(1, -2), der:sub(2), "\0" .. der,
-                    ("\0"):rep(#der), ("\255"):rep(#der), jwt.decode(signatures.PRIVATE[algorithm]),
+                    ("\0"):rep(#der), ("\255"):rep(#der),
+                    minted.decode(signatures.PRIVATE[algorithm]),
                 }) do
                     local verify, err = crypto.verifier(algorithm, other)
                     assert.is_nil(verify)
@@ -367,13 +368,13 @@ end)
 describe("ES256", function() -- J25
     for _, case in ipairs(signatures.EXTREME) do
         it("accepts " .. case.what, function()
-            local verify = verifier("ES256", jwt.decode(case.key))
-            assert.is_true(verify(signatures.TEXT, jwt.decode(case.signature)))
+            local verify = verifier("ES256", minted.decode(case.key))
+            assert.is_true(verify(signatures.TEXT, minted.decode(case.signature)))
         end)
 
         it("refuses the same with a leading zero more or less: " .. case.what, function()
-            local verify = verifier("ES256", jwt.decode(case.key))
-            local signature = jwt.decode(case.signature)
+            local verify = verifier("ES256", minted.decode(case.key))
+            local signature = minted.decode(case.signature)
             local r, s = signature:sub(1, 32), signature:sub(33)
             for _, other in ipairs({
                 "\0" .. r .. s, r .. "\0" .. s, "\0" .. r .. "\0" .. s, r:sub(2) .. s,
@@ -386,8 +387,8 @@ describe("ES256", function() -- J25
 
     it("refuses the same numbers in DER", function()
         for _, case in ipairs(signatures.EXTREME) do
-            local verify = verifier("ES256", jwt.decode(case.key))
-            local r, s = jwt.decode(case.signature):match("^(" .. ("."):rep(32) .. ")(.*)$")
+            local verify = verifier("ES256", minted.decode(case.key))
+            local r, s = minted.decode(case.signature):match("^(" .. ("."):rep(32) .. ")(.*)$")
             local der = "\48\68\2\32" .. r .. "\2\32" .. s
             assert.is_false(verify(signatures.TEXT, der))
         end
@@ -396,7 +397,8 @@ describe("ES256", function() -- J25
     -- r = 5 and s = 1 are good with their key: 5 + n and 1 + n are the same to who reduces first.
     it("refuses numbers above the order n, though they are the same modulo n", function()
         local case = signatures.EXTREME[1]
-        local verify, good = verifier("ES256", jwt.decode(case.key)), jwt.decode(case.signature)
+        local verify = verifier("ES256", minted.decode(case.key))
+        local good = minted.decode(case.signature)
         local r, s = good:sub(1, 32), good:sub(33)
         assert.is_true(verify(signatures.TEXT, r .. s))
         for _, other in ipairs({ sum(r, P256_ORDER) .. s, r .. sum(s, P256_ORDER),
@@ -466,7 +468,7 @@ describe("RS256", function() -- J27
     it("refuses the numbers 0, 1, n - 1 and n for a signature", function()
         local verify, text = example("RS256")
         -- The modulus stands before the exponent, which is 65537: the last five bytes.
-        local modulus = jwt.decode(signatures.RS256.key):sub(-261, -6)
+        local modulus = minted.decode(signatures.RS256.key):sub(-261, -6)
         local less = modulus:sub(1, 255) .. string.char(modulus:byte(256) - 1)
         for _, signature in ipairs({
             ("\0"):rep(256), ("\0"):rep(255) .. "\1", less, modulus, ("\255"):rep(256),

@@ -3,7 +3,6 @@
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
-local jwt = require("portero.token.jwt")
 local minted = require("minted")
 local signatures = require("signatures")
 
@@ -73,7 +72,7 @@ describe("find", function()
         local kinds = { "RS256", "ES256", "EdDSA" }
         local listed = { entry(A) }
         for index, algorithm in ipairs(kinds) do
-            local der = jwt.decode(signatures[algorithm].key)
+            local der = minted.decode(signatures[algorithm].key)
             listed[index + 1] = minted.entry(algorithm, der, algorithm)
         end
         assert.is_true(put(1, unpack(listed)))
@@ -84,7 +83,7 @@ describe("find", function()
             for _, other in ipairs(kinds) do
                 local signed = signatures[other]
                 local text = signed.text
-                local signature = jwt.decode(signed.signature)
+                local signature = minted.decode(signed.signature)
                 local holds = key.verify(text, #text, signature, #signature)
                 assert.equal(other == algorithm, holds)
             end
@@ -149,7 +148,7 @@ describe("put", function()
         end
     end)
 
-    local PUBLIC = jwt.decode(signatures.ES256.key)
+    local PUBLIC = minted.decode(signatures.ES256.key)
     --- Entries that are none, or whose key is not one of the algorithm.
     local BAD = {
         ["without a kid"] = { alg = "HS256", key = entry(B).key },
@@ -187,7 +186,7 @@ describe("put", function()
 
     for kind, der in pairs(signatures.PRIVATE) do
         it("takes no private key, which could mint: " .. kind, function()
-            assert.is_nil((put(1, minted.entry(kind, jwt.decode(der)))))
+            assert.is_nil((put(1, minted.entry(kind, minted.decode(der)))))
             assert.equal(0, dict:count())
         end)
     end

@@ -5,6 +5,8 @@
 local cjson = require("cjson.safe")
 local crypto = require("portero.token.crypto")
 local fake_ngx = require("fake_ngx")
+local ffi = require("ffi")
+local jwt = require("portero.token.jwt")
 local sealing = require("sealing")
 
 local minted = {}
@@ -22,6 +24,16 @@ local ORDER = { "jti", "iss", "aud", "sub", "role", "iat", "exp" }
 ---@return string
 function minted.encode(raw)
     return (fake_ngx.encode_base64(raw):gsub("[+/=]", { ["+"] = "-", ["/"] = "_", ["="] = "" }))
+end
+
+--- What canonical base64url stands for, as the gateway reads it; nil for what is none.
+---@param text string
+---@param from integer|nil
+---@param to integer|nil
+---@return string|nil raw
+function minted.decode(text, from, to)
+    local length, bytes = jwt.bytes(text, from or 1, to or #text)
+    return length and ffi.string(bytes, length)
 end
 
 --- The raw JSON values of good claims, by name.

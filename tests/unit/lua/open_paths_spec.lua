@@ -62,27 +62,85 @@ describe("enter", function()
     end)
 end)
 
-describe("enter_to_read", function()
-    it("refuses a path that is spelled in another way", function()
-        each_spelling(open_paths.enter_to_read)
+describe("what the gateway answers itself", function()
+    local PATHS = { healthz = "/healthz", readyz = "/readyz", to_console = "/admin" }
+
+    for name, path in pairs(PATHS) do
+        it("refuses a path that is spelled in another way: " .. path, function()
+            each_spelling(open_paths[name])
+        end)
+
+        it("answers GET and HEAD alike: " .. path, function()
+            for _, method in ipairs({ "GET", "HEAD" }) do
+                fake.request({ method = method, target = path .. "?x", uri = path })
+                open_paths[name]()
+                assert.is_not.equal(405, fake.answer.exit)
+                assert.is_not.equal(400, fake.answer.exit)
+            end
+        end)
+
+        it("answers any other method with 405 and the methods there are: " .. path, function()
+            for _, method in ipairs({ "POST", "PUT", "DELETE", "OPTIONS", "FOO", "get" }) do
+                fake.request({ method = method, target = path })
+                open_paths[name]()
+                assert.equal(405, fake.answer.exit)
+                assert.equal("GET, HEAD", fake.answer.headers.allow)
+                assert.equal("method_not_allowed", cjson.decode(fake.answer.body).error.code)
+            end
+        end)
+    end
+end)
+
+describe("healthz", function()
+    it("answers yes and nothing more, ready or not", function()
+        fake.request({ target = "/healthz" })
+        open_paths.healthz()
+        assert.is_nil(fake.answer.exit)
+        assert.same({ status = "ok" }, cjson.decode(fake.answer.body))
+    end)
+end)
+
+describe("readyz", function()
+    it("answers 503 with Retry-After before the first snapshot is whole", function()
+        fake.load("portero.token.active_tokens").begin_snapshot()
+        fake.request({ target = "/readyz" })
+        open_paths.readyz()
+        assert.equal(503, fake.answer.exit)
+        assert.equal("1", fake.answer.headers["retry-after"])
+        assert.equal("not_ready", cjson.decode(fake.answer.body).error.code)
     end)
 
-    it("lets GET and HEAD pass", function()
-        for _, method in ipairs({ "GET", "HEAD" }) do
-            fake.request({ method = method, target = "/healthz?x" })
-            open_paths.enter_to_read()
-            assert.equal(0, fake.answer.endings)
+    it("answers 503 while one of keys, policy and snapshot is missing", function()
+        local shared_versions = fake.load("portero.shared_versions")
+        local active_tokens = fake.load("portero.token.active_tokens")
+        local BRING = {
+            shared_versions.raise_keys,
+            shared_versions.raise_policy,
+            function() active_tokens.end_snapshot(active_tokens.begin_snapshot()) end,
+        }
+        for missing in ipairs(BRING) do
+            fake.shared.portero_sync.entries = {}
+            for index, bring in ipairs(BRING) do
+                if index ~= missing then
+                    bring()
+                end
+            end
+            fake.request({ target = "/readyz" })
+            open_paths.readyz()
+            assert.equal(503, fake.answer.exit)
         end
     end)
 
-    it("answers any other method with 405 and the methods there are", function()
-        for _, method in ipairs({ "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "FOO", "get" }) do
-            fake.request({ method = method, target = "/healthz" })
-            open_paths.enter_to_read()
-            assert.equal(405, fake.answer.exit)
-            assert.equal("GET, HEAD", fake.answer.headers.allow)
-            assert.equal("method_not_allowed", cjson.decode(fake.answer.body).error.code)
-        end
+    it("answers yes and nothing more once keys, policy and first snapshot are there", function()
+        local active_tokens = fake.load("portero.token.active_tokens")
+        fake.load("portero.shared_versions").raise_keys()
+        fake.load("portero.shared_versions").raise_policy()
+        active_tokens.end_snapshot(active_tokens.begin_snapshot())
+        fake.request({ target = "/readyz" })
+        open_paths.readyz()
+        assert.is_nil(fake.answer.exit)
+        assert.is_nil(fake.answer.status)
+        assert.same({ status = "ready" }, cjson.decode(fake.answer.body))
     end)
 end)
 

@@ -1,11 +1,13 @@
 ---------
 -- The open paths: the login endpoints, the way out, what their pages are made of, and health. They
 -- ask for no token, so they never come to `access`; who passes here is answered by the issuer or
--- the gateway itself. What each login endpoint decides is the issuer's.
+-- the gateway itself: health says nothing but yes or no. What each login endpoint decides is the
+-- issuer's.
 
 local cors = require("portero.request.cors")
 local errors = require("portero.errors")
 local request_faults = require("portero.request.request_faults")
+local shared_versions = require("portero.shared_versions")
 
 local var = ngx.var
 local get_method = ngx.req.get_method
@@ -57,25 +59,37 @@ function _M.enter()
 end
 
 --- Where the gateway itself answers, and there is only something to read.
-function _M.enter_to_read()
-    if is_spelled_otherwise() then
-        return refuse_spelling()
-    end
-    if not READ[get_method()] then
-        return errors.refuse("method_not_allowed", ONLY_READ)
+local function to_read(answer)
+    return function()
+        if is_spelled_otherwise() then
+            return refuse_spelling()
+        end
+        if not READ[get_method()] then
+            return errors.refuse("method_not_allowed", ONLY_READ)
+        end
+        return answer()
     end
 end
+
+--- The gateway runs, whatever it can do.
+_M.healthz = to_read(function() ngx.say('{"status":"ok"}') end)
+
+--- Ready means: the keys are there, the policy, and the first snapshot is whole.
+_M.readyz = to_read(function()
+    if not shared_versions.is_ready() then
+        return errors.refuse("not_ready")
+    end
+    ngx.say('{"status":"ready"}')
+end)
+
+--- The console's name without its slash, as people type it.
+_M.to_console = to_read(function() return errors.redirect(CONSOLE, PERMANENT) end)
 
 --- The headers that name the methods of an open path; nil for any other path.
 ---@param path string as the client wrote it
 ---@return table|nil headers
 function _M.allowed(path)
     return ALLOWED[path]
-end
-
---- The console's name without its slash, as people type it.
-function _M.to_console()
-    return errors.redirect(CONSOLE, PERMANENT)
 end
 
 return _M

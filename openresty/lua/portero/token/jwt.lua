@@ -151,16 +151,6 @@ function _M.bytes(text, from, to)
     return out, decoded
 end
 
---- The same as a text of its own.
----@param text string
----@param from integer|nil
----@param to integer|nil
----@return string|nil raw
-function _M.decode(text, from, to)
-    local length, bytes = _M.bytes(text, from or 1, to or #text)
-    return length and ffi.string(bytes, length)
-end
-
 local function skip_spaces(bytes, at)
     while is_space[bytes[at]] do
         at = at + 1
