@@ -24,8 +24,7 @@ SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"
 _GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
 #: Who listens on all addresses, as one that gives a port alone does, is found on loopback.
-_ALL_ADDRESSES = re.compile(r"\*?\Z|0\.0\.0\.0\Z", re.ASCII)
-_ALL_OF_IPV6 = "[::]"
+_ON_ALL = {**dict.fromkeys(("", "*", "0.0.0.0"), "127.0.0.1"), "[::]": "[::1]"}  # noqa: S104
 
 
 @dataclass(frozen=True)
@@ -229,11 +228,7 @@ def _listened_on(reader: _Reader) -> str:
     """The gateway's own address, for who is on its machine."""
     listen = reader.text("GATEWAY_LISTEN", "127.0.0.1:8080")
     host, _, port = listen.rpartition(":")
-    if _ALL_ADDRESSES.match(host):
-        host = "127.0.0.1"
-    elif host == _ALL_OF_IPV6:
-        host = "[::1]"
-    url = origins.base_url(f"http://{host}:{port}")
+    url = origins.base_url(f"http://{_ON_ALL.get(host, host)}:{port}")
     if not url and not reader.text("PUBLIC_URL"):
         reader.fault("GATEWAY_LISTEN: must be HOST:PORT; else set PUBLIC_URL")
     return url

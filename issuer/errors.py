@@ -14,6 +14,7 @@ It must never carry a token, a password or a key in a message.
         └── TooManyLogins    as many passwords are being checked as this machine can bear
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,11 @@ class Faults(PorteroError):
         return isinstance(other, Faults) and self.faults == other.faults
 
     __hash__ = PorteroError.__hash__
+
+    def tell(self, log: logging.Logger) -> None:
+        """What changed is not taken: say why, a line a fault."""
+        for fault in self.faults:
+            log.error("%s; the former version stays in force", fault)
 
 
 class TooManyTokens(PorteroError):

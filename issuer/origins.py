@@ -6,9 +6,8 @@ its own origin by the same rule.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 _SCHEME = r"[a-z][a-z0-9+.-]*://"
 _PORT = r"(?::(?P<port>[1-9][0-9]{0,4}))?"
@@ -76,13 +75,8 @@ def _plain(scheme: str, authority: str) -> str:
     return authority.lower().removesuffix(_DEFAULT_PORTS[scheme])
 
 
-class Sender(NamedTuple):
-    """What a browser says of where a request comes from, and what it came to."""
-
-    fetch_site: str | None
-    origin: str | None
-    host: str
-    over_tls: bool
+#: What looks a header up, of a request that a browser may have sent.
+Header = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -94,19 +88,20 @@ class Origins:
     public: str = ""
     named: frozenset[str] = frozenset()
 
-    def is_another_site(self, sender: Sender) -> bool:
+    def is_another_site(self, header: Header, over_tls: bool) -> bool:
         """Whether a page of another site sent it. `Sec-Fetch-Site` decides where there is one, else
         `Origin`; a program sends neither.
         """
-        if sender.fetch_site is not None:
-            return sender.fetch_site not in ("same-origin", "none")
-        return sender.origin is not None and not self._is_own(sender.origin, sender)
+        site, origin = header("Sec-Fetch-Site"), header("Origin")
+        if site is not None:
+            return site not in ("same-origin", "none")
+        return origin is not None and not self._is_own(origin, header("Host") or "", over_tls)
 
-    def is_named(self, sender: Sender) -> bool:
+    def is_named(self, header: Header) -> bool:
         """Whether it comes from a page that an operator lets in."""
-        return sender.origin is not None and sender.origin.lower() in self.named
+        return (header("Origin") or "").lower() in self.named
 
-    def _is_own(self, origin: str, sender: Sender) -> bool:
+    def _is_own(self, origin: str, host: str, over_tls: bool) -> bool:
         """Without `PUBLIC_URL` it is the one that the browser asked, whatever it is called: a page
         that made this host's address its own name's (DNS rebinding) is told apart with it only.
         Over plain HTTP a front may have TLS that we are not told of; over TLS nothing else will do.
@@ -117,6 +112,6 @@ class Origins:
         scheme, authority = match[1], _plain(match[1], match[2])
         if self.public:
             return f"{scheme}://{authority}" == self.public
-        if scheme == "http" and sender.over_tls:
+        if scheme == "http" and over_tls:
             return False
-        return authority == _plain(scheme, sender.host)
+        return authority == _plain(scheme, host)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from issuer import files, keys
 from issuer.errors import Faults, StoreUnavailable
@@ -68,7 +69,7 @@ class KeyList:
 
     def keyring(self) -> Keyring:
         """The keys in force, for minting and verifying."""
-        signing = [entry.kid for entry in self.entries if entry.state == SIGNING]
+        signing = _in_state(self.entries, SIGNING)
         return Keyring([entry.key() for entry in self.in_force()], *signing[-1:])
 
 
@@ -96,7 +97,7 @@ class KeyFile:
         given = self._given_key()
         configured = f"{self._algorithm}:{given.kid if given else ''}"
         with self._changing() as known:
-            signs = any(entry.state == SIGNING for entry in known.entries)
+            signs = _in_state(known.entries, SIGNING)
             if signs and known.configured == configured:
                 return
             if given is not None and known.find(given.kid) is None:
@@ -139,7 +140,7 @@ class KeyFile:
     def add(self, algorithm: str | None, now: int) -> Entry:
         """A new key that waits for the gateways. Raises `Faults` while another one waits."""
         with self._changing() as known:
-            if any(entry.state == WAITING for entry in known.entries):
+            if _in_state(known.entries, WAITING):
                 raise Faults(["a new key is waiting for the gateways already"])
             entry = _entry(keys.new_key(algorithm or self._algorithm), WAITING, now)
             self._put(known, [*known.entries, entry])
@@ -184,8 +185,8 @@ class KeyFile:
             raise Faults([f"{entry.kid} signs; 'keys add' replaces it, or retire it --now"])
         if entry.state == WAITING:
             return _without(entries, [entry.kid])
-        ended = replace(entry, until=min(entry.until, now + self._longest_life_seconds()))
-        return [ended if one.kid == entry.kid else one for one in entries]
+        until = min(entry.until, now + self._longest_life_seconds())
+        return _changed(entries, [entry.kid], until=until)
 
     def _given_key(self) -> Key | None:
         """SECRET_KEY as a key: always for HMAC, else where it is PEM."""
@@ -234,32 +235,30 @@ def _entry(key: Key, state: str, now: int) -> Entry:
     return Entry(key.kid, key.algorithm, state, added_at=now, secret=secret)
 
 
+def _changed(entries: Sequence[Entry], kids: Sequence[str], **values: Any) -> list[Entry]:
+    return [replace(entry, **values) if entry.kid in kids else entry for entry in entries]
+
+
 def _without(entries: Sequence[Entry], kids: Sequence[str]) -> list[Entry]:
-    return [
-        replace(entry, state=GONE, secret="") if entry.kid in kids else entry for entry in entries
-    ]
+    return _changed(entries, kids, state=GONE, secret="")
+
+
+def _in_state(entries: Sequence[Entry], state: str) -> list[str]:
+    return [entry.kid for entry in entries if entry.state == state]
 
 
 def _replaced(known: KeyList, key: Key, now: int) -> list[Entry]:
     """This key alone: the operator has changed the key or the algorithm by hand."""
-    return [
-        *_without(known.entries, [entry.kid for entry in known.in_force()]),
-        _entry(key, SIGNING, now),
-    ]
+    gone = _without(known.entries, [entry.kid for entry in known.in_force()])
+    return [*gone, _entry(key, SIGNING, now)]
 
 
 def _succeeded(entries: Sequence[Entry], made: Entry) -> list[Entry]:
     """The key that waits already signs now: the gateways may have it. Else the one just made."""
-    waiting = [entry.kid for entry in entries if entry.state == WAITING]
-    if not waiting:
-        return [*entries, made]
-    return [replace(one, state=SIGNING) if one.kid in waiting else one for one in entries]
+    waiting = _in_state(entries, WAITING)
+    return _changed(entries, waiting, state=SIGNING) if waiting else [*entries, made]
 
 
 def _promoted(entries: Sequence[Entry], kid: str, until: int) -> list[Entry]:
-    def after(entry: Entry) -> Entry:
-        if entry.kid == kid:
-            return replace(entry, state=SIGNING)
-        return replace(entry, state=VERIFYING, until=until) if entry.state == SIGNING else entry
-
-    return [after(entry) for entry in entries]
+    before = _in_state(entries, SIGNING)
+    return _changed(_changed(entries, before, state=VERIFYING, until=until), [kid], state=SIGNING)

@@ -91,22 +91,18 @@ class SqliteSessions:
 
     def find(self, jti: str) -> Session | None:
         """The session of this `jti`, or None."""
-        found = self._select("jti = :jti", {"jti": jti})
+        found = self._select("jti = :jti", jti=jti)
         return found[0] if found else None
 
     def live_after(self, jti: str, now: int, most: int) -> Sequence[Session]:
         """A page of unexpired sessions, active and revoked, in the order of their `jti`."""
-        return self._select(
-            "jti > :jti AND expires_at > :now ORDER BY jti LIMIT :most",
-            {"jti": jti, "now": now, "most": most},
-        )
+        where = "jti > :jti AND expires_at > :now ORDER BY jti LIMIT :most"
+        return self._select(where, jti=jti, now=now, most=most)
 
     def changes_after(self, position: int, most: int) -> Sequence[Session]:
         """A page of sessions changed after `position`, in the order of their positions."""
-        return self._select(
-            "position > :position ORDER BY position LIMIT :most",
-            {"position": position, "most": most},
-        )
+        where = "position > :position ORDER BY position LIMIT :most"
+        return self._select(where, position=position, most=most)
 
     def position(self) -> int:
         """The position of the newest change."""
@@ -114,9 +110,7 @@ class SqliteSessions:
 
     def active(self, now: int, most: int) -> Sequence[Session]:
         """The newest active sessions."""
-        return self._select(
-            f"{_ACTIVE} ORDER BY position DESC LIMIT :most", {"now": now, "most": most}
-        )
+        return self._select(f"{_ACTIVE} ORDER BY position DESC LIMIT :most", now=now, most=most)
 
     def last_expiry(self) -> int:
         """When the last of all sessions ends, or ended; 0 when there is none."""
@@ -204,24 +198,27 @@ class SqliteSessions:
             self._read(copy.backup)
         return self.begin_epoch(int(time.time()))
 
-    def _select(self, where: str, values: dict[str, object]) -> list[Session]:
+    def _select(self, where: str, **values: object) -> list[Session]:
         query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
         rows = self._read(lambda connection: connection.execute(query, values).fetchall())
         return [Session(*row) for row in rows]
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return work(self._connection())
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"session store: {error}") from error
+        with self._connected() as connection:
+            return work(connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction, whole or not at all."""
+        with self._connected() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """What fails on the connection is the store that failed."""
         try:
-            with self._connection() as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
+            yield self._connection()
         except sqlite3.Error as error:
             raise StoreUnavailable(f"session store: {error}") from error
 

@@ -51,7 +51,7 @@ class ActiveTokens:
         token is then not active and must not be handed out.
         """
         self.store.add(session, self._most_active, self._now(), most_of_subject)
-        acks = self._gateways.apply(Changes(activate=[_entry(session)]))
+        acks = self._gateways.apply(Changes.to([session]))
         refusal = _refusal(acks)
         if refusal is not None:
             self.revoke(Selection(jti=session.jti))
@@ -66,8 +66,7 @@ class ActiveTokens:
         sessions = self.store.revoke(selection, now)
         pending: set[str] = set()
         for start in range(0, len(sessions), PUSH_ENTRIES):
-            entries = [_entry(session) for session in sessions[start : start + PUSH_ENTRIES]]
-            acks = self._gateways.apply(Changes(revoke=entries))
+            acks = self._gateways.apply(Changes.to(sessions[start : start + PUSH_ENTRIES]))
             pending.update(ack.url for ack in acks if not ack.ok)
         unexpired = [session for session in sessions if session.expires_at > now]
         return Revocation(unexpired, tuple(sorted(pending)))
@@ -79,10 +78,6 @@ class ActiveTokens:
 
     def _now(self) -> int:
         return int(self._clock())
-
-
-def _entry(session: Session) -> tuple[str, int]:
-    return session.jti, session.expires_at
 
 
 def _refusal(acks: Sequence[Ack]) -> CapacityReached | NoGatewayReached | None:

@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from issuer.keys.key_file import KeyList
+from issuer.store import Session
 from issuer.sync.exchange import FAILURES, Connection
 
 APPLY = "/sync/apply"
@@ -47,8 +48,18 @@ Entry = tuple[str, int]
 class Changes:
     """What a gateway shall know: `(jti, exp)` pairs; for one `jti`, revoked wins."""
 
-    activate: Sequence[Entry] = ()
-    revoke: Sequence[Entry] = ()
+    activate: Sequence[Entry] = field(default_factory=list)
+    revoke: Sequence[Entry] = field(default_factory=list)
+
+    @classmethod
+    def to(cls, sessions: Iterable[Session]) -> "Changes":
+        """What brings a gateway to these states of sessions."""
+        activate: list[Entry] = []
+        revoke: list[Entry] = []
+        for session in sessions:
+            kind = activate if session.revoked_at is None else revoke
+            kind.append((session.jti, session.expires_at))
+        return cls(activate, revoke)
 
 
 @dataclass(frozen=True)
@@ -156,11 +167,7 @@ def seal(key: bytes, text: bytes) -> str:
 def _verifying(known: KeyList) -> bytes:
     """What a gateway needs of each key in force: nothing to sign with, where that is possible."""
     listed = [
-        {
-            "kid": key.kid,
-            "alg": key.algorithm,
-            "key": base64.b64encode(key.verifying).decode(),
-        }
+        {"kid": key.kid, "alg": key.algorithm, "key": base64.b64encode(key.verifying).decode()}
         for key in known.keyring()
     ]
     return json.dumps({"keys": listed}).encode()

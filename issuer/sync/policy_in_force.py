@@ -44,8 +44,7 @@ class PolicyInForce:
         self._store = store
         self._gateways = gateways
         self._lock = threading.RLock()
-        self._seen: Sources | Faults = self._read()
-        self._judged = self._seen
+        self._judged = self._seen = self._read()
         self._policy, self._stored = self._begin() if takes else self._joined()
 
     def in_force(self) -> Policy:
@@ -90,16 +89,13 @@ class PolicyInForce:
             return found
 
     def _begin(self) -> tuple[Policy, StoredPolicy]:
+        self._judged = self._seen = self._read()
         try:
             found = self._parsed(self._seen)
         except Faults as faulty:
             return self._begin_from_store(faulty)
         stored = self._put(self._seen, found)
-        if stored is None:
-            self._seen = self._read()
-            return self._begin()
-        self._judged = self._seen
-        return found, stored
+        return (found, stored) if stored else self._begin()
 
     def _joined(self) -> tuple[Policy, StoredPolicy]:
         known = self._store.policy()
@@ -111,7 +107,7 @@ class PolicyInForce:
         known = self._store.policy()
         if known is None:
             raise faulty
-        _tell(faulty)
+        faulty.tell(log)
         found = self._parsed(Sources.from_json(known.sources))
         return found, self._store.put_policy(known.sources, _text(found)) or known
 
@@ -124,7 +120,7 @@ class PolicyInForce:
         try:
             found = self._parsed(sources)
         except Faults as faulty:
-            _tell(faulty)
+            faulty.tell(log)
             self._judged = sources
             return
         stored = self._put(sources, found)
@@ -151,7 +147,7 @@ class PolicyInForce:
                 found = self._parsed(Sources.from_json(stored.sources))
             except Faults as faulty:
                 # Its writer is of another version of Portero, with other rules.
-                _tell(faulty)
+                faulty.tell(log)
                 found = self._policy
             self._take(found, stored)
 
@@ -164,8 +160,3 @@ class PolicyInForce:
 
 def _text(found: Policy) -> str:
     return json.dumps(found.compiled, separators=(",", ":"), sort_keys=True)
-
-
-def _tell(faulty: Faults) -> None:
-    for fault in faulty.faults:
-        log.error("%s; the former version stays in force", fault)

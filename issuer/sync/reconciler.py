@@ -9,16 +9,16 @@ at any moment. It must never send what the store has not made durable.
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
-from issuer.store import KEPT_SECONDS, Selection, Session
+from issuer.store import KEPT_SECONDS, Selection
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
-from issuer.sync.gateways import Ack, Changes, Entry, Gateway, Gateways, mark_of
+from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.users.credentials_in_force import CredentialsInForce
 
@@ -174,7 +174,7 @@ class _Projection:
             # The last message of a round, often an empty one, tells the gateway that it is current.
             current = len(changed) < PART_ENTRIES
             ack = self._gateway.apply(
-                _changes(changed), position=position, epoch=epoch, current=current
+                Changes.to(changed), position=position, epoch=epoch, current=current
             )
             if not self._went_well(ack, "changes") or current:
                 return
@@ -185,7 +185,8 @@ class _Projection:
         begun = self._gateway.snapshot("begin")
         if not self._went_well(begun, "snapshot"):
             return
-        generation, mark = begun.status["newest"], self._mark()
+        generation = begun.status["newest"]
+        mark = {"epoch": self._store.epoch(), "position": self._store.position()}
         sent = self._send_parts(generation)
         if sent is None:
             return
@@ -193,14 +194,11 @@ class _Projection:
         if self._went_well(ended, "snapshot"):
             log.info("%s has a snapshot of %d tokens", self._gateway.url, sent)
 
-    def _mark(self) -> dict[str, Any]:
-        return {"epoch": self._store.epoch(), "position": self._store.position()}
-
     def _send_parts(self, generation: int) -> int | None:
         sent, last = 0, ""
         while page := self._store.live_after(last, _earliest(), PART_ENTRIES):
             last = page[-1].jti
-            part = vars(_changes(page))
+            part = vars(Changes.to(page))
             ack = self._gateway.snapshot("part", generation=generation, **part)
             if not self._went_well(ack, "snapshot"):
                 return None
@@ -222,12 +220,3 @@ class _Projection:
 def _earliest() -> int:
     """Tokens that end later are alive by the clock of some gateway that can be told of them."""
     return int(time.time()) - SKEW_SECONDS
-
-
-def _changes(sessions: Sequence[Session]) -> Changes:
-    activate: list[Entry] = []
-    revoke: list[Entry] = []
-    for session in sessions:
-        kind = activate if session.revoked_at is None else revoke
-        kind.append((session.jti, session.expires_at))
-    return Changes(activate, revoke)

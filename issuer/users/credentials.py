@@ -36,7 +36,6 @@ NAME_BYTES = 5
 class Credential:
     """One user's secret: a bcrypt hash, or plain text where the operator insisted."""
 
-    username: str
     secret: bytes = field(repr=False)
     cost: int
     plain: bool
@@ -109,7 +108,7 @@ def parse(
         faults += [f"{place}: {reason}" for reason in reasons]
         if reasons or line.username is None:
             continue
-        users[line.username] = _credential(line.username, line)
+        users[line.username] = _credential(line)
         if line.warning:
             warn(f"{place}: {line.warning}")
     if not users and not faults:
@@ -119,9 +118,9 @@ def parse(
     return Credentials(users, salt)
 
 
-def _credential(username: str, line: Line) -> Credential:
+def _credential(line: Line) -> Credential:
     cost = COST if line.cost is None else line.cost
-    return Credential(username, line.secret.encode(), cost, plain=line.cost is None)
+    return Credential(line.secret.encode(), cost, plain=line.cost is None)
 
 
 def _name_faults(

@@ -49,22 +49,16 @@ class LastGood:
             return None
 
     def keep(self, text: str) -> None:
-        """Put this text in the place of the one before, whole or not at all."""
+        """Put this text in the place of the one before, which goes first: no text at all is safer
+        than one that may name a user who was removed since.
+        """
         if self._path is None:
             return
         try:
+            self._path.unlink(missing_ok=True)
             files.replace(self._path, text.encode())
         except OSError as error:
             log.error("cannot keep the last good credentials: %s", error.strerror)
-            self._forget()
-
-    def _forget(self) -> None:
-        """No text at all is safer than one that may name a user who was removed since."""
-        assert self._path is not None
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            log.error("cannot remove %s: %s", self._path, error.strerror)
 
 
 class CredentialsInForce:
@@ -105,7 +99,7 @@ class CredentialsInForce:
                 text = self._last_good.text()
                 if text is None:
                     raise
-                _tell(found)
+                found.tell(log)
                 return credentials.parse(text, None, self._salt, lambda _: None)
 
     def _judge_again(self) -> None:
@@ -117,7 +111,7 @@ class CredentialsInForce:
             try:
                 self._in_force = self._judge(*state)
             except Faults as found:
-                _tell(found)
+                found.tell(log)
                 return
         log.warning("credentials: read again, and in force")
 
@@ -134,8 +128,3 @@ class CredentialsInForce:
             return credentials_file.read(self._path), self._roles()
         except Faults as found:
             return found, self._roles()
-
-
-def _tell(found: Faults) -> None:
-    for fault in found.faults:
-        log.error("%s; the former version stays in force", fault)

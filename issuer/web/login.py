@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest
 
 from issuer import metrics
 from issuer.authority import Authority, Login, Refusal
-from issuer.errors import TokenRefused
+from issuer.errors import WIRE_ERRORS, TokenRefused
 from issuer.tokens import presented_token
 from issuer.web import responses
 
@@ -28,12 +28,12 @@ ALIASES = {
     "/auth/login": "/login",
 }
 
+#: A refusal's code, and what is told of it where the code does not say it.
 _REFUSALS = {
-    Refusal.WRONG_CREDENTIALS: "invalid_api_key",
-    Refusal.WRONG_ENDPOINT: "insufficient_permissions",
+    Refusal.WRONG_CREDENTIALS: ("invalid_api_key", None),
+    Refusal.WRONG_ENDPOINT: ("insufficient_permissions", "Your role logs in at another address."),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WRONG_ENDPOINT = "Your role logs in at another address."
 _OTHER_SITE = "This request came from another site."
 _BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
 
@@ -72,7 +72,7 @@ class _Endpoints:
         outcome = self._login(given.username, given.password or "", endpoint)
         if isinstance(outcome, Refusal):
             challenge = _BASIC_CHALLENGE if outcome is Refusal.WRONG_CREDENTIALS else {}
-            return responses.error(_REFUSALS[outcome], _reason(outcome), challenge)
+            return responses.error(*_REFUSALS[outcome], challenge)
         return make_response(jsonify(_token_answer(outcome)))
 
     def form(self, endpoint: str) -> Response:
@@ -181,15 +181,12 @@ def _wants_json() -> bool:
 
 
 def _form_again(refusal: Refusal, endpoint: str, fields: Mapping[str, str]) -> Response:
+    code, reason = _REFUSALS[refusal]
     if not responses.wants_page():
-        return responses.error(_REFUSALS[refusal], _reason(refusal))
-    status = 403 if refusal is Refusal.WRONG_ENDPOINT else 401
-    text = _reason(refusal) or "That name and password do not fit together."
+        return responses.error(code, reason)
+    status = WIRE_ERRORS[code].status
+    text = reason or "That name and password do not fit together."
     return _login_page(endpoint, fields.get("next"), fields.get("username", ""), text, status)
-
-
-def _reason(refusal: Refusal) -> str | None:
-    return _WRONG_ENDPOINT if refusal is Refusal.WRONG_ENDPOINT else None
 
 
 def _token_answer(login: Login) -> dict[str, Any]:

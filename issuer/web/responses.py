@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from flask import Response, current_app, jsonify, make_response, render_template, request
 
 from issuer.errors import WIRE_ERRORS, envelope
-from issuer.origins import Origins, Sender
+from issuer.origins import Origins
 from issuer.tokens.presented_token import COOKIE
 
 RETRY_SECONDS = "1"
@@ -85,20 +85,12 @@ def over_tls() -> bool:
 
 def from_another_site() -> bool:
     """Whether a browser says that a page of another site sent this request (threats I5)."""
-    return _origins().is_another_site(_sender())
+    return _origins().is_another_site(request.headers.get, over_tls())
 
 
 def from_unnamed_site() -> bool:
     """The same, but of a site that `CORS_ORIGINS` does not name."""
-    sender = _sender()
-    return _origins().is_another_site(sender) and not _origins().is_named(sender)
-
-
-def _sender() -> Sender:
-    headers = request.headers
-    return Sender(
-        headers.get("Sec-Fetch-Site"), headers.get("Origin"), headers.get("Host", ""), over_tls()
-    )
+    return from_another_site() and not _origins().is_named(request.headers.get)
 
 
 def _origins() -> Origins:

@@ -28,7 +28,7 @@ FAULTS = ("roles.agent_reasoning.code must be", "roles.agi.login must be")
 
 def with_lifetime(ttl_seconds: str) -> str:
     """The shipped file, with a lifetime of its own for the agents that log in here."""
-    before, after = "ttl_seconds: 120", f"ttl_seconds: {ttl_seconds}"
+    before, after = "ttl_seconds: 120\n", f"ttl_seconds: {ttl_seconds}\n"
     return POLICY_FILE.read_text().replace(before, after)
 
 
