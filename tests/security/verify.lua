@@ -47,7 +47,7 @@ local function verdict(now, token)
 end
 
 local function signature(algorithm, key, text, bytes)
-    local verify = crypto.is_algorithm(algorithm) and crypto.verifier(algorithm, from_hex(key))
+    local verify = crypto.verifier(algorithm, from_hex(key))
     if not verify then
         return "unfit"
     end

@@ -62,15 +62,6 @@ local function wants_page()
     return accept and find(accept, "text/html", 1, true)
 end
 
---- 401, or the way to the login page for a browser that asked for a page.
-local function refuse_token(route, code)
-    local page = LOGIN_PAGES[route.class]
-    if page and wants_page() then
-        return errors.redirect(page)
-    end
-    return errors.refuse(code)
-end
-
 --- The clock is read once per turn of the event loop: a token minted within this turn would seem
 --- to come from the future.
 local function claims_of(text, from, policy)
@@ -208,8 +199,9 @@ end
 local BY_LOGIN = { invalid_api_key = true, expired = true }
 
 local function refuse(code, route, headers, path)
-    if route and BY_LOGIN[code] then
-        return refuse_token(route, code)
+    local page = route and BY_LOGIN[code] and LOGIN_PAGES[route.class]
+    if page and wants_page() then
+        return errors.redirect(page)
     elseif not route and code == "invalid_request" then
         code = request_faults.of_path(path) or code
     end

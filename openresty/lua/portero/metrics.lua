@@ -43,6 +43,8 @@ local GAUGES = {
         function(status) return status.free_bytes end },
     { "portero_active_tokens_capacity_bytes", "Memory of the active-token set.",
         function(status) return status.capacity_bytes end },
+    { "portero_sync_staleness_seconds", "Since the issuer was last heard.",
+        function(_, staleness_seconds) return staleness_seconds end },
 }
 
 --- The text of `/metrics`.
@@ -59,12 +61,11 @@ function _M.exposition(status, staleness_seconds)
         line(out, "portero_decisions_total", dict:get(decision), '{decision="' .. decision .. '"}')
     end
     for _, gauge in ipairs(GAUGES) do
-        head(out, gauge[1], "gauge", gauge[2])
-        line(out, gauge[1], gauge[3](status))
-    end
-    if staleness_seconds then
-        head(out, "portero_sync_staleness_seconds", "gauge", "Since the issuer was last heard.")
-        line(out, "portero_sync_staleness_seconds", staleness_seconds)
+        local value = gauge[3](status, staleness_seconds)
+        if value then
+            head(out, gauge[1], "gauge", gauge[2])
+            line(out, gauge[1], value)
+        end
     end
     return table.concat(out)
 end

@@ -35,14 +35,6 @@ local FLUSHED_AT_ONCE = 10000
 
 --- What the key of a user's window begins with.
 local KEYS = { requests = "r:", tokens = "t:" }
-local HEADERS = {}
-for _, kind in ipairs({ "requests", "tokens" }) do
-    HEADERS[kind] = {
-        limit = "x-ratelimit-limit-" .. kind,
-        remaining = "x-ratelimit-remaining-" .. kind,
-        reset = "x-ratelimit-reset-" .. kind,
-    }
-end
 
 --- This worker's slots: id -> key, and when to renew it.
 local held = {}
@@ -202,10 +194,9 @@ end
 ---@param remaining integer
 ---@param reset_seconds number
 function _M.headers(header, kind, most, remaining, reset_seconds)
-    local names = HEADERS[kind]
-    header[names.limit] = most
-    header[names.remaining] = remaining
-    header[names.reset] = duration(reset_seconds)
+    header["x-ratelimit-limit-" .. kind] = most
+    header["x-ratelimit-remaining-" .. kind] = remaining
+    header["x-ratelimit-reset-" .. kind] = duration(reset_seconds)
 end
 
 --- The value of Retry-After.

@@ -7,6 +7,7 @@
 -- compiles: a body costs the same however it is nested or cut.
 
 local bit = require("bit")
+local cjson = require("cjson.safe")
 local ffi = require("ffi")
 local header_parameters = require("portero.request.header_parameters")
 local new_table = require("table.new")
@@ -37,43 +38,14 @@ local function folded(name)
     return name
 end
 
-local function utf8(code)
-    if code < 0x80 then
-        return char(code)
-    end
-    if code < 0x800 then
-        return char(0xC0 + math.floor(code / 64), 0x80 + code % 64)
-    end
-    return char(0xE0 + math.floor(code / 4096), 0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
-end
-
-local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
-
-local function unescaped(kind, digits)
-    if kind ~= "u" then
-        return (ESCAPES[kind] or kind) .. digits
-    end
-    return utf8(tonumber(digits, 16))
-end
-
---- Two surrogates, three bytes each, are one character of four bytes.
-local function joined(high, low)
-    local _, a, b = byte(high, 1, 3)
-    local _, c, d = byte(low, 1, 3)
-    local code = 0x10000 + (a % 16 * 64 + b % 64) * 1024 + (c % 16 * 64 + d % 64)
-    return char(0xF0 + math.floor(code / 262144), 0x80 + math.floor(code / 4096) % 64,
-        0x80 + math.floor(code / 64) % 64, 0x80 + code % 64)
-end
-
 --- What stands between the quotes of a string whose grammar is right; nil for half a surrogate
 --- pair, which is no character.
 local function decoded(raw)
     if not find(raw, "\\", 1, true) then
         return raw
     end
-    local text = gsub(raw, "\\(.)(%x?%x?%x?%x?)", unescaped)
-    text = gsub(text, "(\237[\160-\175][\128-\191])(\237[\176-\191][\128-\191])", joined)
-    return not find(text, "\237[\160-\191]") and text or nil
+    local list = cjson.decode('["' .. raw .. '"]')
+    return list and list[1]
 end
 
 local QUOTE, LETTER_T, LETTER_N = byte('"tn', 1, 3)

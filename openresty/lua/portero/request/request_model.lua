@@ -27,20 +27,28 @@ local function has_body()
     return var.http_transfer_encoding ~= nil or (length ~= nil and length ~= "0")
 end
 
---- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
---- is done with its bytes releases `found.keep`.
----@return table|nil found, string|nil code
-function _M.read_json()
+--- The body's bytes, where nothing is wrong with what its head says of them; nil and a code.
+local function open(fault, code_of_empty)
     if is_compressed() then
         return nil, "body_compressed"
-    end
-    local is_json, fault = json_body.is_json(var.http_content_type)
-    if not is_json then
+    elseif fault then
         return nil, fault
     end
     local pointer, length, keep = body.read()
     if not pointer then
-        return nil, length == "empty" and "body_missing" or "internal_error"
+        return nil, length == "empty" and code_of_empty or "internal_error"
+    end
+    return pointer, length, keep
+end
+
+--- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
+--- is done with its bytes releases `found.keep`.
+---@return table|nil found, string|nil code
+function _M.read_json()
+    local _, fault = json_body.is_json(var.http_content_type)
+    local pointer, length, keep = open(fault, "body_missing")
+    if not pointer then
+        return nil, length
     end
     local found, code = json_body.scan(pointer, length, body.pause)
     if not found then
@@ -61,16 +69,10 @@ local function from_json(word)
 end
 
 local function from_form()
-    if is_compressed() then
-        return nil, "body_compressed"
-    end
     local form, fault = form_body.of_type(var.http_content_type)
-    if not form then
-        return nil, fault
-    end
-    local pointer, length, keep = body.read()
+    local pointer, length, keep = open(fault, "form_missing")
     if not pointer then
-        return nil, length == "empty" and "form_missing" or "internal_error"
+        return nil, length
     end
     local name, code = form_body.model(pointer, length, form, body.pause)
     body.release(keep)

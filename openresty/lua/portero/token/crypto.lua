@@ -279,22 +279,19 @@ local VERIFIERS = {
     EdDSA = public_verifier(nil, is_ed25519, exactly_64_bytes),
 }
 
---- Whether tokens of this algorithm can be verified here.
----@param algorithm any
----@return boolean
-function _M.is_algorithm(algorithm)
-    return VERIFIERS[algorithm] ~= nil
-end
-
 --- A function that tells whether a signature of so many bytes is by this key, over `length` bytes
 --- of a text.
----@param algorithm string
+---@param algorithm any
 ---@param key string a secret for HMAC, else SubjectPublicKeyInfo in DER
 ---@return function|nil verify (text, length: integer, signature, bytes: integer) -> boolean; text
 --- and signature are strings or pointers
 ---@return string|nil err
 function _M.verifier(algorithm, key)
-    return VERIFIERS[algorithm](key)
+    local of_key = VERIFIERS[algorithm]
+    if not of_key then
+        return nil, "crypto.verifier: no such algorithm"
+    end
+    return of_key(key)
 end
 
 local function decrypt(ctx, key, label, nonce, text, tag)

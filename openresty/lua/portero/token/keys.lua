@@ -34,7 +34,6 @@ end
 
 local function is_listed(entry)
     return type(entry) == "table" and type(entry.kid) == "string" and type(entry.key) == "string"
-        and crypto.is_algorithm(entry.alg)
 end
 
 --- The keys of a list, or nil and the step that failed: one bad key refuses them all.
