@@ -110,7 +110,9 @@ class Explainer:
             role or "",
             _received(asked),
         )
-        status, known_as, words_of = _WORDS[answer.code]
+        # What it is with a path is told by its own code, one for each fault.
+        kind = "path" if answer.code.startswith("path_") else answer.code
+        status, known_as, words_of = _WORDS[kind]
         rule, place = words_of(answer)
         return Explanation(status, known_as, rule, place)
 
@@ -186,7 +188,7 @@ _UNLISTED = _nowhere("no kind in force lists this method and path, or no role ma
 #: What the decider says: status and code as the client sees them, and the rule.
 _WORDS: dict[str, tuple[int, str, Callable[[_Answer], tuple[str, Place]]]] = {
     _ALLOWED: (200, _ALLOWED, _allowed),
-    "invalid_request": (
+    "path": (
         400,
         "invalid_request",
         _nowhere("the path is not written in the one way that a path may be"),

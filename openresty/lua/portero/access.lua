@@ -13,7 +13,6 @@ local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 local presented_token = require("portero.token.presented_token")
-local request_faults = require("portero.request.request_faults")
 local route_table = require("portero.policy.route_table")
 local shared_versions = require("portero.shared_versions")
 local token_cache = require("portero.token.token_cache")
@@ -198,12 +197,10 @@ end
 --- The codes for which a browser that asked for a page is shown the way in.
 local BY_LOGIN = { invalid_api_key = true, expired = true }
 
-local function refuse(code, route, headers, path)
+local function refuse(code, route, headers)
     local page = route and BY_LOGIN[code] and LOGIN_PAGES[route.class]
     if page and wants_page() then
         return errors.redirect(page)
-    elseif not route and code == "invalid_request" then
-        code = request_faults.of_path(path) or code
     end
     return errors.refuse(code, headers)
 end
@@ -222,7 +219,7 @@ function _M.judge()
     local path, query = read_target()
     local code, route, value, claims, headers = decision.decide(policy, method, path, query, ask)
     if code then
-        return refuse(code, route, headers, path)
+        return refuse(code, route, headers)
     end
     return forward(route, value, path, query, claims)
 end

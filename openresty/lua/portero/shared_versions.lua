@@ -100,13 +100,6 @@ function _M.set(name, value)
     assert(dict:safe_set(name, value))
 end
 
---- Keep a value unless there is one.
----@param name string
----@param value any
-function _M.add(name, value)
-    dict:safe_add(name, value)
-end
-
 --- A value that was kept, or nil.
 ---@param name string
 function _M.get(name)

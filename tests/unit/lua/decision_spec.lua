@@ -261,7 +261,7 @@ describe("decide", function()
         return rest
     end
     for _, case in ipairs({
-        { "a path that is none", "/a//b", without(), "invalid_request" },
+        { "a path that is none", "/a//b", without(), "path_doubled_slash" },
         { "an unknown path", "/unknown", without(), "not_found" },
         { "the caller", CHAT, without(), "invalid_api_key", "caller" },
         { "the caller's role", CHAT, without("caller"), "insufficient_permissions", "caller" },
@@ -286,9 +286,10 @@ describe("decide", function()
         { "GET", CHAT .. "/", "slash_at_end" },
         { "GET", "/unknown", "not_found" }, { "GET", "/unknown/", "not_found" },
         { "GET", "/V1/models", "not_found" },
-        { "GET", "", "invalid_request" }, { "GET", "//", "invalid_request" },
-        { "GET", "/health//", "invalid_request" }, { "GET", "/a/../health", "invalid_request" },
-        { "GET", "/health%2F", "invalid_request" },
+        { "GET", "", "path_missing" }, { "GET", "//", "path_doubled_slash" },
+        { "GET", "/health//", "path_doubled_slash" },
+        { "GET", "/a/../health", "path_dot_segment" },
+        { "GET", "/health%2F", "path_escaped_slash" },
     }) do
         it(("says of %s %q that it is %s, and asks nothing"):format(unpack(case)), function()
             assert.same({ case[3] }, { decide(case[1], case[2]) })
@@ -417,7 +418,8 @@ describe("explain", function()
     it("says what is wrong with a path before it asks for the user", function()
         local policy = loaded()
         for path, code in pairs({
-            ["/unknown"] = "not_found", ["/health/"] = "slash_at_end", ["//"] = "invalid_request",
+            ["/unknown"] = "not_found", ["/health/"] = "slash_at_end",
+            ["//"] = "path_doubled_slash",
             [CHAT] = "other_method",
         }) do
             assert_explained({ code, nil, "user" }, policy, "GET", path, "USRSX")

@@ -290,3 +290,10 @@ describe("names_model", function()
         end)
     end
 end)
+
+describe("unescape", function()
+    it("answers the name that a parameter stands for", function()
+        assert.equal("a/b:c", model_name.unescape("a%2Fb%3Ac"))
+        assert.equal("plain", model_name.unescape("plain"))
+    end)
+end)

@@ -8,7 +8,6 @@ local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
 local model_name = require("portero.policy.model_name")
-local route_table = require("portero.policy.route_table")
 local upstream_errors = require("portero.answer.upstream_errors")
 
 --- A list is never what a caller may have been wrong about: the rest is the LLM server's fault.
@@ -75,7 +74,7 @@ local function question_of(target, form)
     if not stop then
         return target
     end
-    return target:sub(1, stop - 1), route_table.unescape(target:sub(stop + 1))
+    return target:sub(1, stop - 1), model_name.unescape(target:sub(stop + 1))
 end
 
 local function said(text, form, name, list, is_ollama)

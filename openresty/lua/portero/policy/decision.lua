@@ -88,8 +88,9 @@ end
 
 --- What a request without a route is refused for; nothing of routes that no role may reach.
 local function unknown(routes, path)
-    if not route_table.is_canonical(path) then
-        return "invalid_request"
+    local fault = route_table.fault_of_path(path)
+    if fault then
+        return fault
     elseif route_table.is_known(routes, path) then
         return "other_method"
     end
@@ -165,7 +166,7 @@ end
 
 --- Where a model is named by the path, it is what stands there.
 local NAMED_BY = {
-    path = function(value) return route_table.unescape(value) end,
+    path = function(value) return model_name.unescape(value) end,
     listed = function() return nil end,
     none = function() return nil end,
 }

@@ -172,16 +172,21 @@ function _M.from_json(found, word)
 end
 
 ---------
--- The query.
+-- The path and the query.
+
+--- What escapes stand for, once, as a model is named where it stands in a path.
+---@param text string
+---@return string
+function _M.unescape(text)
+    return (gsub(text, "%%(%x%x)", function(digits) return char(tonumber(digits, 16)) end))
+end
 
 --- What percent signs and plus signs stand for; nil where one stands for nothing.
 local function unquoted(text)
     if find(gsub(text, "%%%x%x", ""), "%", 1, true) then
         return nil
     end
-    return (gsub(gsub(text, "+", " "), "%%(%x%x)", function(digits)
-        return char(tonumber(digits, 16))
-    end))
+    return _M.unescape((gsub(text, "+", " ")))
 end
 
 local NAMES_OF_MODEL = { model = true, name = true }

@@ -5,6 +5,7 @@
 -- there are, and who may use them, the issuer has decided (`issuer/policy/`).
 
 local dialects = require("portero.dialect.dialects")
+local model_name = require("portero.policy.model_name")
 
 local _M = {}
 
@@ -102,20 +103,13 @@ function _M.compile(listed)
     return routes
 end
 
---- What escapes stand for, once.
-local function unescape(value)
-    return (value:gsub("%%(%x%x)", function(digits)
-        return string.char(tonumber(digits, 16))
-    end))
-end
-
 --- Whether a parameter that is sent can be read in one way only: no dot or empty segment, not even
 --- behind an escaped slash. An escape may stand for a slash or a colon, which a model's name may
 --- hold; any other hides something that could have been written plainly.
 local function is_plain(value)
     local rest = value:gsub("%%2[fF]", "/"):gsub("%%3[aA]", ":")
     return not rest:find("%", 1, true)
-        and not ("/" .. unescape(value) .. "/"):find("/%.?%.?/")
+        and not ("/" .. model_name.unescape(value) .. "/"):find("/%.?%.?/")
 end
 
 --- A path whose dot segments are resolved, as a server in front of us may have done; nil where it
@@ -138,7 +132,7 @@ end
 --- Whether a parameter that is looked up may be an ID: no control character, no escape that stands
 --- for nothing, and dot segments only where the path stays one of this route to who resolves them.
 local function is_id(value, before)
-    local id = unescape(value)
+    local id = model_name.unescape(value)
     if value:gsub("%%%x%x", ""):find("[%%#]") or id:find("[%z\1-\31\127]") then
         return false
     end
@@ -160,9 +154,6 @@ local function find_pattern(patterns, path)
         end
     end
 end
-
---- The model that a parameter names, as a person writes it.
-_M.unescape = unescape
 
 --- The route of a request, or nil. `value` is what stood for the parameter, where it has one.
 ---@param routes table
@@ -205,13 +196,44 @@ function _M.target(route, value)
     return route.before .. value .. route.behind
 end
 
---- Whether a path is written in the one way that could be in the table.
----@param path string
----@return boolean
-function _M.is_canonical(path)
-    return path:find("^/[A-Za-z0-9._~!$&'()*+,=:@/-]*$") ~= nil
-        and not path:find("//", 1, true)
-        and not (path .. "/"):find("/%.%.?/")
+--- What a path may have in it, and what is wrong with it; the first that is found is told.
+local OF_PATH = {
+    { "^[^/]", "path_missing" },
+    { "^$", "path_missing" },
+    { "[%z\1-\31\127]", "path_control" },
+    { "%%[01]%x", "path_control" },
+    { "%%7[fF]", "path_control" },
+    { "//", "path_doubled_slash" },
+    { "/%.%.?/", "path_dot_segment" },
+    { "/%.%.?$", "path_dot_segment" },
+    { "\\", "path_backslash" },
+    { "%%5[cC]", "path_backslash" },
+    { "#", "path_fragment" },
+    { " ", "path_space" },
+    { "%%%X", "path_percent" },
+    { "%%%x%X", "path_percent" },
+    { "%%%x?$", "path_percent" },
+    { "%%2[fF]", "path_escaped_slash" },
+    { "%%", "path_escape" },
+    { "[^%w%._~!$&'()*+,=:@/-]", "path_character" },
+}
+
+--- A path with the escapes undone by which a dot segment could hide.
+local function with_dots(path)
+    return (path:gsub("%%2[eE]", "."):gsub("%%2[fF]", "/"))
+end
+
+--- Why a path is not written in the one way that could be in the table.
+---@param path string as the client wrote it
+---@return string|nil code a key of errors.lua's table; nil where nothing is
+function _M.fault_of_path(path)
+    local shown = with_dots(path)
+    for i = 1, #OF_PATH do
+        local pattern, code = OF_PATH[i][1], OF_PATH[i][2]
+        if (code == "path_dot_segment" and shown or path):find(pattern) then
+            return code
+        end
+    end
 end
 
 return _M

@@ -6,7 +6,7 @@
 
 local cors = require("portero.request.cors")
 local errors = require("portero.errors")
-local request_faults = require("portero.request.request_faults")
+local route_table = require("portero.policy.route_table")
 local shared_versions = require("portero.shared_versions")
 
 local var = ngx.var
@@ -45,7 +45,7 @@ end
 
 local function refuse_spelling()
     local path = match(var.request_uri, "^[^?]*")
-    return errors.refuse(request_faults.of_path(path) or "invalid_request")
+    return errors.refuse(route_table.fault_of_path(path) or "invalid_request")
 end
 
 --- Where the issuer answers, which knows the methods of its paths.

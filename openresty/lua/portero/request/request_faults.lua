@@ -1,53 +1,15 @@
 ---------
--- Why a request is refused that no route can take: what is wrong with its path, or with its head
--- where nginx has refused it by itself. Each fault has a row of its own in errors.lua.
+-- Why nginx has refused a request by itself: what is wrong with its head. Each fault has a row of
+-- its own in errors.lua.
 -- Pure. It is asked on the way to a refusal alone, and must never answer a part of what it is
 -- shown.
+
+local route_table = require("portero.policy.route_table")
 
 local find, gsub, lower = string.find, string.gsub, string.lower
 local match, sub = string.match, string.sub
 
 local _M = {}
-
---- What a path may have in it, and what is wrong with it; the first that is found is told.
-local OF_PATH = {
-    { "^[^/]", "path_missing" },
-    { "^$", "path_missing" },
-    { "[%z\1-\31\127]", "path_control" },
-    { "%%[01]%x", "path_control" },
-    { "%%7[fF]", "path_control" },
-    { "//", "path_doubled_slash" },
-    { "/%.%.?/", "path_dot_segment" },
-    { "/%.%.?$", "path_dot_segment" },
-    { "\\", "path_backslash" },
-    { "%%5[cC]", "path_backslash" },
-    { "#", "path_fragment" },
-    { " ", "path_space" },
-    { "%%%X", "path_percent" },
-    { "%%%x%X", "path_percent" },
-    { "%%%x?$", "path_percent" },
-    { "%%2[fF]", "path_escaped_slash" },
-    { "%%", "path_escape" },
-    { "[^%w%._~!$&'()*+,=:@/-]", "path_character" },
-}
-
---- A path with the escapes undone by which a dot segment could hide.
-local function with_dots(path)
-    return gsub(gsub(path, "%%2[eE]", "."), "%%2[fF]", "/")
-end
-
---- What is wrong with how a path is written.
----@param path string as the client wrote it
----@return string|nil code a key of errors.lua's table; nil where nothing is
-function _M.of_path(path)
-    local shown = with_dots(path)
-    for i = 1, #OF_PATH do
-        local pattern, code = OF_PATH[i][1], OF_PATH[i][2]
-        if find(code == "path_dot_segment" and shown or path, pattern) then
-            return code
-        end
-    end
-end
 
 --- What nginx could not read of a request's first line.
 local function of_line(line)
@@ -60,7 +22,7 @@ local function of_line(line)
         return "unsupported_protocol"
     end
     local path = match(gsub(target, "^%a[%w+.-]*://[^/]*", ""), "^[^?]*")
-    return _M.of_path(path) or "line_malformed"
+    return route_table.fault_of_path(path) or "line_malformed"
 end
 
 local function is_host(text)

@@ -9,7 +9,6 @@ local decision = require("portero.policy.decision")
 local form_body = require("portero.request.form_body")
 local json_body = require("portero.request.json_body")
 local model_name = require("portero.policy.model_name")
-local route_table = require("portero.policy.route_table")
 
 local var = ngx.var
 
@@ -85,7 +84,7 @@ local READERS = {
     body = function() return from_json("body") end,
     ["body-or-name"] = function() return from_json("body-or-name") end,
     form = from_form,
-    path = function(value) return route_table.unescape(value) end,
+    path = model_name.unescape,
     listed = function() end,
     none = function() end,
     query = function(_, query) return model_name.from_query(query) end,

@@ -220,7 +220,7 @@ end
 --- Name this life of the dictionaries: they survive a reload, and are empty after a restart.
 ---@param boot string
 function _M.start(boot)
-    shared_versions.add("boot", boot)
+    shared_versions.set("boot", shared_versions.get("boot") or boot)
 end
 
 --- Clear away what has expired, a bounded part at a time.
