@@ -64,6 +64,10 @@ class _Reader:
     def text(self, name: str, default: str = "") -> str:
         return self._environ.get(name, "").strip() or default
 
+    def path(self, name: str) -> Path | None:
+        value = self.text(name)
+        return Path(value) if value else None
+
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         raw = self.text(name, str(default))
         is_number = raw.isascii() and raw.isdigit() and len(raw) <= len(str(most))
@@ -113,7 +117,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
         **_addresses(reader),
-        "last_good_directory": _last_good_directory(reader),
+        "last_good_directory": reader.path("PORTERO_LAST_GOOD_DIR"),
     }
     if reader.faults:
         raise Faults(reader.faults)
@@ -122,8 +126,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def credentials_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     """The file of the users, where one is named; it need not be there."""
-    path = environ.get("CREDENTIALS_FILE", "")
-    return Path(path) if path else None
+    return _Reader(environ).path("CREDENTIALS_FILE")
 
 
 def read_roles(environ: Mapping[str, str] = os.environ) -> Roles | None:
@@ -191,16 +194,11 @@ def _terms(reader: _Reader) -> Terms:
     )
 
 
-def _last_good_directory(reader: _Reader) -> Path | None:
-    path = reader.text("PORTERO_LAST_GOOD_DIR")
-    return Path(path) if path else None
-
-
-def _credentials_file(reader: _Reader) -> Path:
-    path = reader.text("CREDENTIALS_FILE")
-    if not path:
+def _credentials_file(reader: _Reader) -> Path | None:
+    path = reader.path("CREDENTIALS_FILE")
+    if path is None:
         reader.fault("CREDENTIALS_FILE: is not set; 'python -m issuer init' makes one")
-    return Path(path)
+    return path
 
 
 def _database_path(reader: _Reader) -> Path:

@@ -116,14 +116,8 @@ WIRE_ERRORS = {
 }
 
 
-def envelope(code: str, message: str | None = None, param: str | None = None) -> dict[str, Any]:
+def envelope(code: str, message: str | None = None) -> dict[str, Any]:
     """The OpenAI error envelope for a code of `WIRE_ERRORS`."""
     row = WIRE_ERRORS[code]
-    return {
-        "error": {
-            "message": message or row.message,
-            "type": row.type,
-            "param": param,
-            "code": code,
-        }
-    }
+    said = message or row.message
+    return {"error": {"message": said, "type": row.type, "param": None, "code": code}}

@@ -41,7 +41,7 @@ def _list(_: argparse.Namespace) -> int:
     roles = config.read_policy().roles
     text = credentials_file.read(_path())
     for user in credentials_file.listed(text, roles):
-        print(f"{user.name}  {user.role}  {user.secret}")
+        print(*user, sep="  ")
     return 0
 
 

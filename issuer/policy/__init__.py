@@ -9,7 +9,7 @@ there is none.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ class Sources:
     @classmethod
     def from_json(cls, text: str) -> "Sources":
         """What `to_json` wrote."""
-        content = json.loads(text)
-        return cls(content["policy"], content["kinds"])
+        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ def _compiled_limits(limits: Limits | None) -> dict[str, Any]:
     """What is a limit, and nothing where nothing is: such a caller costs the gateway nothing."""
     if limits is None:
         return {}
-    found = {one.name: getattr(limits, one.name) for one in fields(limits)}
-    held = {name: value for name, value in found.items() if value is not None}
+    held = {name: value for name, value in vars(limits).items() if value is not None}
     if limits.any_model:
         del held["models"]
     else:

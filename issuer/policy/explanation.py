@@ -112,9 +112,8 @@ class Explainer:
         )
         # What it is with a path is told by its own code, one for each fault.
         kind = "path" if answer.code.startswith("path_") else answer.code
-        status, known_as, words_of = _WORDS[kind]
-        rule, place = words_of(answer)
-        return Explanation(status, known_as, rule, place)
+        status, known_as, rule = _WORDS[kind]
+        return Explanation(status, known_as, *(rule(answer) if callable(rule) else (rule, KINDS)))
 
 
 def _sent(text: str | None) -> bytes | None:
@@ -150,22 +149,19 @@ def _is_llm(row: dict[str, Any]) -> bool:
     return row["answered_by"] in ("llm", "discovery")
 
 
+def _no_model(answer: _Answer, why: str = "the request names none") -> tuple[str, Place]:
+    return answer.at_route(f"{answer.user} is limited to some models, and {why}")
+
+
 def _forbidden(answer: _Answer) -> tuple[str, Place]:
     if answer.role in answer.row["roles"]:
-        return answer.at_route(
-            f"{answer.user} is limited to some models, "
-            f"and {answer.name} does not say where its model is"
-        )
+        return _no_model(answer, f"{answer.name} does not say where its model is")
     role = answer.policy.roles.named(answer.role)
     classes = _listed(role.routes if role else ())
     return answer.at_user(
         "routes",
         f"{answer.role} may use {classes}; {answer.name} is of class {answer.row['class']}",
     )
-
-
-def _no_model(answer: _Answer) -> tuple[str, Place]:
-    return answer.at_route(f"{answer.user} is limited to some models, and the request names none")
 
 
 def _other_model(answer: _Answer) -> tuple[str, Place]:
@@ -180,22 +176,16 @@ def _nobody(answer: _Answer) -> tuple[str, Place]:
     return rule, answer.policy.place_of("", "routes")
 
 
-def _nowhere(rule: str) -> Callable[[_Answer], tuple[str, Place]]:
-    return lambda _: (rule, KINDS)
-
-
-_UNLISTED = _nowhere("no kind in force lists this method and path, or no role may use their class")
-#: What the decider says: status and code as the client sees them, and the rule.
-_WORDS: dict[str, tuple[int, str, Callable[[_Answer], tuple[str, Place]]]] = {
+_BADLY_WRITTEN = "the path is not written in the one way that a path may be"
+_UNLISTED = "no kind in force lists this method and path, or no role may use their class"
+#: What the decider says: status and code as the client sees them, and the rule; a text alone where
+#: no line is to blame.
+_WORDS: dict[str, tuple[int, str, str | Callable[[_Answer], tuple[str, Place]]]] = {
     _ALLOWED: (200, _ALLOWED, _allowed),
-    "path": (
-        400,
-        "invalid_request",
-        _nowhere("the path is not written in the one way that a path may be"),
-    ),
+    "path": (400, "invalid_request", _BADLY_WRITTEN),
     "not_found": (404, "not_found", _UNLISTED),
-    "other_method": (404, "not_found", _nowhere("the path is there for other methods alone")),
-    "slash_at_end": (404, "not_found", _nowhere("the path is there without the slash at its end")),
+    "other_method": (404, "not_found", "the path is there for other methods alone"),
+    "slash_at_end": (404, "not_found", "the path is there without the slash at its end"),
     "invalid_api_key": (401, "invalid_api_key", _nobody),
     "insufficient_permissions": (403, "insufficient_permissions", _forbidden),
     "model_missing": (400, "invalid_request", _no_model),

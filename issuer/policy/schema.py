@@ -63,7 +63,9 @@ def faults_of(document: Document, name: str) -> Iterator[Fault]:
 
 
 def _told(error: ValidationError, schema: Mapping[str, Any]) -> Iterator[tuple[FieldPath, str]]:
-    path, rule, value = _parts(error)
+    path = tuple(error.absolute_path)
+    rule: Any = error.schema
+    value: Any = error.instance
     if error.validator == "additionalProperties":
         for name in value.keys() - rule["properties"].keys():
             yield (*path, name), "is not a known field"
@@ -75,10 +77,6 @@ def _told(error: ValidationError, schema: Mapping[str, Any]) -> Iterator[tuple[F
         yield (*path, value), rule["errorMessage"]
     else:
         yield path, rule["errorMessage"]
-
-
-def _parts(error: ValidationError) -> tuple[FieldPath, Any, Any]:
-    return tuple(error.absolute_path), error.schema, error.instance
 
 
 def _missing(rule: Mapping[str, Any], value: Mapping[str, Any]) -> Iterator[str]:

@@ -27,7 +27,8 @@ log = logging.getLogger("portero.reconciler")
 PERIOD_SECONDS = 1.0
 PRUNE_SECONDS = 60
 PART_ENTRIES = 5_000
-#: A gateway takes messages up to 30 s away from its clock, and judges by its clock alone.
+#: A gateway takes messages up to 30 s away from its clock, and judges by its clock alone: a token
+#: that ended so long ago may be alive by the clock of one that can be told of it.
 SKEW_SECONDS = 31
 
 
@@ -196,7 +197,7 @@ class _Projection:
 
     def _send_parts(self, generation: int) -> int | None:
         sent, last = 0, ""
-        while page := self._store.live_after(last, _earliest(), PART_ENTRIES):
+        while page := self._store.live_after(last, int(time.time()) - SKEW_SECONDS, PART_ENTRIES):
             last = page[-1].jti
             part = vars(Changes.to(page))
             ack = self._gateway.snapshot("part", generation=generation, **part)
@@ -215,8 +216,3 @@ class _Projection:
         if reachable != self._reachable:
             log.warning("%s is %s", self._gateway.url, "reached" if reachable else "not reached")
         self._reachable = reachable
-
-
-def _earliest() -> int:
-    """Tokens that end later are alive by the clock of some gateway that can be told of them."""
-    return int(time.time()) - SKEW_SECONDS

@@ -8,7 +8,6 @@ or tell a secret: what comes in is a hash.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from issuer import files
 from issuer.errors import Faults
@@ -18,14 +17,6 @@ from issuer.users.credential_lines import BYTE_ORDER_MARK
 
 DEMO_LOGINS = "demo-logins"
 Edit = Callable[[str], str]
-
-
-class User(NamedTuple):
-    """One user as the file has it."""
-
-    name: str
-    role: str
-    secret: str
 
 
 # Texts.
@@ -59,11 +50,13 @@ def removed(text: str, name: str) -> str:
     return mark + "".join(lines)
 
 
-def listed(text: str, roles: Roles) -> Sequence[User]:
-    """The users, in the order of the file. Raises `Faults` where its reader would."""
+def listed(text: str, roles: Roles) -> Sequence[tuple[str, str, str]]:
+    """Each user's name, role and kind of secret, in the order of the file. Raises `Faults` where
+    its reader would.
+    """
     _judge(text, roles)
     return [
-        User(line.username, role.name, "plain text" if line.cost is None else "hash")
+        (line.username, role.name, "plain text" if line.cost is None else "hash")
         for line in credential_lines.read(text)
         if line.username and (role := roles.of(line.username))
     ]

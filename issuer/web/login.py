@@ -108,7 +108,9 @@ class _Endpoints:
             # A browser leaves the cookie out of another site's form, and would still let it go.
             if responses.from_unnamed_site():
                 return responses.error("insufficient_permissions", _OTHER_SITE)
-            return self._forget(_logged_out_already())
+            if responses.wants_page():
+                return self._forget(make_response(redirect("/login")))
+            return self._forget(responses.error("invalid_api_key"))
         metrics.REVOCATIONS.labels("logout").inc()
         if pending:
             body = {"revoked": True, "pending": list(pending)}
@@ -136,7 +138,7 @@ class _Endpoints:
                 endpoint=role.login if role else "/login",
                 expires_at=claims.expires_at,
                 now=self._authority.now(),
-                example={"base_url": self._base_url},
+                base_url=self._base_url,
             )
         )
 
@@ -219,9 +221,3 @@ def _login_page(
     if status == 401:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="portero"'
     return answer
-
-
-def _logged_out_already() -> Response:
-    if responses.wants_page():
-        return make_response(redirect("/login"))
-    return responses.error("invalid_api_key")

@@ -58,7 +58,7 @@ def error(
     row = WIRE_ERRORS[code]
     text = message or row.message
     if wants_page():
-        page = render_template("error.html", status=row.status, title=text, message=None)
+        page = render_template("error.html", status=row.status, title=text)
         answer = make_response(page, row.status)
     else:
         answer = make_response(jsonify(envelope(code, text)), row.status)

@@ -60,9 +60,8 @@ def test_the_envelope_is_openais(code: str) -> None:
     }
 
 
-def test_the_envelope_takes_another_message_and_a_param() -> None:
-    error = errors.envelope("invalid_request", "No model.", "model")["error"]
-    assert (error["message"], error["param"]) == ("No model.", "model")
+def test_the_envelope_takes_another_message() -> None:
+    assert errors.envelope("invalid_request", "No path.")["error"]["message"] == "No path."
 
 
 def test_an_unknown_code_is_a_bug_and_not_an_answer() -> None:

@@ -317,7 +317,7 @@ def test_line_ends_and_a_byte_order_mark_stay(
     before_it = text.partition("USRSb")[0]
     assert credentials_file.removed(text, "USRSb") == before_it
     kept = credentials_file.listed(credentials_file.removed(text, "USRSa"), all_roles)
-    assert [user.name for user in kept] == ["USRSb"]
+    assert [name for name, _, _ in kept] == ["USRSb"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault_and_leaves_all_as_it_is(
