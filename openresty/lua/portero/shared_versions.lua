@@ -71,20 +71,16 @@ function _M.raise_least(generation)
     _M.changed()
 end
 
-local function raise(name)
-    assert(dict:incr(name, 1, 0))
-    _M.changed()
+local function raising(name)
+    return function()
+        assert(dict:incr(name, 1, 0))
+        _M.changed()
+    end
 end
 
---- Say that the keys have changed: every worker reads them again before its next request.
-function _M.raise_keys()
-    raise("keys")
-end
-
---- Say the same of the policy.
-function _M.raise_policy()
-    raise("policy")
-end
+--- Say that the keys have changed, or the policy: every worker reads them again before its next
+--- request.
+_M.raise_keys, _M.raise_policy = raising("keys"), raising("policy")
 
 --- Count one up and answer it.
 ---@param name string

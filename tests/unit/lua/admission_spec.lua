@@ -23,7 +23,6 @@ before_each(function()
             assert.equal(body_text, keep)
             held = held - 1
         end,
-        text = function(bytes, from, to) return require("ffi").string(bytes + from, to - from) end,
         replace = function(_, _, from, to, text)
             assert.equal(1, held)
             replaced = body_text:sub(1, from) .. text .. body_text:sub(to + 1)

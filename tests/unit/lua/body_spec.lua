@@ -150,28 +150,6 @@ describe("read", function()
     end)
 end)
 
-describe("text", function()
-    it("answers the bytes from one place up to another, wherever the body is", function()
-        for _, place in ipairs({ "memory", "file" }) do
-            begin({ [place] = "a\0\255d" })
-            local bytes, length, keep = body.read()
-            assert.equal("a\0\255d", body.text(bytes, 0, length))
-            assert.equal("\0\255", body.text(bytes, 1, 3))
-            assert.equal("d", body.text(bytes, 3, 4))
-            assert.equal("", body.text(bytes, 4, 4))
-            body.release(keep)
-        end
-    end)
-
-    it("answers what stays when the body is given back", function()
-        begin({ file = "body" })
-        local bytes, length, keep = body.read()
-        local text = body.text(bytes, 0, length)
-        body.release(keep)
-        assert.equal("body", text)
-    end)
-end)
-
 describe("release", function()
     it("gives a map back at once, and once", function()
         begin({ file = "body" })

@@ -428,10 +428,13 @@ describe("scan, of values", function()
                     local text = '{"stream_options":' .. space .. value .. space .. behind
                     local range = scan(text).stream_options
                     assert.equal(value, text:sub(range.from + 1, range.to))
+                    assert.equal(value, range.text)
                 end
             end
         end
         assert.is_nil(scan('{"a":{"stream_options":{}}}').stream_options)
+        local long = '"' .. ("x"):rep(4095) .. '"'
+        assert.is_nil(scan('{"stream_options":' .. long .. "}").stream_options.text)
     end)
 
     it("answers where the object begins", function()

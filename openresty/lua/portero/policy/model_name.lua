@@ -132,32 +132,8 @@ local function is_unusable(found, field)
     return found[field] == false and not (found.is_void and found.is_void[field])
 end
 
-local function from_body(found)
-    if not found.model then
-        return nil, is_unusable(found, "model") and "model_unusable" or "model_missing"
-    end
-    return found.model
-end
-
 --- Ollama takes `name` where `model` is empty.
-local function from_body_or_name(found)
-    local model, name = found.model, found.name
-    if is_unusable(found, "model") or is_unusable(found, "name") then
-        return nil, "model_unusable"
-    end
-    if not model and not name then
-        return nil, "model_missing"
-    end
-    if not model or not name then
-        return model or name
-    end
-    if _M.canonical(model, true) ~= _M.canonical(name, true) then
-        return nil, "ambiguous_body"
-    end
-    return model
-end
-
-local FROM_JSON = { body = from_body, ["body-or-name"] = from_body_or_name }
+local FIELDS = { body = { "model" }, ["body-or-name"] = { "model", "name" } }
 
 --- The model of a body that was scanned.
 ---@param found table from `json_body.scan`
@@ -168,7 +144,17 @@ function _M.from_json(found, word)
     if found.second then
         return nil, "model_second"
     end
-    return FROM_JSON[word](found)
+    local model
+    for _, field in ipairs(FIELDS[word]) do
+        local name = found[field]
+        if is_unusable(found, field) then
+            return nil, "model_unusable"
+        elseif model and name and _M.canonical(model, true) ~= _M.canonical(name, true) then
+            return nil, "ambiguous_body"
+        end
+        model = model or name
+    end
+    return model or nil, not model and "model_missing" or nil
 end
 
 ---------

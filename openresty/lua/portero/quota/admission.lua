@@ -14,7 +14,6 @@ local usage = require("portero.answer.usage")
 local ngx, var = ngx, ngx.var
 
 local METERED = { inference = true }
-local MAX_OPTIONS_BYTES = 4096
 local FIRST_FAILURE = 300
 
 --- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase;
@@ -85,10 +84,7 @@ local function change_for_usage(found, asked)
         local member = ('"%s":%s,'):format(asked.field, asked.options("{}"))
         return found.brace + 1, found.brace + 1, member
     end
-    local from, to = options.from, options.to
-    local text = to - from <= MAX_OPTIONS_BYTES
-        and asked.options(body.text(found.pointer, from, to))
-    return from, to, text or nil
+    return options.from, options.to, options.text and asked.options(options.text)
 end
 
 --- Have a stream tell what it used; the client does not see that it was asked.

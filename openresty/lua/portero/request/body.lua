@@ -83,15 +83,6 @@ function _M.read()
     return ffi.cast(bytes_at, map.address), tonumber(map.length), map
 end
 
---- Some bytes of the body as a Lua string.
----@param bytes ffi.cdata* from `read`
----@param from integer
----@param to integer the first byte behind
----@return string
-function _M.text(bytes, from, to)
-    return ffi.string(bytes + from, to - from)
-end
-
 --- Give the memory of a mapped body back at once; the collector would some time.
 ---@param keep any from `read`
 function _M.release(keep)

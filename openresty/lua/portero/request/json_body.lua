@@ -21,6 +21,7 @@ local MAX_DEPTH = 128
 local MAX_NAMES = 1000
 local MAX_NAME_BYTES = 1024
 local MAX_MODEL_BYTES = 1024
+local MAX_RANGE_BYTES = 4096
 local PAUSE_BYTES = 256 * 1024
 
 local _M = {}
@@ -82,8 +83,9 @@ local function read_flag(found, name, bytes, from)
     found[name] = bytes[from] == LETTER_T
 end
 
-local function read_range(found, name, _, from, to)
-    found[name] = { from = from, to = to }
+local function read_range(found, name, bytes, from, to)
+    local text = to - from <= MAX_RANGE_BYTES and ffi.string(bytes + from, to - from) or nil
+    found[name] = { from = from, to = to, text = text }
 end
 
 local function read_second(found, name, bytes, from)
@@ -478,7 +480,8 @@ end
 --- Reads a body that must be one JSON object, strictly (RFC 8259), and answers what it says of the
 --- policy names. `model` and `name`: the text, or false for what is none. `is_void`: which of these
 --- are "" or null. `stream`: whether it is true. `stream_options`: its bytes, {from, to}, the last
---- not among them. `second`: another name that chooses a model. `brace`: where the object begins.
+--- not among them, and their text where it is no long one. `second`: another name that chooses a
+--- model. `brace`: where the object begins.
 ---@param bytes ffi.cdata* const unsigned char *
 ---@param length integer
 ---@param pause function|nil called now and then in a long body; others may scan meanwhile
