@@ -8,6 +8,8 @@ FILE = "issuer/policy/own_routes.py"
 
 OWN_ROUTES = {
     "page": ("GET / model=none",),
+    # Asked by clients that only want to know whether somebody is there.
+    "health": ("HEAD / model=none",),
     "metrics": ("GET /metrics model=none",),
     "console": (
         "GET /admin/ model=none",

@@ -18,9 +18,10 @@ import openai
 import pytest
 import requests
 
+from tests.stack.clients.answers import messages, responses
 from tests.support.deployment import CHAT, Caller, Deployment, Local, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Spoken, Upstream, wait_for
 
 STREAM = {**CHAT, "stream": True}
 CHAT_PATH = "/v1/chat/completions"
@@ -133,6 +134,28 @@ def test_tokens_are_counted_from_ollamas_last_line(
     with with_limits(tokens_per_minute=10) as running:
         caller = Caller(running)
         assert spend(caller, caller.token("AGNRTEST01"), path="/api/chat", body=STREAM) == 2
+
+
+#: Both tell it nested in another object: 3 read, and 2 or 1 written.
+@pytest.mark.parametrize(
+    ("path", "told_by", "used"),
+    [("/v1/messages?beta=true", messages, 5), ("/v1/responses", responses, 4)],
+)
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_tokens_are_counted_as_anthropic_and_responses_tell_them(
+    with_limits: WithLimits,
+    local_upstream: Upstream,
+    path: str,
+    told_by: Callable[[], Spoken],
+    used: int,
+    is_streamed: bool,
+) -> None:
+    local_upstream.answers[path.partition("?")[0]] = told_by()
+    with with_limits(tokens_per_minute=1000) as running:
+        caller = Caller(running)
+        token = caller.token("AGNRTEST01")
+        assert caller.call(token, path, body=STREAM if is_streamed else CHAT).status_code == 200
+        assert_left(caller, token, 1000 - (used if is_streamed else 4))
 
 
 USAGE_EVENT = (

@@ -121,6 +121,9 @@ def assert_refused(
     error: Any = answer.json()["error"]
     if path.startswith("/api/"):
         assert isinstance(error, str), what
+    elif path.startswith("/v1/messages"):
+        assert answer.json()["type"] == "error", what
+        assert set(error) == {"type", "message"}, what
     else:
         assert error["code"] == code, what
     assert answer.headers["x-portero-code"] == code, what

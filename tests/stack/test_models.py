@@ -81,7 +81,7 @@ def post(limited: Deployment, token: str) -> Any:
 
 def code_of(answer: requests.Response) -> tuple[int, str]:
     error = answer.json()["error"]
-    return answer.status_code, error if isinstance(error, str) else error["code"]
+    return answer.status_code, error if isinstance(error, str) else answer.headers["x-portero-code"]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ local function forward(route, value, asked, query, claims)
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
+    errors.tell_id(route.dialect)
     local path = path_of(route, value)
     local location = location_of(route, claims, path ~= asked)
     if location then

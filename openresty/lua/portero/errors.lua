@@ -161,16 +161,13 @@ add(415, "unsupported_media_type", nil, {
 
 local _M = {}
 
---- What an error says, in the dialect of the path.
----@param code string a key of the table above
----@param path string
----@return table
-function _M.body(code, path)
+--- What each dialect makes its words of.
+local function told(code)
     local row = ERRORS[code]
-    return dialects.of(path).error_body({
+    return {
         status = row[1], message = row[2], code = row.code or code, param = row.param,
         limit = row.limit, request_id = ngx.var.request_id,
-    })
+    }
 end
 
 --- What a stream ends with, in the dialect of its path.
@@ -179,7 +176,8 @@ end
 ---@param format string of the stream, "sse" or "lines"
 ---@return string
 function _M.event(code, path, format)
-    return dialects.of(path).error_event[format]:format(cjson.encode(_M.body(code, path)))
+    local dialect = dialects.of(path)
+    return dialect.error_event[format]:format(cjson.encode(dialect.event_body(told(code))))
 end
 
 --- A body that was announced and not yet asked for is not asked for now (RFC 9110 section 10.1.1).
@@ -196,29 +194,43 @@ local function set_headers(headers)
     end
 end
 
+--- Tell a request's ID by the names that its dialect has for it (x-request-id is nginx's).
+---@param dialect table
+function _M.tell_id(dialect)
+    for _, name in ipairs(dialect.id_headers) do
+        ngx.header[name] = ngx.var.request_id
+    end
+end
+
 --- nginx takes what is no HTTP from an LLM server for HTTP/0.9, and then sends the client no head
 --- either: it is written here, as a part of what is sent.
-local function say_head(row, body, code)
+local function say_head(row, body, code, dialect)
     if ngx.req.http_version() ~= HTTP_09 or ngx.var.server_protocol == "HTTP/0.9" then
         return
     end
     ngx.print("HTTP/1.1 ", row[1], " \r\nContent-Type: application/json\r\nContent-Length: ",
         #body, "\r\nCache-Control: no-store\r\nx-portero-code: ", row.code or code,
-        "\r\nx-request-id: ", ngx.var.request_id, "\r\nConnection: close\r\n\r\n")
+        "\r\nx-request-id: ", ngx.var.request_id)
+    for _, name in ipairs(dialect.id_headers) do
+        ngx.print("\r\n", name, ": ", ngx.var.request_id)
+    end
+    ngx.print("\r\nConnection: close\r\n\r\n")
 end
 
 --- The head of an error's answer, but for its length.
 local function begin(code, headers)
     local row = ERRORS[code]
+    local dialect = dialects.of(ngx.var.request_uri or "/")
     metrics.count(code)
     ngx.status = row[1]
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
     -- Not every dialect has a place for it.
     ngx.header["x-portero-code"] = row.code or code
+    _M.tell_id(dialect)
     set_headers(row.headers)
     set_headers(headers)
-    return row, cjson.encode(_M.body(code, ngx.var.request_uri or "/")) .. "\n"
+    return row, cjson.encode(dialect.error_body(told(code))) .. "\n", dialect
 end
 
 --- The same for an answer that nginx itself has begun, which cannot be left for another any more
@@ -236,9 +248,9 @@ end
 ---@param headers table|nil name -> value, beside those of the code
 function _M.refuse(code, headers)
     decline_body()
-    local row, body = begin(code, headers)
+    local row, body, dialect = begin(code, headers)
     ngx.header["Content-Length"] = #body
-    say_head(row, body, code)
+    say_head(row, body, code, dialect)
     ngx.print(body)
     return ngx.exit(row[1])
 end

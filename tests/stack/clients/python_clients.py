@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import anthropic
-import httpx2
 import ollama
 import openai
 from langchain_anthropic import ChatAnthropic
@@ -31,7 +30,7 @@ class Client:
     plain: Callable[[Asked], str]
     streamed: Callable[[Asked], Iterator[str]]
     errors: dict[int, type[Exception]]
-    cut: tuple[type[Exception], ...]
+    cut: type[Exception]
 
 
 def stepped(pieces: AsyncIterator[str]) -> Iterator[str]:
@@ -55,7 +54,7 @@ OPENAI_ERRORS: dict[int, type[Exception]] = {
     502: openai.InternalServerError,
     503: openai.InternalServerError,
 }
-OPENAI_CUT = (openai.APIError,)
+OPENAI_CUT = openai.APIError
 
 
 def openai_client(asked: Asked) -> openai.OpenAI:
@@ -141,8 +140,8 @@ ANTHROPIC_ERRORS: dict[int, type[Exception]] = {
     502: anthropic.InternalServerError,
     503: anthropic.InternalServerError,
 }
-#: Its own error where the last event is one it reads, else that of the connection.
-ANTHROPIC_CUT = (anthropic.APIError, httpx2.TransportError)
+#: Of a stream, whose status was 200, it makes no more than this; its `type` says which.
+ANTHROPIC_CUT = anthropic.APIStatusError
 
 
 def anthropic_client(asked: Asked) -> anthropic.Anthropic:
@@ -212,7 +211,7 @@ def langchain_anthropic_streamed(asked: Asked) -> Iterator[str]:
 # Ollama's.
 
 OLLAMA_ERRORS: dict[int, type[Exception]] = dict.fromkeys(OPENAI_ERRORS, ollama.ResponseError)
-OLLAMA_CUT = (ollama.ResponseError,)
+OLLAMA_CUT = ollama.ResponseError
 
 
 def ollama_client(asked: Asked) -> ollama.Client:

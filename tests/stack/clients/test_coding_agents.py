@@ -150,6 +150,8 @@ def claude_with_token(home: Home, asked: Asked) -> dict[str, str]:
         "ANTHROPIC_MODEL": asked.model,
         "CLAUDE_CODE_MAX_RETRIES": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # Else it asks anew, without a stream, and tells what becomes of that.
+        "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
     }
 
 
@@ -204,8 +206,7 @@ AGENTS = {
             502: "502 The LLM server cannot be reached.",
             503: "503 Not ready yet",
         },
-        # It has asked anew, without a stream, and been refused.
-        cut="401 Invalid or missing token.",
+        cut="The token was revoked.",
     ),
     "codex": Agent(
         codex,

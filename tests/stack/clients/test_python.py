@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import anthropic
 import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
@@ -21,6 +22,7 @@ from tests.stack.clients.python_clients import (
     HI,
     Client,
     anthropic_client,
+    anthropic_plain,
     ollama_client,
     openai_client,
     openai_plain,
@@ -89,6 +91,27 @@ def test_what_openai_raises_has_code_and_request_id(
     assert raised.value.request_id
 
 
+#: Status -> what Anthropic's own API calls it.
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    502: "api_error",
+    503: "overloaded_error",
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_what_anthropic_raises_has_its_own_type_and_request_id(
+    running: Local, said: Upstream, status: int
+) -> None:
+    with pytest.raises(anthropic.APIStatusError) as raised:
+        anthropic_plain(refused(running, said, status))
+    assert raised.value.type == ANTHROPIC_TYPES[status]
+    assert raised.value.request_id == raised.value.response.headers["x-request-id"]
+
+
 @pytest.fixture(scope="module")
 def revoked_streams(running: Local, local_upstream: Upstream) -> dict[str, Exception | None]:
     """Client -> what it raised when its token was revoked in the middle of its stream. All at once:
@@ -118,7 +141,10 @@ def revoked_in_stream(running: Local, client: Client) -> Exception | None:
 def test_a_stream_whose_token_is_revoked_ends_in_an_exception_and_never_silently(
     revoked_streams: dict[str, Exception | None], client: Client
 ) -> None:
-    assert isinstance(revoked_streams[client.name], client.cut)
+    error = revoked_streams[client.name]
+    assert isinstance(error, client.cut)
+    assert "The token was revoked." in str(error)
+    assert type_of(error) in ("authentication_error", "invalid_request_error", None)
 
 
 @each_client
@@ -127,8 +153,14 @@ def test_a_stream_whose_server_dies_ends_in_an_exception_and_never_silently(
 ) -> None:
     endless(said)
     said.mood = "die in stream"
-    with pytest.raises(client.cut):
+    with pytest.raises(client.cut, match=r"The LLM server cannot be reached\.") as raised:
         exhaust(client.streamed(Asked(running.gateway, token)))
+    assert type_of(raised.value) in ("api_error", "server_error", None)
+
+
+def type_of(error: Exception) -> object:
+    """The error's type by its own API; Ollama's has none."""
+    return getattr(error, "type", None)
 
 
 def exhaust(pieces: Iterator[str]) -> None:
@@ -184,6 +216,24 @@ def test_ollama_generates_embeds_and_lists(running: Local, token: str) -> None:
 def test_anthropic_counts_tokens(running: Local, token: str) -> None:
     client = anthropic_client(Asked(running.gateway, token))
     assert client.messages.count_tokens(model="tiny", messages=HI).input_tokens == 3
+
+
+def test_anthropic_lists_models(running: Local, token: str) -> None:
+    client = anthropic_client(Asked(running.gateway, token))
+    assert [model.id for model in client.models.list(limit=1000)] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_anthropics_headers_go_to_the_llm_server_and_its_key_does_not(
+    running: Local, token: str, said: Upstream
+) -> None:
+    client = anthropic.Anthropic(base_url=running.gateway, api_key=token, max_retries=0)
+    asked = {"model": "tiny", "messages": HI, "max_tokens": 9}
+    answer = client.beta.messages.with_raw_response.create(**asked, betas=["a-beta"])
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+    assert said.seen[-1].values("anthropic-beta") == ["a-beta"]
+    assert len(said.seen[-1].values("anthropic-version")) == 1
+    assert said.seen[-1].values("x-api-key") == said.seen[-1].values("authorization") == []
 
 
 def test_langchain_embeds(running: Local, token: str) -> None:

@@ -115,6 +115,18 @@ describe("judge forwards", function()
         assert.equal(minted.JTI, var.auth_token_id)
     end)
 
+    it("a request whose ID the answer tells by the names of its dialect alone", function()
+        local token = token_of("user")
+        for target, id in pairs({
+            ["/v1/messages/count_tokens"] = "an-id", ["/llm/messages/count_tokens"] = "an-id",
+            ["/v1/responses"] = false, [CHAT] = false, ["/api/chat"] = false,
+        }) do
+            local answer = ask("POST", target, token)
+            assert.equal(id or nil, answer.headers["request-id"])
+            assert.is_string(fake.ngx.var.auth_user)
+        end
+    end)
+
     -- How the token may come.
     local WAYS = {
         ["Authorization"] = function(t) return { authorization = "Bearer " .. t } end,

@@ -1,16 +1,18 @@
 ---------
 -- What every dialect must have, and which one a path is spoken in.
 
+local anthropic = require("portero.dialect.anthropic")
 local cjson = require("cjson.safe")
 local dialects = require("portero.dialect.dialects")
 local modules = require("modules")
 local ollama = require("portero.dialect.ollama")
 local openai = require("portero.dialect.openai")
+local responses = require("portero.dialect.responses")
 
 local FIELDS = {
-    paths = "table", short_paths = "function", error_body = "function", error_event = "table",
-    stream_format = "function", usage_counts = "table", asks_for_usage = "table",
-    model_list = "table",
+    paths = "table", short_paths = "function", id_headers = "table", error_body = "function",
+    event_body = "function", error_event = "table", stream_format = "function",
+    usage_counts = "table", asks_for_usage = "table", model_list = "table",
 }
 local MODEL_LIST = {
     path = "string", field = "string", names = "table", head = "string", entry = "function",
@@ -52,6 +54,9 @@ describe("all", function()
             for _, begin in ipairs(dialect.paths) do
                 assert.equal(dialect, dialects.of(begin .. "x"))
                 assert.equal(dialect, dialects.of("/llm" .. begin .. "x"))
+                for _, short in ipairs(dialect.short_paths(begin)) do
+                    assert.equal(dialect, dialects.of(short .. "?x"))
+                end
             end
             for path in pairs(dialect.asks_for_usage) do
                 assert.equal(dialect, dialects.of(path))
@@ -76,7 +81,9 @@ describe("a dialect", function()
         end)
 
         it("can say an error, in a stream of each format: " .. name, function()
-            local body = cjson.encode(dialect.error_body(ERROR))
+            local refusal = cjson.encode(dialect.error_body(ERROR))
+            assert.is_truthy(refusal:find('No \\"%s\\" here.', 1, true))
+            local body = cjson.encode(dialect.event_body(ERROR))
             assert.is_truthy(body:find('No \\"%s\\" here.', 1, true))
             for _, format in ipairs(FORMATS) do
                 local event = dialect.error_event[format]:format(body)
@@ -106,9 +113,21 @@ describe("of", function()
         end
         for _, path in ipairs({
             "/", "/api", "/apix", "/v1/models", "/llm/chat", "/x/api/chat", "/v1/api/chat", "",
-            "/admin/api/sessions", "/x?/api/", "/llm", "/completion",
+            "/admin/api/sessions", "/x?/api/", "/llm", "/completion", "/messages", "/x/v1/messages",
+            "/v1/message", "/v1/chat/completions?/v1/messages", "/v1/response", "/responses",
         }) do
             assert.equal(openai, dialects.of(path))
+        end
+    end)
+
+    it("is Anthropic's for messages and Responses' for responses, by every name", function()
+        for what, dialect in pairs({ messages = anthropic, responses = responses }) do
+            for _, name in ipairs({ "/v1/%s", "/llm/v1/%s", "/llm/%s" }) do
+                local path = name:format(what)
+                for _, behind in ipairs({ "", "?beta=true", "/count_tokens", "/x?y" }) do
+                    assert.equal(dialect, dialects.of(path .. behind))
+                end
+            end
         end
     end)
 end)

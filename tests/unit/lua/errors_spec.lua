@@ -1,5 +1,5 @@
 ---------
--- Refusals in both dialects: the table of docs/http-api.md.
+-- Refusals in every dialect: the table of docs/http-api.md.
 
 local cjson = require("cjson.safe")
 local fake_ngx = require("fake_ngx")
@@ -116,6 +116,18 @@ describe("refuse", function()
             assert.same({ error = openai.error.message }, cjson.decode(answer.body))
         end)
 
+        it(("answers %d %s in Anthropic's envelope"):format(row[1], code), function()
+            local openai = cjson.decode(refuse(code, "/v1/chat/completions").body)
+            fake.request({ target = "/v1/messages?beta=true" })
+            fake.ngx.var.request_id = "abc"
+            errors.refuse(code)
+            local content = cjson.decode(fake.answer.body)
+            assert.equal(row[1], fake.answer.status)
+            assert.same({ "error", "abc" }, { content.type, content.request_id })
+            assert.equal(openai.error.message, content.error.message)
+            assert.equal(row[2], fake.answer.headers["x-portero-code"])
+        end)
+
         it(("makes the answer %s JSON that no cache keeps"):format(code), function()
             local answer = refuse(code, "/")
             assert.equal("application/json", answer.headers["content-type"])
@@ -188,6 +200,23 @@ describe("refuse", function()
         assert.equal("upstream_unavailable", cjson.decode(body).error.code)
     end)
 
+    it("tells the request's ID by the names that the dialect has for it", function()
+        for target, id in pairs({
+            ["/v1/messages"] = "abc", ["/llm/messages/count_tokens"] = "abc",
+            ["/v1/responses"] = false, ["/v1/chat/completions"] = false, ["/api/chat"] = false,
+        }) do
+            fake.request({ target = target })
+            fake.ngx.var.request_id = "abc"
+            errors.refuse("not_found")
+            assert.equal(id or nil, fake.answer.headers["request-id"])
+            fake.request({ target = target, http_version = 0.9 })
+            fake.ngx.var.request_id = "abc"
+            errors.refuse("upstream_failed")
+            local head = fake.answer.body:match("^(.-)\r\n\r\n")
+            assert.equal(id and "abc", head:match("\r\nrequest%-id: (%w+)") or false)
+        end
+    end)
+
     it("writes no such head for a client that speaks HTTP/0.9 itself", function()
         fake.request({ target = "/", protocol = "HTTP/0.9", http_version = 0.9 })
         errors.refuse("invalid_request")
@@ -220,18 +249,19 @@ describe("refuse", function()
     end)
 end)
 
-describe("body", function()
-    it("says a code in the dialect of a path, for what is no answer of its own", function()
-        assert.same({
-            error = {
-                message = "token expired", type = REFUSED, param = cjson.null,
-                code = "invalid_api_key",
-            },
-        }, errors.body("expired", "/v1/models"))
-        assert.same({ error = "token expired" }, errors.body("expired", "/api/chat"))
+describe("tell_id", function()
+    it("is told by each name that there is, and else not", function()
+        fake.request({})
+        fake.ngx.var.request_id = "abc"
+        errors.tell_id({ id_headers = {} })
+        assert.same({}, fake.answer.headers)
+        errors.tell_id({ id_headers = { "request-id", "other-id" } })
+        assert.same({ ["request-id"] = "abc", ["other-id"] = "abc" }, fake.answer.headers)
     end)
+end)
 
-    -- What only a stream that runs is told: code -> type, code of the body, message.
+describe("event", function()
+    --- What only a stream that runs is told: code -> status, type, code of the body, message.
     local IN_A_STREAM = {
         revoked = { REFUSED, "invalid_api_key", "The token was revoked." },
         stream_too_long = {
@@ -239,30 +269,40 @@ describe("body", function()
             "The stream ran for as long as your role allows.",
         },
     }
+
+    local function data_of(code, path)
+        return errors.event(code, path, "sse"):match("data: ([^\n]*)\n\n$")
+    end
+
     for code, row in pairs(IN_A_STREAM) do
-        it(("says %s in both dialects"):format(code), function()
-            assert.same({
-                error = { message = row[3], type = row[1], param = cjson.null, code = row[2] },
-            }, errors.body(code, "/v1/chat/completions"))
-            assert.same({ error = row[3] }, errors.body(code, "/llm/api/chat?x"))
+        it(("says %s in every dialect"):format(code), function()
+            local error = { message = row[3], type = row[1], param = cjson.null, code = row[2] }
+            local chat = cjson.decode(data_of(code, "/v1/chat/completions"))
+            assert.same({ error = error }, chat)
+            assert.same({ error = row[3] }, cjson.decode(data_of(code, "/llm/api/chat?x")))
+            local response = cjson.decode(data_of(code, "/v1/responses"))
+            assert.same({ "error", row[2], row[3] },
+                { response.type, response.code, response.message })
+            assert.same(error, response.error)
+            local message = cjson.decode(data_of(code, "/llm/messages?beta=true"))
+            assert.same({ "error", row[3] }, { message.type, message.error.message })
         end)
     end
 
-    it("sends nothing and ends nothing", function()
-        errors.body("revoked", "/")
-        assert.equal("", fake.answer.body)
-        assert.equal(0, fake.answer.endings)
-    end)
-end)
-
-describe("event", function()
     it("ends a stream in the dialect of its path and in its own format", function()
         local text = '{"error":"The token was revoked."}'
         assert.equal(text .. "\n", errors.event("revoked", "/api/chat", "lines"))
         assert.equal("data: " .. text .. "\n\n", errors.event("revoked", "/api/chat", "sse"))
-        local event = errors.event("revoked", "/v1/chat/completions", "sse")
-        local body = cjson.decode(event:match("^data: ([^\n]*)\n\n$"))
-        assert.same(errors.body("revoked", "/v1/chat/completions"), body)
+        for _, path in ipairs({ "/v1/messages", "/v1/responses" }) do
+            assert.matches("^event: error\ndata: {", errors.event("revoked", path, "sse"))
+            assert.matches("^{[^\n]*}\n$", errors.event("revoked", path, "lines"))
+        end
+    end)
+
+    it("sends nothing and ends nothing", function()
+        errors.event("revoked", "/", "sse")
+        assert.equal("", fake.answer.body)
+        assert.equal(0, fake.answer.endings)
     end)
 end)
 

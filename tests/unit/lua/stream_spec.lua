@@ -54,8 +54,36 @@ local function begin(changes)
     fake.ngx.header["Content-Type"] = what.type or nil
 end
 
---- The two dialects: a request, an event, and the error at the end of what the client gets.
+--- What an event's data says, whose name is right for its dialect.
+local function data_in(event)
+    local name, data = event:match("^event: (%w+)\ndata: (.*)$")
+    local content = assert.is_table(cjson.decode(data)) and cjson.decode(data)
+    assert.equal(name, content.type)
+    return content
+end
+
+--- A dialect whose events have names.
+local function named(target)
+    return {
+        request = { target = target },
+        event = function(text)
+            return ('event: word\ndata: {"type":"word","text":"%s"}\n\n'):format(text)
+        end,
+        error_in = function(text)
+            local last
+            for event in text:gmatch("(.-)\n\n") do
+                last = data_in(event)
+            end
+            assert.equal("error", last.type)
+            return last.error.message
+        end,
+    }
+end
+
+--- The dialects: a request, an event, and the error at the end of what the client gets.
 local DIALECTS = {
+    MESSAGES = named("/v1/messages?beta=true"),
+    RESPONSES = named("/llm/responses"),
     SSE = {
         request = {},
         event = function(text) return ('data: {"text":"%s"}\n\n'):format(text) end,
@@ -183,8 +211,9 @@ describe("filter and an answer of another type that still flows", function()
         { "application/json", "/api/generate", "{" }, { false, "/api/pull", "{" },
         { "application/octet-stream", "/api/chat", "{" },
         { "text/event-stream", "/api/chat", "data: {" },
-        { "Text/Event-Stream;charset=UTF-8", "/v1/messages", "data: {" },
-        { "text/plain", "/v1/chat/completions", "data: {" }, { "", "/v1/responses", "data: {" },
+        { "Text/Event-Stream;charset=UTF-8", "/v1/messages", "event: error\ndata: {" },
+        { "text/plain", "/v1/chat/completions", "data: {" },
+        { "", "/v1/responses", "event: error\ndata: {" },
         { false, "/completion", "data: {" }, { "application/jsonl", "/v1/x", "{" },
         { "application/ndjson", "/v1/x", "{" }, { "Application/X-NDJSON", "/v1/x", "{" },
     }) do

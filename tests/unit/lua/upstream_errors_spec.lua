@@ -203,6 +203,11 @@ describe("look", function()
         assert.is_true(look({ status = 404, type = HTML, target = "/", method = "GET" }))
     end)
 
+    it("lets the head of a page pass, where nothing but a head is asked for", function()
+        assert.is_false(look({ status = 200, type = HTML, target = "/", method = "HEAD" }))
+        assert.is_true(look({ status = 404, type = HTML, target = "/", method = "HEAD" }))
+    end)
+
     it("writes no more of a Location than tells it", function()
         local _, _, logged = look({ status = 301, location = ("x"):rep(5000) })
         assert.is_true(#logged < 400)

@@ -88,9 +88,10 @@ local function names_a_model()
     return route and MODEL_WORDS[route.model] ~= nil
 end
 
-local function is_page()
+--- Whether an answer may be a page: where a page is asked for, or nothing but a head.
+local function may_be_page()
     local route = route_asked()
-    return route and route.class == "page"
+    return route and route.class == "page" or ngx.req.get_method() == "HEAD"
 end
 
 --- What a status of the LLM server becomes.
@@ -128,7 +129,7 @@ local function may_pass(status, content_type)
         return content_type ~= nil and find(lower(content_type), "json", 1, true) ~= nil
     end
     return status == NOT_MODIFIED
-        or (status >= FIRST_SUCCESS and status < FIRST_REDIRECT and is_page())
+        or (status >= FIRST_SUCCESS and status < FIRST_REDIRECT and may_be_page())
 end
 
 local function advice_of(status)

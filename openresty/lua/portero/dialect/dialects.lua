@@ -1,11 +1,13 @@
 ---------
 -- Which dialect a path is spoken in. A dialect is a file in this folder and a row of the list
 -- below; nothing else in the gateway may know one by its name. Each has the same fields:
---   paths           how its paths begin, with /llm in front or without
+--   paths           how its paths begin, by whichever name (below)
 --   short_paths     path -> the names that it has outside beside itself and /llm with itself
+--   id_headers      headers that tell a request's ID, beside x-request-id
 --   error_body      { status, message, code, param, limit, request_id } -> a table; `limit` is what
 --                   is spent for now, "requests" or "tokens"
---   error_event     format of a stream ("sse", "lines") -> how it is ended; %s is the error's body
+--   event_body      the same for an error that ends a stream
+--   error_event     format of a stream ("sse", "lines") -> how it is ended; %s is that body
 --   stream_format   type -> the format of a stream whose type names none; nil where words would be
 --                   taken for a part of the answer
 --   usage_counts    list of counts that make one sum: their names, and `object` where they stand in
@@ -21,14 +23,23 @@
 --- The first whose paths fit; OpenAI's has all that no other has.
 local DIALECTS = {
     require("portero.dialect.ollama"),
+    require("portero.dialect.anthropic"),
+    require("portero.dialect.responses"),
     require("portero.dialect.openai"),
 }
 
 local BEGINS = {}
+
+local function add(dialect, texts)
+    for _, text in ipairs(texts) do
+        BEGINS[#BEGINS + 1] = { text = text, dialect = dialect }
+    end
+end
+
 for _, dialect in ipairs(DIALECTS) do
     for _, path in ipairs(dialect.paths) do
-        BEGINS[#BEGINS + 1] = { text = path, dialect = dialect }
-        BEGINS[#BEGINS + 1] = { text = "/llm" .. path, dialect = dialect }
+        add(dialect, { path, "/llm" .. path })
+        add(dialect, dialect.short_paths(path))
     end
 end
 

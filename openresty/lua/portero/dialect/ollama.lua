@@ -9,6 +9,7 @@ local LISTS = { "families", "capabilities" }
 
 local _M = {
     paths = { "/api/" },
+    id_headers = {},
     error_event = { sse = "data: %s\n\n", lines = "%s\n" },
     usage_counts = { { "prompt_eval_count", "eval_count" } },
     asks_for_usage = {},
@@ -43,6 +44,9 @@ end
 function _M.error_body(error)
     return { error = error.message }
 end
+
+--- The same at the end of a stream.
+_M.event_body = _M.error_body
 
 --- The format of an answer that still flows, its type being none of a stream.
 ---@return string

@@ -1,6 +1,7 @@
 ---------
 -- OpenAI's dialect: /v1/*, of every LLM server, and all paths that are of no other dialect, as
--- llama-server's own. dialects.lua tells what each field means. Pure.
+-- llama-server's own. What other dialects of /v1 share with it stands here. dialects.lua tells what
+-- each field means. Pure.
 
 local cjson = require("cjson.safe")
 
@@ -43,15 +44,11 @@ local STREAM_OPTIONS = {
 
 local _M = {
     paths = { "" },
+    id_headers = {},
     error_event = { sse = "data: %s\n\n", lines = "%s\n" },
     usage_counts = {
         { object = "usage", "total_tokens" },
         { object = "usage", "prompt_tokens", "completion_tokens" },
-        -- Of Responses, and of Anthropic's messages.
-        {
-            object = "usage", "input_tokens", "output_tokens",
-            "cache_creation_input_tokens", "cache_read_input_tokens",
-        },
         -- Of llama-server's own completions.
         { "tokens_evaluated", "tokens_predicted" },
     },
@@ -97,6 +94,9 @@ function _M.error_body(error)
         },
     }
 end
+
+--- The same at the end of a stream.
+_M.event_body = _M.error_body
 
 --- The format of an answer that still flows, its type being none of a stream.
 ---@param content_type string in small letters, without parameters
