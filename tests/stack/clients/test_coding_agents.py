@@ -119,7 +119,8 @@ class Agent:
     refusal: Callable[[Told], str]
     #: Status -> what it says of it.
     words: Mapping[int, str]
-    cut: str
+    #: What it says of a stream that is cut for a reason.
+    cut: Callable[[str], str]
 
     def run(
         self,
@@ -206,7 +207,7 @@ AGENTS = {
             502: "502 The LLM server cannot be reached.",
             503: "503 Not ready yet",
         },
-        cut="The token was revoked.",
+        cut=lambda reason: reason,
     ),
     "codex": Agent(
         codex,
@@ -222,7 +223,8 @@ AGENTS = {
             502: "502 Bad Gateway: The LLM server cannot be reached.",
             503: "503 Service Unavailable: Not ready yet",
         },
-        cut="stream disconnected before completion",
+        # It tells no reason, whatever the last event says.
+        cut=lambda _: "stream disconnected before completion",
     ),
 }
 each_agent = pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
@@ -293,4 +295,15 @@ def test_a_turn_whose_token_is_revoked_fails_and_never_ends_silently(
     settings = agent.with_token(home, Asked(running.gateway, token))
     told = agent.run(home, settings, meanwhile=revoke)
     assert told.status != 0
-    assert agent.cut in agent.refusal(told)
+    assert agent.cut("The token was revoked.") in agent.refusal(told)
+
+
+@each_agent
+def test_a_turn_whose_server_dies_fails_and_never_ends_silently(
+    running: Local, token: str, said: Upstream, home: Home, agent: Agent
+) -> None:
+    endless(said)
+    said.mood = "die in stream"
+    told = agent.run(home, agent.with_token(home, Asked(running.gateway, token)))
+    assert told.status != 0
+    assert agent.cut("The LLM server cannot be reached.") in agent.refusal(told)
