@@ -14,7 +14,6 @@ local stream = require("portero.answer.stream")
 local ngx = ngx
 local find, lower, match, sub = string.find, string.lower, string.match, string.sub
 
-
 --- Why the LLM server's own words pass: only it knows what was wrong with a parameter.
 local ITS_OWN_WORDS = { [400] = true, [409] = true, [422] = true, [429] = true }
 --- With what an answer that may not pass is left to error_page: no status of nginx's own.
@@ -83,11 +82,6 @@ local function route_asked()
     return policy and route_table.find(policy.routes, ngx.req.get_method(), path_asked())
 end
 
-local function names_a_model()
-    local route = route_asked()
-    return route and MODEL_WORDS[route.model] ~= nil
-end
-
 --- Whether an answer may be a page: where a page is asked for, or nothing but a head.
 local function may_be_page()
     local route = route_asked()
@@ -99,10 +93,8 @@ end
 ---@return string code a key of errors.lua's table
 function _M.code_of(status)
     local code = OF_LLM_SERVER[status] or BY_HUNDRED[math.floor(status / 100)] or "upstream_failed"
-    if code == "not_found" and names_a_model() then
-        return "model_not_found"
-    end
-    return code
+    local route = code == "not_found" and route_asked()
+    return route and MODEL_WORDS[route.model] and "model_not_found" or code
 end
 
 --- The status of the server that was asked last; nginx notes 502 or 504 where none came. Nil when
@@ -115,15 +107,11 @@ local function is_html(content_type)
     return content_type ~= nil and find(lower(content_type), "html", 1, true) ~= nil
 end
 
---- Whether an answer that no LLM server gave is Portero's own. nginx's pages are not.
-local function is_ours(status, content_type)
-    return status < FIRST_ERROR or not is_html(content_type)
-end
-
 --- What only the LLM server can say of a request passes, if it is said as an API says it.
 local function may_pass(status, content_type)
     if not upstream_status() then
-        return is_ours(status, content_type)
+        -- What no LLM server gave is Portero's own, but for nginx's pages.
+        return status < FIRST_ERROR or not is_html(content_type)
     end
     if ITS_OWN_WORDS[status] then
         return content_type ~= nil and find(lower(content_type), "json", 1, true) ~= nil
@@ -221,17 +209,12 @@ local CODES = {
     nginx = code_of_nginx,
 }
 
---- The methods of an open path that nginx has refused another one of by itself.
-local function allowed_methods(asked)
-    if asked == "nginx" and ngx.status == METHOD_NOT_ALLOWED then
-        return open_paths.allowed(path_asked())
-    end
-end
-
 --- Refuse, where `error_page` has led.
 ---@param asked string "llm", "issuer", or "nginx" where nobody was asked
 function _M.refuse(asked)
-    local methods = allowed_methods(asked)
+    -- Of an open path nginx has refused another method by itself.
+    local methods = asked == "nginx" and ngx.status == METHOD_NOT_ALLOWED
+        and open_paths.allowed(path_asked())
     if methods then
         return errors.refuse("method_not_allowed", methods)
     end

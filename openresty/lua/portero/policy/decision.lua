@@ -166,7 +166,7 @@ end
 
 --- Where a model is named by the path, it is what stands there.
 local NAMED_BY = {
-    path = function(value) return model_name.unescape(value) end,
+    path = model_name.unescape,
     listed = function() return nil end,
     none = function() return nil end,
 }
