@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from bench.load import Sample, measure, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
-from issuer import keys, tokens
+from issuer import tokens
 from issuer.keys import key_file
 from issuer.sync.gateways import Changes, Gateway
 from run.commands import ROOT
@@ -73,36 +72,29 @@ def main() -> int:
 
 def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     upstream = stack.enter_context(tiny_upstream(folder))
-    first = stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
+    porteros = {one: stack.enter_context(_portero(folder, upstream, one)) for one in ALGORITHMS}
+    first = porteros[ALGORITHMS[0]]
     issuer = int(first.issuer.rpartition(":")[2])
-    url, pid = stack.enter_context(proxy(folder, "plain", upstream, issuer))
+    plain = stack.enter_context(proxy(folder, "plain", upstream, issuer))
     known = write_script(folder, "known", _active_tokens(first, ALGORITHMS[0], 1))
-    plain = Server("plain", url, (pid,))
     yield Row(PLAIN, plain, known)
-    yield Row("Portero, known token", _server(first), known)
-    for algorithm in ALGORITHMS:
-        one = (
-            first
-            if algorithm == ALGORITHMS[0]
-            else stack.enter_context(_portero(folder, upstream, algorithm))
-        )
+    for algorithm, portero in porteros.items():
         print(f"minting {FIRST_SEEN} tokens, {algorithm}", file=sys.stderr, flush=True)
-        minted = _active_tokens(one, algorithm, FIRST_SEEN)
+        minted = _active_tokens(portero, algorithm, FIRST_SEEN)
+        again = write_script(folder, f"known-{algorithm}", minted[:1])
+        yield Row(f"Portero, known token, {algorithm}", _server(portero), again)
         script = write_script(folder, algorithm, minted)
-        if one is not first:
-            again = write_script(folder, f"known-{algorithm}", minted[:1])
-            yield Row(f"Portero, known token, {algorithm}", _server(one), again)
-        yield Row(f"Portero, first-seen token, {algorithm}", _server(one), script)
+        yield Row(f"Portero, first-seen token, {algorithm}", _server(portero), script)
     # A gateway of its own: thousands of tokens that another row brings would be its collector's
     # work here. And behind those rows, whose caches a megabyte would empty.
     yield from _model_rows(
         folder, plain, stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
     )
-    asking, pid = stack.enter_context(
+    asking = stack.enter_context(
         proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
     )
-    roots = (pid, first.pid("issuer"))
-    yield Row("nginx auth_request to gunicorn", Server("asking", asking, roots), known)
+    asking.roots += (first.pid("issuer"),)
+    yield Row("nginx auth_request to gunicorn", asking, known)
 
 
 def _model_rows(folder: Path, plain: Server, portero: Local) -> Iterator[Row]:
@@ -144,32 +136,15 @@ def _server(deployment: Local) -> Server:
 
 
 def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
-    """Tokens that the deployment's gateway and store know, minted on all cores."""
+    """Tokens that the deployment's gateway and store know."""
     role = shipped_policy().roles.of(USER)
     assert role is not None
     path = deployment.data / "signing-keys.json"
-    entry = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1]
+    key = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1].key()
     now = int(time.time())
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
     _activate(deployment, claims)
-    if count == 1:
-        return [_mint((entry, claims[0]))]
-    with ProcessPoolExecutor() as pool:
-        return list(pool.map(_mint, [(entry, one) for one in claims], chunksize=500))
-
-
-def _mint(work: "tuple[key_file.Entry, tokens.Claims]") -> str:
-    entry, claims = work
-    return tokens.mint(claims, _key(entry))
-
-
-_KEYS: dict[str, keys.Key] = {}
-
-
-def _key(entry: key_file.Entry) -> keys.Key:
-    if entry.kid not in _KEYS:
-        _KEYS[entry.kid] = entry.key()
-    return _KEYS[entry.kid]
+    return [tokens.mint(one, key) for one in claims]
 
 
 def _activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:
@@ -216,13 +191,8 @@ def _policy_nanoseconds() -> str:
 
 
 def _medians(taken: Sequence[Sample]) -> Sample:
-    return Sample(
-        *(statistics.median(column) for column in zip(*map(_columns, taken), strict=True))
-    )
-
-
-def _columns(one: Sample) -> tuple[float, ...]:
-    return astuple(one)
+    columns = zip(*(astuple(one) for one in taken), strict=True)
+    return Sample(*map(statistics.median, columns))
 
 
 def _range(taken: Sequence[Sample], field: Callable[[Sample], float], digits: int) -> str:

@@ -167,10 +167,8 @@ def tiny_upstream(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def proxy(
-    folder: Path, name: str, upstream: int, issuer: int, auth: str = ""
-) -> Iterator[tuple[str, int]]:
-    """nginx with Portero's proxy settings: its address and process id."""
+def proxy(folder: Path, name: str, upstream: int, issuer: int, auth: str = "") -> Iterator[Server]:
+    """nginx with Portero's proxy settings."""
     (port,) = free_ports(1)
     content = PROXY.format(
         folder=folder,
@@ -184,4 +182,4 @@ def proxy(
     )
     with nginx(folder, name, content, GATEWAY_CORE) as pid:
         time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}", pid
+        yield Server(name, f"http://127.0.0.1:{port}", (pid,))
