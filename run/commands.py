@@ -44,9 +44,9 @@ def say(line: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; empty when there is none to be read."""
+    """The text of a file, whatever bytes there are; empty when there is none to be read."""
     try:
-        return path.read_text()
+        return path.read_text("utf-8", "surrogateescape")
     except OSError:
         return ""
 
@@ -75,6 +75,9 @@ class StopSignals:
     or at the end of `held()`. Later ones are expected (make passes on what its group was sent
     already) and change nothing, except a second Ctrl-C: `insisted` then tells whoever waits to wait
     no longer.
+
+    GNU make passes SIGTERM on, but a SIGINT or SIGHUP sent to make alone it does not: it waits for
+    us, for ever. The one trace of it is that make has put the signal's handler back to the default.
     """
 
     def __init__(self) -> None:
@@ -82,7 +85,8 @@ class StopSignals:
         self.insisted = False
         self._raised = False
         self._holders = 0
-        self._make = Make()
+        self._parent = Path(f"/proc/{os.getppid()}/status")
+        self._handlers = handlers_of_make(read_text(self._parent))
 
     def install(self) -> None:
         """Take the signals over, once, at the start of a command."""
@@ -90,12 +94,13 @@ class StopSignals:
         signal.signal(signal.SIGTERM, self._on_signal)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish stands
             signal.signal(signal.SIGHUP, self._on_signal)
-        if self._make.found:
+        if self._handlers:
             die_with_parent(signal.SIGTERM)
 
     def look(self) -> None:
         """To be called in every waiting loop: sees what make was told and does not pass on."""
-        if not self.caught and self._make.was_told_to_stop():
+        gone = self._handlers & ~handlers_of_make(read_text(self._parent))
+        if not self.caught and gone & NOT_PASSED_ON:
             self._on_signal(signal.SIGINT, None)
 
     @contextmanager
@@ -120,42 +125,16 @@ class StopSignals:
         raise Stop
 
 
-class Make:
-    """The make that started us, if one did.
-
-    GNU make passes SIGTERM on, but a SIGINT or SIGHUP sent to make alone it does not: it waits for
-    us, for ever. The one trace of it is that make has put the signal's handler back to the default.
+def handlers_of_make(status: str) -> int:
+    """The mask of signals that a make has handlers for, from its /proc/PID/status; of another
+    program 0.
     """
-
-    def __init__(self) -> None:
-        self.pid = os.getppid()
-        self.found = read_text(Path(f"/proc/{self.pid}/comm")).strip() in {"make", "gmake"}
-        self._handlers = self._caught_signals()
-
-    def was_told_to_stop(self) -> bool:
-        """Whether a handler that it had at our start is gone."""
-        return self.found and bool(self._handlers & ~self._caught_signals())
-
-    def _caught_signals(self) -> int:
-        return caught_signals(read_text(Path(f"/proc/{self.pid}/status"))) & NOT_PASSED_ON
+    told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return int(told.get("SigCgt", "0"), 16) if told.get("Name") in {"make", "gmake"} else 0
 
 
-def caught_signals(status: str) -> int:
-    """The mask of signals a process has handlers for, from its /proc/PID/status."""
-    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return int(masks[0], 16) if masks else 0
-
-
-def load_prctl() -> Callable[..., int] | None:
-    """The C library's prctl."""
-    try:
-        prctl: Callable[..., int] = ctypes.CDLL(None).prctl
-    except (AttributeError, OSError):
-        return None  # not Linux: a killed supervisor leaves its children behind there
-    return prctl
-
-
-PRCTL = load_prctl()
+#: None where it is not Linux: a killed supervisor leaves its children behind there.
+PRCTL: Callable[..., int] | None = getattr(ctypes.CDLL(None), "prctl", None)
 
 
 def die_with_parent(number: int) -> None:

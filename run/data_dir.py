@@ -22,8 +22,13 @@ def data_dir_in_use(data_dir: Path) -> Iterator[None]:
         if not try_lock(handle):
             raise RunError(in_use(data_dir, os.pread(handle, 20, 0)))
         remove_leftovers(data_dir)
-        with written_pid(handle):
+        # For whoever finds it taken.
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        try:
             yield
+        finally:
+            os.ftruncate(handle, 0)
     finally:
         os.close(handle)
 
@@ -42,17 +47,6 @@ def supervisor_of(data_dir: Path) -> str | None:
         return process if process.isdigit() and not try_lock(handle) else None
     finally:
         os.close(handle)
-
-
-@contextmanager
-def written_pid(handle: int) -> Iterator[None]:
-    """Our process id in the lock file, for whoever finds it taken."""
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    try:
-        yield
-    finally:
-        os.ftruncate(handle, 0)
 
 
 def remove_leftovers(data_dir: Path) -> None:

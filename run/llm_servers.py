@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -80,8 +82,8 @@ class Found:
     url: str
     fault: str = ""
     kind: str = ""
-    models: tuple[str, ...] = ()
-    chat: tuple[str, ...] = ()
+    models: Sequence[str] = field(default_factory=list)
+    chat: Sequence[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Answer:
     """An answer as it came."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
+    headers: Message = field(default_factory=Message)
 
     @property
     def json(self) -> Any:
@@ -105,24 +107,30 @@ class Answer:
 
 
 def ask(url: str, question: Question, path: str) -> Answer:
-    """One request on a connection of its own, under the name of the first server, as the gateway
-    does.
-    """
+    """One request under the name of the first server, as the gateway does."""
     place, first = urlsplit(url), urlsplit(question.urls[0])
     sent = {"Host": first.netloc, "Accept": "application/json"}
     if question.key:
         sent["Authorization"] = f"Bearer {as_header(question.key)}"
     connection = connected(place, first.hostname or "", question.trusted)
-    try:
-        connection.request("GET", place.path.rstrip("/") + path, headers=sent)
+    return exchange(connection, "GET", place.path.rstrip("/") + path, sent)
+
+
+def exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: str | None = None,
+) -> Answer:
+    """One request on a connection of its own."""
+    with closing(connection):
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
-        body = response.read(MAX_BYTES)
-        if response.length and len(body) < MAX_BYTES:
-            raise http.client.IncompleteRead(body, response.length)
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, body)
-    finally:
-        connection.close()
+        content = response.read(MAX_BYTES)
+        if response.length and len(content) < MAX_BYTES:
+            raise http.client.IncompleteRead(content, response.length)
+        return Answer(response.status, content, response.headers)
 
 
 def as_header(text: str) -> str:
@@ -159,7 +167,8 @@ def trusting(certificates: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     if certificates:
-        context.load_verify_locations(cadata=certificates)
+        # Beside what is PEM there may be words, in any letters.
+        context.load_verify_locations(cadata=certificates.encode("ascii", "replace").decode())
     elif BUNDLE.exists():
         context.load_verify_locations(cafile=BUNDLE)
     else:
@@ -219,11 +228,11 @@ def fault_of(answer: Answer, has_key: bool) -> str:
 def describe(url: str, question: Question, answer: Answer) -> Found:
     """Kind and models of a server that has a list."""
     names = (one.get("id") for one in entries(answer.json, "data"))
-    models = tuple(name for name in names if isinstance(name, str))
+    models = [name for name in names if isinstance(name, str)]
     if fault := closed_elsewhere(url, question):
         return Found(url, fault)
     said = {one.get("name"): one.get("capabilities") for one in entries(answer.json, "models")}
-    chat = tuple(name for name in models if can_chat(name, said.get(name)))
+    chat = [name for name in models if can_chat(name, said.get(name))]
     return Found(url, "", kind_of(url, question), models, chat)
 
 

@@ -65,30 +65,28 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
     """The plan, or `RunError` with every fault; a relative DATA_DIR is in `folder`."""
-    ports, faults = read_ports(env)
-    if faults:
-        raise RunError(*faults)
+    gateway, internal, issuer = read_ports(env).values()
     return Plan(
-        gateway_port=ports["GATEWAY_PORT"],
-        internal_port=ports["INTERNAL_PORT"],
-        issuer_port=ports["ISSUER_PORT"],
+        gateway,
+        internal,
+        issuer,
         data_dir=folder / env.get("DATA_DIR", DEFAULT_DATA_DIR),
         own_credentials="CREDENTIALS_FILE" in env,
         own_llm="LLM_UPSTREAM" in env,
     )
 
 
-def read_ports(env: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
-    """The ports, or one line for each fault."""
+def read_ports(env: Mapping[str, str]) -> dict[str, int]:
+    """The ports, by setting, or `RunError` with one line for each fault."""
     written = {setting: env.get(setting, str(port)) for setting, port in DEFAULT_PORTS.items()}
     wrong = [f"{name} is '{text}'" for name, text in written.items() if not is_port(text)]
     if wrong:
-        return {}, [f"{fault}; it must be a port number from 1 to 65535" for fault in wrong]
+        raise RunError(*(f"{fault}; it must be a port number from 1 to 65535" for fault in wrong))
     ports = {setting: int(text) for setting, text in written.items()}
     if len(set(ports.values())) < len(ports):
         numbers = ", ".join(str(port) for port in ports.values())
-        return {}, [f"{', '.join(ports)} must differ; they are {numbers}"]
-    return ports, []
+        raise RunError(f"{', '.join(ports)} must differ; they are {numbers}")
+    return ports
 
 
 # --- ports ---------------------------------------------------------------------------------------

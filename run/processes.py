@@ -43,11 +43,6 @@ class Child:
     #: What it said before is of earlier runs.
     log_start: int
 
-    @property
-    def name(self) -> str:
-        """The service's."""
-        return self.service.name
-
 
 def start(service: Service, data_dir: Path, env: Mapping[str, str]) -> Child:
     """In a process group of its own: the terminal's Ctrl-C reaches the supervisor alone, which ends
@@ -125,7 +120,7 @@ def check_alive(children: Sequence[Child]) -> None:
 
 def obituary(child: Child, status: int) -> str:
     """Which part has ended, how, and its last words."""
-    ended = f"{child.name} ended: {exit_words(status)}; its log is {child.log}"
+    ended = f"{child.service.name} ended: {exit_words(status)}; its log is {child.log}"
     return "\n  | ".join([ended, *last_lines(child.log, child.log_start)])
 
 

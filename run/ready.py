@@ -11,12 +11,14 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from run import llm_servers
 from run.commands import ROOT, TICK_SECONDS, RunError, read_text, say
-from run.llm_servers import Found, Question
+from run.llm_servers import Answer, Found, Question, exchange
 from run.plan import DEFAULT_DATA_DIR, HOST, SHIPPED_POLICY, Plan
 from run.processes import Child, check_alive
 
@@ -58,45 +60,34 @@ def wait_for_issuer(plan: Plan, children: Sequence[Child]) -> None:
     """Until logins can be answered. The gateway is told of tokens only after: who waits for it to
     be ready shall be able to log in.
     """
-    wait_for("the issuer is not ready", plan.issuer_port, plan, children)
+    find_fault = partial(listener_fault, plan.issuer_port)
+    wait_while("the issuer is not ready", find_fault, plan, children, READY_SECONDS)
 
 
 def wait_until_ready(plan: Plan, children: Sequence[Child]) -> None:
     """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through."""
-    wait_for("the gateway is not ready", plan.gateway_port, plan, children)
-    login = demo_login(plan)
-    if plan.own_llm or login is None:
-        return
-    fault = wait_while(lambda: chat_fault(plan, login), children, CHAT_SECONDS)
-    if fault:
-        raise RunError(f"no chat came through in {CHAT_SECONDS} s ({fault}); {logs(plan)}")
+    find_fault = partial(listener_fault, plan.gateway_port)
+    wait_while("the gateway is not ready", find_fault, plan, children, READY_SECONDS)
+    if not plan.own_llm and (login := demo_login(plan)):
+        find_fault = partial(chat_fault, plan, login)
+        wait_while("no chat came through", find_fault, plan, children, CHAT_SECONDS)
 
 
-def wait_for(what_is_wrong: str, port: int, plan: Plan, children: Sequence[Child]) -> None:
-    """Until what listens there says that it is ready."""
-
-    def find_fault() -> str:
-        status, _ = ask(port, "GET", "/readyz")
-        return "" if status == 200 else f"/readyz answers {status}"
-
-    if fault := wait_while(find_fault, children, READY_SECONDS):
-        raise RunError(f"{what_is_wrong} after {READY_SECONDS} s ({fault}); {logs(plan)}")
-
-
-def logs(plan: Plan) -> str:
-    """Where to read on."""
-    return f"logs are in {plan.data_dir / 'log'}"
-
-
-def wait_while(find_fault: Callable[[], str], children: Sequence[Child], seconds: float) -> str:
-    """Ask until there is no fault; the last one when the time is over."""
+def wait_while(
+    wrong: str,
+    find_fault: Callable[[], str],
+    plan: Plan,
+    children: Sequence[Child],
+    seconds: float,
+) -> None:
+    """Ask until there is no fault; `RunError` with the last one when the time is over."""
     deadline = time.monotonic() + seconds
     while fault := passing_fault(find_fault):
         check_alive(children)
         if time.monotonic() > deadline:
-            return fault
+            where = f"logs are in {plan.data_dir / 'log'}"
+            raise RunError(f"{wrong} after {seconds} s ({fault}); {where}")
         time.sleep(TICK_SECONDS)
-    return ""
 
 
 def passing_fault(find_fault: Callable[[], str]) -> str:
@@ -107,57 +98,58 @@ def passing_fault(find_fault: Callable[[], str]) -> str:
         return str(error) or type(error).__name__
 
 
+def listener_fault(port: int) -> str:
+    """Why what listens there is not ready, as it says."""
+    status = ask(port, "GET", "/readyz").status
+    return "" if status == 200 else f"/readyz answers {status}"
+
+
 def chat_fault(plan: Plan, login: str) -> str:
     """A real login and a real answer of the LLM through the gateway; the fault if it may pass."""
-    status, answer = log_in(plan, login)
-    if status in NO_LOGIN_STATUSES:
+    answer = log_in(plan, login)
+    if answer.status in NO_LOGIN_STATUSES:
         return ""  # the demo users are the operator's, and the gateway said that it is ready
-    if status == 200:
+    if answer.status == 200:
         body = {**question(DEMO_MODEL), "max_tokens": 4}
-        status, answer = ask(
-            plan.gateway_port, "POST", "/v1/chat/completions", bearer(answer), body
-        )
-    if status in PASSING_STATUSES:
-        return f"status {status}"
-    check_answer(status, answer)
+        answer = ask(plan.gateway_port, "POST", "/v1/chat/completions", bearer(answer), body)
+    if answer.status in PASSING_STATUSES:
+        return f"status {answer.status}"
+    check_answer(answer)
     return ""
 
 
-def check_answer(status: int, answer: bytes) -> None:
+def check_answer(answer: Answer) -> None:
     """Raise unless this is an answer of the LLM."""
-    try:
-        if status == 200 and json.loads(answer)["choices"][0]["message"]["content"]:
+    with suppress(LookupError, TypeError):
+        if answer.status == 200 and answer.json["choices"][0]["message"]["content"]:
             return
-    except (ValueError, KeyError, IndexError, TypeError):
-        pass
-    words = answer[:200].decode(errors="replace")
+    words = answer.body[:200].decode(errors="replace")
     raise RunError(
-        f"the first chat with the demo login failed: status {status}, {words!r}",
+        f"the first chat with the demo login failed: status {answer.status}, {words!r}",
         "if you changed the generated credentials, name them: make run CREDENTIALS_FILE=...",
     )
 
 
-def log_in(plan: Plan, login: str) -> tuple[int, bytes]:
+def log_in(plan: Plan, login: str) -> Answer:
     """A real login through the gateway."""
     basic = base64.b64encode(login.encode()).decode()
     return ask(plan.gateway_port, "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
 
 
-def bearer(login_answer: bytes) -> dict[str, str]:
+def bearer(login: Answer) -> dict[str, str]:
     """The header that the token of a login's answer goes in."""
     try:
-        return {"Authorization": f"Bearer {json.loads(login_answer)['token']}"}
-    except (ValueError, KeyError, TypeError):
+        return {"Authorization": f"Bearer {login.json['token']}"}
+    except (LookupError, TypeError):
         return {}  # the gateway will say what it thinks of that
 
 
 def models_for(plan: Plan, login: str) -> list[str] | None:
     """The models that this user sees through the gateway; None where that cannot be told."""
     try:
-        _, answer = log_in(plan, login)
-        status, answer = ask(plan.gateway_port, "GET", "/v1/models", bearer(answer))
-        return [str(one["id"]) for one in json.loads(answer)["data"]] if status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        answer = ask(plan.gateway_port, "GET", "/v1/models", bearer(log_in(plan, login)))
+        return [str(one["id"]) for one in answer.json["data"]] if answer.status == 200 else None
+    except (*llm_servers.Failure, LookupError, TypeError):
         return None
 
 
@@ -167,16 +159,11 @@ def ask(
     path: str,
     headers: Mapping[str, str] | None = None,
     body: Mapping[str, object] | None = None,
-) -> tuple[int, bytes]:
+) -> Answer:
     """Not through urllib: it would send this to the proxy that the environment names."""
     connection = http.client.HTTPConnection(HOST, port, timeout=REQUEST_SECONDS)
-    try:
-        sent = {"Content-Type": "application/json", **(headers or {})}
-        connection.request(method, path, json.dumps(body) if body else None, sent)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    return exchange(connection, method, path, sent, json.dumps(body) if body else None)
 
 
 # --- LLM servers ---------------------------------------------------------------------------------
@@ -201,18 +188,10 @@ def to_ask(env: Mapping[str, str]) -> Question:
     """What is asked, as the gateway was told to ask."""
     urls = tuple(env["LLM_UPSTREAM"].replace(",", " ").split())
     path = env.get("LLM_API_KEY_FILE")
-    key = read_key(Path(path)) if path else env.get("LLM_API_KEY", "")
+    key = read_text(Path(path)) if path else env.get("LLM_API_KEY", "")
     trusted = read_text(Path(env["LLM_CA_FILE"])) if "LLM_CA_FILE" in env else ""
     policies = (SHIPPED_POLICY, Path(env.get("POLICY_FILE", SHIPPED_POLICY)))
     return Question(urls, key, trusted, marks(*(one.parent / "servers" for one in policies)))
-
-
-def read_key(path: Path) -> str:
-    """Byte by byte, whatever they are; empty when there is none to be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        return ""
 
 
 def marks(*folders: Path) -> tuple[tuple[str, str, str], ...]:
@@ -230,7 +209,7 @@ def in_container(run: Callable[[str, str], tuple[int, str]]) -> Asker:
     def ask_all(asked: Question) -> list[Found]:
         status, said = run(read_text(Path(llm_servers.__file__)), json.dumps(asdict(asked)))
         try:
-            found = [read_found(**one) for one in json.loads(said.strip().splitlines()[-1])]
+            found = [Found(**one) for one in json.loads(said.strip().splitlines()[-1])]
             if status == 0 and [one.url for one in found] == list(asked.urls):
                 return found
         except (ValueError, LookupError, TypeError):
@@ -239,11 +218,6 @@ def in_container(run: Callable[[str, str], tuple[int, str]]) -> Asker:
         return [Found(url, reason) for url in asked.urls]
 
     return ask_all
-
-
-def read_found(models: Sequence[str], chat: Sequence[str], **texts: str) -> Found:
-    """What one server said, as JSON has it."""
-    return Found(**texts, models=tuple(models), chat=tuple(chat))
 
 
 def words(found: Found, wanted_kind: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from run import commands
-from run.commands import RunError, Stop, StopSignals, ask, call, caught_signals, stop_signals
+from run.commands import RunError, Stop, StopSignals, ask, call, handlers_of_make, stop_signals
 
 
 def raise_twice(signals: StopSignals, number: int) -> None:
@@ -47,10 +47,11 @@ def test_only_a_second_ctrl_c_insists(number: int, insists: bool) -> None:
     assert signals.insisted is insists
 
 
-def test_the_mask_of_handled_signals_is_read_from_proc() -> None:
+def test_the_handlers_of_make_are_read_from_proc_and_of_no_other_program() -> None:
     status = "Name:\tmake\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000003\n"
-    assert caught_signals(status) == 3
-    assert caught_signals("") == 0
+    assert handlers_of_make(status) == 3
+    assert handlers_of_make(status.replace("make", "bash")) == 0
+    assert handlers_of_make("") == 0
 
 
 def test_the_exit_status_of_a_stop_is_the_shells(monkeypatch: pytest.MonkeyPatch) -> None:

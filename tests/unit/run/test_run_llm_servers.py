@@ -18,7 +18,7 @@ import yaml
 
 from run import llm_servers, ready
 from run.commands import ROOT
-from run.llm_servers import Found, Question
+from run.llm_servers import Answer, Found, Question
 from run.plan import Plan, read_plan
 from run.ready import DEMO_MODEL, MODEL_TO_FILL_IN, Example, example, words
 from tests.support.certificates import Authority
@@ -141,7 +141,7 @@ LLAMA_SERVER = {
 def test_the_kind_of_a_server_is_seen_u3(answers: Mapping[str, Any], kind: str) -> None:
     found = found_of(speaking(answers))
     assert (found.fault, found.kind) == ("", kind)
-    assert found.models == found.chat == (answers["/v1/models"]["data"][0]["id"],)
+    assert found.models == found.chat == [answers["/v1/models"]["data"][0]["id"]]
 
 
 def test_a_kind_says_in_its_file_what_it_is_known_by_p6(tmp_path: Path) -> None:
@@ -182,13 +182,13 @@ def test_a_llama_server_that_shows_its_list_but_wants_a_key_is_told_of_u3_u4() -
 
     assert found_of(respond).fault == "wants a key: set LLM_API_KEY (401)"
     assert found_of(respond, key="x").fault == "refuses the key of LLM_API_KEY (401)"
-    assert found_of(respond, key="theirs").models == ("smol",)
+    assert found_of(respond, key="theirs").models == ["smol"]
 
 
 @pytest.mark.parametrize("data", [[], None])
 def test_a_server_without_a_model_is_one_u3(data: list[object] | None) -> None:
     found = found_of(speaking(OLLAMA | {"/v1/models": {"object": "list", "data": data}}))
-    assert (found.fault, found.kind, found.models) == ("", "ollama", ())
+    assert (found.fault, found.kind, found.models) == ("", "ollama", [])
     assert words(found, "ollama") == "ollama; it has no model yet"
 
 
@@ -213,8 +213,8 @@ def test_what_a_model_can_do_is_what_it_says_it_can_do_u3() -> None:
     ]
     listed = models("granite", "my-embed-chat", "nomic-embed-text") | {"models": said}
     found = found_of(speaking({"/v1/models": listed}))
-    assert found.models == ("granite", "my-embed-chat", "nomic-embed-text")
-    assert found.chat == ("my-embed-chat",)
+    assert found.models == ["granite", "my-embed-chat", "nomic-embed-text"]
+    assert found.chat == ["my-embed-chat"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_what_a_model_can_do_is_what_it_says_it_can_do_u3() -> None:
 def test_a_model_that_says_nothing_is_told_by_its_name(name: str, chats: bool) -> None:
     assert llm_servers.can_chat(name, None) is chats
     found = found_of(speaking({"/v1/models": models(name, owned_by="vllm")}))
-    assert found.chat == ((name,) if chats else ())
+    assert found.chat == ([name] if chats else [])
 
 
 def test_a_server_that_only_embeds_is_said_to_and_its_model_is_shown() -> None:
@@ -279,7 +279,7 @@ def test_what_is_wrong_with_a_server_is_told_u3(respond: Respond, key: str, faul
     found = found_of(respond, key=key)
     assert found.fault.startswith(fault), found.fault
     assert KEY not in found.fault
-    assert (found.models, found.kind) == ((), "")
+    assert (found.models, found.kind) == ([], "")
 
 
 def test_a_port_where_nobody_listens_is_told_u3(free_port: int) -> None:
@@ -377,7 +377,7 @@ def authority() -> Authority:
 def test_what_is_wrong_with_a_certificate_is_told_u3_u5(
     authority: Authority, tmp_path: Path, host: str, days: int, is_trusted: bool, fault: str
 ) -> None:
-    trusted = authority.certificate if is_trusted else ""
+    trusted = f"# Főtanúsítvány\n{authority.certificate}" if is_trusted else ""
     with little(speaking(OLLAMA), authority.server(tmp_path, host, days)) as server:
         found = found_at(server.url, trusted=trusted)
     assert found.fault == (f"cannot be reached: {fault}" if fault else "")
@@ -551,10 +551,10 @@ def test_where_it_cannot_ask_it_says_so_u3(said: tuple[int, str]) -> None:
 def test_a_list_of_models_that_cannot_be_had_is_none(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([(200, b'{"token": "t"}'), (200, b'{"data": [{"id": "a"}]}')])
-    monkeypatch.setattr(ready, "ask", lambda *_, **__: next(answers))
+    answers = iter([Answer(200, b'{"token": "t"}'), Answer(200, b'{"data": [{"id": "a"}]}')])
+    monkeypatch.setattr(ready, "ask", lambda *_: next(answers))
     assert ready.models_for(plan, "AGNR01:secret") == ["a"]
-    monkeypatch.setattr(ready, "ask", lambda *_, **__: (502, b"{}"))
+    monkeypatch.setattr(ready, "ask", lambda *_: Answer(502, b"{}"))
     assert ready.models_for(plan, "AGNR01:secret") is None
-    monkeypatch.setattr(ready, "ask", lambda *_, **__: (200, b'{"token": "t"}'))
+    monkeypatch.setattr(ready, "ask", lambda *_: Answer(200, b'{"token": "t"}'))
     assert ready.models_for(plan, "AGNR01:secret") is None

@@ -11,6 +11,7 @@ import pytest
 
 from run import processes, ready
 from run.commands import RunError
+from run.llm_servers import Answer
 from run.plan import Plan, read_plan
 from run.ready import Example, curl_lines, demo_login
 
@@ -86,25 +87,27 @@ def test_the_last_lines_stay_few(tmp_path: Path) -> None:
 
 
 def test_an_answer_of_the_llm_is_an_answer() -> None:
-    ready.check_answer(200, b'{"choices":[{"message":{"content":"Paris"}}]}')
+    ready.check_answer(Answer(200, b'{"choices":[{"message":{"content":"Paris"}}]}'))
 
 
 @pytest.mark.parametrize(
     ("status", "answer"),
-    [(401, b"{}"), (200, b"not json"), (200, b'{"choices":[]}'), (200, b"[]")],
+    [(401, b"{}"), (200, b"not json"), (200, b'{"choices":[]}'), (200, b"[]"), (200, b"{}")],
 )
 def test_any_other_answer_ends_the_start(status: int, answer: bytes) -> None:
     with pytest.raises(RunError, match=f"status {status}"):
-        ready.check_answer(status, answer)
+        ready.check_answer(Answer(status, answer))
 
 
 def test_a_fault_that_passes_is_waited_for() -> None:
     faults = iter(["refused", "status 503", ""])
-    assert ready.wait_while(lambda: next(faults), [], 10) == ""
+    ready.wait_while("no chat came through", lambda: next(faults), plan(), [], 10)
 
 
 def test_a_fault_that_stays_is_told_when_time_is_over() -> None:
-    assert ready.wait_while(lambda: "status 503", [], 0) == "status 503"
+    told = r"^no chat came through after 0 s \(status 503\); logs are in /data/log$"
+    with pytest.raises(RunError, match=told):
+        ready.wait_while("no chat came through", lambda: "status 503", plan(), [], 0)
 
 
 def test_a_refused_connection_is_a_fault_that_may_pass() -> None:
@@ -115,5 +118,6 @@ def test_a_refused_connection_is_a_fault_that_may_pass() -> None:
 
 
 def test_without_a_token_none_is_sent() -> None:
-    assert ready.bearer(b"<html>") == {}
-    assert ready.bearer(LOGIN_ANSWER.encode()) == {"Authorization": "Bearer aaa.bbb.ccc"}
+    assert ready.bearer(Answer(200, b"<html>")) == {}
+    sent = ready.bearer(Answer(200, LOGIN_ANSWER.encode()))
+    assert sent == {"Authorization": "Bearer aaa.bbb.ccc"}
