@@ -1,7 +1,6 @@
 """One measurement: `wrk` for a few seconds with tokens from a list, and the CPU it cost."""
 
 import json
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,9 @@ end
 request = function()
     at = at % #requests + 1
     return requests[at]
+end
+done = function(summary, latency)
+    print(summary.requests, summary.errors.status, latency:percentile(50), latency:percentile(99))
 end
 """
 
@@ -66,26 +68,11 @@ def chat_of(size: int) -> dict[str, Any]:
 
 def measure(server: Server, script: Path, seconds: int) -> Sample:
     """Load a server. Raises `AssertionError` if any answer was not 2xx."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), server.url]
     before = server.cpu_microseconds()
-    run = subprocess.run(
-        ["taskset", "-c", LOAD_CORE, *command, server.url], capture_output=True, text=True
-    )
+    run = subprocess.run(["taskset", "-c", LOAD_CORE, *command], capture_output=True, text=True)
     cpu, user = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
-    assert "Non-2xx" not in run.stdout, f"{server.name}, {script.stem}: {run.stdout}"
-    found = re.search(r"(\d+) requests in", run.stdout)
-    assert found, run.stdout + run.stderr
-    count = int(found[1])
-    return Sample(
-        count / seconds,
-        cpu / count,
-        user / count,
-        _milliseconds(run.stdout, "50%"),
-        _milliseconds(run.stdout, "99%"),
-    )
-
-
-def _milliseconds(text: str, share: str) -> float:
-    found = re.search(rf"{share}\s+([\d.]+)(us|ms|s)\b", text)
-    assert found, text
-    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
+    assert run.returncode == 0, run.stderr
+    count, refused, p50, p99 = map(float, run.stdout.splitlines()[-1].split())
+    assert refused == 0, f"{server.name}, {script.stem}: {run.stdout}"
+    return Sample(count / seconds, cpu / count, user / count, p50 / 1000, p99 / 1000)

@@ -34,25 +34,17 @@ def main() -> int:
             f"Portero needs Python 3.11 or newer, this is {sys.version.split()[0]} "
             f"({sys.executable}). With a newer one beside it: make run PYTHON=python3.12"
         )
-    return task(sys.argv[1]) if len(sys.argv) > 1 else stack(os.environ.get("RUNTIME", ""))
+    if len(sys.argv) > 1:
+        return do(TASKS, sys.argv[1], "unknown task '{}'; there are: " + ", ".join(TASKS))
+    unknown = "RUNTIME is '{}'; it may be local or containers, or left out"
+    return do(RUNTIMES, os.environ.get("RUNTIME", ""), unknown)
 
 
-def stack(runtime: str) -> int:
-    """Run the stack on the runtime of that name."""
-    if runtime not in RUNTIMES:
-        return refuse(f"RUNTIME is '{runtime}'; it may be local or containers, or left out")
-    return do(*RUNTIMES[runtime])
-
-
-def task(word: str) -> int:
-    """Do one of `TASKS`."""
-    if word not in TASKS:
-        return refuse(f"unknown task '{word}'; there are: {', '.join(TASKS)}")
-    return do(*TASKS[word])
-
-
-def do(module: str, function: str) -> int:
-    """Call it, with its faults and a wish to stop in the words of a shell."""
+def do(choices: "dict[str, tuple[str, str]]", name: str, unknown: str) -> int:
+    """Call what goes by that name, with its faults and a wish to stop in the words of a shell."""
+    if name not in choices:
+        return refuse(unknown.format(name))
+    module, function = choices[name]
     action = getattr(importlib.import_module(module), function)
     return int(importlib.import_module("run.commands").guarded(action))
 

@@ -20,7 +20,10 @@ def data_dir_in_use(data_dir: Path) -> Iterator[None]:
     handle = open_lock(data_dir)
     try:
         if not try_lock(handle):
-            raise RunError(in_use(data_dir, os.pread(handle, 20, 0)))
+            raise RunError(
+                f"a stack runs on {data_dir} already (process {pid_in(handle) or 'unknown'}); "
+                "stop it, or choose another DATA_DIR and other ports"
+            )
         remove_leftovers(data_dir)
         # For whoever finds it taken.
         os.ftruncate(handle, 0)
@@ -43,7 +46,7 @@ def supervisor_of(data_dir: Path) -> str | None:
         raise RunError(f"DATA_DIR {data_dir} cannot be read: {error.strerror}") from None
     try:
         # Free and without a process id most often: a start meanwhile shall not find it taken.
-        process = os.pread(handle, 20, 0).decode(errors="replace").strip()
+        process = pid_in(handle)
         return process if process.isdigit() and not try_lock(handle) else None
     finally:
         os.close(handle)
@@ -59,13 +62,9 @@ def remove_leftovers(data_dir: Path) -> None:
         link.unlink()
 
 
-def in_use(data_dir: Path, pid: bytes) -> str:
-    """What to say to whoever comes second."""
-    process = pid.decode(errors="replace").strip() or "unknown"
-    return (
-        f"a stack runs on {data_dir} already (process {process}); "
-        "stop it, or choose another DATA_DIR and other ports"
-    )
+def pid_in(handle: int) -> str:
+    """The process id in the lock file; empty when there is none."""
+    return os.pread(handle, 20, 0).decode(errors="replace").strip()
 
 
 def open_lock(data_dir: Path) -> int:

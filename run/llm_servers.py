@@ -112,8 +112,13 @@ def ask(url: str, question: Question, path: str) -> Answer:
     sent = {"Host": first.netloc, "Accept": "application/json"}
     if question.key:
         sent["Authorization"] = f"Bearer {as_header(question.key)}"
-    connection = connected(place, first.hostname or "", question.trusted)
-    return exchange(connection, "GET", place.path.rstrip("/") + path, sent)
+    is_tls = place.scheme == "https"
+    port = place.port or (443 if is_tls else 80)
+    connection = http.client.HTTPConnection(place.hostname or "", port, timeout=PIECE_SECONDS)
+    with closing(connection):
+        if is_tls:
+            secure(connection, first.hostname or "", question.trusted)
+        return exchange(connection, "GET", place.path.rstrip("/") + path, sent)
 
 
 def exchange(
@@ -123,7 +128,7 @@ def exchange(
     headers: Mapping[str, str],
     body: str | None = None,
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request, the last of its connection."""
     with closing(connection):
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -138,22 +143,12 @@ def as_header(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def connected(place: SplitResult, name: str, trusted: str) -> http.client.HTTPConnection:
-    """A connection, which checks the server's certificate for this name where it speaks TLS."""
-    is_tls = place.scheme == "https"
-    port = place.port or (443 if is_tls else 80)
-    connection = http.client.HTTPConnection(place.hostname or "", port, timeout=PIECE_SECONDS)
+def secure(connection: http.client.HTTPConnection, name: str, trusted: str) -> None:
+    """Connect by TLS, with a certificate for this name."""
     connection.connect()
-    if not is_tls:
-        return connection
-    try:
-        secured = trusting(trusted).wrap_socket(connection.sock, server_hostname=name)
-        connection.sock = secured
-        check_name(name, secured.getpeercert() or {})
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    secured = trusting(trusted).wrap_socket(connection.sock, server_hostname=name)
+    connection.sock = secured
+    check_name(name, secured.getpeercert() or {})
 
 
 class WrongNameError(OSError):
@@ -239,8 +234,7 @@ def describe(url: str, question: Question, answer: Answer) -> Found:
 def closed_elsewhere(url: str, question: Question) -> str:
     """Older llama-servers show their list to everybody, and want their key for all else."""
     answer = quietly(url, question, "/props")
-    wants_key = answer is not None and answer.status == 401
-    return fault_of(answer, bool(question.key)) if answer and wants_key else ""
+    return fault_of(answer, bool(question.key)) if answer and answer.status == 401 else ""
 
 
 def quietly(url: str, question: Question, path: str) -> Answer | None:

@@ -99,8 +99,7 @@ def is_port(text: str) -> bool:
 
 def port_faults(ports: Mapping[str, int]) -> list[str]:
     """One line for each setting whose port cannot be had now."""
-    faults = (port_fault(setting, port) for setting, port in ports.items())
-    return [fault for fault in faults if fault]
+    return [fault for setting, port in ports.items() if (fault := port_fault(setting, port))]
 
 
 def port_fault(setting: str, port: int) -> str:

@@ -49,9 +49,22 @@ def test_the_parts_see_absolute_paths_and_nothing_of_make() -> None:
     assert "MAKEFLAGS" not in env
 
 
-def test_an_unknown_runtime_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.stack("docker") == 1
+def test_an_unknown_runtime_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run"])
+    monkeypatch.setenv("RUNTIME", "docker")
+    assert command_line.main() == 1
     assert "RUNTIME is 'docker'" in capsys.readouterr().err
+
+
+def test_an_unknown_task_is_refused_with_those_there_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run", "stop"])
+    assert command_line.main() == 1
+    told = "portero: unknown task 'stop'; there are: admin, set-up-tests\n"
+    assert capsys.readouterr().err == told
 
 
 def test_every_runtime_and_task_has_its_function() -> None:
