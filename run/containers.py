@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 from math import inf
 from pathlib import Path
@@ -93,12 +94,7 @@ BRIDGE = ("docker", "network", "inspect", "bridge", "--format", BRIDGE_FORM)
 
 
 class NotHere(RunError):
-    """Containers are not to be had here, local processes may be."""
-
-    @property
-    def reason(self) -> str:
-        """In one line."""
-        return self.lines[0].splitlines()[0]
+    """Containers are not to be had here, local processes may be. Its first line says why."""
 
 
 def main() -> None:
@@ -112,7 +108,7 @@ def run_or_local() -> None:
     try:
         run(env, insists=False)
     except NotHere as error:
-        say(f"Local processes instead of containers: {error.reason}.")
+        say(f"Local processes instead of containers: {str(error).splitlines()[0]}.")
         local.run(env)
 
 
@@ -132,7 +128,7 @@ def run(env: Mapping[str, str], insists: bool) -> None:
         say("\n".join([*differences(env), "Starting."]))
         with stack(plan, project, own) as parts:
             wait_until_ready(plan, parts)
-            beside = in_container(project.run_beside_gateway)
+            beside = partial(in_container, project.run_beside_gateway)
             announce(plan, first_example(plan, known, beside))
             say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
             watch(parts, files_renewed(own_files(plan, env), project))

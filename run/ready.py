@@ -201,23 +201,17 @@ def marks(*folders: Path) -> tuple[tuple[str, str, str], ...]:
     return tuple((kind, mark[1], mark[2]) for kind, mark in found if mark)
 
 
-def in_container(run: Callable[[str, str], tuple[int, str]]) -> Asker:
+def in_container(run: Callable[[str, str], tuple[int, str]], asked: Question) -> list[Found]:
     """Asks where the gateway's container is: `run` takes a program and its standard input, and
     answers its exit status and words.
     """
-
-    def ask_all(asked: Question) -> list[Found]:
-        status, said = run(read_text(Path(llm_servers.__file__)), json.dumps(asdict(asked)))
-        try:
-            found = [Found(**one) for one in json.loads(said.strip().splitlines()[-1])]
-            if status == 0 and [one.url for one in found] == list(asked.urls):
-                return found
-        except (ValueError, LookupError, TypeError):
-            pass
-        reason = f"could not be asked from the gateway's network (exit status {status})"
-        return [Found(url, reason) for url in asked.urls]
-
-    return ask_all
+    status, said = run(read_text(Path(llm_servers.__file__)), json.dumps(asdict(asked)))
+    with suppress(ValueError, LookupError, TypeError):
+        found = [Found(**one) for one in json.loads(said.strip().splitlines()[-1])]
+        if status == 0 and [one.url for one in found] == list(asked.urls):
+            return found
+    reason = f"could not be asked from the gateway's network (exit status {status})"
+    return [Found(url, reason) for url in asked.urls]
 
 
 def words(found: Found, wanted_kind: str) -> str:

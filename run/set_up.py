@@ -124,21 +124,10 @@ def install_packages(packages: Sequence[str]) -> None:
     if not packages:
         return
     with locked(Path("/var/lib/dpkg"), "Another Portero installs packages; waiting for it."):
-        needed = missing(packages)
-        if needed:
-            install_quietly(needed)
-
-
-def install_quietly(packages: Sequence[str]) -> None:
-    """Install, and keep what is new from starting now or at the next boot."""
-    say(f"Installing Debian packages: {' '.join(packages)}")
-    try:
-        with no_service_starts():
-            apt_install(packages)
-    finally:
-        with stop_signals.held():
-            if "nginx" in packages:
-                disable_at_boot("nginx")
+        if needed := missing(packages):
+            say(f"Installing Debian packages: {' '.join(needed)}")
+            with no_service_starts(needed):
+                apt_install(needed)
 
 
 def apt_install(packages: Sequence[str]) -> None:
@@ -165,9 +154,10 @@ def apt(command: Sequence[str]) -> int:
 
 
 @contextmanager
-def no_service_starts() -> Iterator[None]:
-    """Debian asks policy-rc.d before it starts a service. The machine's own one is put back,
-    whatever happens; after a SIGKILL in between, by the next one that comes here.
+def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
+    """Keep what is new from starting now or at the next boot. Debian asks policy-rc.d before it
+    starts a service. The machine's own one is put back, whatever happens; after a SIGKILL in
+    between, by the next one that comes here.
     """
     put_policy_back()
     try:
@@ -178,6 +168,8 @@ def no_service_starts() -> Iterator[None]:
         yield
     finally:
         with stop_signals.held():
+            if "nginx" in packages:
+                disable_at_boot("nginx")
             put_policy_back()
 
 

@@ -532,10 +532,9 @@ def beside(program: str, given: str) -> tuple[int, str]:
 
 
 def test_it_also_asks_from_where_this_checkout_is_not_u3(free_port: int) -> None:
-    ask = ready.in_container(beside)
     with little(speaking(OLLAMA)) as server:
         question = Question((server.url, f"http://127.0.0.1:{free_port}"), KEY)
-        assert ask(question) == llm_servers.find_all(question)
+        assert ready.in_container(beside, question) == llm_servers.find_all(question)
         assert {headers["Authorization"] for _, headers in server.seen} == {
             "Bearer " + llm_servers.as_header(KEY)
         }
@@ -543,8 +542,7 @@ def test_it_also_asks_from_where_this_checkout_is_not_u3(free_port: int) -> None
 
 @pytest.mark.parametrize("said", [(1, "no such image"), (0, ""), (0, "{}"), (0, "[1]"), (-9, "")])
 def test_where_it_cannot_ask_it_says_so_u3(said: tuple[int, str]) -> None:
-    ask = ready.in_container(lambda *_: said)
-    (found,) = ask(Question(("http://a",), KEY))
+    (found,) = ready.in_container(lambda *_: said, Question(("http://a",), KEY))
     assert found.fault.startswith("could not be asked from the gateway's network")
 
 

@@ -39,14 +39,14 @@ def policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_no_service_starts_while_packages_are_installed(policy: Path) -> None:
-    with packages.no_service_starts():
+    with packages.no_service_starts([]):
         assert subprocess.run([policy], check=False).returncode == 101
     assert not policy.exists()
 
 
 def test_the_machines_own_policy_is_back_even_after_a_fault(policy: Path) -> None:
     policy.write_text("own")
-    with pytest.raises(RunError), packages.no_service_starts():
+    with pytest.raises(RunError), packages.no_service_starts([]):
         raise RunError("apt-get failed")
     assert policy.read_text() == "own"
     assert not packages.POLICY_SAVED.exists()
@@ -55,6 +55,6 @@ def test_the_machines_own_policy_is_back_even_after_a_fault(policy: Path) -> Non
 def test_the_machines_own_policy_is_back_after_a_kill_too(policy: Path) -> None:
     policy.write_text(packages.POLICY_TEXT)
     packages.POLICY_SAVED.write_text("own")
-    with packages.no_service_starts():
+    with packages.no_service_starts([]):
         pass
     assert policy.read_text() == "own"
