@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -157,21 +157,23 @@ def _activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:
 
 
 def _print_table(rows: Sequence[Row], samples: dict[str, list[Sample]]) -> None:
-    bases = {row.name: _medians(samples[row.base]) for row in rows}
     print(f"\n{_machine()}; medians of {ROUNDS} rounds of {SECONDS} s (least-most)\n")
     print(
         "| gateway | requests/s | of base | CPU us a request | over base | of it in user mode "
         "| p50 ms | p99 ms |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for name, taken in samples.items():
-        middle, base = _medians(taken), bases[name]
+    for row in rows:
+        base = _of_each(statistics.median, samples[row.base])
+        least, middle, most = (
+            _of_each(one, samples[row.name]) for one in (min, statistics.median, max)
+        )
         print(
-            f"| {name} | {middle.requests_a_second:,.0f} "
-            f"({_range(taken, lambda one: one.requests_a_second, 0)}) "
+            f"| {row.name} | {middle.requests_a_second:,.0f} "
+            f"({least.requests_a_second:,.0f}-{most.requests_a_second:,.0f}) "
             f"| {middle.requests_a_second / base.requests_a_second:.2f} "
             f"| {middle.cpu_microseconds:.1f} "
-            f"({_range(taken, lambda one: one.cpu_microseconds, 1)}) "
+            f"({least.cpu_microseconds:,.1f}-{most.cpu_microseconds:,.1f}) "
             f"| {middle.cpu_microseconds - base.cpu_microseconds:+.1f} "
             f"| {middle.user_microseconds - base.user_microseconds:+.1f} "
             f"| {middle.p50_milliseconds:.2f} | {middle.p99_milliseconds:.2f} |"
@@ -190,14 +192,9 @@ def _policy_nanoseconds() -> str:
     ).stdout.strip()
 
 
-def _medians(taken: Sequence[Sample]) -> Sample:
+def _of_each(choose: Callable[[Iterable[float]], float], taken: Sequence[Sample]) -> Sample:
     columns = zip(*(astuple(one) for one in taken), strict=True)
-    return Sample(*map(statistics.median, columns))
-
-
-def _range(taken: Sequence[Sample], field: Callable[[Sample], float], digits: int) -> str:
-    values = [field(one) for one in taken]
-    return f"{min(values):,.{digits}f}-{max(values):,.{digits}f}"
+    return Sample(*map(choose, columns))
 
 
 def _machine() -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -187,7 +187,9 @@ def call(
             preexec_fn=None if may_outlive_us else tied_to_us(signal.SIGKILL),
         )
         deadline, told = time.monotonic() + seconds, False
-        while (status := poll(process)) is None:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(TICK_SECONDS)
             stop_signals.look()
             insists = stop_signals.insisted and not may_outlive_us
             if insists or time.monotonic() > deadline:
@@ -195,15 +197,6 @@ def call(
             elif stop_signals.caught and interrupt and not told:
                 interrupt(process.pid, signal.SIGINT)
                 told = True
-        return status
-
-
-def poll(process: "subprocess.Popen[bytes]") -> int | None:
-    """Its exit status if it ends within a tick."""
-    try:
-        return process.wait(TICK_SECONDS)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def ask(

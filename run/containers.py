@@ -247,13 +247,14 @@ class Project:
             if failure := self.tell("--profile", LLM, *down, to_the_end=True):
                 say(failure)
 
-    def hand_over(self, own: Mapping[str, str]) -> None:
-        """Give `init` what is the user's own, which it keeps on the volumes."""
+    def hand_over(self, own: Mapping[str, str]) -> str:
+        """Give `init` what is the user's own, which it keeps on the volumes; the reason when that
+        fails.
+        """
         command = self.command("run", "--rm", "-T", "init", *INIT, "--given")
         status, said = ask(command, self.env, json.dumps(own), HAND_OVER_SECONDS)
-        if status:
-            lines = "\n  | ".join(said.splitlines()[-LAST_LINES:])
-            raise RunError(f"keys or users of your own could not be handed over\n  | {lines}")
+        head = "keys or users of your own could not be handed over"
+        return "\n  | ".join([head, *said.splitlines()[-LAST_LINES:]]) if status else ""
 
     def run_beside_gateway(self, program: str, stdin: str) -> tuple[int, str]:
         """Run a Python program that sees the network, and the names, that the gateway sees; its
@@ -309,8 +310,8 @@ def stack(plan: Plan, project: Project, own: Mapping[str, str]) -> Iterator[list
     """All containers, from the first started to the last removed."""
     parts: list[Child] = []
     try:
-        if own:
-            project.hand_over(own)
+        if own and (failure := project.hand_over(own)):
+            raise RunError(failure)
         if failure := project.tell("up", "--wait", "--no-build", seconds=UP_SECONDS):
             follow(project, list(project.containers("status=exited")), parts)
             raise RunError(death(parts) or failure)
@@ -440,12 +441,8 @@ def renew(setting: str, path: Path, project: Project) -> None:
     """Hand one file over; what cannot be is told, and what is in force stays in force."""
     faults: list[str] = []
     text = text_of(setting, path, faults)
-    try:
-        if faults:
-            raise RunError(*faults)
-        project.hand_over({setting: text})
-    except RunError as error:
-        say("\n".join(error.lines))
+    if fault := "\n".join(faults) or project.hand_over({setting: text}):
+        say(fault)
 
 
 def version(path: Path) -> tuple[int, int, int]:

@@ -18,8 +18,8 @@ from run.commands import ROOT, TICK_SECONDS, RunError, stop_signals, tied_to_us
 STOP_SECONDS = 5
 LAST_LINES = 12
 LAST_BYTES = 8192
-#: Exit statuses above this one stand for signals, up to the highest there is.
-BY_SIGNAL, HIGHEST_SIGNAL = 128, 64
+#: A shell's exit statuses above this one stand for signals.
+BY_SIGNAL = 128
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,10 @@ def obituary(child: Child, status: int) -> str:
 
 def exit_words(status: int) -> str:
     """An exit status, as Popen or as a shell gives it, in the words of the system."""
-    number = -status if status < 0 else status - BY_SIGNAL
-    if status >= 0 and not 0 < number <= HIGHEST_SIGNAL:
-        return f"exit status {status}"
     try:
-        return f"killed by {signal.Signals(number).name}"
+        return f"killed by {signal.Signals(-status if status < 0 else status - BY_SIGNAL).name}"
     except ValueError:
-        return f"killed by signal {number}"
+        return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def last_lines(log: Path, start: int) -> list[str]:

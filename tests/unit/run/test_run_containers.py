@@ -362,8 +362,9 @@ class Recorder(Project):
 
     handed: list[str] = []
 
-    def hand_over(self, given: object) -> None:
+    def hand_over(self, given: object) -> str:
         self.handed.append(json.dumps(given))
+        return ""
 
 
 def test_users_and_certificates_are_handed_over_whenever_their_file_changes(
@@ -384,6 +385,22 @@ def test_users_and_certificates_are_handed_over_whenever_their_file_changes(
     look()
     assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"LLM_CA_FILE": "{ }"}']
     assert capsys.readouterr().out.count("cannot read") == 1
+
+
+def test_what_cannot_be_handed_over_is_told_with_the_last_words_and_is_no_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(private(tmp_path / "users", "AGNR1=a"))
+    look = containers.files_renewed({"CREDENTIALS_FILE": path}, Project(tmp_path, {}))
+    monkeypatch.setattr(containers, "ask", lambda *_: (1, "no space\nis left\n"))
+    path.write_text("AGNR1=bb")
+    look()
+    told = ["keys or users of your own could not be handed over", "  | no space", "  | is left"]
+    assert capsys.readouterr().out.splitlines() == told
+    monkeypatch.setattr(containers, "ask", lambda *_: (0, ""))
+    path.write_text("AGNR1=ccc")
+    look()
+    assert capsys.readouterr().out == ""
 
 
 def test_without_files_of_ones_own_nothing_is_looked_at(plan: Plan, tmp_path: Path) -> None:
