@@ -1,8 +1,8 @@
 """`make test`: two pytests side by side, as neither keeps the cores busy by itself. One has
 the promises and the stacks in containers, the other what starts nothing and the stacks of local
-processes: about as long.
+processes: about as long. What counts seconds of whole containers comes behind both, alone.
 
-The coverage of both is one table, and the exit status that of the one that failed.
+The coverage of all is one table, and the exit status that of the first that failed.
 """
 
 import os
@@ -17,7 +17,7 @@ RUNTIMES = "PORTERO_TEST_RUNTIMES"
 
 
 @dataclass(frozen=True)
-class Half:
+class Part:
     """What one pytest runs, and through which runtime it goes where there are two."""
 
     paths: Sequence[str]
@@ -25,9 +25,12 @@ class Half:
     coverage: str
 
     def words(self) -> list[str]:
-        """The command; the table of coverage comes when both have ended."""
-        paths = self.paths if self._is_wanted() else [p for p in self.paths if p != STACKS]
-        return [sys.executable, "-m", "pytest", "--cov=issuer", "--cov-report=", *paths]
+        """The command; the table of coverage comes when all have ended."""
+        return [sys.executable, "-m", "pytest", "--cov=issuer", "--cov-report=", *self.wanted()]
+
+    def wanted(self) -> Sequence[str]:
+        """What there is to run; stacks go through their runtime alone."""
+        return self.paths if self._is_wanted() else [p for p in self.paths if STACKS not in p]
 
     def environment(self) -> dict[str, str]:
         """Each keeps its coverage in a file of its own."""
@@ -45,29 +48,41 @@ class Half:
 
 
 STACKS = "tests/stack"
-FIRST = Half(("tests/promises", STACKS), "containers", ".coverage.containers")
-BESIDE = Half(
+ALONE = f"{STACKS}/test_containers.py"
+FIRST = Part(("tests/promises", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers")
+BESIDE = Part(
     ("tests/unit", "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
 )
+LAST = Part((ALONE,), "containers", ".coverage.last")
 
 
-def main(first: Half = FIRST, beside: Half = BESIDE) -> int:
-    """Run both; what runs beside is told once the other has ended."""
+def main(first: Part = FIRST, beside: Part = BESIDE, last: Part = LAST) -> int:
+    """Run all; what runs beside is told once the other has ended."""
+    statuses = [*_side_by_side(first, beside), _run(last) if last.wanted() else 0]
+    report([part.coverage for part in (first, beside, last)])
+    told = zip((first, beside, last), statuses, strict=True)
+    print("\n" + "; ".join(part.told(status) for part, status in told))
+    return next(filter(None, statuses), 0)
+
+
+def _run(part: Part) -> int:
+    return subprocess.run(part.words(), env=part.environment()).returncode
+
+
+def _side_by_side(first: Part, beside: Part) -> tuple[int, int]:
     with tempfile.TemporaryFile("w+") as told:
         other = subprocess.Popen(
             beside.words(), env=beside.environment(), stdout=told, stderr=subprocess.STDOUT
         )
-        status = subprocess.run(first.words(), env=first.environment()).returncode
+        status = _run(first)
         other.wait()
         told.seek(0)
         print(f"\n{'beside it: ' + ' '.join(beside.paths):=^80}\n{told.read()}", flush=True)
-    report([half.coverage for half in (first, beside)])
-    print(f"\n{first.told(status)}; {beside.told(other.returncode)}")
-    return status or other.returncode
+    return status, other.returncode
 
 
 def report(files: Sequence[str]) -> None:
-    """One table of what either has covered."""
+    """One table of what all have covered."""
     coverage = [sys.executable, "-m", "coverage"]
     # One that was broken off has left none, and its own status tells so.
     kept = [name for name in files if os.path.exists(name)]

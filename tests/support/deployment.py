@@ -205,9 +205,13 @@ class Local:
         wait_for(partial(answers, f"{self.issuer}/readyz", 200), 20, "they serve")
 
     def last_good(self, name: str) -> str:
-        """What the issuer's workers keep of a file that they watch."""
+        """What the issuer's workers keep of a file that they watch; empty while it is replaced."""
         (folder,) = Path(self.env["TMPDIR"]).glob("portero-last-good-*")
-        return (folder / name).read_text()
+        kept = folder / name
+        try:
+            return kept.read_text()
+        except FileNotFoundError:
+            return ""
 
     def output(self, part: str) -> str:
         """See `Deployment.output`."""
