@@ -29,7 +29,7 @@ test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Pyth
 	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov-report=term-missing:skip-covered $(T),tests.support.both)
 
 unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
-	@exec $(BIN)/python -m pytest $(or $(T),tests/unit)
+	@exec $(BIN)/python -m $(if $(T),pytest $(T),tests.support.both unit)
 
 stack: setup-tests ## the tests against a running stack: tests/stack (T= narrows)
 	@exec $(BIN)/python -m pytest $(or $(T),tests/stack)

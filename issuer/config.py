@@ -18,7 +18,7 @@ from issuer.origins import Origins
 from issuer.policy import Policy, Terms
 from issuer.policy.roles import Roles
 
-POLICY_FILE = Path(__file__).resolve().parent.parent / "policy" / "policy.yaml"
+POLICY_FILE = policy.SHIPPED
 FORMER_POLICY_FILE = "ROLES_FILE"
 SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"

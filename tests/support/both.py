@@ -18,7 +18,9 @@ RUNTIMES = "PORTERO_TEST_RUNTIMES"
 
 @dataclass(frozen=True)
 class Part:
-    """What one pytest runs, and through which runtime it goes where there are two."""
+    """What one pytest runs, through which runtime it goes where there are two, and the file of its
+    coverage, if that is asked for.
+    """
 
     paths: Sequence[str]
     runtime: str
@@ -26,7 +28,8 @@ class Part:
 
     def words(self) -> list[str]:
         """The command; the table of coverage comes when all have ended."""
-        return [sys.executable, "-m", "pytest", "--cov=issuer", "--cov-report=", *self.wanted()]
+        measured = ("--cov=issuer", "--cov-report=") if self.coverage else ()
+        return [sys.executable, "-m", "pytest", *measured, *self.wanted()]
 
     def wanted(self) -> Sequence[str]:
         """What there is to run; stacks go through their runtime alone."""
@@ -53,6 +56,9 @@ FIRST = Part(("tests/promises", STACKS, f"--ignore={ALONE}"), "containers", ".co
 BESIDE = Part(
     ("tests/unit", "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
 )
+#: Each logs somebody in, and takes as long as all others together.
+LOGINS = "tests/unit/issuer/test_login_endpoints.py"
+UNIT = (Part((LOGINS,), "", ""), Part(("tests/unit", f"--ignore={LOGINS}"), "", ""))
 LAST = Part((ALONE,), "containers", ".coverage.last")
 
 
@@ -63,6 +69,11 @@ def main(first: Part = FIRST, beside: Part = BESIDE, last: Part = LAST) -> int:
     told = zip((first, beside, last), statuses, strict=True)
     print("\n" + "; ".join(part.told(status) for part, status in told))
     return next(filter(None, statuses), 0)
+
+
+def unit() -> int:
+    """`make unit`, on both cores too."""
+    return next(filter(None, _side_by_side(*UNIT)), 0)
 
 
 def _run(part: Part) -> int:
@@ -91,4 +102,4 @@ def report(files: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(unit() if sys.argv[1:] == ["unit"] else main())
