@@ -89,13 +89,15 @@ class PolicyInForce:
             return found
 
     def _begin(self) -> tuple[Policy, StoredPolicy]:
-        self._judged = self._seen = self._read()
         try:
             found = self._parsed(self._seen)
         except Faults as faulty:
             return self._begin_from_store(faulty)
         stored = self._put(self._seen, found)
-        return (found, stored) if stored else self._begin()
+        if stored:
+            return found, stored
+        self._judged = self._seen = self._read()
+        return self._begin()
 
     def _joined(self) -> tuple[Policy, StoredPolicy]:
         known = self._store.policy()

@@ -63,6 +63,22 @@ def another_gateway(deployment: Local) -> Iterator[tuple[str, int]]:
             processes.kill_group(child.process)
 
 
+@contextmanager
+def two_gateways(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, str]]:
+    """A deployment with two gateways, and where the second listens."""
+    with (
+        deployed(upstream.url, **settings) as deployment,
+        another_gateway(deployment) as (second, internal),
+    ):
+        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
+        for part in ("issuer", "reconciler"):
+            deployment.stop(part)
+            deployment.start(part)
+        wait_ready(deployment)
+        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        yield deployment, second
+
+
 def position(internal: str) -> int:
     found = NUMBER.search(requests.get(f"{internal}/metrics", timeout=5).text)
     assert found
@@ -201,16 +217,7 @@ def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affe
 
 
 def test_with_one_gateway_down_logins_go_on_and_it_catches_up(upstream: Upstream) -> None:
-    with (
-        deployed(upstream.url) as deployment,
-        another_gateway(deployment) as (second, internal),
-    ):
-        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+    with two_gateways(upstream) as (deployment, _):
         deployment.stop("gateway")
         token = Recorder(deployment).login()
         assert token

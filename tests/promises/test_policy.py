@@ -3,8 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import requests
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import Gateway
 from tests.promises.conftest import Figure, size
-from tests.promises.test_network import another_gateway, behind_a_link
+from tests.promises.test_network import behind_a_link, two_gateways
 from tests.stack.test_streams import open_stream
-from tests.support.deployment import USERS, Caller, Local, answers, deployed, wait_ready
+from tests.support.deployment import USERS, Caller, Local, deployed, wait_ready
 from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
@@ -41,22 +41,6 @@ def write(path: Path, number: int) -> None:
     new = path.with_suffix(".new")
     write_policy(new, change)
     new.replace(path)
-
-
-@contextmanager
-def two_gateways(upstream: Upstream, policy: Path) -> Iterator[tuple[Local, list[str]]]:
-    """A deployment with two gateways, and where they listen."""
-    with (
-        deployed(upstream.url, POLICY_FILE=str(policy)) as deployment,
-        another_gateway(deployment) as (second, internal),
-    ):
-        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
-        yield deployment, [deployment.gateway, second]
 
 
 class Asking(threading.Thread):
@@ -110,7 +94,11 @@ def test_f28_changes_count_everywhere_within_two_seconds_and_no_request_sees_a_m
     policy = tmp_path / "policy.yaml"
     write(policy, 0)
     changes, seconds = size(20, 200), []
-    with two_gateways(upstream, policy) as (deployment, gateways), ExitStack() as stack:
+    with (
+        two_gateways(upstream, POLICY_FILE=str(policy)) as (deployment, second),
+        ExitStack() as stack,
+    ):
+        gateways = [deployment.gateway, second]
         caller, stop = Caller(deployment), threading.Event()
         token, other = caller.token(AGENT), caller.token(BYSTANDER)
         asking = [Asking(url, token, model, stop) for url in gateways for model in ("a", "b")]

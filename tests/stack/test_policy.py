@@ -3,7 +3,8 @@ server (docs/http-api.md, threats B14, H10).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_an_operators_route_is_reached_by_admin_alone(
     assert len(upstream.seen) == 1
 
 
-def test_the_shipped_limit_nobody(caller: Caller, upstream: Upstream) -> None:
+def test_the_shipped_roles_limit_nobody(caller: Caller, upstream: Upstream) -> None:
     body = {"model": "any/model:at-all"}
     answer = caller.call(caller.token("AGNRTEST01"), body=body)
     assert answer.status_code == 200
@@ -160,14 +161,21 @@ def test_the_shipped_limit_nobody(caller: Caller, upstream: Upstream) -> None:
     assert not [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
 
 
+@contextmanager
+def with_own_policy(upstream: Upstream, policy: Path) -> Iterator[tuple[Local, Caller, str]]:
+    """A deployment with a policy file of the test's own, a caller, and a token."""
+    upstream.forget()
+    write_policy(policy, lambda content: None)
+    with deployed(upstream.url, POLICY_FILE=str(policy)) as running:
+        caller = Caller(running)
+        yield running, caller, caller.token("AGNRTEST01")
+
+
 def test_a_changed_policy_counts_at_the_gateway_and_a_faulty_one_does_not(
     local_upstream: Upstream, tmp_path: Path
 ) -> None:
-    local_upstream.forget()
-    policy = write_policy(tmp_path / "policy.yaml", lambda content: None)
-    with deployed(local_upstream.url, POLICY_FILE=str(policy)) as running:
-        caller = Caller(running)
-        token = caller.token("AGNRTEST01")
+    policy = tmp_path / "policy.yaml"
+    with with_own_policy(local_upstream, policy) as (running, caller, token):
         assert caller.call(token).status_code == 200
         write_policy(
             policy, lambda content: content["roles"]["agent_reasoning"].update(routes=["models"])
@@ -182,11 +190,7 @@ def test_a_changed_policy_counts_at_the_gateway_and_a_faulty_one_does_not(
 def test_a_kind_of_llm_server_is_one_file_that_is_dropped_in(
     local_upstream: Upstream, tmp_path: Path
 ) -> None:
-    local_upstream.forget()
-    policy = write_policy(tmp_path / "policy.yaml", lambda content: None)
-    with deployed(local_upstream.url, POLICY_FILE=str(policy)) as running:
-        caller = Caller(running)
-        token = caller.token("AGNRTEST01")
+    with with_own_policy(local_upstream, tmp_path / "policy.yaml") as (_, caller, token):
         assert caller.call(token, "/v9/think").status_code == 404
         (tmp_path / "servers").mkdir()
         (tmp_path / "servers" / "own.yaml").write_text(
