@@ -120,7 +120,7 @@ local CODES_OF_TOKEN = { ["no keys"] = "not_ready", expired = "expired" }
 local ask = {}
 
 --- Who asks.
-function ask.caller(policy, _, query)
+function ask.caller(policy, query)
     local text, from = presented(query)
     if not text then
         return nil, from
@@ -186,7 +186,9 @@ local function forward(route, value, asked, query, claims)
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
-    errors.tell_id(route.dialect)
+    if route.tells_id then
+        errors.tell_id(route.dialect)
+    end
     local path = path_of(route, value)
     local location = location_of(route, claims, path ~= asked)
     if location then

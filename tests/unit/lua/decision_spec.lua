@@ -210,9 +210,8 @@ describe("decide", function()
         asked = {}
         answers = answers or {}
         return decision.decide(POLICY, method, path, "?q", {
-            caller = function(policy, route, query)
+            caller = function(policy, query)
                 assert.equal(POLICY, policy)
-                assert.is_table(route)
                 assert.equal("?q", query)
                 note("caller")
                 if answers.caller then

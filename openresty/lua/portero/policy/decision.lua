@@ -125,7 +125,7 @@ end
 ---@param method string
 ---@param path string the raw path
 ---@param query string with its question mark, or empty
----@param ask table what only the request can tell: `caller(policy, route, query)` answers its
+---@param ask table what only the request can tell: `caller(policy, query)` answers its
 ---     claims (sub, role, limits), or nil and a code; `reach(route)` a code or nil, and so does
 ---     `admit(route, value, query, claims)`, which is asked of callers with limits
 ---@return string|nil code why it is refused; nil when it is allowed
@@ -138,7 +138,7 @@ function _M.decide(policy, method, path, query, ask)
     if not route then
         return unknown(policy.routes, path)
     end
-    local claims, fault = ask.caller(policy, route, query)
+    local claims, fault = ask.caller(policy, query)
     if not claims then
         return fault, route
     end

@@ -74,6 +74,7 @@ local function new_route(listed, index)
     local before, _, behind = split(listed.path)
     local is_llm = BY_LLM[listed.answered_by]
     assert(is_llm ~= nil, "route_table: nobody is known who answers a route")
+    local dialect = dialects.of(listed.path)
     return {
         index = index,
         class = listed.class,
@@ -82,7 +83,8 @@ local function new_route(listed, index)
         behind = behind,
         model = listed.model,
         is_llm = is_llm,
-        dialect = dialects.of(listed.path),
+        dialect = dialect,
+        tells_id = is_llm and dialect.id_headers[1] ~= nil,
         answered_by = listed.answered_by,
         allowed = set_of(listed.roles),
     }
