@@ -1,12 +1,14 @@
 ---------
 -- The gateway's metrics, in Prometheus' text form.
 -- Counts are kept in the worker and added to the dictionary `portero_metrics` once a second, so a
--- request pays for a table entry alone. Labels come from fixed tables: it must never use a user, a
--- path, a model or a token.
+-- request pays for a table entry alone. Labels come from fixed tables and from the policy's list of
+-- LLM servers: it must never use a user, a path, a model or a token.
 
 local dict = ngx.shared.portero_metrics
 
 local counts = {}
+--- By LLM server and outcome.
+local server_counts = {}
 
 local _M = {}
 
@@ -16,11 +18,34 @@ function _M.count(decision)
     counts[decision] = (counts[decision] or 0) + 1
 end
 
+--- Count what became of one request to an LLM server.
+---@param server string its name in the policy
+---@param outcome string one of OUTCOMES
+function _M.count_server(server, outcome)
+    local of_server = server_counts[server]
+    if not of_server then
+        of_server = {}
+        server_counts[server] = of_server
+    end
+    of_server[outcome] = (of_server[outcome] or 0) + 1
+end
+
+--- A name that no decision has.
+local function key_of(server, outcome)
+    return server .. "\n" .. outcome
+end
+
 --- Add this worker's counts to the shared ones.
 function _M.flush()
     for decision, count in pairs(counts) do
         dict:incr(decision, count, 0)
         counts[decision] = nil
+    end
+    for server, of_server in pairs(server_counts) do
+        for outcome, count in pairs(of_server) do
+            dict:incr(key_of(server, outcome), count, 0)
+        end
+        server_counts[server] = nil
     end
 end
 
@@ -47,18 +72,76 @@ local GAUGES = {
         function(_, staleness_seconds) return staleness_seconds end },
 }
 
---- The text of `/metrics`.
----@param status table of `active_tokens.status`
----@param staleness_seconds number|nil
----@return string
-function _M.exposition(status, staleness_seconds)
-    _M.flush()
-    local out = {}
+--- What may become of a request to an LLM server.
+local OUTCOMES = { "answered", "failed", "refused", "unavailable" }
+
+local function as_number(value)
+    return value and 1 or 0
+end
+
+--- Of an LLM server of the policy: name, kind, help, and what `server_state.status` says of it.
+local OF_SERVERS = {
+    { "portero_llm_server_up", "gauge", "1 while it lists its models and is not ejected.",
+        function(server) return as_number(server.state == "up") end },
+    { "portero_llm_server_misconfigured", "gauge", "1 while it refuses the key that it is sent.",
+        function(server) return as_number(server.state == "misconfigured") end },
+    { "portero_llm_server_in_flight", "gauge", "Requests that it is answering.",
+        function(server) return server.in_flight end },
+    { "portero_llm_server_models", "gauge", "Models that it has.",
+        function(server) return #server.models end },
+    { "portero_llm_server_ejections_total", "counter", "Times that it was ejected.",
+        function(server) return server.ejections end },
+}
+
+local function label_of(server)
+    return '{server="' .. server.name .. '"}'
+end
+
+local function add_requests(out, servers)
+    local name = "portero_llm_server_requests_total"
+    head(out, name, "counter", "Requests to an LLM server, by what became of them.")
+    for _, server in ipairs(servers) do
+        for _, outcome in ipairs(OUTCOMES) do
+            local label = ('{server="%s",outcome="%s"}'):format(server.name, outcome)
+            line(out, name, dict:get(key_of(server.name, outcome)) or 0, label)
+        end
+    end
+end
+
+local function add_servers(out, servers)
+    for _, of in ipairs(OF_SERVERS) do
+        head(out, of[1], of[2], of[3])
+        for _, server in ipairs(servers) do
+            line(out, of[1], of[4](server), label_of(server))
+        end
+    end
+    add_requests(out, servers)
+end
+
+local function add_decisions(out)
     head(out, "portero_decisions_total", "counter", "Requests judged and streams cut, by decision.")
     local decisions = dict:get_keys(0)
     table.sort(decisions)
     for _, decision in ipairs(decisions) do
-        line(out, "portero_decisions_total", dict:get(decision), '{decision="' .. decision .. '"}')
+        if not decision:find("\n", 1, true) then
+            local label = '{decision="' .. decision .. '"}'
+            line(out, "portero_decisions_total", dict:get(decision), label)
+        end
+    end
+end
+
+--- The text of `/metrics`.
+---@param status table of `active_tokens.status`
+---@param staleness_seconds number|nil
+---@param servers table[]|nil of `server_state.status`, with `in_flight`; nil where the policy has
+---     none
+---@return string
+function _M.exposition(status, staleness_seconds, servers)
+    _M.flush()
+    local out = {}
+    add_decisions(out)
+    if servers then
+        add_servers(out, servers)
     end
     for _, gauge in ipairs(GAUGES) do
         local value = gauge[3](status, staleness_seconds)

@@ -78,10 +78,47 @@ describe("exposition", function()
         assert.is_nil(exposition():find("staleness", 1, true))
     end)
 
+    local SERVER = {
+        name = "rack", state = "up", models = { "m", "n" }, ejections = 3, in_flight = 2,
+    }
+
+    it("shows each LLM server of the policy, and requests to it by outcome", function()
+        metrics.count_server("rack", "answered")
+        metrics.count_server("rack", "answered")
+        metrics.count_server("rack", "failed")
+        metrics.count_server("one that is gone", "answered")
+        local text = metrics.exposition(STATUS, nil, { SERVER })
+        for _, series in ipairs({
+            'up{server="rack"} 1', 'misconfigured{server="rack"} 0', 'in_flight{server="rack"} 2',
+            'models{server="rack"} 2', 'ejections_total{server="rack"} 3',
+            'requests_total{server="rack",outcome="answered"} 2',
+            'requests_total{server="rack",outcome="failed"} 1',
+            'requests_total{server="rack",outcome="refused"} 0',
+        }) do
+            assert.matches("\nportero_llm_server_" .. series .. "\n", text, 1, true)
+        end
+        assert.is_nil(text:find("gone", 1, true))
+        assert.is_nil(exposition():find("llm_server", 1, true))
+    end)
+
+    for state, lines in pairs({
+        down = { up = 0, misconfigured = 0 }, misconfigured = { up = 0, misconfigured = 1 },
+    }) do
+        it("shows a server that is " .. state, function()
+            local text = metrics.exposition(STATUS, nil, {
+                { name = "a", state = state, models = {}, ejections = 0, in_flight = 0 },
+            })
+            for name, value in pairs(lines) do
+                local series = ('portero_llm_server_%s{server="a"} %d\n'):format(name, value)
+                assert.matches(series, text, 1, true)
+            end
+        end)
+    end
+
     it("is text in the form of Prometheus, each series under its own help and type", function()
         metrics.count("allowed")
         local typed = {}
-        local text = exposition({}, 1)
+        local text = metrics.exposition(STATUS, 1, { SERVER })
         assert.equal("\n", text:sub(-1))
         for line in text:gmatch("([^\n]*)\n") do
             local name, kind = line:match("^# TYPE ([%w_]+) (%a+)$")
