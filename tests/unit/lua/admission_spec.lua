@@ -23,8 +23,9 @@ before_each(function()
             assert.equal(body_text, keep)
             held = held - 1
         end,
-        replace = function(_, _, from, to, text)
-            assert.equal(1, held)
+        replace_all = function(_, _, changes)
+            assert.same({ 1, 1 }, { held, #changes })
+            local from, to, text = unpack(changes[1])
             replaced = body_text:sub(1, from) .. text .. body_text:sub(to + 1)
         end,
     }

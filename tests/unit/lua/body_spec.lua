@@ -184,13 +184,21 @@ describe("pause", function()
     end)
 end)
 
-describe("replace", function()
-    --- From, to and text over a body of some length.
-    local function cases(length)
+describe("replace_all", function()
+    --- Changes of a body of some length, and what they make of it.
+    local function cases(length, text)
         return {
-            { 0, 0, "before" }, { 0, 1, "first" }, { length, length, "behind" },
-            { 0, length, "all" }, { length - 1, length, "" }, { 3, 5, ("long"):rep(50) },
-            { 4, 4, "" },
+            { {}, text },
+            { { { 0, 0, "before" } }, "before" .. text },
+            { { { 0, 1, "first" } }, "first" .. text:sub(2) },
+            { { { length, length, "behind" } }, text .. "behind" },
+            { { { 0, length, "all" } }, "all" },
+            { { { length - 1, length, "" } }, text:sub(1, -2) },
+            { { { 3, 5, ("long"):rep(50) } }, text:sub(1, 3) .. ("long"):rep(50) .. text:sub(6) },
+            { { { 4, 4, "" } }, text },
+            { { { 5, 6, "y" }, { 1, 2, "x" }, { 6, 7, "" } },
+                text:sub(1, 1) .. "x" .. text:sub(3, 5) .. "y" .. text:sub(8) },
+            { { { 1, 4, "" }, { 1, 1, "new" } }, text:sub(1, 1) .. "new" .. text:sub(5) },
         }
     end
 
@@ -198,12 +206,11 @@ describe("replace", function()
         for _, length in ipairs({ 7, 1000, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 1048577 }) do
             it(("changes some bytes and no others: %d in %s"):format(length, place), function()
                 local text = ("abcdefg"):rep(math.ceil(length / 7)):sub(1, length)
-                for _, case in ipairs(cases(length)) do
-                    local from, to, new = case[1], case[2], case[3]
+                for number, case in ipairs(cases(length, text)) do
                     local after = begin({ [place] = text })
                     local bytes, its_length = body.read()
-                    body.replace(bytes, its_length, from, to, new)
-                    assert.is_true(after.text == text:sub(1, from) .. new .. text:sub(to + 1))
+                    body.replace_all(bytes, its_length, case[1])
+                    assert.is_true(after.text == case[2], number)
                 end
             end)
         end
@@ -212,7 +219,7 @@ describe("replace", function()
     it("makes no text of more than 64 KiB from a file", function()
         local after = begin({ file = ("b"):rep(10 * PIECE + 5) })
         local bytes, length = body.read()
-        body.replace(bytes, length, 100, 200, "new")
+        body.replace_all(bytes, length, { { 100, 200, "new" } })
         assert.equal(PIECE, after.buffer_size)
         for _, piece in ipairs(after.pieces) do
             assert.is_true(#piece <= PIECE)

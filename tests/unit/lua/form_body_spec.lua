@@ -141,6 +141,15 @@ describe("model", function()
         end
     end)
 
+    it("says where the model's name begins", function()
+        for _, before in ipairs({ "", FILE, "\r\n", "\r\n" .. FILE }) do
+            local form = before .. MODEL .. FILE .. END
+            local text = ffi.cast("const unsigned char *", form)
+            local name, _, at = form_body.model(text, #form, { boundary = B, is_utf8 = true })
+            assert.equal(name, form:sub(at + 1, at + #name))
+        end
+    end)
+
     --- As programs write it; tests/unit/test_forms.py has every way at once.
     local HEADS = {
         'content-disposition: form-data; name="model"',

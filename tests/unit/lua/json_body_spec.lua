@@ -671,6 +671,21 @@ local function mutated(text)
     return text:sub(1, place - 1) .. byte .. text:sub(place + 1)
 end
 
+it("says where the values stand that may be replaced", function()
+    for _, value in ipairs({ '""', '"a"', [["\u0061\/b"]], "null", "12", "[1]" }) do
+        for _, form in ipairs({ '{"model":%s}', ' { "a":1,"model"  :  %s  ,"b":{}} ' }) do
+            local text = form:format(value)
+            local found = scan(text)
+            assert.equal(value, text:sub(found.model_from + 1, found.model_to))
+            assert.is_nil(found.name_from)
+        end
+    end
+    local text = '{"name":"a","x":{"name":"c"},"model":"b"}'
+    local found = scan(text)
+    assert.equal('"a"', text:sub(found.name_from + 1, found.name_to))
+    assert.equal('"b"', text:sub(found.model_from + 1, found.model_to))
+end)
+
 describe("scan, against cjson", function()
     it("accepts 2,000 random bodies and reads the same model from each", function()
         math.randomseed(20261)

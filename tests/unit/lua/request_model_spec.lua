@@ -4,13 +4,20 @@
 local ffi = require("ffi")
 local fake_ngx = require("fake_ngx")
 
-local fake, request_model, list, text, reads, released
+local fake, request_model, list, text, reads, released, changed
 
 --- A body in memory, as `portero.body` answers one.
 local function fake_body()
     return {
         pause = function() end,
         release = function(keep) released = keep end,
+        replace_all = function(_, length, changes)
+            table.sort(changes, function(one, other) return one[1] > other[1] end)
+            changed = text:sub(1, length)
+            for _, change in ipairs(changes) do
+                changed = changed:sub(1, change[1]) .. change[3] .. changed:sub(change[2] + 1)
+            end
+        end,
         read = function()
             reads = reads + 1
             if type(text) == "table" then
@@ -23,7 +30,7 @@ end
 
 before_each(function()
     fake = fake_ngx.install()
-    reads, released, text = 0, nil, '{"model":"ok"}'
+    reads, released, changed, text = 0, nil, nil, '{"model":"ok"}'
     package.loaded["portero.request.body"] = fake_body()
     request_model = fake.load("portero.request.request_model")
     list = fake.load("portero.policy.model_name").compile({ "ok", "wild*" }, true)
@@ -175,9 +182,7 @@ describe("refusal", function()
             return refusal("form", { headers = FORM })
         end
         assert.is_nil(form("ok"))
-        assert.equal(text, released)
         assert.equal("model_not_found", form("other"))
-        assert.equal(text, released)
         text = { "empty" }
         assert.equal("form_missing", refusal("form", { headers = FORM }))
     end)
@@ -221,10 +226,83 @@ describe("read_json", function()
         assert.is_nil(released)
     end)
 
+    it("answers nothing that would be changed by itself", function()
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        request_model.finish(request_model.read_json())
+        assert.is_nil(changed)
+    end)
+
     it("gives back the bytes of a body that says nothing", function()
         text = '{"model":"ok"'
         fake.request({ headers = { ["content-type"] = "application/json" } })
         assert.same({ nil, "invalid_json" }, { request_model.read_json() })
         assert.equal(text, released)
+    end)
+end)
+
+describe("rename", function()
+    --- The body with another model in it, of a JSON body or a form.
+    local function renamed(name, word, headers)
+        fake.request({ method = "POST", target = "/x", headers = headers or {
+            ["content-type"] = "application/json",
+        } })
+        local everything = { exact = {}, prefixes = { { start = "", most_slashes = 9 } } }
+        local code, found = request_model.refusal({ model = word }, nil, "", everything)
+        assert.is_nil(code)
+        request_model.rename(found, name)
+        request_model.finish(found)
+        return changed
+    end
+
+    it("puts another name in place of the model's, and changes no other byte", function()
+        text = '{ "a":"fast", "model" :\t"fa\\u0073t" ,"model_":"fast"}'
+        assert.equal('{ "a":"fast", "model" :\t"real/name:7b" ,"model_":"fast"}',
+            renamed("real/name:7b", "body"))
+    end)
+
+    it("writes a name as JSON does", function()
+        text = '{"model":"ok"}'
+        assert.equal([[{"model":"C:\\a\"b"}]], renamed([[C:\a"b]], "body"))
+    end)
+
+    it("changes Ollama's two names, as either may be the one that is read", function()
+        text = '{"model":"ok","name":"ok"}'
+        assert.equal('{"model":"real","name":"real"}', renamed("real", "body-or-name"))
+        text = '{"name":"ok"}'
+        assert.equal('{"name":"real"}', renamed("real", "body-or-name"))
+    end)
+
+    it("leaves a name alone that names no model of the route", function()
+        text = '{"model":"ok","name":"a voice"}'
+        assert.equal('{"model":"real","name":"a voice"}', renamed("real", "body"))
+    end)
+
+    it("changes the field of a form", function()
+        local form = "--B\r\nContent-Disposition: form-data; name=model\r\n\r\n%s\r\n--B--\r\n"
+        text = form:format("ok")
+        assert.equal(form:format("real/name"), renamed("real/name", "form", {
+            ["content-type"] = "multipart/form-data; boundary=B",
+        }))
+    end)
+end)
+
+describe("change", function()
+    it("waits for the end, where all changes are made at once", function()
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        local found = request_model.read_json()
+        request_model.change(found, 13, 14, ',"b":2}')
+        request_model.change(found, 1, 1, '"a":1,')
+        assert.is_nil(changed)
+        request_model.finish(found)
+        assert.equal('{"a":1,"model":"ok","b":2}', changed)
+    end)
+end)
+
+describe("release", function()
+    it("gives the bytes of a body back, and nothing where none was read", function()
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        request_model.release(request_model.read_json())
+        assert.equal(text, released)
+        request_model.release(nil)
     end)
 end)

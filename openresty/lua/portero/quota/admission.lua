@@ -89,10 +89,9 @@ end
 
 --- Have a stream tell what it used; the client does not see that it was asked.
 local function ask_for_usage(ticket, asked)
-    local found = ticket.found
-    local from, to, text = change_for_usage(found, asked)
+    local from, to, text = change_for_usage(ticket.found, asked)
     if text then
-        body.replace(found.pointer, found.length, from, to, text)
+        request_model.change(ticket.found, from, to, text)
         ticket.filter = usage.new_filter(asked)
     end
 end
@@ -133,13 +132,14 @@ local function first_refusal(ticket, route, value, query)
     return check_tokens(ticket) or begin_meter(ticket, route) or take_slot(ticket)
 end
 
---- A body in a file is mapped, and takes its disk until it is given back: too long a wait for the
---- collector, to whom it is a few bytes.
-local function forget_body(ticket)
-    if ticket.found then
-        body.release(ticket.found.keep)
-        ticket.found = nil
+--- What was read of the body is of use no more; what it shall be is what is sent.
+local function put_body_down(ticket, is_refused)
+    local found = ticket.found
+    if found and not is_refused then
+        request_model.finish(found)
     end
+    request_model.release(found)
+    ticket.found = nil
 end
 
 local function say_what_is_left(ticket)
@@ -158,7 +158,7 @@ end
 function _M.refusal(route, value, query, claims)
     local ticket = { user = claims.sub, limits = claims.limits, headers = {} }
     local code = first_refusal(ticket, route, value, query)
-    forget_body(ticket)
+    put_body_down(ticket, code ~= nil)
     if code then
         return code, ticket.headers
     end

@@ -25,6 +25,8 @@ local PIECE_BYTES = 64 * 1024
 --- Not 0: an nginx that is not OpenResty's own then logs a warning at every pause.
 local PAUSE_SECONDS = 0.001
 
+local concat, sort = table.concat, table.sort
+
 local bytes_at = ffi.typeof("const unsigned char *")
 
 local function unmap(map)
@@ -104,23 +106,49 @@ local function append(bytes, from, to)
     end
 end
 
---- The same body with its bytes [from, to) replaced by a text; nginx sends its length. The bytes
---- that `read` answered are not the body any more.
+local function is_before(one, other)
+    if one[1] ~= other[1] then
+        return one[1] < other[1]
+    end
+    return one[2] < other[2]
+end
+
+--- The bytes between the changes, and the texts of these, in the order of the new body.
+local function each_piece(bytes, length, changes, on_bytes, on_text)
+    local at = 0
+    for _, change in ipairs(changes) do
+        on_bytes(bytes, at, change[1])
+        on_text(change[3])
+        at = change[2]
+    end
+    on_bytes(bytes, at, length)
+end
+
+local function replace_in_memory(bytes, length, changes)
+    local pieces = {}
+    local function add(text)
+        pieces[#pieces + 1] = text
+    end
+    each_piece(bytes, length, changes, function(_, from, to)
+        add(ffi.string(bytes + from, to - from))
+    end, add)
+    ngx.req.set_body_data(concat(pieces))
+end
+
+--- The same body with some of its bytes replaced, all in one pass; nginx sends its length. What
+--- `read` answered is not the body any more.
 ---@param bytes ffi.cdata* from `read`
 ---@param length integer
----@param from integer
----@param to integer
----@param text string
-function _M.replace(bytes, length, from, to, text)
+---@param changes table[] { from, to, text }: text in place of the bytes [from, to); in any order,
+---     which is put right here, and none over another
+function _M.replace_all(bytes, length, changes)
+    sort(changes, is_before)
     if ngx.req.get_body_data() then
-        return ngx.req.set_body_data(ffi.string(bytes, from) .. text
-            .. ffi.string(bytes + to, length - to))
+        return replace_in_memory(bytes, length, changes)
     end
     -- nginx drops its old file here; the map outlives it.
     ngx.req.init_body(PIECE_BYTES)
-    append(bytes, 0, from)
-    ngx.req.append_body(text)
-    append(bytes, to, length)
+    each_piece(bytes, length, changes, append, ngx.req.append_body)
     ngx.req.finish_body()
 end
 

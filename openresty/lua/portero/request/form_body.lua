@@ -185,7 +185,8 @@ local function fault_of_field(headers, parameters, value, is_utf8)
     return not (is_utf8 and in_utf8) and find(value, "[\128-\255]") and "form_model_kind" or nil
 end
 
---- What the part in [from, to) is: the model's name, "" for another part, or nil and the reason.
+--- What the part in [from, to) is: the model's name, nil, and where it begins; "" for another part;
+--- or nil and the reason.
 local function read_part(bytes, from, to, is_utf8)
     local start = ffi.string(bytes + from, min(to - from, MAX_HEAD_BYTES))
     local head_end = find(start, HEAD_END, 1, true)
@@ -201,7 +202,7 @@ local function read_part(bytes, from, to, is_utf8)
     local value_from = from + head_end - 1 + #HEAD_END
     local value = ffi.string(bytes + value_from, min(to - value_from, MAX_HEAD_BYTES))
     local fault = fault_of_field(headers, parameters, value, is_utf8)
-    return not fault and value or nil, fault
+    return not fault and value or nil, fault, value_from
 end
 
 --- What is behind a boundary: the next part begins, or the form ends, or nothing is right. What
@@ -254,23 +255,27 @@ end
 ---@param length integer
 ---@param form table from `of_type`
 ---@param pause function|nil
----@return string|nil name, string|nil code of the refusal
+---@return string|nil name
+---@return string|nil code of the refusal
+---@return integer|nil from where the name begins; it ends `#name` bytes on
 function _M.model(bytes, length, form, pause)
     if form.other and place_of(bytes, 0, length, "--" .. form.other, pause) then
         return nil, "form_broken"
     end
-    local model
+    local model, model_from
     local reason = walk(bytes, length, "--" .. form.boundary, pause, function(from, to)
-        local value, fault = read_part(bytes, from, to, form.is_utf8)
+        local value, fault, value_from = read_part(bytes, from, to, form.is_utf8)
         if not value or value ~= "" and model then
             return fault or "ambiguous_body"
         end
-        model = value ~= "" and value or model
+        if value ~= "" then
+            model, model_from = value, value_from
+        end
     end)
     if reason then
         return nil, reason
     end
-    return model, not model and "model_missing" or nil
+    return model, not model and "model_missing" or nil, model_from
 end
 
 return _M

@@ -70,9 +70,14 @@ local function is_null(bytes, from)
     return bytes[from] == LETTER_N
 end
 
+--- Where the values stand that may be replaced.
+local FROM = { model = "model_from", name = "name_from" }
+local TO = { model = "model_to", name = "name_to" }
+
 --- Go leaves a field as it was for null, so null is the same as "" to Ollama.
 local function read_name(found, name, bytes, from, to)
     found[name] = text_of(bytes, from, to)
+    found[FROM[name]], found[TO[name]] = from, to
     if is_null(bytes, from) or bytes[from] == QUOTE and to - from == 2 then
         found.is_void = found.is_void or {}
         found.is_void[name] = true
@@ -478,10 +483,11 @@ local function new_scan(bytes)
 end
 
 --- Reads a body that must be one JSON object, strictly (RFC 8259), and answers what it says of the
---- policy names. `model` and `name`: the text, or false for what is none. `is_void`: which of these
---- are "" or null. `stream`: whether it is true. `stream_options`: its bytes, {from, to}, the last
---- not among them, and their text where it is no long one. `second`: another name that chooses a
---- model. `brace`: where the object begins.
+--- policy names. `model` and `name`: the text, or false for what is none, and where the value
+--- stands, quotes and all: `model_from` up to `model_to`, `name_from` up to `name_to`.
+--- `is_void`: which of these are "" or null. `stream`: whether it is true. `stream_options`: its
+--- bytes, {from, to}, the last not among them, and their text where it is no long one. `second`:
+--- another name that chooses a model. `brace`: where the object begins.
 ---@param bytes ffi.cdata* const unsigned char *
 ---@param length integer
 ---@param pause function|nil called now and then in a long body; others may scan meanwhile

@@ -4,6 +4,7 @@
 -- bodies are never looked at.
 -- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
 
+local cjson = require("cjson.safe")
 local body = require("portero.request.body")
 local decision = require("portero.policy.decision")
 local form_body = require("portero.request.form_body")
@@ -11,6 +12,7 @@ local json_body = require("portero.request.json_body")
 local model_name = require("portero.policy.model_name")
 
 local var = ngx.var
+local find = string.find
 
 local _M = {}
 
@@ -41,7 +43,7 @@ local function open(fault, code_of_empty)
 end
 
 --- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
---- is done with its bytes releases `found.keep`.
+--- is done with its bytes calls `release`.
 ---@return table|nil found, string|nil code
 function _M.read_json()
     local _, fault = json_body.is_json(var.http_content_type)
@@ -63,6 +65,7 @@ local function from_json(word)
     if not found then
         return nil, code
     end
+    found.takes_name = word == "body-or-name"
     local name, refusal = model_name.from_json(found, word)
     return name, refusal, found
 end
@@ -73,9 +76,56 @@ local function from_form()
     if not pointer then
         return nil, length
     end
-    local name, code = form_body.model(pointer, length, form, body.pause)
-    body.release(keep)
-    return name, code
+    local name, code, from = form_body.model(pointer, length, form, body.pause)
+    return name, code, {
+        pointer = pointer, length = length, keep = keep,
+        model = name, model_from = from, model_to = name and from + #name, is_form = true,
+    }
+end
+
+--- Note what shall stand in place of some bytes of a body; `finish` changes all of them at once.
+---@param found table from `refusal` or `read_json`
+---@param from integer
+---@param to integer the last byte's place, and one more
+---@param text string
+function _M.change(found, from, to, text)
+    found.changes = found.changes or {}
+    found.changes[#found.changes + 1] = { from, to, text }
+end
+
+--- A name as it stands in JSON: most need no escapes, and cjson would escape their slashes.
+local function quoted(name)
+    return find(name, '[%c"\\]') and cjson.encode(name) or '"' .. name .. '"'
+end
+
+--- Have the body name another model, wherever its route takes one from; all else stays what it is.
+---@param found table
+---@param name string the real one
+function _M.rename(found, name)
+    local text = found.is_form and name or quoted(name)
+    if found.model_from then
+        _M.change(found, found.model_from, found.model_to, text)
+    end
+    if found.takes_name and found.name_from then
+        _M.change(found, found.name_from, found.name_to, text)
+    end
+end
+
+--- Make the changes that were noted: what is sent is what was judged.
+---@param found table
+function _M.finish(found)
+    if found.changes then
+        body.replace_all(found.pointer, found.length, found.changes)
+    end
+end
+
+--- Give the bytes back: a body in a file is mapped, and takes its disk until then; too long a wait
+--- for the collector, to whom it is a few bytes.
+---@param found table|nil
+function _M.release(found)
+    if found then
+        body.release(found.keep)
+    end
 end
 
 --- word of the route -> the name, or nil and a code; and what else the body said. Lists, and what
@@ -106,7 +156,7 @@ end
 ---@param query string with its question mark, or empty
 ---@param list table the caller's allow-list
 ---@return string|nil code of the refusal; nil when it may
----@return table|nil found from `read_json`, whatever the code
+---@return table|nil found what the body said, from `read_json` or of a form, whatever the code
 function _M.refusal(route, value, query, list)
     return decision.model_refusal(route, value, query, list, read)
 end
