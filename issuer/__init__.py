@@ -20,8 +20,10 @@ from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.users.credentials import Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
+from issuer.users.remembered import Remembered
+from issuer.users.turns import Turns
 
-#: Logins that may wait for their turn; more would answer too late to be of use.
+#: First logins that may wait for their turn; more would answer too late to be of use.
 LOGINS_WAITING = 16
 #: How often a process looks at its files by itself.
 LOOK_SECONDS = 0.2
@@ -40,7 +42,7 @@ class Parts:
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
-        for look in (self.policy.look, self.credentials.in_force):
+        for look in (self.policy.look, self.credentials.look):
             words = (look, LOOK_SECONDS, threading.Event())
             threading.Thread(target=repeat, args=words, name="looking", daemon=True).start()
 
@@ -89,8 +91,12 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     parts = assemble(config.read(environ), takes_policy=True)
     settings = parts.settings
     parts.keys.prepare(int(time.time()))
+    doorkeeper = Doorkeeper(
+        Remembered(settings.remembered_descriptor), Turns(_cores_to_spare(), LOGINS_WAITING)
+    )
+    parts.credentials.when_changed = doorkeeper.forget
     authority = Authority(
-        parts.policy.roles, parts.keys, parts.credentials, _doorkeeper(), parts.active
+        parts.policy.roles, parts.keys, parts.credentials, doorkeeper, parts.active
     )
     # A key that was changed by hand signs from now on: the gateways that can be told are told now,
     # all others by the reconciler before they get any token.
@@ -101,6 +107,6 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     return app
 
 
-def _doorkeeper() -> Doorkeeper:
-    """One core is left to everything else (two workers share the machine)."""
-    return Doorkeeper(at_once=max(1, ((os.cpu_count() or 1) - 1) // 2), waiting=LOGINS_WAITING)
+def _cores_to_spare() -> int:
+    """One is left to everything else; whoever serves is one process (issuer/gunicorn.conf.py)."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from issuer import tokens
 from issuer.errors import TokenRefused
 from issuer.keys.key_file import KeyFile
-from issuer.policy.roles import Roles
+from issuer.policy.roles import Role, Roles
 from issuer.store import Selection, Session
 from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.tokens import Claims
@@ -28,6 +28,15 @@ class Refusal(enum.Enum):
 
     WRONG_CREDENTIALS = "wrong_credentials"
     WRONG_ENDPOINT = "wrong_endpoint"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Who has shown the right secret. `credential` fingerprints it."""
+
+    username: str
+    role: Role
+    credential: str
 
 
 @dataclass(frozen=True)
@@ -62,21 +71,36 @@ class Authority:
         self._doorkeeper = doorkeeper
         self._clock = clock
 
-    def login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
+    def login(self, username: str, secret: str, endpoint: str, address: str) -> Login | Refusal:
         """Mint a token for a right secret at the role's login endpoint. Raises `Unavailable`."""
-        credentials = self._credentials.in_force()
-        role = self.roles().of(username)
-        if not self._doorkeeper.check(credentials, username, secret) or role is None:
+        known = self.authenticate(username, secret, address)
+        if known is None:
             log.info("login refused at %s for %.64r", endpoint, username)
             return Refusal.WRONG_CREDENTIALS
-        if role.login != endpoint:
-            log.info("%s came to %s, its login endpoint is %s", username, endpoint, role.login)
+        if known.role.login != endpoint:
+            own = known.role.login
+            log.info("%s came to %s, its login endpoint is %s", username, endpoint, own)
             return Refusal.WRONG_ENDPOINT
-        claims = tokens.new_claims(username, role, self.now())
+        return self.issue(known)
+
+    def authenticate(self, username: str, secret: str, address: str) -> Known | None:
+        """Who this is, if the secret is right: the one question that every way to log in asks.
+
+        `address` is the client's, for the queue before bcrypt. Raises `TooManyLogins`.
+        """
+        credentials = self._credentials.in_force()
+        role = self.roles().of(username)
+        if not self._doorkeeper.check(credentials, username, secret, address) or role is None:
+            return None
+        return Known(username, role, credentials.fingerprint(username) or "")
+
+    def issue(self, known: Known) -> Login:
+        """A fresh token, active when this returns. Raises `Unavailable`, or `TooManyTokens`."""
+        claims = tokens.new_claims(known.username, known.role, self.now())
         token = tokens.mint(claims, self.keys.keyring().signing())
-        session = Session(**vars(claims), credential=credentials.fingerprint(username) or "")
-        self.active.activate(session, role.active_tokens)
-        log.info("%s logged in, jti %s", username, claims.jti)
+        session = Session(**vars(claims), credential=known.credential)
+        self.active.activate(session, known.role.active_tokens)
+        log.info("%s logged in, jti %s", known.username, claims.jti)
         return Login(token, claims)
 
     def validate(self, token: str, roles: Roles | None = None) -> Claims:

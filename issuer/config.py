@@ -44,6 +44,7 @@ class Settings:
     base_url: str
     origins: Origins
     last_good_directory: Path | None = None
+    remembered_descriptor: int | None = None
 
     @property
     def key_file(self) -> Path:
@@ -75,6 +76,11 @@ class _Reader:
             self.fault(f"{name}: must be a whole number from {least} to {most}")
             return default
         return int(raw)
+
+    def descriptor(self, name: str) -> int | None:
+        """An open file's, which the process was given."""
+        value = self.text(name)
+        return int(value) if value else None
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = self.text(name, default)
@@ -118,6 +124,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
         **_addresses(reader),
         "last_good_directory": reader.path("PORTERO_LAST_GOOD_DIR"),
+        "remembered_descriptor": reader.descriptor("PORTERO_REMEMBERED_FD"),
     }
     if reader.faults:
         raise Faults(reader.faults)

@@ -1,4 +1,6 @@
-"""gunicorn's own settings. Each worker makes its own application; nothing is shared by a fork."""
+"""gunicorn's own settings: one worker process of many threads, which all share what they know. The
+worker makes the application; by the fork it has the master's memory of secrets that were right.
+"""
 
 import logging
 import os
@@ -10,8 +12,11 @@ from typing import Any
 
 bind = os.environ.get("ISSUER_LISTEN", "127.0.0.1:9000")
 worker_class = "gthread"
-workers = 2
-threads = 16
+# What logins share, they share as threads: turns at bcrypt, transactions, messages to gateways
+# (docs/decisions/0010-one-process-answers-logins.md).
+workers = 1
+# Those that wait for bcrypt, and twice as many for all others.
+threads = 48
 timeout = 30
 graceful_timeout = 10
 # Longer than the gateway keeps its connections, so that it is never the issuer who hangs up.
@@ -41,6 +46,12 @@ SHARED = {
 }
 
 
+#: The memory of `issuer/users/remembered.py`: it outlives the workers, and is in no file.
+REMEMBERED = "PORTERO_REMEMBERED_FD"
+REMEMBERED_BYTES = 8 * 1024 * 1024
+KEY_BYTES = 32
+
+
 def on_starting(server: object) -> None:
     """Tell every fault once and stop, rather than once a worker and try again.
 
@@ -52,6 +63,17 @@ def on_starting(server: object) -> None:
     if subprocess.run([sys.executable, "-m", "issuer", "check", "--start"]).returncode:
         on_exit(server)
         sys.exit(1)
+    os.environ[REMEMBERED] = str(_made_memory())
+
+
+def _made_memory() -> int:
+    """Memory that forks share, with a random key at its beginning. A program that a worker starts
+    does not get it.
+    """
+    descriptor = os.memfd_create("portero-remembered")
+    os.ftruncate(descriptor, REMEMBERED_BYTES)
+    os.pwrite(descriptor, os.urandom(KEY_BYTES), 0)
+    return descriptor
 
 
 def post_worker_init(worker: Any) -> None:

@@ -13,6 +13,12 @@ LOGINS = Counter(
 REVOCATIONS = Counter("portero_revocations", "Revocations asked for, by way.", ["way"])
 REFUSALS = Counter("portero_refusals", "Logins that could not be granted now, by code.", ["code"])
 
+SECRETS = Counter(
+    "portero_secrets_checked",
+    "Secrets checked: remembered ones at once, all others by bcrypt.",
+    ["way"],
+)
+
 
 def exposition(active: int) -> bytes:
     """The text of `/metrics`, summed over the worker processes."""
@@ -20,7 +26,7 @@ def exposition(active: int) -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        for counter in (LOGINS, REVOCATIONS, REFUSALS):
+        for counter in (LOGINS, REVOCATIONS, REFUSALS, SECRETS):
             registry.register(counter)
     Gauge("portero_sessions_active", "Active tokens in the store.", registry=registry).set(active)
     return generate_latest(registry)

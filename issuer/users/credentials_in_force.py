@@ -8,10 +8,13 @@ newer one. It must never log a part of a text.
 """
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from issuer import files
 from issuer.errors import Faults
@@ -20,6 +23,32 @@ from issuer.users import credentials, credentials_file
 from issuer.users.credentials import Credentials
 
 log = logging.getLogger("portero.credentials")
+
+
+#: A file's time of change is as fine as the kernel's tick: one that changed less than this ago may
+#: change once more and look the same.
+SETTLED_NANOSECONDS = 100_000_000
+
+
+class FileState(NamedTuple):
+    """What the file system says of a file. No program can set the time of change."""
+
+    device: int
+    inode: int
+    size: int
+    written_at: int
+    changed_at: int
+
+
+def _state(path: Path) -> FileState | None:
+    """The state of the file itself, whatever links lead to it; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return FileState(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
 
 
 class LastGood:
@@ -81,14 +110,32 @@ class CredentialsInForce:
         self._salt = salt
         self._last_good = LastGood(directory)
         self._lock = threading.Lock()
+        #: The file's state when it was last read, if no change can hide behind it.
+        self._settled: FileState | None = None
+        #: Is told what was in force and what is, before anyone goes by it.
+        self.when_changed: Callable[[Credentials, Credentials], None] = lambda before, now: None
         self._in_force = self._begin()
 
     def in_force(self) -> Credentials:
         """What is in force, judged anew if file or roles are others than at the last call."""
         with self._lock:
-            if self._look() != self._judged:
-                self._judge_again()
+            is_same = self._settled is not None and self._settled == _state(self._path)
+            if not is_same or self._roles() is not self._judged[1]:
+                self._look_again()
             return self._in_force
+
+    def look(self) -> None:
+        """Read the file, whatever its state says: a file system may tell less than it should."""
+        with self._lock:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        state = _state(self._path)
+        if self._look() != self._judged:
+            self._judge_again()
+            self._settled = None
+        elif state is not None and time.time_ns() - state.changed_at > SETTLED_NANOSECONDS:
+            self._settled = state
 
     def _begin(self) -> Credentials:
         with self._last_good.locked():
@@ -109,10 +156,12 @@ class CredentialsInForce:
                 return
             self._judged = state
             try:
-                self._in_force = self._judge(*state)
+                now = self._judge(*state)
             except Faults as found:
                 found.tell(log)
                 return
+        self.when_changed(self._in_force, now)
+        self._in_force = now
         log.warning("credentials: read again, and in force")
 
     def _judge(self, text: str | Faults, roles: Roles) -> Credentials:

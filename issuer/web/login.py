@@ -143,7 +143,7 @@ class _Endpoints:
         )
 
     def _login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
-        outcome = self._authority.login(username, secret, endpoint)
+        outcome = self._authority.login(username, secret, endpoint, responses.client_address())
         metrics.LOGINS.labels(
             endpoint, outcome.value if isinstance(outcome, Refusal) else "ok"
         ).inc()

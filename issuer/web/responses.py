@@ -76,6 +76,11 @@ def local_path(wanted: str | None) -> str:
     return wanted if wanted and _LOCAL_PATH.match(wanted) and "//" not in wanted else "/"
 
 
+def client_address() -> str:
+    """Where the client is: the gateway's word, which lets no client say it; else who asks us."""
+    return request.headers.get("X-Real-Ip") or request.remote_addr or ""
+
+
 def over_tls() -> bool:
     """Whether the client came over TLS: the gateway's word alone, which hears it from fronts that
     TRUSTED_PROXIES names.

@@ -69,7 +69,7 @@ class Asking(threading.Thread):
 
 
 def lifetimes(deployment: Local) -> set[int]:
-    """What both workers of the issuer give; they answer by turns."""
+    """What the issuer gives."""
     secret, path = USERS[AGENT]
     url = deployment.issuer + path
     return {

@@ -14,10 +14,12 @@ from issuer.policy.roles import Roles
 from issuer.users import credentials
 from issuer.users.credentials import Credentials, Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
-from tests.conftest import wait_until
+from issuer.users.remembered import Remembered
+from issuer.users.turns import Turns
 
 SALT = b"a salt of the tests"
 SECRET = "the right secret"
+HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 HASH = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(10)).decode()
 OTHER_HASH = bcrypt.hashpw(b"another secret", bcrypt.gensalt(10)).decode()
 
@@ -289,50 +291,90 @@ def test_a_start_with_a_faulty_file_is_refused(
         CredentialsInForce(path, lambda: all_roles, SALT)
 
 
-def test_p6_no_more_than_so_many_are_hashed_at_once_and_no_more_than_so_many_wait(
-    read: Callable[[str], Credentials], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def door() -> Doorkeeper:
+    return Doorkeeper(Remembered(), Turns(at_once=1, waiting=0))
+
+
+def test_p6_a_secret_that_was_right_costs_no_bcrypt_again(
+    read: Callable[[str], Credentials], bcrypts: list[int], door: Doorkeeper
+) -> None:
+    users = read(f"USRSalice={HASH}\nUSRSbob={HASH}")
+    assert [door.check(users, "USRSalice", SECRET, HERE) for _ in range(5)] == [True] * 5
+    assert bcrypts == [10]
+    assert door.check(users, "USRSbob", SECRET, HERE)
+    assert bcrypts == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ("username", "secret"),
+    [("USRSalice", "wrong"), ("USRSalice", ""), ("USRSnobody", SECRET), ("USRSnobody", "wrong")],
+)
+def test_i8_a_wrong_secret_of_a_remembered_user_costs_the_bcrypt_of_an_unknown_one(
+    read: Callable[[str], Credentials],
+    bcrypts: list[int],
+    door: Doorkeeper,
+    username: str,
+    secret: str,
 ) -> None:
     users = read(f"USRSalice={HASH}")
-    go_on, lock = threading.Event(), threading.Lock()
-    now_hashing, most_hashing = 0, 0
-    answers: list[bool | None] = []
+    door.check(users, "USRSalice", SECRET, HERE)
+    assert [door.check(users, username, secret, HERE) for _ in range(3)] == [False] * 3
+    assert bcrypts == [10] * 4
+
+
+def test_a_secret_that_was_right_is_wrong_with_the_first_check_after_it_changed(
+    read: Callable[[str], Credentials], bcrypts: list[int], door: Doorkeeper
+) -> None:
+    before, now = read(f"USRSalice={HASH}"), read(f"USRSalice={OTHER_HASH}")
+    assert door.check(before, "USRSalice", SECRET, HERE)
+    assert not door.check(now, "USRSalice", SECRET, HERE)
+    assert door.check(now, "USRSalice", "another secret", HERE)
+    assert len(bcrypts) == 3
+
+
+def test_what_changed_is_forgotten_and_what_stayed_is_not(
+    read: Callable[[str], Credentials], bcrypts: list[int], door: Doorkeeper
+) -> None:
+    before = read(f"USRSalice={HASH}\nUSRSbob={HASH}\nUSRScarol={HASH}")
+    for name in ("USRSalice", "USRSbob", "USRScarol"):
+        assert door.check(before, name, SECRET, HERE)
+    now = read(f"USRSalice={HASH}\nUSRSbob={OTHER_HASH}")
+    door.forget(before, now)
+    bcrypts.clear()
+    assert door.check(now, "USRSalice", SECRET, HERE)
+    assert bcrypts == []
+    assert door.check(before, "USRSbob", SECRET, HERE)
+    assert door.check(before, "USRScarol", SECRET, HERE)
+    assert bcrypts == [10, 10]
+
+
+def test_p6_a_remembered_secret_waits_behind_no_bcrypt(
+    read: Callable[[str], Credentials], monkeypatch: pytest.MonkeyPatch, door: Doorkeeper
+) -> None:
+    users = read(f"USRSalice={HASH}")
+    assert door.check(users, "USRSalice", SECRET, HERE)
+    hashing, go_on = threading.Event(), threading.Event()
 
     def held(password: bytes, hashed: bytes) -> bool:
-        nonlocal now_hashing, most_hashing
-        with lock:
-            now_hashing += 1
-            most_hashing = max(most_hashing, now_hashing)
-        assert go_on.wait(20)
-        with lock:
-            now_hashing -= 1
-        return True
+        hashing.set()
+        return not go_on.wait(20)
 
     monkeypatch.setattr("bcrypt.checkpw", held)
-    door = Doorkeeper(at_once=2, waiting=3)
-
-    def come() -> None:
-        try:
-            answers.append(door.check(users, "USRSalice", "x"))
-        except TooManyLogins:
-            answers.append(None)
-
-    threads = [threading.Thread(target=come) for _ in range(7)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: answers == [None, None], "two of seven are turned away at once")
+    flood = threading.Thread(target=door.check, args=(users, "USRSalice", "wrong", ELSEWHERE))
+    flood.start()
+    assert hashing.wait(20)
+    assert door.check(users, "USRSalice", SECRET, HERE)
+    with pytest.raises(TooManyLogins):
+        door.check(users, "USRSalice", "wrong", HERE)
     go_on.set()
-    for thread in threads:
-        thread.join()
-    assert answers.count(True) == 5
-    assert most_hashing == 2
-    assert door.check(users, "USRSalice", "x")
+    flood.join()
 
 
-def test_a_check_that_fails_badly_gives_its_place_back(
-    read: Callable[[str], Credentials], monkeypatch: pytest.MonkeyPatch
+def test_a_check_that_fails_badly_gives_its_turn_back(
+    read: Callable[[str], Credentials], monkeypatch: pytest.MonkeyPatch, door: Doorkeeper
 ) -> None:
     users = read(f"USRSalice={HASH}")
-    door = Doorkeeper(at_once=1, waiting=0)
 
     def failing(password: bytes, hashed: bytes) -> bool:
         raise ValueError("out of luck")
@@ -341,8 +383,8 @@ def test_a_check_that_fails_badly_gives_its_place_back(
         patch.setattr("bcrypt.checkpw", failing)
         for _ in range(3):
             with pytest.raises(ValueError, match="out of luck"):
-                door.check(users, "USRSalice", SECRET)
-    assert door.check(users, "USRSalice", SECRET)
+                door.check(users, "USRSalice", SECRET, HERE)
+    assert door.check(users, "USRSalice", SECRET, HERE)
 
 
 def test_a_carriage_return_within_a_line_of_the_file_is_named_c1(

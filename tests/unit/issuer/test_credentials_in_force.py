@@ -15,6 +15,7 @@ from issuer.policy.roles import Roles
 from issuer.users import credentials
 from issuer.users.credentials import Credentials
 from issuer.users.credentials_in_force import CredentialsInForce
+from tests.conftest import wait_until
 
 Make = Callable[..., CredentialsInForce]
 SALT = b"salt"
@@ -208,6 +209,56 @@ def test_a_change_that_leaves_size_and_times_as_they_were_is_noticed(
     path.write_text(other)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert is_in_force(view, other)
+
+
+def test_a_file_that_has_not_changed_is_read_no_more(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = make()
+    reads: list[Path] = []
+    real = Path.read_bytes
+
+    def counting(self: Path) -> bytes:
+        reads.append(self)
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+
+    def is_settled() -> bool:
+        reads.clear()
+        view.in_force()
+        return not reads
+
+    wait_until(is_settled, "the change is too old to hide another")
+    path.write_text(SECOND)
+    assert is_in_force(view, SECOND)
+    assert reads
+    wait_until(is_settled, "the file has settled again")
+    view.look()
+    assert reads, "but for who looks at it by itself"
+
+
+def test_changes_that_follow_at_once_and_look_alike_all_count(make: Make, path: Path) -> None:
+    view = make()
+    texts = [plain(f"{number:04d}") for number in range(200)]
+    for text in texts:
+        path.write_text(text)
+        assert is_in_force(view, text)
+
+
+def test_who_asks_is_told_what_was_in_force_before_anyone_goes_by_what_is(
+    make: Make, path: Path
+) -> None:
+    view = make()
+    before = view.in_force()
+    told: list[tuple[Credentials, Credentials]] = []
+    view.when_changed = lambda was, now: told.append((was, now))
+    path.write_text(FAULTY)
+    view.in_force()
+    assert told == []
+    path.write_text(SECOND)
+    now = view.in_force()
+    assert told == [(before, now)]
 
 
 def test_processes_read_and_keep_one_after_the_other(
