@@ -54,6 +54,8 @@ check() {
 case "${1:-start}" in
     start)
         render "$runtime"
+        # One that was killed has left its socket behind, to which nginx could not listen.
+        rm -f "$runtime/inner.sock"
         run_nginx "$runtime" nginx.conf "${GATEWAY_WORKERS:-auto}"
         ;;
     check)

@@ -13,8 +13,7 @@ from tests.support.deployment import BASIC_DOORS, USERS, Caller, basic
 from tests.support.upstream import Upstream, wait_for
 
 CONF = (ROOT / "openresty" / "conf" / "public.conf").read_text()
-INTERNAL = ("/llm-server-says",)
-OPEN = [path for path in re.findall(r"location = (\S+)", CONF) if path not in INTERNAL]
+OPEN = re.findall(r"location = (\S+)", CONF)
 READ = "GET, HEAD"
 #: Path -> the methods it is asked by.
 ALLOWED = {

@@ -51,6 +51,10 @@ server {
     listen @internal@;
     include internal.conf;
 }
+server {
+    listen "unix:@inner@";
+    include inner.conf;
+}
 ]]
 
 --- Only https asks for the certificates that are trusted; the names of all are those of the first.
@@ -93,8 +97,9 @@ end
 
 --- The text of the file.
 ---@param settings table of `config.read`
+---@param folder string the runtime directory, with a slash at its end
 ---@return string
-function _M.text(settings)
+function _M.text(settings, folder)
     local llm, key = settings.llm[1], settings.llm_key
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
@@ -114,6 +119,7 @@ function _M.text(settings)
         fronts = has_fronts and "\n    " .. each("set_real_ip_from &; ", settings.fronts) or "",
         cors = has_origins and CORS or "",
         internal = settings.internal_listen,
+        inner = (folder .. "inner.sock"):gsub('[\\"]', "\\%0"),
     }
     return (TEXT:gsub("@([%w_]+)@", values))
 end

@@ -15,8 +15,8 @@ local FIELDS = {
     usage_counts = "table", asks_for_usage = "table", model_list = "table",
 }
 local MODEL_LIST = {
-    path = "string", field = "string", names = "table", head = "string", entry = "function",
-    is_private = "boolean",
+    path = "string", running = "string", field = "string", names = "table", head = "string",
+    entry = "function", as = "function", is_private = "boolean",
 }
 local ASKED = { field = "string", options = "function", object = "string", is_answer = "function" }
 local FORMATS = { "sse", "lines" }
@@ -104,6 +104,14 @@ describe("a dialect", function()
             end
         end)
     end
+end)
+
+describe("named", function()
+    it("is the dialect in which a kind of LLM server lists its models", function()
+        assert.equal(ollama, dialects.named("ollama"))
+        assert.equal(openai, dialects.named("openai"))
+        assert.is_nil(dialects.named("x"))
+    end)
 end)
 
 describe("of", function()

@@ -382,6 +382,44 @@ function fake_ngx.new_worker()
     end
 end
 
+---------
+-- Sockets and light threads.
+
+--- A socket whose other end says `fake.said`, part by part: a text, a function that is called for
+--- one, or { err = why no more comes }. What was sent is in `fake.sent`.
+local function new_socket(fake)
+    local socket, at = {}, 0
+    function socket.connect(_, address)
+        fake.connected_to = address
+        return not fake.connect_error or nil, fake.connect_error
+    end
+    function socket.send(_, text)
+        fake.sent[#fake.sent + 1] = text
+        return #text
+    end
+    function socket.settimeout() end
+    function socket.close()
+        fake.closed = (fake.closed or 0) + 1
+    end
+    function socket.receiveany()
+        at = at + 1
+        local part = type(fake.said) == "function" and fake.said(at) or fake.said[at]
+        if type(part) == "table" then
+            return nil, part.err
+        end
+        return part, part == nil and "closed" or nil
+    end
+    return socket
+end
+
+--- Threads that run to their end when they begin.
+local function new_threads()
+    return {
+        spawn = function(callback, ...) return { callback(...) } end,
+        wait = function(results) return true, unpack(results, 1, 4) end,
+    }
+end
+
 local function new_ngx(fake)
     local ngx = {
         shared = shared_dicts(fake.clock),
@@ -391,7 +429,11 @@ local function new_ngx(fake)
         arg = {},
         encode_base64 = fake_ngx.encode_base64,
         decode_base64 = fake_ngx.decode_base64,
+        config = { prefix = function() return "/run/portero/" end },
+        socket = { tcp = function() return new_socket(fake) end },
+        thread = new_threads(),
         HTTP_OK = 200,
+        HTTP_BAD_GATEWAY = 502,
         ERROR = -1,
         ERR = 4,
         WARN = 5,
@@ -427,6 +469,8 @@ function fake_ngx.install(now)
         timers = {},
         logged = {},
         slept = {},
+        sent = {},
+        said = {},
         worker_id = 0,
         worker_pid = 100,
         is_exiting = false,

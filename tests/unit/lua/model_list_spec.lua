@@ -36,12 +36,10 @@ before_each(function()
     fake = fake_ngx.install()
     model_list = fake.load("portero.answer.model_list")
     result = { status = 200, body = OPENAI }
-    rawset(fake.ngx, "location", {
-        capture = function(uri, options)
-            asked = { uri = uri, target = fake.ngx.var.upstream_target, options = options }
-            return result
-        end,
-    })
+    package.loaded["portero.server.inner_door"].ask = function(target, headers)
+        asked = { target = target, headers = headers }
+        return result.status, result.status and result.body or result.why
+    end
     put_policy(nil)
 end)
 
@@ -64,10 +62,10 @@ end
 describe("answer", function()
     it("asks the LLM server what the caller asked, in the caller's name", function()
         answer("/base/v1/models?x=1")
-        assert.same({
-            uri = "/llm-server-says", target = "/base/v1/models",
-            options = { copy_all_vars = true },
-        }, asked)
+        assert.equal("/pool", asked.target)
+        assert.equal("/base/v1/models", asked.headers["X-Portero-Target"])
+        assert.equal("USRSA", asked.headers["X-Auth-User"])
+        assert.equal("user", asked.headers["X-Auth-Role"])
     end)
 
     it("shows all models to a caller without limits, and no more of each than its place", function()
@@ -139,7 +137,7 @@ describe("answer", function()
         result.body = OLLAMA
         put_policy({ "a" })
         assert.equal(1, #answer("/llm/api/tags", "/v1/models/x/api/tags").models)
-        assert.equal("/v1/models/x/api/tags", asked.target)
+        assert.equal("/v1/models/x/api/tags", asked.headers["X-Portero-Target"])
         result.body = OPENAI
         assert.equal("a:latest", answer("/models", "/api/v1/models").data[1].id)
     end)
@@ -147,7 +145,7 @@ describe("answer", function()
     it("finds one model's entry in the list, however its name is written", function()
         for _, name in ipairs({ "a", "a:latest", "A", "library%2Fa", "a%3Alatest" }) do
             assert.equal("a:latest", answer("/v1/models/" .. name).id)
-            assert.equal("/v1/models", asked.target)
+            assert.equal("/v1/models", asked.headers["X-Portero-Target"])
         end
     end)
 
@@ -161,7 +159,7 @@ describe("answer", function()
         it("finds an ID of any characters, and sends none of it: " .. path, function()
             result.body = cjson.encode({ data = { { id = id:upper() }, { id = id } } })
             assert.equal(id, answer("/base/v1/models/" .. path).id)
-            assert.equal("/base/v1/models", asked.target)
+            assert.equal("/base/v1/models", asked.headers["X-Portero-Target"])
         end)
     end
 
@@ -183,13 +181,19 @@ describe("answer", function()
 
     it("refuses a list that is cut off, or is none", function()
         for _, bad in ipairs({
-            { status = 200, body = OPENAI, truncated = true }, { status = 200, body = "x" },
-            { status = 200, body = "1" },
+            { why = "cut off" }, { why = "too long" }, { why = "no http" },
+            { status = 200, body = "x" }, { status = 200, body = "1" },
         }) do
             result = bad
             answer("/v1/models")
             assert.equal(502, fake.answer.exit)
         end
+    end)
+
+    it("tells a list that did not come in time as such", function()
+        result = { why = "timeout" }
+        answer("/v1/models")
+        assert.equal(504, fake.answer.exit)
     end)
 
     it("takes a list without entries for an empty one", function()

@@ -150,14 +150,12 @@ describe("allowed", function()
         local text, count = conf:read("*a"), 0
         conf:close()
         for path in text:gmatch("location = (/%S+)") do
-            if path ~= "/llm-server-says" then
-                assert.matches("^[A-Z, ]+$", open_paths.allowed(path).Allow)
-                count = count + 1
-            end
+            assert.matches("^[A-Z, ]+$", open_paths.allowed(path).Allow)
+            count = count + 1
         end
         assert.equal(13, count)
         assert.equal("POST", open_paths.allowed("/llm/login").Allow)
-        for _, path in ipairs({ "/", "/v1/models", "/llm-server-says", "//llm/login" }) do
+        for _, path in ipairs({ "/", "/v1/models", "//llm/login" }) do
             assert.is_nil(open_paths.allowed(path))
         end
     end)

@@ -4,7 +4,7 @@
 local config = require("portero.config")
 local settings_conf = require("portero.settings_conf")
 
-local function text_of(changes)
+local function text_of(changes, folder)
     local env = {
         SYNC_KEY = ("x"):rep(40),
         LLM_UPSTREAM = "http://127.0.0.1:8000",
@@ -15,7 +15,7 @@ local function text_of(changes)
     end
     local settings, faults = config.read(function(name) return env[name] end)
     assert.same({}, faults)
-    return settings_conf.text(settings)
+    return settings_conf.text(settings, folder or "/run/portero/")
 end
 
 local function assert_says(text, words)
@@ -48,6 +48,11 @@ describe("text", function()
             assert_says(text_of({ [case[1]] = case[2] }), case[3])
         end)
     end
+
+    it("has the gateway's own door in the runtime directory, whatever that is called", function()
+        assert_says(text_of({}), 'listen "unix:/run/portero/inner.sock";')
+        assert_says(text_of({}, [[/a "b\c/]]), [[listen "unix:/a \"b\\c/inner.sock";]])
+    end)
 
     it("leaves nothing to be filled in", function()
         assert.is_nil(text_of({}):find("@", 1, true))

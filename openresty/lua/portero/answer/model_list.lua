@@ -7,6 +7,7 @@ local decision = require("portero.policy.decision")
 local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
+local inner_door = require("portero.server.inner_door")
 local model_name = require("portero.policy.model_name")
 local upstream_errors = require("portero.answer.upstream_errors")
 
@@ -16,6 +17,10 @@ local REFUSALS = {
     not_ready = true, upstream_timeout = true,
     upstream_refused = true, upstream_redirected = true, upstream_failed = true,
 }
+--- Of what kept an answer from coming: all else is that there is none.
+local CODES = { timeout = "upstream_timeout" }
+--- As long as any list may take that keeps sending, and be.
+local MAX_SECONDS, MAX_BODY_BYTES = 60, 16 * 1024 * 1024
 
 local _M = {}
 
@@ -88,33 +93,51 @@ local function said(text, form, name, list, is_ollama)
     return (list or form.is_private) and filtered(answer, form, list) or text
 end
 
-local function refuse(result)
-    local code = upstream_errors.code_of(result.status)
-    return errors.refuse(REFUSALS[code] and code or "upstream_unavailable")
+--- What the pool is told of the caller, as it would be by a request of the caller's own.
+local function headers_of(var, question)
+    return {
+        ["X-Portero-Target"] = question,
+        ["X-Auth-User"] = var.auth_user, ["X-Auth-Role"] = var.auth_role,
+        ["X-Auth-Token-Id"] = var.auth_token_id, ["X-Request-Id"] = var.request_id,
+        ["X-Real-Ip"] = var.remote_addr, ["X-Forwarded-Proto"] = var.client_scheme,
+        traceparent = var.http_traceparent, tracestate = var.http_tracestate,
+    }
 end
 
---- Ask the LLM server, and answer what the caller may know. A model that the caller may not use was
---- refused before, in the same words as one that is not there.
-function _M.answer()
-    local policy = in_force.current()
-    local limits = decision.limits(policy, ngx.var.auth_user, ngx.var.auth_role)
-    local form = dialects.of(ngx.var.request_uri).model_list
-    local question, name = question_of(ngx.var.upstream_target:match("^[^?]*"), form)
-    ngx.var.upstream_target = question
-    -- Only what was asked for is copied: nginx would make up another ID for the subrequest.
-    local _ = ngx.var.request_id
-    local result = ngx.location.capture("/llm-server-says", { copy_all_vars = true })
-    if result.status ~= 200 or result.truncated then
-        return refuse(result)
-    end
-    local list = limits and limits.models
-    local text, code = said(result.body, form, name, list, policy.is_ollama)
-    if not text then
-        return errors.refuse(code)
-    end
+local function code_of(status, why)
+    local code = status and upstream_errors.code_of(status) or CODES[why]
+    return REFUSALS[code] and code or "upstream_unavailable"
+end
+
+local function say(text)
     ngx.header["Content-Type"] = "application/json"
     ngx.header["Cache-Control"] = "no-store"
     ngx.print(text)
+end
+
+--- What the pool says when it is asked.
+local function asked_of_pool(policy, target, list)
+    local form = dialects.of(ngx.var.request_uri).model_list
+    local question, name = question_of(target, form)
+    local status, body = inner_door.ask("/pool", headers_of(ngx.var, question), MAX_SECONDS,
+        MAX_BODY_BYTES)
+    if status ~= ngx.HTTP_OK then
+        return nil, code_of(status, body)
+    end
+    return said(body, form, name, list, policy.is_ollama)
+end
+
+--- Answer what the caller may know. A model that the caller may not use was refused before, in the
+--- same words as one that is not there.
+function _M.answer()
+    local policy = in_force.current()
+    local limits = decision.limits(policy, ngx.var.auth_user, ngx.var.auth_role)
+    local target = ngx.var.upstream_target:match("^[^?]*")
+    local text, code = asked_of_pool(policy, target, limits and limits.models)
+    if not text then
+        return errors.refuse(code)
+    end
+    return say(text)
 end
 
 return _M

@@ -15,9 +15,11 @@
 --   asks_for_usage  path -> how a stream's request is made to tell what was used, `field`
 --                   and `options` of its body, and what tells it, `object` and `is_answer`; empty
 --                   where all do so unasked
---   model_list      { path, field, names, head, entry, is_private }: where all models are listed,
---                   where the entries are, what names one, how an answer begins, what is passed on
---                   of an entry, and whether a list holds what is nobody's business
+--   model_list      { path, running, field, names, head, entry, as, is_private }: where all models
+--                   are listed, and those that run now (empty: nowhere), where the entries are,
+--                   what names one, how an answer begins, what is passed on of an entry, an entry
+--                   of any dialect as one of this, under a name, and whether a list holds what is
+--                   nobody's business
 -- Pure.
 
 --- The first whose paths fit; OpenAI's has all that no other has.
@@ -26,6 +28,11 @@ local DIALECTS = {
     require("portero.dialect.anthropic"),
     require("portero.dialect.responses"),
     require("portero.dialect.openai"),
+}
+
+--- As kinds of LLM servers call the one in which they list their models.
+local BY_NAME = {
+    ollama = require("portero.dialect.ollama"), openai = require("portero.dialect.openai"),
 }
 
 local BEGINS = {}
@@ -49,6 +56,13 @@ local _M = {}
 ---@return table[]
 function _M.all()
     return DIALECTS
+end
+
+--- The dialect of a kind of LLM server.
+---@param name string "ollama" or "openai"
+---@return table
+function _M.named(name)
+    return BY_NAME[name]
 end
 
 --- The dialect of a path.

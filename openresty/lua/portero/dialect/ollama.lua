@@ -27,9 +27,18 @@ local function entry(model)
     return model
 end
 
+--- What other dialects tell of a model says nothing here but its name.
+local function as(listed, name)
+    local own = { name = name, model = name }
+    for field, value in pairs(listed.name and listed or {}) do
+        own[field] = own[field] or value
+    end
+    return own
+end
+
 _M.model_list = {
-    path = "/api/tags", field = "models", names = { "name", "model" }, head = '{"models":[',
-    entry = entry, is_private = false,
+    path = "/api/tags", running = "/api/ps", field = "models", names = { "name", "model" },
+    head = '{"models":[', entry = entry, as = as, is_private = false,
 }
 
 --- It has no other names.

@@ -65,9 +65,48 @@ local function entry(model)
     return kept
 end
 
+local DAYS_OF_400_YEARS, SECONDS_OF_DAY = 146097, 86400
+--- From 1 March of the year 0, where leap days are the last of their years, to 1970.
+local DAYS_BEFORE = 719468
+
+local function days_of(year, month, day)
+    year = month <= 2 and year - 1 or year
+    local era = math.floor(year / 400)
+    local of_era = year - era * 400
+    local of_year = math.floor((153 * ((month + 9) % 12) + 2) / 5) + day - 1
+    return era * DAYS_OF_400_YEARS + of_era * 365 + math.floor(of_era / 4)
+        - math.floor(of_era / 100) + of_year - DAYS_BEFORE
+end
+
+--- The Unix seconds of a time in the form of RFC 3339; 0 for what is none.
+local function seconds_of(text)
+    local year, month, day, hour, minute, second, zone =
+        tostring(text):match("^(%d%d%d%d)-(%d%d)-(%d%d)[Tt](%d%d):(%d%d):(%d%d)%.?%d*(.*)$")
+    if not year then
+        return 0
+    end
+    local sign, hours, minutes = zone:match("^([+-])(%d%d):(%d%d)$")
+    local east = sign and (hours * 60 + minutes) * (sign == "+" and 60 or -60) or 0
+    local days = days_of(tonumber(year), tonumber(month), tonumber(day))
+    return days * SECONDS_OF_DAY + hour * 3600 + minute * 60 + second - east
+end
+
+--- What Ollama itself says in this dialect of a model that it lists in its own.
+local function as(listed, name)
+    local own = {
+        object = "model", created = seconds_of(listed.modified_at),
+        owned_by = name:match("([^/]+)/[^/]*$") or "library",
+    }
+    for field, value in pairs(listed.id and entry(listed) or {}) do
+        own[field] = value
+    end
+    own.id = name
+    return own
+end
+
 _M.model_list = {
-    path = "/v1/models", field = "data", names = { "id" }, head = '{"object":"list","data":[',
-    entry = entry, is_private = true,
+    path = "/v1/models", running = "", field = "data", names = { "id" },
+    head = '{"object":"list","data":[', entry = entry, as = as, is_private = true,
 }
 
 --- Its names without /v1.

@@ -19,6 +19,7 @@ local MAX_EJECTED_SECONDS = 30
 local REFUSED_SECONDS = 30
 local MAX_ERROR_CHARACTERS = 200
 local VERSION = "version"
+local NO_ROOM = "there is no room for it in the dictionary portero_servers"
 
 --- By row of the policy: what it is called in the dictionary, and what it lists. Rows that are gone
 --- take theirs with them.
@@ -85,7 +86,7 @@ local function named(row)
     local entries = {}
     for _, pattern in ipairs(row.models or {}) do
         if pattern:sub(-1) ~= "*" then
-            entries[#entries + 1] = { id = pattern, name = pattern, model = pattern }
+            entries[#entries + 1] = { id = pattern }
         end
     end
     return entries
@@ -108,12 +109,14 @@ end
 local function read_list(row, version)
     local told = cjson.decode(get(row, "list") or "")
     local is_told = told ~= nil and told.entries ~= nil
-    local list = { version = version, models = {}, is_known = is_told or row.models ~= nil }
+    local list = { version = version, models = {}, by_id = {} }
+    list.is_known = is_told or row.models ~= nil
     list.entries = is_told and filtered(row, told.entries) or named(row)
     list.running = is_told and filtered(row, told.running or {}) or {}
     for _, entry in ipairs(list.entries) do
         local canonical = model_name.canonical(id_of(entry), row.model_names == "ollama")
         list.models[canonical] = list.models[canonical] or id_of(entry)
+        list.by_id[id_of(entry)] = entry
     end
     return list
 end
@@ -155,7 +158,7 @@ local function entry_of(row, now)
         is_up = not is_ejected,
         is_first = not (is_ejected or is_misconfigured or is_silent or get(row, "behind")),
         is_clean = failures == 0 and not get(row, "refused") and not get(row, "level"),
-        models = list.models, entries = list.entries, running = list.running,
+        models = list.models, by_id = list.by_id, entries = list.entries, running = list.running,
     }
 end
 
@@ -165,7 +168,7 @@ end
 ---     known, from itself or from `models:`; is_up: not ejected; is_first: nothing speaks against
 ---     it; is_ejected; is_misconfigured: it refuses the key that it is sent; is_silent: its list
 ---     was not to be had; models: canonical name -> the ID that it lists; entries and running: of
----     its lists, each with `id` or `name`; row: of the policy }
+---     its lists, each with `id` or `name`; by_id: the entries by those; row: of the policy }
 function _M.view(policy)
     local version, now = dict:get(VERSION) or 0, ngx.now()
     if version == of_version and policy == of_policy and now < ends then
@@ -288,8 +291,10 @@ end
 --- it stands behind the others: a server may list its models well and answer nothing else.
 ---@param row table of the policy's servers
 ---@param list table { entries, running }, each with an `id` or a `name`; empty where it has no list
----@return boolean fitted whether there was room for it
 function _M.listed(row, list)
+    if not keep_list(row, list) then
+        return _M.silent(row, NO_ROOM)
+    end
     local before = cjson.decode(get(row, "ask") or "")
     if before and not before.ok then
         forgive(row)
@@ -298,9 +303,7 @@ function _M.listed(row, list)
         forget(row, "behind")
         changed()
     end
-    local fitted = keep_list(row, list)
     note_ask(row, { ok = true })
-    return fitted
 end
 
 --- Its list was not to be had. What it listed before it still has.

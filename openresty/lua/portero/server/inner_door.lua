@@ -1,0 +1,120 @@
+---------
+-- The gateway's own door, a unix socket in its runtime directory, by which it asks LLM servers of
+-- itself: what goes through it meets the same nginx as requests do, so an address, a certificate, a
+-- key and a Host header are what they are for those (conf/inner.conf).
+-- It must never answer anyone else: who asks shows a key that follows from SYNC_KEY, and an answer
+-- is read to its bound and no further, whatever is sent, and for however long.
+
+local crypto = require("portero.token.crypto")
+local errors = require("portero.errors")
+
+local LABEL = "portero-inner-1"
+local KEY_HEADER = "X-Portero-Inner"
+local MAX_HEAD_BYTES = 64 * 1024
+local CHUNK_BYTES = 64 * 1024
+local MILLISECONDS = 1000
+--- With less than this left, nothing can come any more.
+local LEAST_SECONDS = 0.001
+local FORBIDDEN = 403
+local BODILESS = { [204] = true, [304] = true }
+
+local key, address
+
+local _M = {}
+
+--- Begin, in each worker.
+---@param settings table
+function _M.start(settings)
+    key = crypto.hexadecimal(assert(crypto.hmac("HS256", settings.sync_key, LABEL)))
+    address = "unix:" .. ngx.config.prefix() .. "inner.sock"
+end
+
+--- Refuse whoever is not this gateway itself (`access`).
+function _M.guard()
+    local shown = ngx.var.http_x_portero_inner
+    if not shown or not crypto.equal(shown, key) then
+        return errors.exit(FORBIDDEN)
+    end
+end
+
+local function question_of(target, headers)
+    local lines = {
+        "GET " .. target .. " HTTP/1.0", "Host: inner", "Connection: close",
+        KEY_HEADER .. ": " .. key,
+    }
+    for name, value in pairs(headers) do
+        lines[#lines + 1] = name .. ": " .. value
+    end
+    return table.concat(lines, "\r\n") .. "\r\n\r\n"
+end
+
+--- All that comes until the end, or why it is not read: too much of it, or too late.
+local function read(socket, most_bytes, ends)
+    local parts, bytes = {}, 0
+    while true do
+        local left = ends - ngx.now()
+        if left < LEAST_SECONDS then
+            return nil, "timeout"
+        end
+        socket:settimeout(left * MILLISECONDS)
+        local part, err = socket:receiveany(CHUNK_BYTES)
+        if not part then
+            return err == "closed" and table.concat(parts) or nil, err
+        end
+        parts[#parts + 1], bytes = part, bytes + #part
+        if bytes > most_bytes + MAX_HEAD_BYTES then
+            return nil, "too long"
+        end
+    end
+end
+
+--- What an answer says: nginx gives one of HTTP/0.9 no head.
+local function parsed(text, most_bytes)
+    local status = text:match("^HTTP/1%.%d (%d%d%d)")
+    local head, body = text:match("^(.-\r\n)\r\n(.*)$")
+    if not status or not head then
+        return nil, "no http"
+    end
+    local length = tonumber(head:lower():match("\r\ncontent%-length: *(%d+)"))
+    status = tonumber(status)
+    if length and length ~= #body and not BODILESS[status] then
+        return nil, "cut off"
+    elseif #body > most_bytes then
+        return nil, "too long"
+    end
+    return status, body
+end
+
+local function exchange(socket, question, most_bytes, ends)
+    socket:settimeout(math.max(ends - ngx.now(), LEAST_SECONDS) * MILLISECONDS)
+    local ok, err = socket:connect(address)
+    if not ok then
+        return nil, err
+    end
+    ok, err = socket:send(question)
+    if not ok then
+        return nil, err
+    end
+    return read(socket, most_bytes, ends)
+end
+
+--- Ask, and wait for the whole answer.
+---@param target string path and query
+---@param headers table name -> value, without line ends
+---@param seconds number how long all of it may take
+---@param most_bytes integer how long the body may be
+---@return integer|nil status
+---@return string body, or where there is no status why: "timeout", "too long", "cut off",
+---     "no http", or the socket's own words
+function _M.ask(target, headers, seconds, most_bytes)
+    local socket = ngx.socket.tcp()
+    local ends = ngx.now() + seconds
+    local text, err = exchange(socket, question_of(target, headers), most_bytes, ends)
+    socket:close()
+    if not text then
+        return nil, err
+    end
+    return parsed(text, most_bytes)
+end
+
+return _M
