@@ -82,11 +82,13 @@ def services(plan: Plan) -> list[Service]:
     python, gunicorn = str(PYTHON), str(VENV / "bin" / "gunicorn")
     serve = (gunicorn, "--config", "issuer/gunicorn.conf.py", "issuer:create_app()")
     llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py"), GATEWAYS_OWN),)
+    # The bundled LLM gives way to servers of the policy; one that the user named does not.
+    withheld = GATEWAYS_OWN if plan.own_llm else (*GATEWAYS_OWN, "LLM_UPSTREAM")
     return [
         *llm,
         Service("gateway", ("sh", "openresty/gateway.sh"), withheld=ISSUERS_OWN),
-        Service("issuer", serve, GATEWAYS_OWN),
-        Service("reconciler", (python, "-m", "issuer", "reconcile"), GATEWAYS_OWN),
+        Service("issuer", serve, withheld),
+        Service("reconciler", (python, "-m", "issuer", "reconcile"), withheld),
     ]
 
 

@@ -8,23 +8,28 @@ there is none.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from issuer.errors import Faults
-from issuer.policy import roles, routes, schema
+from issuer.policy import named_files, roles, routes, schema, servers
+from issuer.policy.named_files import NamedFile
 from issuer.policy.roles import Limits, Roles
 from issuer.policy.routes import Kind, Place, Route
+from issuer.policy.servers import Server
 from issuer.policy.yaml_document import MAX_BYTES, Document, Fault, sorted_texts, spell
 
 __all__ = [
     "NAME",
     "Place",
     "Policy",
+    "Server",
     "Sources",
     "Terms",
+    "beside_servers",
     "files",
     "gather",
     "parse",
@@ -34,46 +39,84 @@ __all__ = [
 NAME = "policy.yaml"
 SHIPPED = schema.DIRECTORY / NAME
 MAX_COMPILED_BYTES = 3_000_000
-_SERVERS = "servers"
+_FOLDER = "servers"
 _KIND_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z", re.ASCII)
+
+
+#: Hides a text from who has not the sync key, or shows it again.
+Sealer = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The texts that a policy is made of; `kinds` are by their names."""
+    """The texts that a policy is made of; `kinds` are by their names, and `files` are those that
+    the policy names, by the field that does and the name.
+    """
 
     policy: str
     kinds: Mapping[str, str]
+    files: Mapping[str, NamedFile] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """As a row of the store holds it."""
-        return json.dumps(asdict(self), sort_keys=True)
+    def to_json(self, seal: Sealer) -> str:
+        """As a row of the store holds it: credentials are sealed. Of files without a fault."""
+        texts = {key: _sealed(key, one.text, seal) for key, one in self.files.items()}
+        named = {"files": texts} if texts else {}
+        return json.dumps({"policy": self.policy, "kinds": self.kinds, **named}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "Sources":
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
+    def from_json(cls, text: str, unseal: Sealer) -> "Sources":
+        """What `to_json` wrote. A credential that cannot be unsealed has a fault."""
+        row = json.loads(text)
+        files = {key: _unsealed(key, one, unseal) for key, one in row.pop("files", {}).items()}
+        return cls(**row, files=files)
+
+
+def _is_secret(key: str) -> bool:
+    return key.startswith("credential_file ")
+
+
+def _sealed(key: str, text: str, seal: Sealer) -> str:
+    return seal(text) if _is_secret(key) else text
+
+
+def _unsealed(key: str, text: str, unseal: Sealer) -> NamedFile:
+    try:
+        return NamedFile(unseal(text) if _is_secret(key) else text)
+    except ValueError:
+        return NamedFile(fault="was kept under another SYNC_KEY; mend the policy's files")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings that a policy is compiled under. No kind: all there are."""
+    """The settings that a policy is compiled under. No kind: all there are, or those of the
+    policy's own servers. `has_upstream`: whether a setting names a pool of LLM servers.
+    """
 
     llm_kind: str = ""
     web_ui: str = "portero"
     ttl_bound_seconds: int | None = None
+    has_upstream: bool = False
 
 
 class Policy:
-    """A policy without faults: its roles, and what is pushed to every gateway."""
+    """A policy without faults: its roles, its LLM servers if it has any, and what is pushed to
+    every gateway. `compiled` is that but for credentials, which `for_gateways` adds sealed.
+    """
 
     def __init__(
-        self, document: Document, known: Roles, kinds: Sequence[Kind], terms: Terms
+        self,
+        document: Document,
+        known: Roles,
+        kinds: Sequence[Kind],
+        terms: Terms,
+        own_servers: Sequence[Server] = (),
     ) -> None:
         self.roles = known
+        self.servers = tuple(own_servers)
         self._document = document
         grants = _grants(known)
-        table = list(routes.in_force(kinds, grants, terms.web_ui))
+        of_servers = [server.kind for server in own_servers]
+        table = list(routes.in_force(kinds, grants, terms.web_ui, of_servers))
         self._routes: list[Route] = [route for route, _ in table]
         is_ollama = any(kind.model_names == "ollama" for kind in kinds)
         users = document.value.get("users", {}) if isinstance(document.value, dict) else {}
@@ -82,7 +125,28 @@ class Policy:
             "users": {name: _compiled_limits(known.limits_of(name)) for name in sorted(users)},
             "model_names": "ollama" if is_ollama else "exact",
             "routes": [row for _, row in table],
+            **self._compiled_servers(grants),
         }
+
+    def _compiled_servers(self, grants: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Nothing without servers: one pool costs a gateway what it did before there were any."""
+        if not self.servers:
+            return {}
+        return {
+            "servers": [server.compiled() for server in self.servers],
+            "aliases": servers.aliases_of(self._document),
+            "management": list(grants.get("management", ())),
+        }
+
+    def for_gateways(self, seal: Sealer) -> dict[str, Any]:
+        """What is pushed, and kept in the store: `compiled` with each server's credential."""
+        if not self.servers:
+            return self.compiled
+        told = [
+            row | ({"credential": seal(server.credential)} if server.credential else {})
+            for row, server in zip(self.compiled["servers"], self.servers, strict=True)
+        ]
+        return self.compiled | {"servers": told}
 
     def place_of_route(self, index: int) -> Place:
         """Where a line of `compiled["routes"]` is written."""
@@ -134,7 +198,7 @@ def _compiled_limits(limits: Limits | None) -> dict[str, Any]:
 
 
 def files(path: Path) -> dict[str, Path]:
-    """Every file that the policy at a path is made of, by what it is called in faults."""
+    """The policy file and the kinds, by what they are called in faults."""
     return {NAME: path, **{routes.file_of(name): one for name, one in _kind_files(path).items()}}
 
 
@@ -150,7 +214,22 @@ def gather(path: Path) -> Sources:
     if faults:
         raise Faults(faults)
     kinds = {name: texts[routes.file_of(name)] for name in _kind_files(path)}
-    return Sources(texts[NAME], kinds)
+    return Sources(texts[NAME], kinds, _named(texts[NAME], path.parent))
+
+
+def _named(text: str, folder: Path) -> dict[str, NamedFile]:
+    """The files that the policy names; what cannot be read is told with the line that names it."""
+    return {
+        named_files.key_of(of, name): named_files.read(folder / name, of)
+        for of, name in _names(text)
+    }
+
+
+@lru_cache(maxsize=2)
+def _names(text: str) -> tuple[tuple[str, str], ...]:
+    """Kept, as the files are looked at several times a second and the policy seldom changes."""
+    document = Document(NAME, text)
+    return tuple((of, name) for _, of, name in servers.files_named(document))
 
 
 def _text(path: Path) -> str:
@@ -161,7 +240,7 @@ def _text(path: Path) -> str:
 
 def _folders(path: Path) -> list[Path]:
     """The shipped kinds, and those beside the policy file, which take their place."""
-    return list(dict.fromkeys((schema.DIRECTORY / _SERVERS, path.parent / _SERVERS)))
+    return list(dict.fromkeys((schema.DIRECTORY / _FOLDER, path.parent / _FOLDER)))
 
 
 def _listed(path: Path) -> Iterator[Path]:
@@ -191,31 +270,58 @@ def _misnamed(path: Path) -> Iterator[str]:
 def parse(sources: Sources, terms: Terms) -> Policy:
     """The policy that some texts make. Raises `Faults` with every fault there is."""
     document = Document(NAME, sources.policy)
-    faults = list(document.faults)
+    kinds, of_kinds = _kinds(sources.kinds, _in_force(document, terms))
+    faults = [*document.faults, *of_kinds]
     if document.is_readable:
         faults += schema.faults_of(document, schema.POLICY)
         faults += roles.rule_faults(document)
-    kinds, of_kinds = _kinds(sources.kinds, terms.llm_kind)
-    told = [*_unknown_kind(sources, terms), *sorted_texts([*faults, *of_kinds])]
+        faults += servers.rule_faults(document, tuple(sources.kinds), sources.files)
+    told = [*_settings_faults(document, sources, terms), *sorted_texts(faults)]
     if told:
         raise Faults(told)
-    policy = Policy(document, roles.of_document(document, terms.ttl_bound_seconds), kinds, terms)
+    own = servers.of_document(document, kinds, sources.files)
+    known = roles.of_document(document, terms.ttl_bound_seconds)
+    policy = Policy(document, known, kinds, terms, own)
     if len(json.dumps(policy.compiled)) > MAX_COMPILED_BYTES:
         raise Faults([f"{NAME}: makes more than {MAX_COMPILED_BYTES} bytes for a gateway to hold"])
     return policy
 
 
-def _kinds(texts: Mapping[str, str], llm_kind: str) -> tuple[list[Kind], list[Fault]]:
+def beside_servers(sources: Sources, terms: Terms) -> list[str]:
+    """The settings of one pool, beside a policy that has servers of its own: no start with both."""
+    return list(_beside(Document(NAME, sources.policy), terms))
+
+
+def _in_force(document: Document, terms: Terms) -> Collection[str] | None:
+    """The names of the kinds in force; None for all."""
+    if servers.are_named(document):
+        return servers.kinds_named(document)
+    return {terms.llm_kind} if terms.llm_kind else None
+
+
+def _kinds(
+    texts: Mapping[str, str], in_force: Collection[str] | None
+) -> tuple[list[Kind], list[Fault]]:
     """The kinds in force; and the faults of all kinds, and between those in force."""
     kinds, faults = [], []
     for name in sorted(texts):
         kind, found = routes.read_kind(name, texts[name])
         faults += found
-        if kind and llm_kind in ("", name):
+        if kind and (in_force is None or name in in_force):
             kinds.append(kind)
     return kinds, [*faults, *routes.contradictions(kinds)]
 
 
-def _unknown_kind(sources: Sources, terms: Terms) -> Iterator[str]:
-    if terms.llm_kind and terms.llm_kind not in sources.kinds:
-        yield f"LLM_KIND: must be one of {', '.join(sorted(sources.kinds))}"
+def _settings_faults(document: Document, sources: Sources, terms: Terms) -> Iterator[str]:
+    yield from _beside(document, terms)
+    kinds = sorted(sources.kinds)
+    if terms.llm_kind and terms.llm_kind not in kinds and not servers.are_named(document):
+        yield f"LLM_KIND: must be one of {', '.join(kinds)}"
+
+
+def _beside(document: Document, terms: Terms) -> Iterator[str]:
+    given = {"LLM_UPSTREAM": terms.has_upstream, "LLM_KIND": bool(terms.llm_kind)}
+    for name in given if servers.are_named(document) else ():
+        if given[name]:
+            place = f"{NAME} line {document.line('servers')}: servers"
+            yield f"{name}: must not be set beside {place}, which say it of each server"

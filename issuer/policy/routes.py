@@ -184,18 +184,44 @@ _LOOKED_UP = ("listed", "path")
 
 
 def in_force(
-    kinds: Sequence[Kind], grants: Mapping[str, Sequence[str]], web_ui: str
+    kinds: Sequence[Kind],
+    grants: Mapping[str, Sequence[str]],
+    web_ui: str,
+    of_servers: Sequence[Kind] = (),
 ) -> Iterator[tuple[Route, dict[str, Any]]]:
     """Every route that some role may use, in order, and what a gateway is told of it. `grants` are
-    the names of the roles by route class. What no role may reach does not exist.
+    the names of the roles by route class, `of_servers` the kinds of the policy's own servers, in
+    their order. What no role may reach does not exist.
     """
     told: set[str] = set()
     every = (*own(), *(route for kind in kinds for route in kind.routes))
+    listed = _listed_by(of_servers)
     for route in sorted(every, key=Route.rank):
         answered_by = _answerer(route, web_ui)
         if answered_by and route.route_class in grants and route.name not in told:
             told.add(route.name)
-            yield route, _row(route, answered_by, grants[route.route_class])
+            row = _row(route, answered_by, grants[route.route_class])
+            is_own = answered_by not in ("llm", "discovery")
+            yield route, row if is_own or not of_servers else row | _place_of(route, listed)
+
+
+def _listed_by(of_servers: Sequence[Kind]) -> dict[str, list[int]]:
+    """Route -> the servers whose kind lists it, counted from 0; nothing -> all of them."""
+    listed: dict[str, list[int]] = {"": list(range(len(of_servers)))}
+    for index, kind in enumerate(of_servers):
+        for same in dict.fromkeys(route.same for route in kind.routes):
+            listed.setdefault(same, []).append(index)
+    return listed
+
+
+def _place_of(route: Route, listed: Mapping[str, list[int]]) -> dict[str, Any]:
+    """Which servers a route may go to, and whether under a server's name alone. Its page is one
+    server's, the first that has one: the parts of a page of two servers do not fit together.
+    """
+    servers = listed.get(route.same) or listed[""]
+    if route.route_class == "page":
+        return {"servers": servers[:1]}
+    return {"servers": servers, **({"by_name": True} if route.route_class == "management" else {})}
 
 
 def _row(route: Route, answered_by: str, roles: Sequence[str]) -> dict[str, Any]:

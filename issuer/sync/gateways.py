@@ -8,19 +8,19 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from issuer.keys import sealing
 from issuer.keys.key_file import KeyList
+from issuer.keys.sealing import Sealing
 from issuer.store import Session
 from issuer.sync.exchange import FAILURES, Connection
 
@@ -88,13 +88,17 @@ class Gateway:
     key: bytes = field(repr=False)
     _local: threading.local = field(default_factory=threading.local, repr=False)
 
+    @cached_property
+    def _keys(self) -> Sealing:
+        return Sealing(self.key, sealing.KEYS)
+
     def apply(self, changes: Changes, timeout: float | None = None, **progress: Any) -> Ack:
         """Send changes; `progress` may carry the position they bring the gateway to."""
         return self._send("POST", APPLY, {**vars(changes), **progress}, timeout)
 
     def put_keys(self, known: KeyList, timeout: float | None = None) -> Ack:
         """Send the keys in force; secret ones are sealed, as they would else cross the wire."""
-        return self._put(KEYS, known, timeout, sealed=seal(self.key, _verifying(known)))
+        return self._put(KEYS, known, timeout, sealed=self._keys.seal(_verifying(known)))
 
     def put_policy(self, known: PushedPolicy, timeout: float | None = None) -> Ack:
         """Send the policy in force."""
@@ -153,17 +157,6 @@ def _patience(body: bytes) -> float:
     return BULK_SECONDS if len(body) > BULK_BYTES else ROUND_SECONDS
 
 
-SEAL_LABEL = b"portero-keys-1"
-NONCE_BYTES = 12
-
-
-def seal(key: bytes, text: bytes) -> str:
-    """AES-256-GCM under a key of its own that comes from the sync key; nonce first, in base64."""
-    sealing = hmac.new(key, SEAL_LABEL, hashlib.sha256).digest()
-    nonce = os.urandom(NONCE_BYTES)
-    return base64.b64encode(nonce + AESGCM(sealing).encrypt(nonce, text, SEAL_LABEL)).decode()
-
-
 def _verifying(known: KeyList) -> bytes:
     """What a gateway needs of each key in force: nothing to sign with, where that is possible."""
     listed = [
@@ -195,6 +188,8 @@ class Gateways:
 
     def __init__(self, urls: Sequence[str], key: bytes) -> None:
         self.each = [Gateway(url, key) for url in urls]
+        #: How LLM servers' credentials go to them, and lie in the store.
+        self.credentials = Sealing(key, sealing.CREDENTIALS)
         # Threads for each: one that hangs must not use up those of the others.
         self._pools = [ThreadPoolExecutor(8, thread_name_prefix="push") for _ in urls]
 

@@ -5,7 +5,8 @@ In that order, so that a token is never issued by a policy that the gateways do 
 process looks at the files; whichever sees a change first makes it durable, and the others take it
 from the store, where it also outlasts restarts while the files are faulty. A faulty state is told
 once, with its lines, and changes nothing. It must never put a state of the files that is no longer
-theirs: what counts is looked at once more while no other process can put one.
+theirs: what counts is looked at once more while no other process can put one. Nor may a credential
+of an LLM server lie in the store, or go to a gateway, but sealed.
 """
 
 import json
@@ -43,6 +44,7 @@ class PolicyInForce:
         self._terms = terms
         self._store = store
         self._gateways = gateways
+        self._sealing = gateways.credentials
         self._lock = threading.RLock()
         self._judged = self._seen = self._read()
         self._policy, self._stored = self._begin() if takes else self._joined()
@@ -89,6 +91,7 @@ class PolicyInForce:
             return found
 
     def _begin(self) -> tuple[Policy, StoredPolicy]:
+        self._refuse_two_answers()
         try:
             found = self._parsed(self._seen)
         except Faults as faulty:
@@ -99,19 +102,29 @@ class PolicyInForce:
         self._judged = self._seen = self._read()
         return self._begin()
 
+    def _refuse_two_answers(self) -> None:
+        """No policy of the store helps here: it is the settings that are wrong."""
+        if isinstance(self._seen, Faults):
+            return
+        if both := policy.beside_servers(self._seen, self._terms):
+            raise Faults(both)
+
     def _joined(self) -> tuple[Policy, StoredPolicy]:
         known = self._store.policy()
         if known is None:
             return self._parsed(self._seen), StoredPolicy(0, "", "{}")
-        return self._parsed(Sources.from_json(known.sources)), known
+        return self._parsed(self._of_store(known)), known
 
     def _begin_from_store(self, faulty: Faults) -> tuple[Policy, StoredPolicy]:
         known = self._store.policy()
         if known is None:
             raise faulty
         faulty.tell(log)
-        found = self._parsed(Sources.from_json(known.sources))
-        return found, self._store.put_policy(known.sources, _text(found)) or known
+        found = self._parsed(self._of_store(known))
+        return found, self._store.put_policy(known.sources, self._text(found)) or known
+
+    def _of_store(self, stored: StoredPolicy) -> Sources:
+        return Sources.from_json(stored.sources, self._sealing.unseal)
 
     def _parsed(self, sources: Sources | Faults) -> Policy:
         if isinstance(sources, Faults):
@@ -136,8 +149,14 @@ class PolicyInForce:
         """Make it durable; None where the files have changed again."""
         assert isinstance(sources, Sources)
         return self._store.put_policy(
-            sources.to_json(), _text(found), still=lambda: self._read() == sources
+            sources.to_json(self._sealing.seal_alike),
+            self._text(found),
+            still=lambda: self._read() == sources,
         )
+
+    def _text(self, found: Policy) -> str:
+        told = found.for_gateways(self._sealing.seal_alike)
+        return json.dumps(told, separators=(",", ":"), sort_keys=True)
 
     def _follow(self) -> None:
         """Another process has put a policy."""
@@ -146,7 +165,7 @@ class PolicyInForce:
             if stored is None or stored.serial == self._stored.serial:
                 return
             try:
-                found = self._parsed(Sources.from_json(stored.sources))
+                found = self._parsed(self._of_store(stored))
             except Faults as faulty:
                 # Its writer is of another version of Portero, with other rules.
                 faulty.tell(log)
@@ -158,7 +177,3 @@ class PolicyInForce:
         self._gateways.put_policy(self._pushed(stored))
         self._policy, self._stored = found, stored
         log.warning("policy %d is in force", stored.serial)
-
-
-def _text(found: Policy) -> str:
-    return json.dumps(found.compiled, separators=(",", ":"), sort_keys=True)

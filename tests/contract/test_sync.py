@@ -17,10 +17,9 @@ import pytest
 import requests
 
 from issuer import keys, tokens
-from issuer.sync.gateways import seal
 from issuer.tokens import Claims
 from tests.support.deployment import Caller, Local
-from tests.support.fake_gateway import SYNC_KEY, FakeGateway, mac_of
+from tests.support.fake_gateway import SYNC_KEY, FakeGateway, mac_of, seal
 from tests.support.listening import listening
 from tests.support.policies import shipped_policy
 from tests.support.upstream import recording, wait_for

@@ -21,14 +21,16 @@ roles:
 
 
 class Case(NamedTuple):
-    """A policy file, the files of servers/ beside it, and its faults: "LINE FIELD: WORDS", or with
-    the file's name before. A case without faults is good.
+    """A policy file, the files of servers/ and others beside it, and its faults: "LINE FIELD:
+    WORDS", or with the file's name before. A case without faults is good. `files` are content and
+    mode by name.
     """
 
     name: str
     text: bytes
     faults: tuple[str, ...] = ()
     servers: Mapping[str, str] = {}
+    files: Mapping[str, tuple[bytes, int]] = {}
 
 
 def write(case: Case, folder: Path) -> Path:
@@ -38,14 +40,18 @@ def write(case: Case, folder: Path) -> Path:
     for name, text in case.servers.items():
         (folder / "servers").mkdir(exist_ok=True)
         (folder / "servers" / name).write_text(text)
+    for name, (content, mode) in case.files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(mode)
     return path
 
 
 def every_case() -> Iterator[Case]:
     """The whole corpus."""
-    from tests.policies import fields, files, servers, surprises
+    from tests.policies import fields, files, llm_servers, servers, surprises
 
     yield from fields.cases()
     yield from surprises.cases()
     yield from files.cases()
     yield from servers.cases()
+    yield from llm_servers.cases()

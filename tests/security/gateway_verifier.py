@@ -14,6 +14,7 @@ from issuer import keys
 from issuer.keys.key_file import SIGNING, Entry, KeyList
 from issuer.sync import gateways
 from run.commands import ROOT
+from tests.support.fake_gateway import seal
 from tests.support.policies import shipped_policy
 
 PROGRAM = Path(__file__).with_name("verify.lua")
@@ -49,7 +50,7 @@ class GatewayVerifier:
 
     def put_keys(self, known: KeyList) -> bool:
         """Give it the keys in force as the issuer would; answers whether it took them."""
-        sealed = gateways.seal(SYNC_KEY, gateways._verifying(known))
+        sealed = seal(SYNC_KEY, gateways._verifying(known))
         return self.ask([f"keys {known.history} {known.serial} {sealed}"]) == ["true"]
 
     def activate(self, tokens: Mapping[str, int]) -> None:

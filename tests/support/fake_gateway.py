@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from issuer import keys, tokens
+from issuer.keys import sealing
+from issuer.keys.sealing import Sealing
 from tests.support.listening import Message, Reply
 
 SYNC_KEY = "sync-key-of-the-tests-0123456789-abcdefghijk"
@@ -210,8 +212,13 @@ class FakeGateway:
         return jti in self.numbers or len(self.numbers) < self.most
 
 
+def seal(sync_key: bytes, text: bytes) -> str:
+    """A list of keys, sealed as the issuer does."""
+    return Sealing(sync_key, sealing.KEYS).seal(text)
+
+
 def unseal(sync_key: str, sealed: str) -> bytes:
-    """What `gateways.seal` has sealed, as a gateway opens it. Raises `InvalidTag`."""
+    """What `seal` has sealed, as a gateway opens it. Raises `InvalidTag`."""
     label = b"portero-keys-1"
     key = hmac.new(sync_key.encode(), label, hashlib.sha256).digest()
     raw = base64.b64decode(sealed, validate=True)

@@ -26,11 +26,10 @@ from issuer.sync.gateways import (
     Gateway,
     Gateways,
     mark_of,
-    seal,
     signature,
 )
 from tests.conftest import wait_until
-from tests.support.fake_gateway import SYNC_KEY, FakeGateway, is_authentic, unseal
+from tests.support.fake_gateway import SYNC_KEY, FakeGateway, is_authentic, seal, unseal
 from tests.support.listening import Message, Reply, listening
 
 KEY = SYNC_KEY.encode()

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from issuer.errors import Faults, StoreUnavailable
+from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.store import StoredPolicy
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import PushedPolicy
 from issuer.sync.policy_in_force import PolicyInForce
+from tests.policies.llm_servers import PEM
+from tests.support.fake_gateway import SYNC_KEY
 from tests.support.policies import write_policy
 
 TERMS = Terms("", "portero", 86_400)
@@ -25,6 +28,7 @@ class Told:
     def __init__(self) -> None:
         self.policies: list[PushedPolicy] = []
         self.before: Callable[[], object] = lambda: None
+        self.credentials = Sealing(SYNC_KEY.encode(), CREDENTIALS)
 
     def put_policy(self, known: PushedPolicy) -> list[Any]:
         self.before()
@@ -257,3 +261,89 @@ def test_many_threads_see_one_policy_after_the_other(house: House) -> None:
         thread.join(10)
     assert set(seen) <= {100, 200, 300}
     assert ttl_of(one) == 300
+
+
+# Files that the policy names.
+
+SERVERS = [
+    {"name": "a", "url": "https://a", "kind": "vllm", "credential_file": "key", "ca_file": "ca.pem"}
+]
+
+
+@pytest.fixture
+def with_files(house: House) -> House:
+    folder = house.path.parent
+    (folder / "key").write_text("sk-first\n")
+    (folder / "key").chmod(0o600)
+    (folder / "ca.pem").write_bytes(PEM)
+    write_policy(house.path, lambda content: content.update(servers=SERVERS))
+    return house
+
+
+def credential_of(house: House) -> str:
+    """What the last message to the gateways says, opened as they do."""
+    sealed = house.gateways.policies[-1].compiled["servers"][0]["credential"]
+    return house.gateways.credentials.unseal(sealed)
+
+
+def test_a_changed_credential_is_a_changed_policy(with_files: House) -> None:
+    one = with_files.process()
+    one.push()
+    assert credential_of(with_files) == "sk-first"
+    (with_files.path.parent / "key").write_text("sk-second")
+    look(one)
+    assert credential_of(with_files) == "sk-second"
+    assert with_files.store.policy_serial() == 2
+
+
+def test_changed_certificates_are_a_changed_policy(with_files: House) -> None:
+    one = with_files.process()
+    (with_files.path.parent / "ca.pem").write_bytes(PEM + PEM)
+    look(one)
+    told = with_files.gateways.policies[-1].compiled["servers"][0]["ca"]
+    assert told.count("BEGIN CERTIFICATE") == 2
+
+
+def test_a_credential_file_that_is_gone_changes_nothing_and_is_told_with_its_line(
+    with_files: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = with_files.process()
+    (with_files.path.parent / "key").unlink()
+    look(one)
+    assert with_files.store.policy_serial() == 1
+    assert caplog.text.count("servers[1].credential_file names a file that cannot be read") == 1
+
+
+def test_the_last_good_policy_has_its_credential_and_its_certificates_after_a_restart(
+    with_files: House,
+) -> None:
+    with_files.process()
+    (with_files.path.parent / "key").unlink()
+    (with_files.path.parent / "ca.pem").unlink()
+    with_files.process().push()
+    assert credential_of(with_files) == "sk-first"
+    assert with_files.process(takes=False).in_force().servers[0].credential == "sk-first"
+
+
+def test_no_credential_lies_in_the_store_in_plain_text(with_files: House) -> None:
+    with_files.process()
+    for file in with_files.path.parent.glob("sessions.db*"):
+        assert b"sk-first" not in file.read_bytes()
+
+
+def test_processes_that_start_put_the_same_policy_once(with_files: House) -> None:
+    for _ in range(3):
+        with_files.process()
+    assert with_files.store.policy_serial() == 1
+
+
+def test_an_upstream_beside_servers_stops_the_start_even_with_a_good_policy_in_the_store(
+    house: House,
+) -> None:
+    house.process()
+    write_policy(house.path, lambda content: content.update(servers=SERVERS_ALONE))
+    with pytest.raises(Faults, match="LLM_UPSTREAM: must not be set beside"):
+        house.process(Terms("", "portero", 86_400, has_upstream=True))
+
+
+SERVERS_ALONE = [{"name": "a", "url": "http://a", "kind": "vllm"}]

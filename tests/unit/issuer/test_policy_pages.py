@@ -9,7 +9,9 @@ import pytest
 from issuer import policy
 from issuer.errors import Faults
 from issuer.policy import Policy, Sources, Terms, schema
+from issuer.policy.named_files import NamedFile
 from tests.policies import BASE
+from tests.policies.llm_servers import PEM
 from tests.support.docs import ROOT, block
 
 PAGE = (ROOT / "docs" / "policy.md").read_text()
@@ -80,3 +82,28 @@ def test_the_bounds_of_a_field_are_those_of_the_page() -> None:
         its = defs[rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
         for bound in (its.get("minimum"), its.get("maximum")):
             assert bound is None or re.search(rf"(?m)^\| `{name}` \|.*\b{bound}\b", PAGE), name
+
+
+# Servers.
+
+OF_SERVERS = PAGE.partition("## LLM servers")[2].partition("\n## ")[0]
+
+
+def test_the_servers_of_the_page_are_good_ones() -> None:
+    text = BASE + block("docs/policy.md", "servers")
+    files = {
+        "credential_file rack.key": NamedFile("sk-1"),
+        "ca_file lan.pem": NamedFile(PEM.decode()),
+    }
+    kinds = policy.gather(policy.SHIPPED).kinds
+    found = policy.parse(Sources(text, kinds, files), Terms())
+    assert [server.name for server in found.servers] == ["workstation", "rack"]
+
+
+def test_every_field_of_a_server_has_a_row_with_its_bounds() -> None:
+    fields = schema.read(schema.POLICY)["$defs"]["server"]["properties"]
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*) \|$", OF_SERVERS))
+    assert set(rows) == set(fields)
+    for name, rule in fields.items():
+        for bound in (rule.get("minimum"), rule.get("maximum")):
+            assert bound is None or re.search(rf"\b{bound}\b", rows[name]), name

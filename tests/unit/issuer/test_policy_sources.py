@@ -87,7 +87,7 @@ def test_a_policy_that_is_not_there_is_a_fault_that_names_it(tmp_path: Path) -> 
 
 def test_texts_go_to_the_store_and_come_back() -> None:
     sources = policy.gather(policy.SHIPPED)
-    assert Sources.from_json(sources.to_json()) == sources
+    assert Sources.from_json(sources.to_json(str), str) == sources
 
 
 # Compiled.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from issuer import config
 from issuer.keys.key_file import SIGNING, VERIFYING, WAITING, KeyFile
+from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.policy.roles import Roles
 from issuer.store import KEPT_SECONDS, Selection, Session
@@ -67,6 +68,7 @@ class ModelGateways(Gateways):
 
     def __init__(self, *each: Gateway) -> None:
         self.each = list(each)
+        self.credentials = Sealing(SYNC_KEY.encode(), CREDENTIALS)
 
     def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
         return [send(gateway) for gateway in self.each]
