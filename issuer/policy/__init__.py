@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from issuer.errors import Faults
-from issuer.policy import named_files, roles, routes, schema, servers
+from issuer.policy import named_files, roles, routes, schema, server_side, servers
 from issuer.policy.named_files import NamedFile
 from issuer.policy.roles import Limits, Roles
 from issuer.policy.routes import Kind, Place, Route
@@ -115,14 +115,20 @@ class Policy:
         self.servers = tuple(own_servers)
         self._document = document
         grants = _grants(known)
+        content = document.value if isinstance(document.value, dict) else {}
+        looks = server_side.looks_at_bodies(content)
+        able = server_side.able(known)
         of_servers = [server.kind for server in own_servers]
-        table = list(routes.in_force(kinds, grants, terms.web_ui, of_servers))
+        table = list(routes.in_force(kinds, grants, able, terms.web_ui, of_servers))
         self._routes: list[Route] = [route for route, _ in table]
         is_ollama = any(kind.model_names == "ollama" for kind in kinds)
-        users = document.value.get("users", {}) if isinstance(document.value, dict) else {}
+        users = content.get("users", {})
         self.compiled: dict[str, Any] = {
-            "roles": {role.name: _compiled_role(role) for role in sorted(known, key=_name)},
-            "users": {name: _compiled_limits(known.limits_of(name)) for name in sorted(users)},
+            "roles": {role.name: _compiled_role(role, looks) for role in sorted(known, key=_name)},
+            "users": {
+                name: _compiled_limits(known.limits_of(name), known.of(name), looks)
+                for name in sorted(users)
+            },
             "model_names": "ollama" if is_ollama else "exact",
             "routes": [row for _, row in table],
             **self._compiled_servers(grants),
@@ -148,6 +154,10 @@ class Policy:
         ]
         return self.compiled | {"servers": told}
 
+    def needs_of_route(self, index: int) -> str | None:
+        """What a line of `compiled["routes"]` needs beside its class."""
+        return self._routes[index].needs
+
     def place_of_route(self, index: int) -> Place:
         """Where a line of `compiled["routes"]` is written."""
         return self._routes[index].place
@@ -171,18 +181,18 @@ def _grants(known: Roles) -> dict[str, list[str]]:
     return grants
 
 
-def _compiled_role(role: roles.Role) -> dict[str, Any]:
+def _compiled_role(role: roles.Role, looks: bool) -> dict[str, Any]:
     return {
         "code": role.code,
         "ttl_seconds": role.ttl_seconds,
         "stream_policy": role.stream_policy,
-        **_compiled_limits(role.limits),
+        **_compiled_limits(role.limits, role, looks),
     }
 
 
-def _compiled_limits(limits: Limits | None) -> dict[str, Any]:
+def _compiled_limits(limits: Limits | None, role: roles.Role | None, looks: bool) -> dict[str, Any]:
     """What is a limit, and nothing where nothing is: such a caller costs the gateway nothing."""
-    if limits is None:
+    if limits is None or role is None:
         return {}
     held = {name: value for name, value in vars(limits).items() if value is not None}
     if limits.any_model:
@@ -191,6 +201,8 @@ def _compiled_limits(limits: Limits | None) -> dict[str, Any]:
         held["models"] = list(limits.models)
     if limits.largest_body_bytes >= roles.MAX_BODY_BYTES:
         del held["largest_body_bytes"]
+    if "models" in held or server_side.is_looked_at(role, looks):
+        held["server_side"] = server_side.compiled(role)
     return {"limits": held} if held else {}
 
 

@@ -156,7 +156,14 @@ def _no_model(answer: _Answer, why: str = "the request names none") -> tuple[str
 def _forbidden(answer: _Answer) -> tuple[str, Place]:
     if answer.role in answer.row["roles"]:
         return _no_model(answer, f"{answer.name} does not say where its model is")
+    assert answer.route is not None
     role = answer.policy.roles.named(answer.role)
+    needs = answer.policy.needs_of_route(answer.route)
+    if role is not None and needs and answer.row["class"] in role.routes:
+        return answer.at_user(
+            "server_side",
+            f"{answer.name} needs server_side.{needs}, which {answer.role} does not have",
+        )
     classes = _listed(role.routes if role else ())
     return answer.at_user(
         "routes",

@@ -14,7 +14,7 @@ from issuer.policy.own_routes import FILE, OWN_ROUTES
 from issuer.policy.yaml_document import Document, Fault, spell
 from issuer.policy.yaml_document import Path as FieldPath
 
-_LINE = re.compile(r"([A-Z]+) (/\S*)(?: +model=(\S+))?\Z", re.ASCII)
+_LINE = re.compile(r"([A-Z]+) (/\S*)(?: +model=(\S+))?(?: +needs=(\S+))?\Z", re.ASCII)
 _PARAMETER = re.compile(r"\{([A-Za-z0-9]+)\}", re.ASCII)
 _CANONICAL = re.compile(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*\Z", re.ASCII)
 _OWN = "portero"
@@ -30,11 +30,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """One line: `POST /v1/chat/completions model=body`, of a class, in a kind's file."""
+    """One line: `POST /v1/chat/completions model=body`, of a class, in a kind's file. `needs` is
+    the field of a role's `server_side` without which the class is not enough.
+    """
 
     method: str
     path: str
     model: str | None
+    needs: str | None
     route_class: str
     kind: str
     file: str
@@ -55,6 +58,11 @@ class Route:
     def same(self) -> str:
         """Alike for lines that differ in a parameter's name alone."""
         return _PARAMETER.sub("{}", self.name)
+
+    @property
+    def meaning(self) -> tuple[str | None, ...]:
+        """What must be alike of a route that two kinds have."""
+        return self.route_class, self.model, self.needs
 
     @property
     def is_own(self) -> bool:
@@ -114,7 +122,7 @@ def contradictions(kinds: Sequence[Kind]) -> Iterator[Fault]:
     known: dict[str, Route] = {}
     for route in (*own(), *(route for kind in kinds for route in kind.routes)):
         first = known.setdefault(route.same, route)
-        if (first.route_class, first.model) != (route.route_class, route.model):
+        if first.meaning != route.meaning:
             text = f"is {route.name}, which means another thing in {_where(first.place)}"
             yield Fault(route.file, route.line, route.field, text)
 
@@ -135,7 +143,7 @@ def _lines(routes: object) -> Iterator[tuple[tuple[str, str, int], str]]:
 def _route(text: str, kind: str, file: str, line: int, field: FieldPath) -> Route:
     match = _LINE.match(text)
     assert match is not None
-    return Route(match[1], match[2], match[3], str(field[-2]), kind, file, line, field)
+    return Route(match[1], match[2], match[3], match[4], str(field[-2]), kind, file, line, field)
 
 
 def _route_faults(document: Document) -> Iterator[Fault]:
@@ -186,12 +194,14 @@ _LOOKED_UP = ("listed", "path")
 def in_force(
     kinds: Sequence[Kind],
     grants: Mapping[str, Sequence[str]],
+    able: Mapping[str, Sequence[str]],
     web_ui: str,
     of_servers: Sequence[Kind] = (),
 ) -> Iterator[tuple[Route, dict[str, Any]]]:
-    """Every route that some role may use, in order, and what a gateway is told of it. `grants` are
-    the names of the roles by route class, `of_servers` the kinds of the policy's own servers, in
-    their order. What no role may reach does not exist.
+    """Every route whose class some role may use, in order, and what a gateway is told of it.
+    `grants` are the names of the roles by route class, `able` those by what a route may need beside
+    it, `of_servers` the kinds of the policy's own servers, in their order. A class that no role may
+    use does not exist.
     """
     told: set[str] = set()
     every = (*own(), *(route for kind in kinds for route in kind.routes))
@@ -200,7 +210,12 @@ def in_force(
         answered_by = _answerer(route, web_ui)
         if answered_by and route.route_class in grants and route.name not in told:
             told.add(route.name)
-            row = _row(route, answered_by, grants[route.route_class])
+            may = [
+                name
+                for name in grants[route.route_class]
+                if route.needs is None or name in able[route.needs]
+            ]
+            row = _row(route, answered_by, may)
             is_own = answered_by not in ("llm", "discovery")
             yield route, row if is_own or not of_servers else row | _place_of(route, listed)
 

@@ -147,6 +147,19 @@ OF_A_ROLE = (
     ("stream_policy", '"cut"', ""),
     ("stream_policy", "1", ""),
     ("stream_policy", "86400", ""),
+    ("server_side", "{}", ""),
+    ("server_side", "{tools: true}", ""),
+    ("server_side", "{tools: false, fetch: true, priority: null}", ""),
+    ("server_side", "{priority: 0}", ""),
+    ("server_side", "{priority: -1000000}", ""),
+    ("server_side", "true", "must be a table of tools, fetch and priority"),
+    ("server_side", "[tools]", "must be a table of tools, fetch and priority"),
+    ("server_side", "null", "must be a table of tools, fetch and priority"),
+    ("inspect_bodies", "true", ""),
+    ("inspect_bodies", "false", ""),
+    ("inspect_bodies", "null", ""),
+    ("inspect_bodies", "1", "must be true, false or null"),
+    ("inspect_bodies", "[inference]", "must be true, false or null"),
     ("stream_policy", "0", "must be finish, cut or a whole number"),
     ("stream_policy", "86401", "must be finish, cut or a whole number"),
     ("stream_policy", "stop", "must be finish, cut or a whole number"),
@@ -163,6 +176,16 @@ OF_A_ROLE = (
     ("api_keys", "null", "is not a known field"),
     ("tokens_per_day", "1000", "is not a known field"),
     ("$schema", "x", "is not a known field"),
+)
+
+#: Within a role's `server_side`: what is written there, the field at fault, and the words.
+IN_SERVER_SIDE = (
+    ("{priority: 1000001}", "priority", "must be a whole number"),
+    ("{priority: low}", "priority", "must be a whole number"),
+    ("{tools: 1}", "tools", "must be true or false"),
+    ("{tools: yes}", "tools", "is yes, which YAML may read as another value"),
+    ("{fetch: null}", "fetch", "must be true or false"),
+    ("{search: true}", "search", "is not a known field"),
 )
 
 #: Of a user of that role.
@@ -188,6 +211,8 @@ OF_A_USER = (
     ("login", "/login", "is not a known field"),
     ("active_tokens", "7", "is not a known field"),
     ("stream_policy", "cut", "is not a known field"),
+    ("server_side", "{tools: true}", "is not a known field"),
+    ("inspect_bodies", "true", "is not a known field"),
     ("role", "agi", "is not a known field"),
 )
 
@@ -235,6 +260,10 @@ def cases() -> Iterator[Case]:
             text.encode(),
             faults,
         )
+    for written, field, words in IN_SERVER_SIDE:
+        text, line = _with_field("server_side", written)
+        faults = _told(f"{line} roles.agi.server_side.{field}", words)
+        yield Case(f"a role's server_side: {written}", text.encode(), faults)
     for field, written, words in OF_A_USER:
         text = f"{BASE}users:\n  AGIAx:\n    {field}: {written}\n"
         faults = _told(f"9 users.AGIAx.{field}", words)

@@ -124,7 +124,7 @@ add(400, "invalid_request", nil, {
     body_broken = "The body is broken: its chunks are malformed, or it is cut off.",
     several_credentials = "The request carries more than one credential.",
     body_unexpected = "This route takes no body.",
-    json_name_twice = "The body has a name twice in its outermost object.",
+    json_name_twice = "The body has a name twice in one object.",
     json_name_near = 'The body has a name that some servers take for "model" or another field that'
         .. " counts; write such names in lower case.",
     form_missing = "The request has no body.",
@@ -148,6 +148,25 @@ add(400, "invalid_request", "model", {
     form_model_file = "The form's model is sent as a file; leave its filename out.",
     form_model_encoded = "The form's model is in a Content-Transfer-Encoding; send it as it is.",
     form_model_kind = "The form's model must be text/plain in UTF-8, or have no Content-Type.",
+})
+
+--- What a body asks of the LLM server beside its model, by the field that asks for it.
+local function add_asked(what, message, fields)
+    for _, field in ipairs(fields) do
+        add(400, "invalid_request", field, { [what .. "_" .. field] = message:format(field) })
+    end
+end
+
+add_asked("tools", '"%s" has the server run a tool, which your role may not ask for; leave it out,'
+    .. " and let your program run its tools.", {
+    "tools", "metadata", "web_search_options", "mcp_servers", "container", "tool_ids",
+    "tool_servers",
+})
+
+add_asked("fetch", '"%s" names an address that the server would fetch, which your role may not ask'
+    .. " for; send the data itself, in base64.", {
+    "image_url", "audio_url", "video_url", "file_url", "image", "video", "images", "input_image",
+    "input_audio", "input_video", "source", "file", "files", "ref_images",
 })
 
 add(415, "unsupported_media_type", nil, {

@@ -274,3 +274,12 @@ def test_what_is_asked_is_shown_harmlessly(known: Explainer) -> None:
     assert "\x1b" not in known.explain(LIMITED, "POST", "/api/chat", "\x1b[2J").rule
     assert "\x1b" not in known.explain("AGNF\x1b[2J", "POST", "/api/chat").rule
     assert "\x1b" not in known.explain(AGENT, "\x1b", "/\x1b").rule
+
+
+def test_n13_a_route_that_needs_more_than_its_class_names_what_the_role_does_not_have() -> None:
+    kind = KIND.replace("- POST /api/pull\n", "- POST /api/pull needs=fetch\n")
+    table = policy.parse(Sources(TEXT, {"mine": kind}), Terms())
+    found = Explainer(table).explain(ADMIN, "POST", "/api/pull")
+    assert (found.status, found.code) == (403, "insufficient_permissions")
+    assert found.rule == "POST /api/pull needs server_side.fetch, which admin does not have"
+    assert found.place.path == "roles.admin.server_side"

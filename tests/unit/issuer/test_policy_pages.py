@@ -69,7 +69,7 @@ SERVER = schema.read(schema.SERVER)
 
 def test_every_field_of_a_role_has_a_row_with_its_default_in_the_page() -> None:
     role = schema.read(schema.POLICY)["$defs"]["role"]["properties"]
-    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (\S+) \|", PAGE.partition("## A user")[0]))
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \|", PAGE.partition("## A user")[0]))
     fields = {name for name, rule in role.items() if "formerNameOf" not in rule}
     assert set(rows) == fields
     for name, default in schema.defaults(schema.POLICY, "role").items():

@@ -101,7 +101,12 @@ def test_a_role_is_told_to_gateways_with_its_limits_where_there_are_any() -> Non
             "code": "AGIA",
             "ttl_seconds": 60,
             "stream_policy": "finish",
-            "limits": {"models": ["a", "b*"], "requests_per_minute": 5, "largest_body_bytes": 7},
+            "limits": {
+                "models": ["a", "b*"],
+                "requests_per_minute": 5,
+                "largest_body_bytes": 7,
+                "server_side": {"tools": False, "fetch": False},
+            },
         },
         "user": {"code": "USRS", "ttl_seconds": 900, "stream_policy": "finish"},
     }
@@ -113,10 +118,61 @@ def test_a_users_limits_are_merged_with_the_roles_and_may_end_them() -> None:
         "  AGIAb: {requests_per_minute: null}\n  AGIAc: {}\n"
     )
     assert compiled(text)["users"] == {
-        "AGIAa": {"limits": {"models": [], "requests_per_minute": 5}},
+        "AGIAa": {
+            "limits": {
+                "models": [],
+                "requests_per_minute": 5,
+                "server_side": {"tools": False, "fetch": False},
+            }
+        },
         "AGIAb": {},
         "AGIAc": {"limits": {"requests_per_minute": 5}},
     }
+
+
+ASIDE = {"tools": False, "fetch": False}
+
+
+@pytest.mark.parametrize(
+    ("all_of_them", "role", "expected"),
+    [
+        ("", "", None),
+        ("", "inspect_bodies: true", ASIDE),
+        ("", "inspect_bodies: null", None),
+        ("", "models: [a]", ASIDE),
+        ("", "models: [a]\n    inspect_bodies: false", ASIDE),
+        ("inspect_bodies: true\n", "", ASIDE),
+        ("inspect_bodies: true\n", "inspect_bodies: false", None),
+        ("inspect_bodies: false\n", "inspect_bodies: true", ASIDE),
+        ("", "server_side: {tools: true, priority: 5}", None),
+        (
+            "inspect_bodies: true\n",
+            "server_side: {tools: true, priority: 5}",
+            {"tools": True, "fetch": False, "priority": 5},
+        ),
+    ],
+)
+def test_what_a_body_may_ask_is_told_of_those_whose_bodies_are_looked_at(
+    all_of_them: str, role: str, expected: dict[str, Any] | None
+) -> None:
+    table = compiled(f"{BASE}    {role}\n{all_of_them}" if role else BASE + all_of_them)
+    assert table["roles"]["agi"].get("limits", {}).get("server_side") == expected
+
+
+def test_a_user_of_a_limit_of_its_own_is_looked_at_as_its_role_says() -> None:
+    text = f"{BASE}    server_side: {{fetch: true}}\nusers:\n  AGIAa: {{models: [a]}}\n"
+    table = compiled(text)
+    assert "limits" not in table["roles"]["agi"]
+    told = table["users"]["AGIAa"]["limits"]["server_side"]
+    assert told == {"tools": False, "fetch": True}
+
+
+def test_n13_a_route_that_fetches_is_for_roles_that_may_have_it_fetch() -> None:
+    kind = f"{KIND}    - POST /v1/apply needs=fetch\n"
+    without = {row["path"]: row["roles"] for row in compiled(mine=kind)["routes"]}
+    assert (without["/v1/apply"], without["/v1/mine"]) == ([], ["agi"])
+    able = compiled(f"{BASE}    server_side: {{fetch: true}}\n", mine=kind)
+    assert {row["path"]: row["roles"] for row in able["routes"]}["/v1/apply"] == ["agi"]
 
 
 def test_the_setting_bounds_every_ttl() -> None:
@@ -271,3 +327,16 @@ def test_every_field_but_the_four_has_a_default() -> None:
     assert set(role["required"]) == needed
     fields = {name for name, rule in role["properties"].items() if "formerNameOf" not in rule}
     assert set(schema.defaults(schema.POLICY, "role")) == fields - needed
+
+
+def test_with_several_servers_bodies_are_looked_at_unless_the_policy_says_otherwise() -> None:
+    def told(names: str, more: str = "") -> Any:
+        rows = "".join(
+            f"  - {{name: {name}, url: 'http://10.0.0.1', kind: mine}}\n" for name in names
+        )
+        table = compiled(f"{BASE}{more}servers:\n{rows}", mine=KIND)
+        return table["roles"]["agi"].get("limits", {}).get("server_side")
+
+    assert told("ab") == ASIDE
+    assert told("a") is None
+    assert told("ab", "inspect_bodies: false\n") is None

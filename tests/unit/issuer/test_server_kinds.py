@@ -23,7 +23,7 @@ OWN_CLASSES = {"page", "health", "metrics", "console"}
 WORDS = {"body", "body-or-name", "path", "query", "form", "listed", "none", "-"}
 LINE = re.compile(
     r"(GET|HEAD|POST|PUT|DELETE) (/[A-Za-z0-9._/{}-]*)"
-    r"(?: model=(body|body-or-name|path|query|form|listed|none))?"
+    r"(?: model=(body|body-or-name|path|query|form|listed|none))?(?: needs=fetch)?"
 )
 PARAMETER = re.compile(r"\{[A-Za-z0-9]+\}")
 

@@ -71,6 +71,52 @@ local function pass(chunk, is_last)
 end
 
 describe("refusal", function()
+    describe("of what a body asks beside its model", function()
+        local ASIDE = { tools = false, fetch = false }
+
+        it("is that of a caller whose bodies are looked at, and of no other", function() -- N11
+            body_text = '{"model":"a","tools":[{"type":"mcp"}]}'
+            assert.equal("tools_tools", (ask({ server_side = ASIDE })))
+            local models = fake.load("portero.policy.model_name").compile({ "a" }, true)
+            assert.equal("tools_tools", (ask({ models = models, server_side = ASIDE })))
+            assert.is_nil(ask({ models = models }))
+            assert.is_nil(ask({ requests_per_minute = 1 }))
+            assert.equal(0, held)
+        end)
+
+        it("is asked of inference alone", function()
+            body_text = '{"model":"a","tools":[{"type":"mcp"}]}'
+            local route = { is_llm = true, class = "management", answered_by = "llm",
+                target = "/models/x", model = "body" }
+            assert.is_nil(ask({ server_side = ASIDE }, nil, route))
+        end)
+
+        it("is told before any slot is taken", function()
+            body_text = '{"model":"a","images":["http://x/"]}'
+            assert.equal("fetch_images", (ask({ server_side = ASIDE, concurrent_requests = 1 })))
+            assert.equal(0, dict:count())
+        end)
+
+        it("is none for a priority, which is taken out, or made the policy's", function() -- N12
+            body_text = '{"model":"a","priority":-1}'
+            assert.is_nil(ask({ server_side = ASIDE }))
+            assert.equal('{"model":"a"}', replaced)
+            assert.is_nil(ask({ server_side = { tools = false, fetch = false, priority = 3 } }))
+            assert.equal('{"model":"a","priority":3}', replaced)
+        end)
+
+        it("is none for a form", function()
+            body_text = '--B\r\nContent-Disposition: form-data; name=model\r\n\r\na\r\n--B--'
+            local route = { is_llm = true, class = "inference", answered_by = "llm",
+                target = "/v1/audio/transcriptions", model = "form" }
+            local headers = { ["content-type"] = "multipart/form-data; boundary=B",
+                ["content-length"] = tostring(#body_text) }
+            local models = fake.load("portero.policy.model_name").compile({ "a" }, true)
+            assert.is_nil(ask({ models = models, server_side = ASIDE }, headers, route))
+            assert.is_nil(ask({ server_side = ASIDE }, headers, route))
+        end)
+    end)
+
     it("is none within all limits, and tells what is left with the answer", function()
         assert.is_nil(ask({ requests_per_minute = 2, tokens_per_minute = 50 }))
         answered()

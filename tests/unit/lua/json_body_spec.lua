@@ -399,7 +399,7 @@ describe("scan, of values", function()
     end
 
     it("answers nil for a model that is missing, and the same of a name", function() -- B4
-        assert.same({ brace = 0 }, scan("{}"))
+        assert.same({ brace = 0, is_empty = true }, scan("{}"))
         assert.is_nil(scan('{"models":"x","messages":[{"model":"y","name":"z"}]}').model)
         assert.equal("y", scan('{"name":"y"}').name)
         assert.is_false(scan('{"name":7}').name)
@@ -792,4 +792,146 @@ it("words are loaded from any place alike", function()
         buffer[offset + 70] = bit.bor(buffer[offset + 70], 0x20)
         assert.is_table(json_body.scan(buffer + offset, #body))
     end
+end)
+
+describe("scan, of what is watched", function()
+    local node = json_body.node
+    local told
+
+    local function tell(name)
+        return function(_, text) told[#told + 1] = name .. "=" .. tostring(text) end
+    end
+
+    local PART = { members = { url = node({ text = tell("url") }), kind = node({}) } }
+    PART.members.content, PART.items = PART, PART
+    node(PART)
+    local WATCH = {
+        nodes = { messages = PART, only_items = node({ items = node({ text = tell("item") }) }) },
+        fields = {
+            flag = function(_, name, bytes, from, to, name_from)
+                told[#told + 1] = name .. "=" .. ffi.string(bytes + from, to - from)
+                    .. "@" .. name_from
+            end,
+        },
+    }
+
+    --- What was told of a text, or the reason.
+    local function watched(text, pause)
+        told = {}
+        local found, reason = with_bytes(text, json_body.scan, pause, WATCH)
+        return found and table.concat(told, " ") or reason
+    end
+
+    local CASES = {
+        ['{"messages":[{"url":"a"},{"content":[{"url":"b"}]},[[{"url":"c"}]]]}'] =
+            "url=a url=b url=c",
+        ['{"messages":{"url":"a","content":{"content":{"url":"b"},"url":"c"}}}'] =
+            "url=a url=b url=c",
+        -- What is not on a path is not looked at, however it looks.
+        ['{"url":"x","a":{"url":"x","messages":[{"url":"x"}]},"messages":[{"a":{"url":"x"}}]}'] =
+            "",
+        ['{"messages":[{"kind":{"url":"x"}},{"a":[{"url":"x"}],"b":"{\\"url\\":1}"}]}'] = "",
+        ['{"messages":"url","a":["messages",{"url":"x"}]}'] = "",
+        ['{"messages":[{"url":1},{"url":null},{"url":true},{"url":[]},{"url":{}},"url",1.5,[]]}'] =
+            "",
+        ['{"messages":[{"url":["x"]},{"url":{"url":"x"}}]}'] = "",
+        ['{"only_items":["a","",[],{"url":"x"},2,"b"]}'] = "item=a item= item=b",
+        ['{"only_items":{"url":"x"}}'] = "",
+        -- Beside others, in any order and with blanks everywhere.
+        [' { "messages" : [ { "a" : 1 , "url" : "a" , "b" : [ ] } , { } ] , "c" : 2 } '] = "url=a",
+        ['{"messages":[{"b":-1.5e3,"c":true,"d":null,"e":"x","url":"a"}]}'] = "url=a",
+        -- Names are judged decoded.
+        ['{"messages":[{"\\u0075r\\u006C":"a"}]}'] = "url=a",
+        ['{"messages":[{"Url":"a"}]}'] = "json_name_near",
+        ['{"messages":[{"UR\\u004c":"a"}]}'] = "json_name_near",
+        ['{"messages":[{"\226\132\170ind":"a"}]}'] = "json_name_near",
+        ['{"messages":[{"url\\u0000":"a"}]}'] = "invalid_json",
+        ['{"messages":[{"\\ud800":"a"}]}'] = "invalid_json",
+        ['{"messages":[{"a":1,"a":2,"A":3}]}'] = "",
+        ['{"messages":[{"url":"a","url":"b"}]}'] = "json_name_twice",
+        ['{"messages":[{"url":"a","x":{},"\\u0075rl":"b"}]}'] = "json_name_twice",
+        ['{"messages":[{"url":"a"},{"url":"b"}]}'] = "url=a url=b",
+        ['{"Messages":[{"url":"a"}]}'] = "json_name_near",
+        ['{"FLAG":1}'] = "json_name_near",
+        ['{"flag": [1] ,"a":2}'] = "flag=[1]@1",
+        -- What is told of a text is what it stands for.
+        ['{"messages":[{"url":"\\u0068ttp:\\/\\/x"}]}'] = "url=http://x",
+        ['{"messages":[{"url":"é"}]}'] = "url=é",
+        ['{"messages":[{"url":"\\ud800"}]}'] = "url=nil",
+    }
+    for text, expected in pairs(CASES) do
+        it("tells what is on its paths: " .. shown(text), function()
+            assert.equal(expected, watched(text))
+        end)
+    end
+
+    it("tells the beginning of a long text, and cuts no escape", function()
+        for length = 80, 110 do
+            for _, escape in ipairs({ "\\u0041", "\\n", "\\/", "\\b" }) do
+                local text = ("a"):rep(length) .. escape .. ("a"):rep(100)
+                local seen = watched('{"messages":[{"url":"' .. text .. '"}]}')
+                assert.equal("url=" .. ("a"):rep(80), seen:sub(1, 84))
+            end
+        end
+        assert.equal("url=" .. ("a"):rep(96), watched('{"only":1,"messages":[{"url":"'
+            .. ("a"):rep(5000000) .. '"}]}'))
+    end)
+
+    it("takes a very long name for none that is watched", function()
+        for _, name in ipairs({ ("a"):rep(5000), ("\\u0061"):rep(5000), ("é"):rep(5000) }) do
+            assert.equal("url=a", watched('{"messages":[{"' .. name .. '":"x","url":"a"}]}'))
+        end
+    end)
+
+    it("refuses what is no JSON there as anywhere", function() -- B11
+        for _, value in ipairs({ "[", "{", "[}", '{"url"}', '{"url":}', '{"url":"a",}', '["\1"]',
+            '{"url":01}', '{"url":"\255"}', '{"a\255":1}', '{"a\\x":1}', '{"url" "a"}', "[1,]",
+            '[{"url":"a"}{"url":"b"}]', '{"url":tru}', '{,"url":"a"}', "[,1]", '{"url":"a"]' }) do
+            assert.equal("invalid_json", watched('{"messages":' .. value .. "}"))
+        end
+    end)
+
+    it("takes 128 levels, and no more", function() -- B12
+        for _, pair in ipairs({ { "[", "]", 1 }, { '{"content":', "}", 1 },
+            { '[{"content":', "}]", 2 } }) do
+            local levels = math.floor(127 / pair[3])
+            local function nested(count)
+                local opened, closed = pair[1]:rep(count), pair[2]:rep(count)
+                return watched('{"messages":' .. opened .. "1" .. closed .. "}")
+            end
+            assert.equal("", nested(levels))
+            assert.equal("invalid_json", nested(levels + 1))
+        end
+    end)
+
+    local BODY = '{"messages":[{"url":"a","x":[1,{"url":"n"}]},{"content":[{"url":"b"}]}],'
+        .. '"flag":true,"model":"m","only_items":["c"]}'
+
+    it("tells the same wherever it pauses, while another body is scanned meanwhile", function()
+        local expected = watched(BODY):gsub("@%d+", "")
+        for before = 0, #BODY do
+            local seen
+            local text = (" "):rep(PAUSE - before) .. BODY
+            seen = watched(text, function()
+                local mine = told
+                watched('{"messages":[{"url":"other"}]}')
+                told = mine
+            end)
+            assert.equal(expected, (seen:gsub("@%d+", "")))
+        end
+    end)
+
+    it("judges a body as it is judged without a watch, but for the names on its paths", function()
+        math.randomseed(20263)
+        for _ = 1, 2000 do
+            local value = random_value(1):gsub('"a"', '"url"')
+            local text = mutated('{"messages":' .. value .. "," .. random_body():sub(2))
+            local is_refused = watched(text):find("^[a-z_]+$") ~= nil
+            if fault_of(text) ~= "none" then
+                assert.is_true(is_refused, text)
+            elseif is_refused then
+                assert.matches("^json_name_", watched(text))
+            end
+        end
+    end)
 end)

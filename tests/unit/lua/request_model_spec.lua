@@ -306,3 +306,67 @@ describe("release", function()
         request_model.release(nil)
     end)
 end)
+
+describe("look", function()
+    local WATCH = { nodes = {}, fields = {
+        flag = function(found) found.flag = true end,
+    } }
+
+    local function looked(word, headers)
+        fake.request({ method = "POST", target = "/x", headers = headers or {
+            ["content-type"] = "application/json", ["content-length"] = tostring(#text),
+        } })
+        return request_model.look({ model = word }, WATCH)
+    end
+
+    it("reads what a JSON body says, whatever its model", function()
+        text = '{"flag":1}'
+        for _, word in ipairs({ "body", "body-or-name" }) do
+            local code, found = looked(word)
+            assert.is_nil(code)
+            assert.is_true(found.flag)
+        end
+        assert.is_true(select(2, looked(nil)).flag)
+    end)
+
+    it("reads nothing where there is no body, or none of JSON", function()
+        for _, word in ipairs({ "form", "path", "query", "listed", "none" }) do
+            assert.same({}, { looked(word) })
+        end
+        assert.same({}, { looked("body", { ["content-type"] = "application/json" }) })
+        assert.equal(0, reads)
+    end)
+
+    it("refuses what could be read in two ways, and what is no JSON", function()
+        text = '{"flag":1,"flag":2}'
+        assert.equal("json_name_twice", looked("body"))
+        assert.equal("unsupported_media_type",
+            looked("body", { ["content-type"] = "text/plain", ["content-length"] = "9" }))
+    end)
+end)
+
+describe("beside_model", function()
+    local server_side = require("portero.request.server_side")
+
+    --- The body as it is sent, or the code of its refusal.
+    local function judged(allowed)
+        fake.request({ headers = { ["content-type"] = "application/json" } })
+        local found = request_model.read_json(server_side.WATCH)
+        local code = request_model.beside_model(found, allowed)
+        request_model.finish(found)
+        return code or changed or text
+    end
+
+    it("is the refusal of what the caller may not ask for", function() -- N11
+        text = '{"tools":[{"type":"mcp"}]}'
+        assert.equal("tools_tools", judged({ tools = false, fetch = false }))
+        assert.equal(text, judged({ tools = true, fetch = false }))
+    end)
+
+    it("makes the priority the policy's", function() -- N12
+        text = '{"model":"ok","priority":-1000}'
+        assert.equal('{"model":"ok"}', judged({ tools = false, fetch = false }))
+        assert.equal('{"model":"ok","priority":7}',
+            judged({ tools = false, fetch = false, priority = 7 }))
+    end)
+end)

@@ -30,6 +30,8 @@ local function limits_of(listed, is_ollama)
         tokens_per_minute = listed.tokens_per_minute,
         concurrent_requests = listed.concurrent_requests,
         largest_body_bytes = listed.largest_body_bytes,
+        -- { tools, fetch, priority }: what a body may ask for; nil where it is not looked at.
+        server_side = listed.server_side,
         -- What is counted must be given back, or charged, when a request ends.
         is_counted = (listed.requests_per_minute or listed.tokens_per_minute
             or listed.concurrent_requests) ~= nil,

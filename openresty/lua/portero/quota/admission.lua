@@ -7,6 +7,7 @@
 local request_model = require("portero.request.request_model")
 local body = require("portero.request.body")
 local limits = require("portero.quota.limits")
+local server_side = require("portero.request.server_side")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 local usage = require("portero.answer.usage")
@@ -116,16 +117,28 @@ local function begin_meter(ticket, route)
     return code
 end
 
+--- Which model, and what else the body asks of the LLM server.
+local function judge_body(ticket, route, value, query)
+    local models = ticket.limits.models
+    local allowed = METERED[route.class] and ticket.limits.server_side or nil
+    local watch = allowed and server_side.WATCH
+    local code
+    if models then
+        code, ticket.found = request_model.refusal(route, value, query, models, watch)
+    elseif watch then
+        code, ticket.found = request_model.look(route, watch)
+    end
+    local is_looked_at = allowed and ticket.found and not ticket.found.is_form
+    return code or is_looked_at and request_model.beside_model(ticket.found, allowed) or nil
+end
+
 --- The first thing that a request may not do, in this order: what is cheap to judge comes first,
 --- and a slot is taken last.
 local function first_refusal(ticket, route, value, query)
     if is_too_large(ticket.limits.largest_body_bytes) then
         return "request_too_large"
     end
-    local code = count_request(ticket)
-    if not code and ticket.limits.models then
-        code, ticket.found = request_model.refusal(route, value, query, ticket.limits.models)
-    end
+    local code = count_request(ticket) or judge_body(ticket, route, value, query)
     if code or not METERED[route.class] then
         return code
     end

@@ -4,7 +4,8 @@
 -- Pure. It must never let pass what two readers could read in two ways, nor look behind the body's
 -- last byte. What the names mean is not its matter.
 -- The grammar is one table of states, built below, and one loop over the bytes, which LuaJIT
--- compiles: a body costs the same however it is nested or cut.
+-- compiles: a body costs the same however it is nested or cut. Within the outermost object it looks
+-- along the paths of a watch alone, and where nobody gives one not at all.
 
 local bit = require("bit")
 local cjson = require("cjson.safe")
@@ -22,6 +23,7 @@ local MAX_NAMES = 1000
 local MAX_NAME_BYTES = 1024
 local MAX_MODEL_BYTES = 1024
 local MAX_RANGE_BYTES = 4096
+local MAX_SHOWN_BYTES = 96
 local PAUSE_BYTES = 256 * 1024
 
 local _M = {}
@@ -50,6 +52,7 @@ local function decoded(raw)
 end
 
 local QUOTE, LETTER_T, LETTER_N = byte('"tn', 1, 3)
+local OPENS = { [QUOTE] = true, [byte("{")] = true, [byte("[")] = true }
 
 --- A value that could name a model, or false.
 local function text_of(bytes, from, to)
@@ -129,11 +132,13 @@ local POLICY = {
 -- The grammar as a table: state and byte -> the next state. The numbers from FIRST_EVENT on are no
 -- states but events: something to be done, which answers the state.
 
-local FIRST_EVENT, REFUSED = 224, 255
+local STATES, FIRST_EVENT, REFUSED = 512, 480, 511
 
-local next_state = ffi.new("uint8_t[65536]")
-local is_text = ffi.new("bool[256]") -- states within a string, between two characters
-ffi.fill(next_state, 65536, REFUSED)
+local next_state = ffi.new("uint16_t[?]", STATES * 256)
+local is_text = ffi.new("bool[?]", STATES) -- states within a string, between two characters
+for place = 0, STATES * 256 - 1 do
+    next_state[place] = REFUSED
+end
 
 local handlers = {}
 local last_state, last_event = 0, FIRST_EVENT - 1
@@ -171,7 +176,7 @@ end
 
 --- All that leads on from one state does from another too.
 local function as(state, other)
-    ffi.copy(next_state + state * 256, next_state + other * 256, 256)
+    ffi.copy(next_state + state * 256, next_state + other * 256, 256 * ffi.sizeof("uint16_t"))
 end
 
 local function range(first, last)
@@ -254,10 +259,16 @@ end
 ---@field state integer
 ---@field depth integer how many objects and arrays are open
 ---@field stack ffi.cdata* by depth: the state when what is open there is closed
----@field from integer where the name or value of the top level begins that is being read
----@field name string the name of the member that is being read
+---@field from integer where the name or value begins that is being read
+---@field name string the name of the member of the top level that is being read
+---@field name_from integer where it begins, with its quote
 ---@field names table<string, boolean> of the top level
 ---@field count integer how many they are
+---@field watch table|nil what to look at beside the policy names
+---@field nodes table|nil by depth: what is watched of what is open there
+---@field seen table|nil by depth: which of its names were there, a bit each
+---@field child table|nil what is watched of the value that comes
+---@field back integer the state behind a text that is watched
 ---@field found table
 ---@field fault string|nil why it ended
 
@@ -337,7 +348,158 @@ local function add_object()
     add_value(value, behind, behind)
 end
 
---- One member's name is read: no other may be the same, nor nearly a policy name. To who reads it
+---------
+-- What is watched: within values of the top level, members by their names, and items of arrays.
+
+--- What a place may be: `members` by name, `items` of an array, and `text`, which is told the
+--- beginning of a string. Several places may be one, and one may be within itself.
+---@param node table { members, items, text }, each or none
+---@return table node
+function _M.node(node)
+    local bits, next_bit = {}, 1
+    for name in pairs(node.members or {}) do
+        bits[name], next_bit = next_bit, next_bit * 2
+    end
+    node.bits = bits
+    return node
+end
+
+--- A string's beginning, as much as is enough to tell what it is; nil for none that is a text.
+local function beginning(bytes, from, to)
+    if to - from <= MAX_SHOWN_BYTES then
+        return decoded(ffi.string(bytes + from, to - from))
+    end
+    local raw = ffi.string(bytes + from, MAX_SHOWN_BYTES)
+    -- An escape may be cut, and so may a character; who looks for ASCII does not mind.
+    return decoded((gsub(raw, "\\u?%x?%x?%x?$", "")))
+end
+
+local goes_into_watched = {} -- what opens -> { field of a node, state, state without it }
+local PLAIN_NAME = range(0x61, 0x7A) .. "_"
+
+--- A value begins that is watched. `back` is the state behind it.
+local function open_watched(scan, at, node, back)
+    local opening = scan.bytes[at - 1]
+    if opening == QUOTE then
+        scan.child, scan.back, scan.from = node, back, at
+        return goes_into_watched[QUOTE], at
+    end
+    local depth, into = scan.depth, goes_into_watched[opening]
+    if depth == MAX_DEPTH then
+        return refuse(scan)
+    end
+    scan.stack[depth], scan.depth = back, depth + 1
+    if not node[into.field] then
+        return into.unwatched, at
+    end
+    scan.nodes[depth], scan.seen[depth] = node, 0
+    return into.watched, at
+end
+
+--- A name of a watched object is read; whether it stands for what is watched.
+local function judge_member(scan, name)
+    local depth = scan.depth - 1
+    local node = scan.nodes[depth]
+    scan.child = node.members[name]
+    if not scan.child then
+        return true
+    end
+    local was, is = scan.seen[depth], node.bits[name]
+    scan.seen[depth] = bor(was, is)
+    scan.fault = band(was, is) ~= 0 and "json_name_twice" or nil
+    return scan.fault == nil
+end
+
+--- One that is not written in small letters of ASCII: what it stands for, and whether some would
+--- take it for another.
+local function judge_odd_member(scan, raw)
+    local name = decoded(raw)
+    if not name or find(name, "\0", 1, true) then
+        return refuse(scan)
+    end
+    local near = folded(name)
+    if near ~= name and scan.nodes[scan.depth - 1].members[near] then
+        scan.fault = "json_name_near"
+        return nil
+    end
+    return judge_member(scan, name)
+end
+
+--- The names of a watched object: most are told from others as they stand.
+local function add_watched_name(colon, watched_colon)
+    local function behind(judge)
+        return new_event(function(scan, at)
+            local length = at - 1 - scan.from
+            if length > MAX_NAME_BYTES then
+                return colon, at
+            elseif judge(scan, ffi.string(scan.bytes + scan.from, length)) then
+                return scan.child and watched_colon or colon, at
+            end
+        end)
+    end
+    local odd, plain = add_string(behind(judge_odd_member)), new_state()
+    as(plain, odd)
+    on(plain, PLAIN_NAME, plain)
+    on(plain, '"', behind(judge_member))
+    return plain
+end
+
+--- A watched value's text: who watches it is told how it begins.
+local function add_watched_text()
+    goes_into_watched[QUOTE] = add_string(new_event(function(scan, at)
+        local tell = scan.child.text
+        if tell then
+            tell(scan.found, beginning(scan.bytes, scan.from, at - 1))
+        end
+        return scan.back, at
+    end))
+end
+
+local function add_watched_object()
+    local first, colon, watched_colon = new_state(), new_state(), new_state()
+    local value, watched, behind = new_state(), new_state(), new_state()
+    local name = add_watched_name(colon, watched_colon)
+    local quote = new_event(function(scan, at)
+        scan.from = at
+        return name, at
+    end)
+    add_members(first, quote, colon, value, behind, CLOSED)
+    add_value(value, behind, behind)
+    on(watched_colon, SPACE, watched_colon)
+    on(watched_colon, ":", watched)
+    as(watched, value)
+    on(watched, SPACE, watched)
+    on(watched, '"{[', new_event(function(scan, at)
+        return open_watched(scan, at, scan.child, behind)
+    end))
+    goes_into_watched[byte("{")] = { field = "members", watched = first, unwatched = IN_OBJECT }
+end
+
+local function add_watched_array()
+    local first, value, behind = new_state(), new_state(), new_state()
+    on(behind, SPACE, behind)
+    on(behind, ",", value)
+    on(behind, "]", CLOSED)
+    add_value(value, behind, behind)
+    on(value, '"{[', new_event(function(scan, at)
+        return open_watched(scan, at, scan.nodes[scan.depth - 1].items, behind)
+    end))
+    as(first, value)
+    on(first, SPACE, first)
+    on(first, "]", CLOSED)
+    goes_into_watched[byte("[")] = { field = "items", watched = first, unwatched = IN_ARRAY }
+end
+
+---------
+-- The outermost object.
+
+--- Whether a name of the top level, folded, is one that others must not be nearly.
+local function counts(scan, name)
+    local watch = scan.watch
+    return POLICY[name] or watch and (watch.fields[name] or watch.nodes[name])
+end
+
+--- One member's name is read: no other may be the same, nor nearly one that counts. To who reads it
 --- as C does, a name ends at NUL.
 local function judge_name(scan, raw)
     local name = #raw <= MAX_NAME_BYTES and decoded(raw)
@@ -345,7 +507,7 @@ local function judge_name(scan, raw)
         return refuse(scan)
     end
     local near = folded(name)
-    if scan.names[name] or near ~= name and POLICY[near] then
+    if scan.names[name] or near ~= name and counts(scan, near) then
         scan.fault = scan.names.model and near == "model" and "ambiguous_body"
             or scan.names[name] and "json_name_twice" or "json_name_near"
         return nil
@@ -365,17 +527,25 @@ local function add_top(first, finished)
         end
     end))
     local quote = new_event(function(scan, at)
-        scan.from = at
+        scan.from, scan.name_from = at, at - 1
         return text, at
     end)
+    local watched_done = new_event(function(_, at)
+        return behind, at
+    end)
     local begun = new_event(function(scan, at)
+        local node = scan.watch and scan.watch.nodes[scan.name]
+        if node and OPENS[scan.bytes[at - 1]] then
+            return open_watched(scan, at, node, watched_done)
+        end
         scan.from = at - 1
         return content, at - 1
     end)
     local function finish(scan, at)
-        local read = POLICY[scan.name]
+        local name = scan.name
+        local read = POLICY[name] or scan.watch and scan.watch.fields[name]
         if read then
-            read(scan.found, scan.name, scan.bytes, scan.from, at)
+            read(scan.found, name, scan.bytes, scan.from, at, scan.name_from)
         end
         return behind, at
     end
@@ -394,6 +564,9 @@ do
     local first = new_state()
     add_array()
     add_object()
+    add_watched_text()
+    add_watched_object()
+    add_watched_array()
     add_top(first, FINISHED)
     on(START, SPACE, START)
     on(FINISHED, SPACE, FINISHED)
@@ -467,18 +640,24 @@ local function run(scan, at, stop)
     return at
 end
 
-local function new_scan(bytes)
+local function new_scan(bytes, watch)
     return {
         bytes = bytes,
         state = START,
         depth = 1,
-        stack = ffi.new("uint8_t[128]"),
+        stack = ffi.new("uint16_t[128]"),
         from = 0,
         name = "",
+        name_from = 0,
         names = new_table(0, 16),
         count = 0,
         found = {},
         fault = nil,
+        watch = watch,
+        nodes = watch and {},
+        seen = watch and {},
+        child = nil,
+        back = 0,
     }
 end
 
@@ -491,10 +670,13 @@ end
 ---@param bytes ffi.cdata* const unsigned char *
 ---@param length integer
 ---@param pause function|nil called now and then in a long body; others may scan meanwhile
+---@param watch table|nil what else is looked at: `fields`, name of the top level -> called with
+---     found, name, bytes, from, to, and where the name begins; `nodes`, name of the top level ->
+---     from `node`. No name is in both, and none is a policy name
 ---@return table|nil found
 ---@return string|nil code of the refusal
-function _M.scan(bytes, length, pause)
-    local scan = new_scan(bytes)
+function _M.scan(bytes, length, pause, watch)
+    local scan = new_scan(bytes, watch)
     local at = 0
     while at < length do
         at = run(scan, at, min(at + PAUSE_BYTES, length))
@@ -508,8 +690,13 @@ function _M.scan(bytes, length, pause)
     if scan.state ~= FINISHED then
         return nil, "invalid_json"
     end
+    scan.found.is_empty = scan.count == 0 or nil
     return scan.found
 end
+
+--- The text of a value, where it could name something: not empty, of up to 1024 bytes, and without
+--- control characters.
+_M.text = text_of
 
 --- Whether a text could name a model in a body: UTF-8 without control characters, and not too long.
 ---@param text string

@@ -1,7 +1,7 @@
 ---------
 -- Which model a request asks for, read where its route says that it stands, and judged once by
--- `policy/decision.lua`: what was judged is what is sent. For callers with limits alone; others'
--- bodies are never looked at.
+-- `policy/decision.lua`: what was judged is what is sent; and what its body asks of the LLM server
+-- beside that. For callers with limits alone; others' bodies are never looked at.
 -- A body that could be read in two ways is refused, not guessed at (threats B1-B15).
 
 local cjson = require("cjson.safe")
@@ -10,6 +10,7 @@ local decision = require("portero.policy.decision")
 local form_body = require("portero.request.form_body")
 local json_body = require("portero.request.json_body")
 local model_name = require("portero.policy.model_name")
+local server_side = require("portero.request.server_side")
 
 local var = ngx.var
 local find = string.find
@@ -44,14 +45,15 @@ end
 
 --- What the JSON body says of its model; it stays what it is until the request is forwarded. Who
 --- is done with its bytes calls `release`.
+---@param watch table|nil what else is looked at, as `json_body.scan` takes it
 ---@return table|nil found, string|nil code
-function _M.read_json()
+function _M.read_json(watch)
     local _, fault = json_body.is_json(var.http_content_type)
     local pointer, length, keep = open(fault, "body_missing")
     if not pointer then
         return nil, length
     end
-    local found, code = json_body.scan(pointer, length, body.pause)
+    local found, code = json_body.scan(pointer, length, body.pause, watch)
     if not found then
         body.release(keep)
         return nil, code
@@ -60,8 +62,8 @@ function _M.read_json()
     return found
 end
 
-local function from_json(word)
-    local found, code = _M.read_json()
+local function from_json(word, watch)
+    local found, code = _M.read_json(watch)
     if not found then
         return nil, code
     end
@@ -131,23 +133,24 @@ end
 --- word of the route -> the name, or nil and a code; and what else the body said. Lists, and what
 --- names no model, have none.
 local READERS = {
-    body = function() return from_json("body") end,
-    ["body-or-name"] = function() return from_json("body-or-name") end,
+    body = function(_, _, watch) return from_json("body", watch) end,
+    ["body-or-name"] = function(_, _, watch) return from_json("body-or-name", watch) end,
     form = from_form,
     path = model_name.unescape,
     listed = function() end,
     none = function() end,
     query = function(_, query) return model_name.from_query(query) end,
 }
+local JSON_WORDS = { body = true, ["body-or-name"] = true }
 local BODY_WORDS = { body = true, ["body-or-name"] = true, form = true }
 
-local function read(word, value, query)
+local function read(word, value, query, watch)
     if word ~= "query" and model_name.names_model(query) then
         return nil, "model_in_query"
     elseif not BODY_WORDS[word] and has_body() then
         return nil, "body_unexpected"
     end
-    return READERS[word](value, query)
+    return READERS[word](value, query, watch)
 end
 
 --- Whether a caller may use the model that its request asks for.
@@ -155,10 +158,42 @@ end
 ---@param value string|nil what stood for the route's parameter
 ---@param query string with its question mark, or empty
 ---@param list table the caller's allow-list
+---@param watch table|nil what else is looked at in a JSON body
 ---@return string|nil code of the refusal; nil when it may
 ---@return table|nil found what the body said, from `read_json` or of a form, whatever the code
-function _M.refusal(route, value, query, list)
-    return decision.model_refusal(route, value, query, list, read)
+function _M.refusal(route, value, query, list, watch)
+    return decision.model_refusal(route, value, query, list, function(word)
+        return read(word, value, query, watch)
+    end)
+end
+
+--- What the body of an inference says, whatever its model; nothing where its route takes no JSON.
+---@param route table
+---@param watch table
+---@return string|nil code of the refusal
+---@return table|nil found from `read_json`
+function _M.look(route, watch)
+    if not (route.model == nil or JSON_WORDS[route.model]) or not has_body() then
+        return nil
+    end
+    local found, code = _M.read_json(watch)
+    return code, found
+end
+
+--- Whether a caller may ask what its body asks of the LLM server beside the model. Of that the
+--- priority is never the client's: it is made the policy's.
+---@param found table from `refusal` or `look`
+---@param allowed table the caller's `server_side`
+---@return string|nil code of the refusal
+function _M.beside_model(found, allowed)
+    local code = server_side.refusal(found, allowed)
+    if code then
+        return code
+    end
+    local from, to, text = server_side.change_of_priority(found, found.pointer, allowed.priority)
+    if from then
+        _M.change(found, from, to, text)
+    end
 end
 
 return _M

@@ -1,0 +1,225 @@
+---------
+-- What a body may ask of the LLM server beside a model: tools that the server itself runs,
+-- addresses that it fetches, a place in its queue (threats N11, N12). Where these stand in a body
+-- is a watch for `json_body.scan`, of OpenAI's, Anthropic's and Ollama's dialects alike; who may
+-- ask for them a role's `server_side` says.
+-- Pure. Structure alone counts: a text of a message, the schema of a client's tool and the input of
+-- its call are never looked into. What is not known to be run by the client is not allowed: a new
+-- kind of tool is refused until it is listed here.
+
+local json_body = require("portero.request.json_body")
+
+local byte, find, lower, sub = string.byte, string.find, string.lower, string.sub
+local node = json_body.node
+
+local COMMA, SPACE, TAB, LINE_FEED, RETURN, LETTER_N = byte(", \t\n\rn", 1, 6)
+local BLANK = { [SPACE] = true, [TAB] = true, [LINE_FEED] = true, [RETURN] = true }
+
+local _M = {}
+
+---------
+-- Tools.
+
+--- The types of tools that the client runs. OpenAI's, and among them two that only choose between
+--- the tools which the body lists; then Anthropic's, which end with a date.
+local CLIENT_RUN = {
+    ["function"] = true, custom = true, local_shell = true, apply_patch = true,
+    namespace = true, tool_search = true,
+}
+local CLIENT_RUN_DATED = {
+    "^bash_%d+$", "^text_editor_%d+$", "^computer_%d+$", "^memory_%d+$",
+    "^tool_search_tool_%l%w+_%d+$",
+}
+
+local function is_client_run(kind)
+    if CLIENT_RUN[kind] then
+        return true
+    end
+    for _, pattern in ipairs(CLIENT_RUN_DATED) do
+        if find(kind, pattern) then
+            return true
+        end
+    end
+    return false
+end
+
+--- The first of each is told to the client.
+local function asks_tools(field)
+    return function(found)
+        found.asks_tools = found.asks_tools or field
+    end
+end
+
+local function tell_type(found, kind)
+    if not kind or not is_client_run(kind) then
+        asks_tools("tools")(found)
+    end
+end
+
+local in_tools = { text = asks_tools("tools") }
+local TOOL = { members = {
+    type = { text = tell_type },
+    -- Of an MCP server or a connector, whatever the type says.
+    server_url = in_tools, connector_id = in_tools, server_label = in_tools,
+} }
+-- A list of tools, and the tools of a namespace.
+TOOL.members.tools, TOOL.items = TOOL, TOOL
+
+--- LocalAI looks here for MCP servers and for its own assistant, which manages it.
+local METADATA = { members = {
+    mcp_servers = { text = asks_tools("metadata") },
+    mcp_prompt = { text = asks_tools("metadata") },
+    mcp_resources = { text = asks_tools("metadata") },
+    localai_assistant = { text = asks_tools("metadata") },
+} }
+
+--- A field of the top level that asks for tools by being there.
+local function read_tools(found, name, bytes, from)
+    if bytes[from] ~= LETTER_N then
+        asks_tools(name)(found)
+    end
+end
+
+---------
+-- Addresses.
+
+--- Whether a text is the thing itself: a data: URL, or base64 as it is. All else is an address, or
+--- something of which some server would make one.
+local function is_inline(text)
+    return text ~= nil
+        and (lower(sub(text, 1, 5)) == "data:" or not find(text, "[^%w+/=_%-\r\n]"))
+end
+
+local function tells_address(field)
+    return function(found, text)
+        if not is_inline(text) then
+            found.asks_fetch = found.asks_fetch or field
+        end
+    end
+end
+
+--- A place that is an address or an object with one; also a list of these.
+local function media(field)
+    local tell = tells_address(field)
+    local one = { text = tell, members = { url = { text = tell }, data = { text = tell } } }
+    one.items = one
+    return one
+end
+
+--- A message, an item of the input, or a part of its content: in all dialects they may hold each
+--- other. Anthropic's `source` is an object where it is to be fetched; as a text it is the name of
+--- what was found.
+local PART = { members = {
+    image_url = media("image_url"), audio_url = media("audio_url"),
+    video_url = media("video_url"), file_url = media("file_url"),
+    image = media("image"), video = media("video"), images = media("images"),
+    input_image = media("input_image"), input_audio = media("input_audio"),
+    input_video = media("input_video"),
+    source = { members = { url = { text = tells_address("source") } } },
+} }
+PART.items = PART
+PART.members.content, PART.members.output = PART, PART
+PART.members.source.members.content = PART
+
+local NODES = {
+    tools = TOOL, metadata = METADATA,
+    messages = PART, input = PART, inputs = PART, system = PART,
+    -- Scores and ranks of images (vLLM).
+    query = PART, queries = PART, documents = PART, items = PART,
+    text_1 = PART, text_2 = PART, data_1 = PART, data_2 = PART,
+    -- Ollama's prompts; embeddings of images (Cohere's dialect); images of images (LocalAI).
+    images = media("images"), image = media("image"), file = media("file"),
+    files = media("files"), ref_images = media("ref_images"),
+}
+
+---------
+-- A place in the queue.
+
+local function read_priority(found, _, _, from, to, name_from)
+    found.priority = { name_from = name_from, from = from, to = to }
+end
+
+local function next_to(bytes, at, step)
+    while BLANK[bytes[at]] do
+        at = at + step
+    end
+    return at
+end
+
+--- The bytes of a member and of the comma that goes with it.
+local function member_of(bytes, name_from, to)
+    local before = next_to(bytes, name_from - 1, -1)
+    if bytes[before] == COMMA then
+        return before, to
+    end
+    local behind = next_to(bytes, to, 1)
+    return name_from, bytes[behind] == COMMA and behind + 1 or to
+end
+
+--- How a body's priority is made the policy's: what stands in place of which bytes.
+---@param found table what `json_body.scan` found by this watch
+---@param bytes ffi.cdata* of the body
+---@param priority integer|nil the role's; nil: a body has none
+---@return integer|nil from nil where nothing is to be changed
+---@return integer|nil to
+---@return string|nil text
+function _M.change_of_priority(found, bytes, priority)
+    local told = found.priority
+    if told and priority then
+        return told.from, told.to, tostring(priority)
+    elseif told then
+        local from, to = member_of(bytes, told.name_from, told.to)
+        return from, to, ""
+    elseif priority then
+        local member = ('"priority":%d%s'):format(priority, found.is_empty and "" or ",")
+        return found.brace + 1, found.brace + 1, member
+    end
+end
+
+---------
+-- The watch.
+
+local numbered = {}
+
+--- Each place once; they hold each other.
+local function number(place)
+    if not numbered[place] then
+        numbered[place] = true
+        node(place)
+        for _, member in pairs(place.members or {}) do
+            number(member)
+        end
+        if place.items then
+            number(place.items)
+        end
+    end
+end
+
+for _, place in pairs(NODES) do
+    number(place)
+end
+
+--- What `json_body.scan` looks at for `refusal`: it notes `asks_tools` and `asks_fetch`, the field
+--- that asks first, and `priority`, where it stands.
+_M.WATCH = {
+    nodes = NODES,
+    fields = {
+        web_search_options = read_tools, mcp_servers = read_tools, container = read_tools,
+        tool_ids = read_tools, tool_servers = read_tools,
+        priority = read_priority,
+    },
+}
+
+--- What of it a caller may not ask for.
+---@param found table
+---@param allowed table the role's `server_side`: { tools, fetch, priority }
+---@return string|nil code of the refusal
+function _M.refusal(found, allowed)
+    if found.asks_tools and not allowed.tools then
+        return "tools_" .. found.asks_tools
+    elseif found.asks_fetch and not allowed.fetch then
+        return "fetch_" .. found.asks_fetch
+    end
+end
+
+return _M

@@ -1,0 +1,256 @@
+"""What a body may ask of the LLM server beside its model: threats N11, N12 and N13."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import requests
+
+from tests.support.deployment import Caller, Deployment, deployed
+from tests.support.policies import write_policy
+from tests.support.upstream import CHAT_ANSWER, Upstream
+
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "YPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+#: Users by what their role's bodies are: looked at, with a list of models, with everything allowed
+#: and a priority, and not looked at.
+LOOKED_AT, LIMITED, ALLOWED, FREE = "AGNFTEST01", "AGNRTEST01", "AGIATEST01", "USRSTEST01"
+MANAGER = "ADMNTEST01"
+JSON = {"Content-Type": "application/json"}
+
+
+def limit(content: dict[str, Any]) -> None:
+    roles = content["roles"]
+    roles["agent_fast"]["inspect_bodies"] = True
+    roles["agent_reasoning"]["models"] = ["tiny"]
+    roles["agi"].update(
+        inspect_bodies=True, server_side={"tools": True, "fetch": True, "priority": 7}
+    )
+    roles["admin"]["inspect_bodies"] = True
+
+
+@pytest.fixture(scope="module")
+def running(
+    local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    policy = write_policy(tmp_path_factory.mktemp("policy") / "policy.yaml", limit)
+    with deployed(local_upstream.url, POLICY_FILE=str(policy)) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def seen(local_upstream: Upstream) -> Iterator[Upstream]:
+    local_upstream.forget()
+    yield local_upstream
+    local_upstream.forget()
+
+
+@pytest.fixture(scope="module")
+def tokens(running: Deployment) -> dict[str, str]:
+    caller = Caller(running)
+    return {name: caller.token(name) for name in (LOOKED_AT, LIMITED, ALLOWED, FREE, MANAGER)}
+
+
+@pytest.fixture
+def post(running: Deployment, tokens: dict[str, str]) -> Any:
+    def send(user: str, path: str, body: dict[str, Any] | bytes) -> requests.Response:
+        return requests.post(
+            running.gateway + path,
+            data=body if isinstance(body, bytes) else json.dumps(body).encode(),
+            headers={**JSON, "Authorization": f"Bearer {tokens[user]}"},
+            timeout=30,
+        )
+
+    return send
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], **more}
+
+
+def with_part(part: dict[str, Any]) -> dict[str, Any]:
+    return chat(messages=[{"role": "user", "content": [part]}])
+
+
+ASKED = {
+    "N11 an MCP server": (
+        "/v1/responses",
+        chat(tools=[{"type": "mcp", "server_url": "http://x/"}]),
+    ),
+    "N11 a web search": ("/v1/responses", chat(tools=[{"type": "web_search"}])),
+    "N11 web_search_options": ("/v1/chat/completions", chat(web_search_options={})),
+    "N11 Anthropic's web fetch": ("/v1/messages", chat(tools=[{"type": "web_fetch_20250910"}])),
+    "N11 Anthropic's MCP servers": ("/v1/messages", chat(mcp_servers=[{"url": "http://x/"}])),
+    "N11 tool_ids": ("/v1/chat/completions", chat(tool_ids=["server:mcp:a"])),
+    "N11 tool_servers": ("/v1/chat/completions", chat(tool_servers=[{"url": "http://x/"}])),
+    "N11 LocalAI's assistant": (
+        "/v1/chat/completions",
+        chat(metadata={"localai_assistant": "true"}),
+    ),
+    "an image": (
+        "/v1/chat/completions",
+        with_part({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}),
+    ),
+    "a file of the server": (
+        "/v1/chat/completions",
+        with_part({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}),
+    ),
+    "Anthropic's source": (
+        "/v1/messages",
+        with_part({"type": "image", "source": {"type": "url", "url": "http://x/"}}),
+    ),
+    "Ollama's images": (
+        "/api/chat",
+        chat(messages=[{"role": "user", "content": "a", "images": ["http://x/"]}]),
+    ),
+    "an image, by a short name": (
+        "/llm/chat/completions",
+        with_part({"type": "image_url", "image_url": {"url": "http://x/"}}),
+    ),
+}
+
+
+@pytest.mark.parametrize("user", [LOOKED_AT, LIMITED, MANAGER])
+@pytest.mark.parametrize("what", sorted(ASKED))
+def test_what_a_role_may_not_ask_for_is_refused_and_nothing_arrives(
+    post: Any, seen: Upstream, what: str, user: str
+) -> None:
+    path, body = ASKED[what]
+    answer = post(user, path, body)
+    assert (answer.status_code, answer.headers["x-portero-code"]) == (400, "invalid_request")
+    assert "your role may not ask for" in answer.text
+    assert "169.254" not in answer.text
+    assert seen.seen == []
+
+
+@pytest.mark.parametrize("what", sorted(ASKED))
+def test_a_role_that_may_ask_for_it_has_it_sent_as_it_came(
+    post: Any, seen: Upstream, what: str
+) -> None:
+    path, body = ASKED[what]
+    assert post(ALLOWED, path, body).status_code == 200
+    sent = json.loads(seen.seen[-1].body)
+    assert sent.pop("priority") == 7
+    assert sent == body
+
+
+@pytest.mark.parametrize("what", sorted(ASKED))
+def test_a_body_that_nobody_looks_at_is_sent_as_it_came(
+    post: Any, seen: Upstream, what: str
+) -> None:
+    path, body = ASKED[what]
+    assert post(FREE, path, body).status_code == 200
+    assert json.loads(seen.seen[-1].body) == body
+
+
+@pytest.mark.parametrize("size", [0, 1_100_000])
+def test_n12_a_clients_priority_is_taken_out_or_made_the_roles(
+    post: Any, seen: Upstream, size: int
+) -> None:
+    more = b'"text": "' + b"x" * size + b'"'
+    body = b'{ "model": "tiny" , "priority": -1000, ' + more + b"}\n"
+    for user, expected in (
+        (LOOKED_AT, b'{ "model": "tiny" , ' + more + b"}\n"),
+        (LIMITED, b'{ "model": "tiny" , ' + more + b"}\n"),
+        (ALLOWED, b'{ "model": "tiny" , "priority": 7, ' + more + b"}\n"),
+        (FREE, body),
+    ):
+        assert post(user, "/v1/chat/completions", body).status_code == 200
+        assert seen.seen[-1].body == expected
+        assert seen.seen[-1].values("content-length") == [str(len(expected))]
+
+
+def test_n12_a_role_of_a_priority_has_it_where_a_client_says_nothing(
+    post: Any, seen: Upstream
+) -> None:
+    assert post(ALLOWED, "/v1/chat/completions", b'{"model": "tiny"}').status_code == 200
+    assert seen.seen[-1].body == b'{"priority":7,"model": "tiny"}'
+
+
+def test_n13_what_fetches_a_model_is_for_nobody_as_shipped(post: Any, seen: Upstream) -> None:
+    for user in (LOOKED_AT, FREE, MANAGER):
+        answer = post(user, "/models/apply", {"url": "http://169.254.169.254/"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (
+            403,
+            "insufficient_permissions",
+        )
+    assert seen.seen == []
+
+
+def test_the_tools_and_images_of_real_clients_pass(
+    running: Deployment, tokens: dict[str, str], seen: Upstream
+) -> None:
+    seen.answers["/v1/chat/completions"] = CHAT_ANSWER
+    client = openai.OpenAI(base_url=f"{running.gateway}/v1", api_key=tokens[LOOKED_AT])
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "fetch",
+            "parameters": {"type": "object", "properties": {"image_url": {"type": "string"}}},
+        },
+    }
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+    calls = [{"id": "a", "type": "function", "function": {"name": "fetch", "arguments": "{}"}}]
+    messages: list[Any] = [
+        {"role": "user", "content": [{"type": "text", "text": "see http://x/"}, image]},
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": '{"image_url": "http://x/"}'},
+    ]
+    made = client.chat.completions.create(model="tiny", messages=messages, tools=[tool])  # type: ignore[list-item]
+    assert made.choices[0].message.content == "pong"
+
+    claude = anthropic.Anthropic(base_url=running.gateway, api_key=tokens[LOOKED_AT])
+    seen.answers["/v1/messages"] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "tiny",
+        "content": [{"type": "text", "text": "pong"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    source: Any = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    use: Any = {"type": "tool_use", "id": "a", "name": "WebFetch", "input": {"url": "http://x/"}}
+    message = claude.messages.create(
+        model="tiny",
+        max_tokens=9,
+        system=[{"type": "text", "text": "You run tools."}],
+        tools=[
+            {"name": "WebFetch", "input_schema": {"type": "object", "properties": {}}},
+            {"type": "bash_20250124", "name": "bash"},
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+        ],
+        messages=[
+            {"role": "user", "content": [{"type": "image", "source": source}]},
+            {"role": "assistant", "content": [use]},
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "a", "content": "done"}],
+            },
+        ],
+    )
+    assert message.content[0].type == "text"
+
+
+def test_what_is_refused_is_told_in_the_words_of_each_dialect(
+    running: Deployment, tokens: dict[str, str], seen: Upstream
+) -> None:
+    client = openai.OpenAI(base_url=f"{running.gateway}/v1", api_key=tokens[LOOKED_AT])
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="tiny", input="a", tools=[{"type": "web_search"}])
+    assert refused.value.param == "tools"
+    claude = anthropic.Anthropic(base_url=running.gateway, api_key=tokens[LOOKED_AT])
+    with pytest.raises(anthropic.BadRequestError, match='"source" names an address'):
+        claude.messages.create(model="tiny", max_tokens=1, **_with_address())
+    assert seen.seen == []
+
+
+def _with_address() -> dict[str, Any]:
+    part = {"type": "image", "source": {"type": "url", "url": "http://x/a.png"}}
+    return {"messages": [{"role": "user", "content": [part]}]}
