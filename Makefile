@@ -26,7 +26,7 @@ admin: ## a command for the stack that runs on DATA_DIR: make admin ARGS="revoke
 ##@ Testing
 .PHONY: test unit stack lint typecheck
 test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
-	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov-report=term-missing:skip-covered $(T),tests.support.both)
+	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov=sdk/src --cov-report=term-missing:skip-covered $(T),tests.support.both)
 
 unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)
 	@exec $(BIN)/python -m $(if $(T),pytest $(T),tests.support.both unit)
@@ -43,6 +43,7 @@ lint: setup-tests ## ruff, luacheck, hadolint, and the layers that import-linter
 
 typecheck: setup-tests ## mypy, strict
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.10 sdk/src
 
 ##@ Measuring
 .PHONY: bench chaos fuzz

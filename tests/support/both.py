@@ -28,7 +28,7 @@ class Part:
 
     def words(self) -> list[str]:
         """The command; the table of coverage comes when all have ended."""
-        measured = ("--cov=issuer", "--cov-report=") if self.coverage else ()
+        measured = (*map("--cov={}".format, MEASURED), "--cov-report=") if self.coverage else ()
         return [sys.executable, "-m", "pytest", *measured, *self.wanted()]
 
     def wanted(self) -> Sequence[str]:
@@ -51,24 +51,28 @@ class Part:
 
 
 STACKS = "tests/stack"
+CLIENT = "sdk/tests"
+#: What the tests must cover, and the part of it of which they must cover so much.
+MEASURED = ("issuer", "sdk/src")
+CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
 FIRST = Part(("tests/promises", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers")
 BESIDE = Part(
-    ("tests/unit", "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
+    ("tests/unit", CLIENT, "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
 )
 #: Each logs somebody in, and takes as long as all others together.
 LOGINS = "tests/unit/issuer/test_login_endpoints.py"
-UNIT = (Part((LOGINS,), "", ""), Part(("tests/unit", f"--ignore={LOGINS}"), "", ""))
+UNIT = (Part((LOGINS,), "", ""), Part(("tests/unit", CLIENT, f"--ignore={LOGINS}"), "", ""))
 LAST = Part((ALONE,), "containers", ".coverage.last")
 
 
 def main(first: Part = FIRST, beside: Part = BESIDE, last: Part = LAST) -> int:
     """Run all; what runs beside is told once the other has ended."""
     statuses = [*_side_by_side(first, beside), _run(last) if last.wanted() else 0]
-    report([part.coverage for part in (first, beside, last)])
+    covered = report([part.coverage for part in (first, beside, last)])
     told = zip((first, beside, last), statuses, strict=True)
     print("\n" + "; ".join(part.told(status) for part, status in told))
-    return next(filter(None, statuses), 0)
+    return next(filter(None, [*statuses, covered]), 0)
 
 
 def unit() -> int:
@@ -92,13 +96,16 @@ def _side_by_side(first: Part, beside: Part) -> tuple[int, int]:
     return status, other.returncode
 
 
-def report(files: Sequence[str]) -> None:
-    """One table of what all have covered."""
+def report(files: Sequence[str]) -> int:
+    """One table of what all have covered. Not 0 where the client package is covered too little."""
     coverage = [sys.executable, "-m", "coverage"]
     # One that was broken off has left none, and its own status tells so.
     kept = [name for name in files if os.path.exists(name)]
     subprocess.run([*coverage, "combine", "--quiet", *kept])
     subprocess.run([*coverage, "report", "--show-missing", "--skip-covered"])
+    least = (f"--include={CLIENT_SOURCES}", f"--fail-under={CLIENT_PERCENT}", "--format=total")
+    print("\nof the client package, in percent: ", end="", flush=True)
+    return subprocess.run([*coverage, "report", *least]).returncode
 
 
 if __name__ == "__main__":
