@@ -83,6 +83,8 @@ class _Endpoints:
             fields = _fields()
         except (BadRequest, RecursionError):
             return responses.error("invalid_json")
+        if wait_seconds := responses.seconds_to_wait():
+            return _form_later(wait_seconds, endpoint, fields)
         outcome = self._login(fields.get("username", ""), fields.get("password", ""), endpoint)
         if isinstance(outcome, Refusal):
             return _form_again(outcome, endpoint, fields)
@@ -143,6 +145,8 @@ class _Endpoints:
         )
 
     def _login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
+        if responses.reads_another(username):
+            return Refusal.WRONG_CREDENTIALS
         outcome = self._authority.login(username, secret, endpoint, responses.client_address())
         metrics.LOGINS.labels(
             endpoint, outcome.value if isinstance(outcome, Refusal) else "ok"
@@ -188,7 +192,26 @@ def _form_again(refusal: Refusal, endpoint: str, fields: Mapping[str, str]) -> R
         return responses.error(code, reason)
     status = WIRE_ERRORS[code].status
     text = reason or "That name and password do not fit together."
-    return _login_page(endpoint, fields.get("next"), fields.get("username", ""), text, status)
+    return _again(endpoint, fields, text, status, code)
+
+
+def _form_later(wait_seconds: int, endpoint: str, fields: Mapping[str, str]) -> Response:
+    """For a browser that guessed too often, which the gateway has wait: the page alone."""
+    unit = "second" if wait_seconds == 1 else "seconds"
+    text = (
+        "Too many passwords were wrong from your address. "
+        f"Try again in {wait_seconds} {unit}; until then even the right one is not looked at."
+    )
+    answer = _again(endpoint, fields, text, 429, "rate_limit_exceeded")
+    answer.headers["Retry-After"] = str(wait_seconds)
+    return answer
+
+
+def _again(endpoint: str, fields: Mapping[str, str], text: str, status: int, code: str) -> Response:
+    username = fields.get("username", "")
+    answer = _login_page(endpoint, fields.get("next"), username, text, status)
+    answer.headers["X-Portero-Code"] = code
+    return answer
 
 
 def _token_answer(login: Login) -> dict[str, Any]:

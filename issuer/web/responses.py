@@ -16,6 +16,8 @@ RETRY_SECONDS = "1"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
 #: How a target begins that names the host too (RFC 9112 §3.2.2).
 _AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
+#: What the gateway says of a login (`openresty/lua/portero/quota/login_attempts.lua`).
+LOGIN_HEADER = "X-Portero-Login"
 #: Where the application's configuration has its `Origins`.
 ORIGINS = "PORTERO_ORIGINS"
 
@@ -49,6 +51,20 @@ def wants_page() -> bool:
 def wants_json() -> bool:
     """Whether the caller asked for JSON and for nothing a browser would."""
     return "application/json" in request.headers.get("Accept", "") and not wants_page()
+
+
+def reads_another(username: str) -> bool:
+    """Whether the gateway, which counts wrong secrets by user and address, read another name in a
+    login, or none: a name that is read in two ways is nobody's. Without a gateway none is told.
+    """
+    told = request.headers.get(LOGIN_HEADER)
+    return told is not None and told != "=" + username.encode("utf-8", "surrogatepass").hex()
+
+
+def seconds_to_wait() -> int | None:
+    """How long the gateway has a browser wait that guessed too often, to whom it shows a page."""
+    told = request.headers.get(LOGIN_HEADER, "").removeprefix("wait ")
+    return int(told) if told.isdecimal() else None
 
 
 def error(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.security.forger import ALGORITHMS
+from tests.security.house import House
+from tests.security.house import house as running_house
 from tests.security.stand import Stand, Trap, stand
 from tests.support.upstream import Upstream, recording
 
@@ -52,6 +54,18 @@ def upstream(recorded: Upstream) -> Upstream:
     """The recording LLM server, with a clean record."""
     recorded.forget()
     return recorded
+
+
+@pytest.fixture(scope="session")
+def shared_house(recorded: Upstream) -> Iterator[House]:
+    with running_house(recorded) as running:
+        yield running
+
+
+@pytest.fixture
+def house(shared_house: House, upstream: Upstream) -> House:
+    """The one deployment of all that sends no tokens; its LLM server has a clean record."""
+    return shared_house
 
 
 @pytest.fixture(scope="session")

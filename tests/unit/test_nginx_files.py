@@ -112,7 +112,7 @@ def test_what_is_meant_for_llm_servers_is_not_inherited_where_the_issuer_is_aske
     blocks = re.findall(r"(?s)\nlocation [^{]*\{(.*?)(?:\n| )\}", PUBLIC)
     asking = [block for block in blocks if "http://issuer" in block]
     assert len(asking) > 8
-    assert all(re.search(r"include (?:issuer|door)\.conf;", block) for block in asking)
+    assert all(re.search(r"include (?:issuer|door|login)\.conf;", block) for block in asking)
     assert "include issuer.conf;" in (CONF / "door.conf").read_text()
     assert "include upstream_headers.conf;" in (CONF / "issuer.conf").read_text()
     assert "proxy_set_header" in (CONF / "upstream_headers.conf").read_text()

@@ -58,6 +58,10 @@ local ERRORS = {
         code = "rate_limit_exceeded", limit = "requests",
         headers = { ["Retry-After"] = RETRY_SECONDS },
     },
+    too_many_guesses = {
+        429, "Too many secrets were wrong from your address; wait as long as Retry-After says.",
+        code = "rate_limit_exceeded",
+    },
     request_too_large = { 413, "The request is too large." },
     internal_error = { 500, "Something went wrong on our side." },
     upstream_unavailable = { 502, "The LLM server cannot be reached." },

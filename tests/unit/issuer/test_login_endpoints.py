@@ -270,6 +270,32 @@ def test_the_login_page_keeps_a_local_goal_and_drops_any_other(
     assert offered is None or offered in page
 
 
+@pytest.mark.parametrize("role", ["agi", "user"])
+def test_p4_a_name_that_the_gateway_read_otherwise_is_nobodys(
+    house: House, role: str, bcrypts: list[int]
+) -> None:
+    own = f"={USERS[role].encode().hex()}"
+    for told in ("-", "=", f"{own}00", own[:-2], "=zz", ""):
+        answer = house.log_in(role, headers={responses.LOGIN_HEADER: told})
+        assert (answer.status_code, code_of(answer)) == (401, "invalid_api_key"), told
+    assert not bcrypts
+    assert house.log_in(role, headers={responses.LOGIN_HEADER: own}).status_code in (200, 302)
+
+
+@pytest.mark.parametrize("door", ["/login", "/admin/login"])
+def test_p4_a_browser_that_guessed_too_often_is_shown_the_form_and_nothing_is_checked(
+    house: House, door: str, bcrypts: list[int]
+) -> None:
+    headers = BROWSER | {responses.LOGIN_HEADER: "wait 32"}
+    answer = house.knock(door, "<b>USRS", "x", headers=headers)
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"] == "32"
+    assert answer.headers["X-Portero-Code"] == "rate_limit_exceeded"
+    assert "Try again in 32 seconds" in answer.text
+    assert 'value="&lt;b&gt;USRS"' in answer.text
+    assert not bcrypts
+
+
 def test_i5_every_login_makes_a_fresh_token(house: House) -> None:
     first = house.token("user")
     again = house.log_in("user", headers=cookie(first))

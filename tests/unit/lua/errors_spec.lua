@@ -43,6 +43,7 @@ local TABLE = {
     other_site = { 403, "insufficient_permissions", DENIED },
     not_found = { 404, "not_found", REFUSED },
     request_too_large = { 413, "request_too_large", REFUSED },
+    too_many_guesses = { 429, "rate_limit_exceeded", "rate_limit_error" },
     internal_error = { 500, "internal_error", OURS },
     upstream_unavailable = { 502, "upstream_unavailable", OURS },
     not_ready = { 503, "not_ready", OURS },

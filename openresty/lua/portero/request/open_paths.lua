@@ -49,13 +49,17 @@ local function refuse_spelling()
 end
 
 --- Where the issuer answers, which knows the methods of its paths.
+---@return boolean is_answered already
 function _M.enter()
     if is_spelled_otherwise() then
-        return refuse_spelling()
+        refuse_spelling()
+        return true
     end
     if cors.is_preflight(get_method()) then
-        return cors.answer()
+        cors.answer()
+        return true
     end
+    return false
 end
 
 --- Where the gateway itself answers, and there is only something to read.
