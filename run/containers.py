@@ -26,9 +26,16 @@ from math import inf
 from pathlib import Path
 
 from run import local
-from run.commands import ROOT, RunError, ask, call, say, stop_signals
+from run.commands import ROOT, RunError, ask, call, read_text, say, stop_signals
 from run.data_dir import data_dir_in_use
-from run.plan import SHIPPED_POLICY, Plan, clean_environment, port_faults, read_plan
+from run.plan import (
+    Plan,
+    clean_environment,
+    policy_file,
+    policy_with_servers,
+    port_faults,
+    read_plan,
+)
 from run.processes import (
     LAST_LINES,
     STOP_SECONDS,
@@ -40,7 +47,14 @@ from run.processes import (
     stop_all,
     watch,
 )
-from run.ready import DEMO_LOGINS, announce, first_example, in_container, wait_until_ready
+from run.ready import (
+    DEMO_LOGINS,
+    SERVERS,
+    announce,
+    first_example,
+    in_container,
+    wait_until_ready,
+)
 
 COMPOSE = ("docker", "compose")
 OLDEST_COMPOSE = (2, 20)
@@ -89,6 +103,11 @@ STORE = "sqlite:////data/"
 HOST_NAME = "host.docker.internal"
 LOOPBACK = re.compile(r"(https?)://(localhost|127(?:\.\d+){3}|\[::1\])(?::(\d+))?(?![^:/,\s])")
 CONNECT_SECONDS = 1.0
+QUOTE, COMMENT = re.compile("[\"'}]"), re.compile(r"(^|\s)#.*")
+#: A file that a policy names, as far as it can be told without reading YAML.
+NAMED_FILE = re.compile(r"""\b(credential_file|ca_file)["']?\s*:\s*["']?([^\s"',}]+)""")
+#: As who the issuer runs there.
+CONTAINERS_USER = 10001
 BRIDGE_FORM = "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}} {{end}}"
 BRIDGE = ("docker", "network", "inspect", "bridge", "--format", BRIDGE_FORM)
 
@@ -123,13 +142,14 @@ def run(env: Mapping[str, str], insists: bool) -> None:
     with data_dir_in_use(plan.data_dir):
         own = given(plan, env)
         known = {**env, "LLM_UPSTREAM": for_containers(env.get("LLM_UPSTREAM", ""))}
-        project = project_of(plan.data_dir, known)
+        project = project_of(plan.data_dir, known, plan.has_bundled_llm)
         prepare(plan, project, own, env)
         say("\n".join([*differences(env), "Starting."]))
         with stack(plan, project, own) as parts:
             wait_until_ready(plan, parts)
             beside = partial(in_container, project.run_beside_gateway)
-            announce(plan, first_example(plan, known, beside))
+            tell_servers = partial(ask, project.admin(*SERVERS), project.env)
+            announce(plan, first_example(plan, known, beside, tell_servers))
             say(f"Users and sessions stay on the volumes of the compose project {project.name}.")
             watch(parts, files_renewed(own_files(plan, env), project))
 
@@ -164,6 +184,7 @@ def impossible(env: Mapping[str, str]) -> str:
 
 def differences(env: Mapping[str, str]) -> Iterator[str]:
     """What of the user's wishes reads differently in containers."""
+    yield from unseen_by_containers(env)
     asked = env.get("LLM_UPSTREAM", "")
     if LOOPBACK.search(asked):
         yield (
@@ -256,6 +277,10 @@ class Project:
         head = "keys or users of your own could not be handed over"
         return "\n  | ".join([head, *said.splitlines()[-LAST_LINES:]]) if status else ""
 
+    def admin(self, *words: str) -> list[str]:
+        """A command of the issuer, beside it."""
+        return self.command("exec", "-T", "issuer", "portero-admin", *words)
+
     def run_beside_gateway(self, program: str, stdin: str) -> tuple[int, str]:
         """Run a Python program that sees the network, and the names, that the gateway sees; its
         standard input may be secret.
@@ -275,9 +300,12 @@ class Project:
         return {words[0]: words[1] for words in lines if len(words) == 2}
 
 
-def project_of(data_dir: Path, env: Mapping[str, str]) -> Project:
-    """The project of this DATA_DIR."""
-    return Project(data_dir, {name: text for name, text in env.items() if name not in KEPT_BACK})
+def project_of(data_dir: Path, env: Mapping[str, str], has_bundled_llm: bool = True) -> Project:
+    """The project of this DATA_DIR. Where LLM_UPSTREAM is set `.env` leaves the bundled LLM out;
+    for a policy with servers it is said here.
+    """
+    told = {name: text for name, text in env.items() if name not in KEPT_BACK}
+    return Project(data_dir, told if has_bundled_llm else {**told, "COMPOSE_PROFILES": "no-llm"})
 
 
 def image_names() -> dict[str, str]:
@@ -300,7 +328,7 @@ def prepare(plan: Plan, project: Project, own: Mapping[str, str], env: Mapping[s
     if faults := port_faults({"GATEWAY_PORT": plan.gateway_port}):
         raise RunError(*faults)
     say(f"Building images; the first time takes minutes, its words are in {project.log}")
-    services = ("issuer", "gateway", *(() if plan.own_llm else ("llm",)))
+    services = ("issuer", "gateway", *(("llm",) if plan.has_bundled_llm else ()))
     if failure := project.tell("build", *services):
         raise NotHere(failure)
 
@@ -315,7 +343,7 @@ def stack(plan: Plan, project: Project, own: Mapping[str, str]) -> Iterator[list
         if failure := project.tell("up", "--wait", "--no-build", seconds=UP_SECONDS):
             follow(project, list(project.containers("status=exited")), parts)
             raise RunError(death(parts) or failure)
-        follow(project, [*SERVICES, *(() if plan.own_llm else ("llm",))], parts)
+        follow(project, [*SERVICES, *(("llm",) if plan.has_bundled_llm else ())], parts)
         if "CREDENTIALS_FILE" not in own:
             keep_demo_logins(plan, project)
         yield parts
@@ -367,11 +395,6 @@ def given(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def policy_file(env: Mapping[str, str]) -> Path:
-    """The user's own, or the shipped one. Containers see the folder it is in."""
-    return Path(env.get("POLICY_FILE", SHIPPED_POLICY))
-
-
 def policy_fault(path: Path) -> list[str]:
     """Why the issuer's container, which runs as another user, could not read the policy: told here,
     as it would know the file by another name. Only on Linux do these modes count there.
@@ -421,6 +444,8 @@ def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[st
     told |= {name: env[name] for name in TOLD_AS_IT_IS if name in env}
     issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
     gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
+    if policy_with_servers(policy_file(env)) and "LLM_UPSTREAM" not in env:
+        gateway["LLM_UPSTREAM"] = ""
     return {"issuer": issuer, "reconciler": issuer, "gateway": gateway}
 
 
@@ -463,10 +488,43 @@ def for_containers(upstreams: str) -> str:
     return ",".join(renamed.replace(",", " ").split())
 
 
-def out_of_reach(env: Mapping[str, str]) -> str:
-    """Why containers would not find the user's LLM server, which listens on loopback alone; empty
-    when they might. Only on Linux is the bridge's address one of this machine.
+def unseen_by_containers(env: Mapping[str, str]) -> Iterator[str]:
+    """What a policy with servers names that containers know under another name, or not at all."""
+    path = policy_with_servers(policy_file(env))
+    text = COMMENT.sub("", read_text(path)) if path else ""
+    if found := LOOPBACK.search(QUOTE.sub(" ", text)):
+        yield (
+            f"{path}: {found[0]} is the container itself in a container; write "
+            f"{for_containers(found[0])}, and let that server listen beyond loopback"
+        )
+    for setting, name in NAMED_FILE.findall(text):
+        if path and not is_seen(path.parent / name, path.parent):
+            yield (
+                f"{path}: the file of {setting} must be in the policy's folder, and readable for "
+                f"user {CONTAINERS_USER}, as who the issuer runs: chown {CONTAINERS_USER} FILE"
+            )
+
+
+def is_seen(file: Path, folder: Path) -> bool:
+    """Whether the issuer's container finds a file that a policy names, and may read it. Only on
+    Linux are a file's owner and mode the same there.
     """
+    try:
+        state = file.stat()
+    except OSError:
+        return True  # the issuer will tell that it is not there
+    is_mounted = file.resolve().is_relative_to(folder.resolve())
+    may_read = state.st_uid == CONTAINERS_USER or bool(state.st_mode & stat.S_IROTH)
+    return is_mounted and (may_read or not sys.platform.startswith("linux"))
+
+
+def out_of_reach(env: Mapping[str, str]) -> str:
+    """Why containers would not find what the user names: a file of the policy's, or an LLM server
+    that listens on loopback alone; empty when they might. Only on Linux is the bridge's address one
+    of this machine.
+    """
+    if unseen := next(unseen_by_containers(env), ""):
+        return unseen
     on_loopback = list(LOOPBACK.finditer(env.get("LLM_UPSTREAM", "")))
     linux = sys.platform.startswith("linux")
     bridge = bridge_address(ask(BRIDGE, env)[1]) if on_loopback and linux else ""

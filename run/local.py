@@ -5,14 +5,15 @@ until a chat comes through, and ends all of them together.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from run import llm_servers, set_up
-from run.commands import RunError, call, say, stop_signals
+from run.commands import RunError, ask, call, say, stop_signals
 from run.data_dir import data_dir_in_use, runtime_directory
 from run.plan import HOST, Plan, clean_environment, free_port, port_faults, read_plan
 from run.processes import Child, Service, start, stop_all, watch
-from run.ready import announce, first_example, wait_for_issuer, wait_until_ready
+from run.ready import SERVERS, announce, first_example, wait_for_issuer, wait_until_ready
 from run.set_up import DEMO, PRODUCT, PYTHON, VENV
 
 #: Secrets go to the parts as files, unless the user gave them by value.
@@ -35,15 +36,18 @@ def run(env: Mapping[str, str]) -> None:
         prepare(plan)
         make_secrets(plan, env)
         say("Starting.")
-        with stack(plan, env) as children:
+        with stack(plan, env) as (children, parts_env):
             wait_until_ready(plan, children)
-            announce(plan, first_example(plan, env, llm_servers.find_all))
+            tell_servers = partial(ask, [str(PYTHON), "-m", "issuer", *SERVERS], parts_env)
+            announce(plan, first_example(plan, env, llm_servers.find_all, tell_servers))
             watch(children)
 
 
 def prepare(plan: Plan) -> None:
     """All checks first, so that nothing is installed for a stack that cannot start."""
-    extra, files = ([], [PRODUCT]) if plan.own_llm else (set_up.demo_packages(), [PRODUCT, DEMO])
+    extra, files = set_up.demo_packages(), [PRODUCT, DEMO]
+    if not plan.has_bundled_llm:
+        extra, files = [], [PRODUCT]
     set_up.prepare(extra, files, port_faults(plan.ports))
 
 
@@ -55,8 +59,8 @@ def make_secrets(plan: Plan, env: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def stack(plan: Plan, env: Mapping[str, str]) -> Iterator[list[Child]]:
-    """All parts, from the first started to the last ended."""
+def stack(plan: Plan, env: Mapping[str, str]) -> Iterator[tuple[list[Child], dict[str, str]]]:
+    """All parts, from the first started to the last ended, and the environment they have."""
     with ExitStack() as at_the_end:
         runtime_dir = at_the_end.enter_context(runtime_directory(plan.data_dir))
         parts_env = settings(plan, env, port_for_llm(plan), runtime_dir)
@@ -67,7 +71,7 @@ def stack(plan: Plan, env: Mapping[str, str]) -> Iterator[list[Child]]:
                 wait_for_issuer(plan, children)
             with stop_signals.held():  # or a child could be running and not yet in the list
                 children.append(start(service, plan.data_dir, parts_env))
-        yield children
+        yield children, parts_env
 
 
 def port_for_llm(plan: Plan) -> int:
@@ -81,7 +85,7 @@ def services(plan: Plan) -> list[Service]:
     """In the order they start; the LLM needs longest."""
     python, gunicorn = str(PYTHON), str(VENV / "bin" / "gunicorn")
     serve = (gunicorn, "--config", "issuer/gunicorn.conf.py", "issuer:create_app()")
-    llm = () if plan.own_llm else (Service("llm", (python, "demo/llm.py"), GATEWAYS_OWN),)
+    llm = (Service("llm", (python, "demo/llm.py"), GATEWAYS_OWN),) if plan.has_bundled_llm else ()
     # The bundled LLM gives way to servers of the policy; one that the user named does not.
     withheld = GATEWAYS_OWN if plan.own_llm else (*GATEWAYS_OWN, "LLM_UPSTREAM")
     return [
@@ -101,8 +105,8 @@ def settings(plan: Plan, env: Mapping[str, str], llm_port: int, runtime_dir: str
         "CREDENTIALS_FILE": str(data_dir / "credentials.env"),
         "DATABASE_URL": f"sqlite:///{data_dir / 'sessions.db'}",
         "GATEWAY_URLS": f"http://{HOST}:{plan.internal_port}",
-        "LLM_UPSTREAM": f"http://{llm}",
         "COOKIE_SECURE": "false",
+        **({"LLM_UPSTREAM": f"http://{llm}"} if plan.has_bundled_llm else {}),
     }
     wiring = {
         "ISSUER_LISTEN": f"{HOST}:{plan.issuer_port}",

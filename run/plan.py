@@ -1,6 +1,7 @@
 """What the user asks for, read once from the environment; and whether its ports can be had."""
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ PATH_SETTINGS = (
 )
 #: Where nginx and OpenResty lie although an ordinary user's PATH does not say so.
 EXTRA_PATH = ("/usr/local/openresty/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+#: That a policy names LLM servers, as far as it can be told without reading YAML, which is the
+#: issuer's: in a line of its own, or in JSON.
+NAMES_SERVERS = re.compile(r"""^["']?servers["']?\s*:|[{,]\s*"servers"\s*:""", re.MULTILINE)
 #: make's own, of no use to the parts.
 MAKE_SETTINGS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 
@@ -37,6 +41,13 @@ class Plan:
     data_dir: Path
     own_credentials: bool
     own_llm: bool
+    #: The policy that names LLM servers; None where LLM_UPSTREAM or the bundled LLM is the one.
+    policy_with_servers: Path | None = None
+
+    @property
+    def has_bundled_llm(self) -> bool:
+        """Whether the bundled LLM is a part."""
+        return not self.own_llm and self.policy_with_servers is None
 
     @property
     def url(self) -> str:
@@ -73,7 +84,22 @@ def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
         data_dir=folder / env.get("DATA_DIR", DEFAULT_DATA_DIR),
         own_credentials="CREDENTIALS_FILE" in env,
         own_llm="LLM_UPSTREAM" in env,
+        policy_with_servers=policy_with_servers(policy_file(env)),
     )
+
+
+def policy_file(env: Mapping[str, str]) -> Path:
+    """The user's own, or the shipped one."""
+    return Path(env.get("POLICY_FILE", SHIPPED_POLICY))
+
+
+def policy_with_servers(path: Path) -> Path | None:
+    """This policy, if it names LLM servers. What cannot be read the issuer will refuse."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return path if NAMES_SERVERS.search(text) else None
 
 
 def read_ports(env: Mapping[str, str]) -> dict[str, int]:

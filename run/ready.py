@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from run import llm_servers
 from run.commands import ROOT, TICK_SECONDS, RunError, read_text, say
 from run.llm_servers import Answer, Found, Question, exchange
-from run.plan import DEFAULT_DATA_DIR, HOST, SHIPPED_POLICY, Plan
+from run.plan import DEFAULT_DATA_DIR, HOST, SHIPPED_POLICY, Plan, policy_file
 from run.processes import Child, check_alive
 
 READY_SECONDS = 60
@@ -40,6 +41,10 @@ MAX_SHOWN, MAX_CHARACTERS = 3, 80
 MARK = re.compile(r"""^recognized_by: *\{ *path: *(\S+), *text: *'([^']+)' *\}""", re.MULTILINE)
 
 Asker = Callable[[Question], list[Found]]
+#: Runs the issuer's command `SERVERS`, which asks the gateway: exit status and words.
+Teller = Callable[[], tuple[int, str]]
+#: As long as a server's list may take, and the gateway's next look at it.
+SERVERS = ("servers", "--json", "--wait", "8")
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ def wait_for_issuer(plan: Plan, children: Sequence[Child]) -> None:
 
 
 def wait_until_ready(plan: Plan, children: Sequence[Child]) -> None:
-    """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through."""
+    """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through.
+    Where the policy names servers, each is told of later, whether it is up or not.
+    """
     find_fault = partial(listener_fault, plan.gateway_port)
     wait_while("the gateway is not ready", find_fault, plan, children, READY_SECONDS)
-    if not plan.own_llm and (login := demo_login(plan)):
+    if plan.has_bundled_llm and (login := demo_login(plan)):
         find_fault = partial(chat_fault, plan, login)
         wait_while("no chat came through", find_fault, plan, children, CHAT_SECONDS)
 
@@ -169,19 +176,46 @@ def ask(
 # --- LLM servers ---------------------------------------------------------------------------------
 
 
-def first_example(plan: Plan, env: Mapping[str, str], ask_all: Asker) -> Example:
+def first_example(
+    plan: Plan, env: Mapping[str, str], ask_all: Asker, tell_servers: Teller
+) -> Example:
     """What a first call may name, after all servers were asked and told of; the bundled LLM is no
     secret. None of it stops the start: a server may come later.
     """
-    if not plan.own_llm:
+    if plan.has_bundled_llm:
         return Example(DEMO_MODEL)
-    found = ask_all(to_ask(env))
-    for one in found:
-        say(f"LLM server {one.url}: {words(one, env.get('LLM_KIND', ''))}")
+    if plan.policy_with_servers:
+        found = found_by_gateway(*tell_servers())
+    else:
+        found = ask_all(to_ask(env))
+        for one in found:
+            say(f"LLM server {one.url}: {words(one, env.get('LLM_KIND', ''))}")
     login = demo_login(plan)
     has_models = any(one.models for one in found)
     allowed = models_for(plan, login) if login and has_models else None
     return example(found, allowed) or MODEL_TO_FILL_IN
+
+
+def found_by_gateway(status: int, said: str) -> list[Found]:
+    """What the gateway knows of the servers that the policy names, told a line each."""
+    try:
+        rows = json.loads(said)["servers"]
+        found = [found_in(row) for row in rows]
+    except (ValueError, LookupError, TypeError):
+        say(f"the LLM servers could not be asked for (exit status {status}): {plain(said)}")
+        return []
+    for row, one in zip(rows, found, strict=True):
+        what = plain(one.fault, 2 * MAX_CHARACTERS) if one.fault else listed_words(one)
+        say(f"LLM server {row['name']} ({row['kind']}, {one.url}): {row['state']}; {what}")
+    return found
+
+
+def found_in(row: Mapping[str, Any]) -> Found:
+    """One server as the gateway tells of it."""
+    models = [name for name in row["models"] if isinstance(name, str)]
+    chat = [name for name in models if llm_servers.can_chat(name, None)]
+    fault = "" if row["state"] == "up" else str(row.get("last_error") or "not asked yet")
+    return Found(str(row["url"]), fault, str(row["kind"]), models, chat)
 
 
 def to_ask(env: Mapping[str, str]) -> Question:
@@ -190,7 +224,7 @@ def to_ask(env: Mapping[str, str]) -> Question:
     path = env.get("LLM_API_KEY_FILE")
     key = read_text(Path(path)) if path else env.get("LLM_API_KEY", "")
     trusted = read_text(Path(env["LLM_CA_FILE"])) if "LLM_CA_FILE" in env else ""
-    policies = (SHIPPED_POLICY, Path(env.get("POLICY_FILE", SHIPPED_POLICY)))
+    policies = (SHIPPED_POLICY, policy_file(env))
     return Question(urls, key, trusted, marks(*(one.parent / "servers" for one in policies)))
 
 
@@ -218,12 +252,17 @@ def words(found: Found, wanted_kind: str) -> str:
     """What one server was found to be."""
     if found.fault:
         return plain(found.fault, 2 * MAX_CHARACTERS)
+    return f"{kind_words(found.kind, wanted_kind)}; {listed_words(found)}"
+
+
+def listed_words(found: Found) -> str:
+    """How many models it has, and the first of them."""
     count = len(found.models)
     names = ", ".join(plain(name) for name in found.models[:MAX_SHOWN])
     more = ", …" if count > MAX_SHOWN else ""
     only = "" if found.chat else " (none for chats)"
     listed = f"{count} model{'' if count == 1 else 's'}: {names}{more}{only}"
-    return f"{kind_words(found.kind, wanted_kind)}; {listed if count else 'it has no model yet'}"
+    return listed if count else "it has no model yet"
 
 
 def kind_words(kind: str, wanted: str) -> str:

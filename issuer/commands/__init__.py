@@ -15,13 +15,14 @@ from issuer.commands import (
     init,
     reconcile,
     revoke,
+    servers,
     sessions,
     signing_keys,
     users,
 )
 
 #: In the order in which `--help` lists them.
-VERBS = (init, check, explain, reconcile, signing_keys, backup, users, sessions, revoke)
+VERBS = (init, check, explain, servers, reconcile, signing_keys, backup, users, sessions, revoke)
 
 #: Shields an ID from the parser, and is nowhere in one.
 _SHIELD = "="

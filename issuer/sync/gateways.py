@@ -29,6 +29,7 @@ SNAPSHOT = "/sync/snapshot"
 KEYS = "/sync/keys"
 POLICY = "/sync/policy"
 STATUS = "/sync/status"
+SERVERS = "/sync/servers"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
@@ -117,6 +118,13 @@ class Gateway:
     def state(self) -> Ack:
         """Ask the gateway how far it has come."""
         return self._send("GET", STATUS, None)
+
+    def servers(self) -> list[dict[str, Any]] | None:
+        """What the gateway knows of the LLM servers that its policy names, each a row with `name`,
+        `state` and `models`; None where it does not answer.
+        """
+        ack = self._send("GET", SERVERS, None)
+        return list(ack.status.get("servers") or []) if ack.ok else None
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()

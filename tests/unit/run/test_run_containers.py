@@ -13,7 +13,7 @@ from issuer import __main__ as issuer_main
 from run import commands, containers, local
 from run.commands import RunError
 from run.containers import NotHere, Project, check_engine, project_of
-from run.plan import Plan, read_plan
+from run.plan import Plan, policy_file, read_plan
 
 KEY = "a-key-of-the-users-own-that-is-long-enough"
 
@@ -167,7 +167,7 @@ def test_a_death_is_not_mended(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
     told = {"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}}
-    project.write_changes(told, containers.policy_file({}))
+    project.write_changes(told, policy_file({}))
     services = json.loads(project.changes.read_text())["services"]
     assert {service["restart"] for service in services.values()} == {"no"}
     assert services["gateway"]["environment"] == {"SYNC_KEY_FILE": "/sync/given/sync_key"}
@@ -179,7 +179,7 @@ def test_a_policy_of_ones_own_is_mounted_as_a_folder_beside_the_issuer_alone_p6(
 ) -> None:
     (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
-    project.write_changes({}, containers.policy_file({"POLICY_FILE": "/etc/portero/ours.yaml"}))
+    project.write_changes({}, policy_file({"POLICY_FILE": "/etc/portero/ours.yaml"}))
     services = json.loads(project.changes.read_text())["services"]
     mounted = [name for name, service in services.items() if "volumes" in service]
     assert mounted == ["init", "issuer", "reconciler"]
@@ -267,6 +267,52 @@ def test_what_reads_differently_in_containers_is_told_in_a_line(
     env: dict[str, str], lines: int
 ) -> None:
     assert len(list(containers.differences(env))) == lines
+
+
+def policy_of(folder: Path, *lines: str) -> dict[str, str]:
+    """A policy with servers, as a setting."""
+    path = folder / "policy.yaml"
+    path.write_text("\n".join(("servers:", "  - name: a", *(f"    {line}" for line in lines))))
+    return {"POLICY_FILE": str(path)}
+
+
+def test_a_policys_server_on_loopback_is_out_of_reach_of_containers(tmp_path: Path) -> None:
+    env = policy_of(tmp_path, "url: 'http://localhost:11434'")
+    assert "write http://host.docker.internal:11434" in containers.out_of_reach(env)
+    assert len(list(containers.differences(env))) == 1
+    good = policy_of(tmp_path, "url: http://10.0.0.5:11434 # not http://localhost:11434")
+    assert not containers.out_of_reach(good)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="owners are the same in containers of Linux")
+@pytest.mark.parametrize(
+    ("name", "mode", "is_seen"),
+    [("a.key", 0o600, False), ("a.key", 0o644, True), ("../a.key", 0o644, False)],
+)
+def test_a_policys_file_that_containers_cannot_read_is_told(
+    name: str, mode: int, is_seen: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "policy").mkdir()
+    env = policy_of(tmp_path / "policy", f"credential_file: {name}")
+    (tmp_path / "policy" / name).write_text("sk-secret")
+    (tmp_path / "policy" / name).chmod(mode)
+    told = containers.out_of_reach(env)
+    assert (told == "") is is_seen
+    assert "sk-secret" not in told
+
+
+def test_a_policys_file_that_is_not_there_is_left_to_the_issuer(tmp_path: Path) -> None:
+    assert not containers.out_of_reach(policy_of(tmp_path, "ca_file: none.pem"))
+
+
+def test_with_servers_in_the_policy_no_llm_is_started_and_the_gateway_has_no_pool(
+    tmp_path: Path,
+) -> None:
+    env = policy_of(tmp_path)
+    project = containers.project_of(tmp_path, env, has_bundled_llm=False)
+    assert project.env["COMPOSE_PROFILES"] == "no-llm"
+    assert "COMPOSE_PROFILES" not in containers.project_of(tmp_path, env).env
+    assert containers.settings_of_parts({}, env)["gateway"] == {"LLM_UPSTREAM": ""}
 
 
 # --- the engine ---

@@ -473,13 +473,17 @@ def plan(tmp_path: Path) -> Plan:
     return read_plan({"DATA_DIR": str(tmp_path), "LLM_UPSTREAM": "http://a"}, tmp_path)
 
 
+def untold() -> tuple[int, str]:
+    raise AssertionError("the gateway is asked where a policy names the servers alone")
+
+
 def test_every_server_of_the_list_is_asked_and_told_of_u3(
     plan: Plan, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ready, "models_for", lambda *_: ["llama3.2:3b"])
     with little(speaking(OLLAMA)) as server:
         env = {"LLM_UPSTREAM": f"{server.url}, http://127.0.0.1:{free_port}", "LLM_KIND": "ollama"}
-        shown = ready.first_example(plan, env, llm_servers.find_all)
+        shown = ready.first_example(plan, env, llm_servers.find_all, untold)
     assert shown == Example("llama3.2:3b")
     assert capsys.readouterr().out.splitlines() == [
         f"LLM server {server.url}: ollama; 1 model: llama3.2:3b",
@@ -492,12 +496,12 @@ def test_where_no_server_is_there_the_model_is_left_to_fill_in_u3(plan: Plan) ->
         return [Found(url, "cannot be reached: x") for url in question.urls]
 
     env = {"LLM_UPSTREAM": "http://a"}
-    assert ready.first_example(plan, env, nobody) == MODEL_TO_FILL_IN
+    assert ready.first_example(plan, env, nobody, untold) == MODEL_TO_FILL_IN
 
 
 def test_the_bundled_llm_needs_no_finding(tmp_path: Path) -> None:
     own = read_plan({"DATA_DIR": str(tmp_path)}, tmp_path)
-    assert ready.first_example(own, {}, llm_servers.find_all) == Example(DEMO_MODEL)
+    assert ready.first_example(own, {}, llm_servers.find_all, untold) == Example(DEMO_MODEL)
 
 
 def test_the_key_and_the_certificates_are_read_from_their_files_u4_u5(tmp_path: Path) -> None:
@@ -556,3 +560,61 @@ def test_a_list_of_models_that_cannot_be_had_is_none(
     assert ready.models_for(plan, "AGNR01:secret") is None
     monkeypatch.setattr(ready, "ask", lambda *_: Answer(200, b'{"token": "t"}'))
     assert ready.models_for(plan, "AGNR01:secret") is None
+
+
+# Servers of the policy.
+
+ROWS = [
+    {
+        "name": "rack",
+        "kind": "vllm",
+        "url": "https://rack.lan:8000",
+        "state": "up",
+        "models": ["bge-m3", "qwen3-coder:30b"],
+    },
+    {
+        "name": "attic",
+        "kind": "ollama",
+        "url": "http://10.0.0.5:11434",
+        "state": "down",
+        "models": [],
+        "last_error": "its list of models: connection refused\n",
+    },
+    {"name": "new", "kind": "ollama", "url": "http://new", "state": "unknown", "models": []},
+]
+
+
+@pytest.fixture
+def with_servers(tmp_path: Path) -> Plan:
+    (tmp_path / "demo-logins").write_text("AGNR01=secret\n")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("servers:\n  - {name: rack}\n")
+    return read_plan({"DATA_DIR": str(tmp_path), "POLICY_FILE": str(policy)}, tmp_path)
+
+
+def nobody_asked(question: Question) -> list[Found]:
+    raise AssertionError(question)
+
+
+def test_servers_of_the_policy_are_told_of_as_the_gateway_found_them(
+    with_servers: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "models_for", lambda *_: ["bge-m3", "qwen3-coder:30b"])
+    said = json.dumps({"servers": ROWS})
+    shown = ready.first_example(with_servers, {}, nobody_asked, lambda: (1, said))
+    assert shown == Example("qwen3-coder:30b")
+    assert capsys.readouterr().out.splitlines() == [
+        "LLM server rack (vllm, https://rack.lan:8000): up; 2 models: bge-m3, qwen3-coder:30b",
+        "LLM server attic (ollama, http://10.0.0.5:11434): down; "
+        "its list of models: connection refused?",
+        "LLM server new (ollama, http://new): unknown; not asked yet",
+    ]
+
+
+@pytest.mark.parametrize("said", ["", "no answer in 20 s", "{}", '{"servers": [1]}', "[]"])
+def test_a_gateway_that_tells_nothing_of_its_servers_does_not_stop_the_start(
+    said: str, with_servers: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = ready.first_example(with_servers, {}, nobody_asked, lambda: (2, said))
+    assert shown == MODEL_TO_FILL_IN
+    assert "could not be asked for (exit status 2)" in capsys.readouterr().out

@@ -66,3 +66,21 @@ def test_the_bundled_llm_is_left_out_when_there_is_another() -> None:
     own = plan(LLM_UPSTREAM="http://127.0.0.1:11434")
     assert "llm" in {service.name for service in local.services(plan())}
     assert "llm" not in {service.name for service in local.services(own)}
+
+
+def test_servers_of_the_policy_take_the_bundled_llms_place(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("servers: []\n")
+    own = plan(POLICY_FILE=str(policy))
+    assert "llm" not in {service.name for service in local.services(own)}
+    assert "LLM_UPSTREAM" not in settings(POLICY_FILE=str(policy))
+
+
+def test_the_issuer_is_told_of_an_upstream_of_the_users_alone() -> None:
+    withheld = {service.name: service.withheld for service in local.services(plan())}
+    assert {part for part, names in withheld.items() if "LLM_UPSTREAM" in names} == {
+        "issuer",
+        "reconciler",
+    }
+    theirs = local.services(plan(LLM_UPSTREAM="http://a"))
+    assert not [one for one in theirs if "LLM_UPSTREAM" in one.withheld]

@@ -91,3 +91,33 @@ def test_a_taken_port_is_named_with_a_way_out() -> None:
 
 def test_a_free_port_is_no_fault() -> None:
     assert ports.port_faults({"GATEWAY_PORT": ports.free_port()}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("roles: {}\nservers:\n  - {name: a}\n", True),
+        ("'servers': []\n", True),
+        ('{"roles": {}, "servers": []}', True),
+        ('{\n  "servers" : []}', True),
+        ("roles: {}\n# servers:\n", False),
+        ("roles:\n  servers: {}\n", False),
+        ("roles: {}\naliases: {servers: b}\n", False),
+        ("", False),
+    ],
+)
+def test_a_policy_that_names_servers_takes_the_bundled_llms_place(
+    text: str, names: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text(text)
+    asked = read_plan({"POLICY_FILE": str(tmp_path / "policy.yaml")}, tmp_path)
+    assert (asked.policy_with_servers is not None) is names
+    assert asked.has_bundled_llm is not names
+
+
+def test_a_policy_that_cannot_be_read_is_left_to_the_issuer(tmp_path: Path) -> None:
+    assert read_plan({"POLICY_FILE": str(tmp_path / "none")}, tmp_path).has_bundled_llm
+
+
+def test_the_shipped_policy_names_no_servers() -> None:
+    assert read_plan({}, Path("/here")).has_bundled_llm

@@ -1,0 +1,103 @@
+"""`servers`: the LLM servers of the policy, and what each gateway knows of them."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from issuer import config
+from issuer.commands.told import Bare, Commands
+from issuer.store.sqlite import SqliteSessions
+from issuer.sync.gateways import Gateways
+from issuer.sync.policy_in_force import PolicyInForce
+
+TROUBLE_STATUS = 2
+UNKNOWN = "unknown"
+MAX_SHOWN = 3
+_TICK_SECONDS = 0.1
+
+#: By the URL of its internal listener, what a gateway says of each server; None: no answer.
+Told = dict[str, list[dict[str, Any]] | None]
+
+
+def add_to(commands: Commands, _: Bare) -> None:
+    """The command's words."""
+    words = commands.add_parser(
+        "servers",
+        help="the LLM servers of the policy, and what each gateway knows of them",
+        description="Exit status 0: all are up. 1: one is not. 2: a gateway did not answer.",
+    )
+    words.add_argument("--json", action="store_true", help="one JSON object")
+    words.add_argument(
+        "--wait", type=float, default=0, metavar="SECONDS", help="until each was asked once"
+    )
+    words.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """A line a server and gateway: name, kind, URL, state, models, and what was wrong last."""
+    settings = config.read()
+    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    store = SqliteSessions(settings.database_path)
+    policy = PolicyInForce(settings.policy_file, settings.terms, store, gateways, takes=False)
+    servers = [
+        {"name": one.name, "kind": one.kind.name, "url": str(one.url)}
+        for one in policy.in_force().servers
+    ]
+    told = _asked(gateways, options.wait if servers else 0)
+    rows = [server | _of(url, server["name"], told) for server in servers for url in told]
+    if options.json:
+        print(json.dumps({"servers": rows}))
+    elif rows:
+        _show(rows)
+    else:
+        print("the policy names no servers; LLM_UPSTREAM says where the LLM is", file=sys.stderr)
+    return _status(rows)
+
+
+def _asked(gateways: Gateways, seconds: float) -> Told:
+    end = time.monotonic() + seconds
+    while True:
+        told = {one.url: one.servers() for one in gateways.each}
+        if all(map(_are_known, told.values())) or time.monotonic() >= end:
+            return told
+        time.sleep(_TICK_SECONDS)
+
+
+def _are_known(rows: Sequence[Mapping[str, Any]] | None) -> bool:
+    return bool(rows) and all(row.get("state") != UNKNOWN for row in rows or ())
+
+
+def _of(url: str, name: str, told: Told) -> dict[str, Any]:
+    """What a gateway says of a server; one that has not the policy yet knows nothing of it."""
+    rows = told[url]
+    if rows is None:
+        return {"gateway": url, "state": "no answer", "models": []}
+    found = next((row for row in rows if row.get("name") == name), {"state": UNKNOWN})
+    return {"gateway": url, "state": UNKNOWN, **found, "models": list(found.get("models") or [])}
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    several = len({row["gateway"] for row in rows}) > 1
+    for row in rows:
+        wrong = "" if row["state"] == "up" else str(row.get("last_error") or "")
+        said = (row["name"], row["kind"], row["url"], row["state"], _listed(row["models"]), wrong)
+        line = "  ".join(filter(None, (row["gateway"] if several else "", *said)))
+        # What a server says is no command to a terminal.
+        print("".join(one if one.isprintable() else "?" for one in line))
+
+
+def _listed(models: Sequence[str]) -> str:
+    shown = [*models[:MAX_SHOWN], *("…" for _ in models[MAX_SHOWN : MAX_SHOWN + 1])]
+    return f"{len(models)} model{'' if len(models) == 1 else 's'}" + (
+        f": {', '.join(shown)}" if shown else ""
+    )
+
+
+def _status(rows: Sequence[Mapping[str, Any]]) -> int:
+    states = {row["state"] for row in rows}
+    if "no answer" in states:
+        return TROUBLE_STATUS
+    return 0 if states <= {"up"} else 1

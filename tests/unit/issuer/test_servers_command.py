@@ -1,0 +1,133 @@
+"""`servers`: what each gateway knows of the LLM servers that the policy names."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from issuer import __main__ as issuer_main
+from tests.policies import BASE
+from tests.support.fake_gateway import SYNC_KEY, is_authentic
+from tests.support.listening import Message, Reply, listening
+
+POLICY = f"""{BASE}servers:
+  - {{name: rack, url: "https://rack.lan:8000/llm", kind: vllm}}
+  - {{name: attic, url: "http://10.0.0.5:11434", kind: ollama}}
+"""
+RACK = {"name": "rack", "state": "up", "models": ["a", "b", "c", "d"], "ejections": 0}
+ATTIC = {
+    "name": "attic",
+    "state": "down",
+    "models": [],
+    "last_error": "its list of models: connection refused",
+}
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], tmp_path: Path) -> None:
+    for name in ("SECRET_KEY_FILE", "SYNC_KEY_FILE", "LLM_UPSTREAM", "LLM_KIND"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    told = {**environ, "POLICY_FILE": str(tmp_path / "policy.yaml")}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+
+
+def telling(*rows: dict[str, Any]) -> Callable[[Message], Reply]:
+    """A gateway that knows these servers."""
+
+    def answer(message: Message) -> Reply:
+        assert (message.method, message.path) == ("GET", "/sync/servers")
+        assert is_authentic(message, SYNC_KEY, int(message.headers["x-portero-time"]) / 1e9)
+        return Reply(200, json.dumps({"ready": True, "servers": list(rows)}).encode())
+
+    return answer
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[Message], Reply], *words: str
+) -> tuple[int, str]:
+    with listening(answer) as gateway:
+        monkeypatch.setenv("GATEWAY_URLS", gateway.url)
+        return issuer_main.main(["servers", *words]), gateway.url
+
+
+def test_a_line_a_server_says_what_it_is_and_how_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _ = run(monkeypatch, telling(RACK, ATTIC))
+    assert status == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "rack  vllm  https://rack.lan:8000/llm  up  4 models: a, b, c, …",
+        "attic  ollama  http://10.0.0.5:11434  down  0 models  "
+        "its list of models: connection refused",
+    ]
+
+
+def test_json_has_what_each_gateway_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, url = run(monkeypatch, telling(RACK, {**ATTIC, "state": "up"}), "--json")
+    assert status == 0
+    rack, attic = json.loads(capsys.readouterr().out)["servers"]
+    assert rack == {**RACK, "kind": "vllm", "url": "https://rack.lan:8000/llm", "gateway": url}
+    assert attic["state"] == "up"
+
+
+def test_a_server_that_the_gateway_does_not_know_yet_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, telling(RACK))[0] == 1
+    assert "attic  ollama  http://10.0.0.5:11434  unknown" in capsys.readouterr().out
+
+
+def test_it_waits_until_each_server_was_asked_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Message] = []
+
+    def answer(message: Message) -> Reply:
+        asked.append(message)
+        known = {**ATTIC, "state": "up" if len(asked) > 2 else "unknown"}
+        return telling(RACK, known)(message)
+
+    assert run(monkeypatch, answer, "--wait", "20")[0] == 0
+    assert len(asked) == 3
+
+
+def test_a_gateway_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    monkeypatch.setenv("GATEWAY_URLS", f"http://127.0.0.1:{free_port}")
+    assert issuer_main.main(["servers"]) == 2
+    assert capsys.readouterr().out.count("no answer") == 2
+
+
+def test_several_gateways_have_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listening(telling(RACK, ATTIC)) as one, listening(telling(RACK, ATTIC)) as other:
+        monkeypatch.setenv("GATEWAY_URLS", f"{one.url},{other.url}")
+        issuer_main.main(["servers"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [url, name] for name in ("rack", "attic") for url in (one.url, other.url)
+    ]
+
+
+def test_without_servers_it_says_where_the_llm_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text(BASE)
+    assert issuer_main.main(["servers"]) == 0
+    assert "LLM_UPSTREAM" in capsys.readouterr().err
+
+
+def test_what_a_server_calls_its_models_is_harmless_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = {**RACK, "models": ["\x1b[2J", "a\nb"]}
+    run(monkeypatch, telling(evil, {**ATTIC, "last_error": "x\x1b[2Jy"}))
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
