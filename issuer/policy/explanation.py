@@ -22,6 +22,7 @@ _ALLOWED = "allowed"
 _WITHOUT_MODEL = {
     "listed": "; its answer names no model but those the caller may use",
     "none": "; it names no model",
+    "response": "; the response must be the caller's own",
 }
 #: Dialects write JSON when they answer. Nobody is answered here.
 _LOAD = """
@@ -183,6 +184,13 @@ def _nobody(answer: _Answer) -> tuple[str, Place]:
     return rule, answer.policy.place_of("", "routes")
 
 
+def _not_owned(answer: _Answer) -> tuple[str, Place]:
+    return answer.at_user(
+        "inspect_bodies",
+        f"nobody looks at the bodies of {answer.user}, so no response is known to be its own",
+    )
+
+
 _BADLY_WRITTEN = "the path is not written in the one way that a path may be"
 _UNLISTED = "no kind in force lists this method and path, or no role may use their class"
 #: What the decider says: status and code as the client sees them, and the rule; a text alone where
@@ -196,5 +204,6 @@ _WORDS: dict[str, tuple[int, str, str | Callable[[_Answer], tuple[str, Place]]]]
     "invalid_api_key": (401, "invalid_api_key", _nobody),
     "insufficient_permissions": (403, "insufficient_permissions", _forbidden),
     "model_missing": (400, "invalid_request", _no_model),
+    "response_not_found": (404, "not_found", _not_owned),
     "model_not_found": (404, "model_not_found", _other_model),
 }

@@ -162,6 +162,8 @@ def _reasons(route: Route, dialect: object) -> Iterator[str]:
         yield "has a path that is not written in the one way that a path may be"
     if route.model == "path" and "{model}" not in route.path:
         yield "says model=path, and its path has no {model}"
+    if route.model == "response" and "{response}" not in route.path:
+        yield "says model=response, and its path has no {response}"
     if dialect == "openai" and route.path.startswith("/api/"):
         yield "is below /api/, which is Ollama's dialect; the file says dialect: openai"
 

@@ -1,7 +1,10 @@
-"""What a body may ask of the LLM server beside its model: threats N11, N12 and N13."""
+"""What a body may ask of the LLM server beside its model, and what it may go on from: threats N10,
+N11, N12 and N13.
+"""
 
 import json
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import anthropic
@@ -11,7 +14,7 @@ import requests
 
 from tests.support.deployment import Caller, Deployment, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import CHAT_ANSWER, Upstream
+from tests.support.upstream import CHAT_ANSWER, Spoken, Upstream
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -254,3 +257,99 @@ def test_what_is_refused_is_told_in_the_words_of_each_dialect(
 def _with_address() -> dict[str, Any]:
     part = {"type": "image", "source": {"type": "url", "url": "http://x/a.png"}}
     return {"messages": [{"role": "user", "content": [part]}]}
+
+
+# What goes on from another answer.
+
+
+def answer_of(identity: str) -> dict[str, Any]:
+    """A response as vLLM has it: what the client sent stands in it again."""
+    return {
+        "id": identity,
+        "object": "response",
+        "created_at": 1,
+        "metadata": {"id": "resp_of_another", "object": "response"},
+        "model": "tiny",
+        "status": "completed",
+        "output": [],
+    }
+
+
+def events_of(identity: str) -> Sequence[str]:
+    created = {"type": "response.created", "response": answer_of(identity)}
+    return [f"event: response.created\ndata: {json.dumps(created)}\n\n"] * 2
+
+
+@pytest.fixture
+def kept(seen: Upstream, post: Any) -> str:
+    """The ID of a response that was made for LOOKED_AT."""
+    identity = f"resp_{secrets.token_hex(8)}"
+    seen.answers["/v1/responses"] = Spoken(answer_of(identity), events_of(identity))
+    assert post(LOOKED_AT, "/v1/responses", chat(input="a")).status_code == 200
+    seen.seen.clear()
+    return identity
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_n10_one_goes_on_from_ones_own_response_however_it_came(
+    post: Any, seen: Upstream, stream: bool
+) -> None:
+    identity = f"resp_{secrets.token_hex(8)}"
+    seen.answers["/v1/responses"] = Spoken(answer_of(identity), events_of(identity))
+    assert post(LOOKED_AT, "/v1/responses", chat(input="a", stream=stream)).status_code == 200
+    body = chat(input="b", previous_response_id=identity)
+    assert post(LOOKED_AT, "/v1/responses", body).status_code == 200
+    assert json.loads(seen.seen[-1].body) == body
+
+
+@pytest.mark.parametrize("user", [LIMITED, ALLOWED, MANAGER])
+def test_n10_nobody_goes_on_from_anothers_response(
+    post: Any, seen: Upstream, kept: str, user: str
+) -> None:
+    theirs = post(user, "/v1/responses", chat(input="b", previous_response_id=kept))
+    never = post(user, "/v1/responses", chat(input="b", previous_response_id="resp_never"))
+    for answer in (theirs, never):
+        assert (answer.status_code, answer.headers["x-portero-code"]) == (404, "not_found")
+        assert answer.json()["error"]["param"] == "previous_response_id"
+    assert theirs.content == never.content
+    assert seen.seen == []
+
+
+def test_n10_what_a_client_has_echoed_is_not_its_own(post: Any, seen: Upstream, kept: str) -> None:
+    body = chat(input="b", previous_response_id="resp_of_another")
+    assert post(LOOKED_AT, "/v1/responses", body).status_code == 404
+    assert seen.seen == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"conversation": "conv_a"}, {"conversation": {"id": "a"}},
+     {"input": [{"type": "item_reference", "id": "msg_a"}]}],
+)  # fmt: skip
+def test_n10_what_is_tied_to_nobody_is_nobodys(
+    post: Any, seen: Upstream, more: dict[str, Any]
+) -> None:
+    assert post(LOOKED_AT, "/v1/responses", chat(**more)).status_code == 404
+    assert seen.seen == []
+
+
+def test_n10_a_kept_response_is_read_and_ended_by_its_own_caller_alone(
+    running: Deployment, tokens: dict[str, str], seen: Upstream, kept: str
+) -> None:
+    path = f"/v1/responses/{kept}"
+    seen.answers[path] = seen.answers[f"{path}/cancel"] = answer_of(kept)
+
+    def statuses(user: str) -> tuple[int, int]:
+        headers = {"Authorization": f"Bearer {tokens[user]}"}
+        read = requests.get(running.gateway + path, headers=headers, timeout=30)
+        ended = requests.post(f"{running.gateway}{path}/cancel", headers=headers, timeout=30)
+        return read.status_code, ended.status_code
+
+    for user in (LIMITED, ALLOWED, FREE, MANAGER):
+        assert statuses(user) == (404, 404)
+    assert seen.seen == []
+    assert statuses(LOOKED_AT) == (200, 200)
+    assert [one.target for one in seen.seen] == [path, f"{path}/cancel"]
+    client = openai.OpenAI(base_url=f"{running.gateway}/v1", api_key=tokens[LOOKED_AT])
+    assert client.responses.retrieve(kept).id == kept
+    assert client.responses.cancel(kept).id == kept

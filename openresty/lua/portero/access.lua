@@ -174,7 +174,7 @@ local function location_of(route, claims, is_renamed)
         return ANSWERED_AT[route.answered_by]
     end
     local limits = claims.limits
-    if limits and limits.is_counted then
+    if limits and admission.is_held(route, limits) then
         return "@limited"
     end
     return is_renamed and "@renamed" or nil

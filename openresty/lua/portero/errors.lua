@@ -41,6 +41,19 @@ local ERRORS = {
     model_not_found = {
         404, "The model does not exist, or you do not have access to it.", param = "model",
     },
+    response_not_found = { 404, "You have no such response.", code = "not_found" },
+    previous_response_not_found = {
+        404, "You have no such response to go on from; send what was said before in the input.",
+        code = "not_found", param = "previous_response_id",
+    },
+    conversation_not_found = {
+        404, "You have no such conversation; send what was said before in the input.",
+        code = "not_found", param = "conversation",
+    },
+    item_not_found = {
+        404, "An item of the input refers to one that the server keeps; send the item itself.",
+        code = "not_found", param = "input",
+    },
     not_offered = { 404, "The LLM server does not offer this.", code = "not_found" },
     invalid_json = { 400, "The body is not one JSON object in UTF-8." },
     body_missing = { 400, "The request has no body.", code = "invalid_json" },

@@ -20,10 +20,10 @@ OWN = "portero"
 LLM_KINDS = ["llama-server", "localai", "ollama", "vllm"]
 LLM_CLASSES = {"inference", "models", "management", "health", "page"}
 OWN_CLASSES = {"page", "health", "metrics", "console"}
-WORDS = {"body", "body-or-name", "path", "query", "form", "listed", "none", "-"}
+WORDS = {"body", "body-or-name", "path", "query", "form", "listed", "none", "response", "-"}
 LINE = re.compile(
     r"(GET|HEAD|POST|PUT|DELETE) (/[A-Za-z0-9._/{}-]*)"
-    r"(?: model=(body|body-or-name|path|query|form|listed|none))?(?: needs=fetch)?"
+    r"(?: model=(body|body-or-name|path|query|form|listed|none|response))?(?: needs=fetch)?"
 )
 PARAMETER = re.compile(r"\{[A-Za-z0-9]+\}")
 
@@ -154,8 +154,6 @@ WORST = {
         "/docs",
         "/redoc",
         "/openapi.json",
-        "/v1/responses/{id}",
-        "/v1/responses/{id}/cancel",
         "/v1/realtime",
     ],
     "llama-server": [
@@ -327,7 +325,7 @@ def test_a_model_is_looked_for_in_bodies_only_where_there_is_one() -> None:
 
 def test_no_inference_is_said_to_name_no_model() -> None:
     inference = [route for route in ALL if route.of_class == "inference"]
-    assert {route.word for route in inference} == {"body", "form", "-"}
+    assert {route.word for route in inference} == {"body", "form", "response", "-"}
     assert {route.path for route in inference if route.word == "-"} == {
         "/v1/text-to-speech/{voice}",
         "/v1/sound-generation",

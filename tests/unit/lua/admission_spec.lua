@@ -105,6 +105,54 @@ describe("refusal", function()
             assert.equal('{"model":"a","priority":3}', replaced)
         end)
 
+        describe("that goes on from another", function() -- N10
+            local RESPONSES = { is_llm = true, class = "inference", answered_by = "llm",
+                dialect = require("portero.dialect.responses"), target = "/v1/responses",
+                model = "body", is_kept = true }
+            local KEPT = { is_llm = true, class = "inference", answered_by = "llm",
+                target = "/v1/responses/{response}", model = "response", is_owned = true }
+            local ANSWER = '{"id":"resp_a","object":"response"}'
+
+            --- As the caller USRSA, who is answered a response.
+            local function answered_one()
+                body_text = '{"model":"a"}'
+                assert.is_nil(ask({ server_side = ASIDE }, nil, RESPONSES))
+                fake.ngx.header["Content-Type"] = "application/json"
+                answered()
+                assert.equal(ANSWER, pass(ANSWER, true))
+                admission.settle()
+            end
+
+            it("is none for one's own, and 404 for any other", function()
+                body_text = '{"model":"a","previous_response_id":"resp_a"}'
+                local code = "previous_response_not_found"
+                assert.equal(code, (ask({ server_side = ASIDE }, nil, RESPONSES)))
+                answered_one()
+                body_text = '{"model":"a","previous_response_id":"resp_a"}'
+                assert.is_nil(ask({ server_side = ASIDE }, nil, RESPONSES))
+                assert.is_nil(ask({ server_side = ASIDE }))
+            end)
+
+            it("is asked of who asks for it, too", function()
+                local function get(id)
+                    request({}, KEPT)
+                    local claims = { sub = "USRSA", limits = { server_side = ASIDE } }
+                    return (admission.refusal(KEPT, id, "", claims))
+                end
+                assert.equal("response_not_found", get("resp_a"))
+                answered_one()
+                assert.is_nil(get("resp_a"))
+                assert.equal("response_not_found", get("resp_b"))
+            end)
+
+            it("is noted of an answer that is a success alone", function()
+                assert.is_nil(ask({ server_side = ASIDE }, nil, RESPONSES))
+                answered(400)
+                pass(ANSWER, true)
+                assert.same({}, fake.shared.portero_responses:get_keys())
+            end)
+        end)
+
         it("is none for a form", function()
             body_text = '--B\r\nContent-Disposition: form-data; name=model\r\n\r\na\r\n--B--'
             local route = { is_llm = true, class = "inference", answered_by = "llm",
@@ -297,5 +345,14 @@ describe("filter, add_headers and settle", function()
         admission.settle()
         admission.settle()
         assert.equal(0, dict:count())
+    end)
+end)
+
+describe("is_held", function()
+    it("is so of what is counted, and of an answer that is kept of who is looked at", function()
+        assert.is_true(admission.is_held({}, { is_counted = true }))
+        assert.is_true(admission.is_held({ is_kept = true }, { server_side = {} }))
+        assert.is_false(admission.is_held({ is_kept = true }, { is_counted = false }))
+        assert.is_false(admission.is_held({}, { server_side = {} }))
     end)
 end)

@@ -13,6 +13,7 @@ local FIELDS = {
     paths = "table", short_paths = "function", id_headers = "table", error_body = "function",
     event_body = "function", error_event = "table", stream_format = "function",
     usage_counts = "table", asks_for_usage = "table", model_list = "table",
+    keeps = "table",
 }
 local MODEL_LIST = {
     path = "string", running = "string", field = "string", names = "table", head = "string",

@@ -208,3 +208,24 @@ describe("change_of_priority", function()
         end)
     end
 end)
+
+describe("the watch of what went before", function() -- N10
+    for text, expected in pairs({
+        ['{"previous_response_id":"resp_a"}'] = { continues = "resp_a" },
+        ['{"previous_response_id":"resp\\u005fa"}'] = { continues = "resp_a" },
+        ['{"previous_response_id":null,"conversation":null}'] = {},
+        ['{"previous_response_id":""}'] = { continues = false },
+        ['{"previous_response_id":["resp_a"]}'] = { continues = false },
+        ['{"conversation":"conv_a"}'] = { converses = true },
+        ['{"conversation":{"id":"conv_a"}}'] = { converses = true },
+        ['{"input":[{"type":"item_reference","id":"msg_a"}]}'] = { refers = true },
+        ['{"input":[{"type":"message","content":[{"type":"item_reference"}]}]}'] = {},
+        ['{"messages":[{"type":"item_reference"}],"input":"item_reference"}'] = {},
+    }) do
+        it("finds it in " .. shown(text), function()
+            local found = scan(text)
+            assert.same(expected, { continues = found.continues, converses = found.converses,
+                refers = found.refers })
+        end)
+    end
+end)

@@ -32,6 +32,7 @@ local _M = {
         },
     },
     asks_for_usage = {},
+    keeps = {},
     model_list = openai.model_list,
 }
 

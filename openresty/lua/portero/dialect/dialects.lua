@@ -15,6 +15,7 @@
 --   asks_for_usage  path -> how a stream's request is made to tell what was used, `field`
 --                   and `options` of its body, and what tells it, `object` and `is_answer`; empty
 --                   where all do so unasked
+--   keeps           path -> true where a server keeps what it answers, to be asked for by its ID
 --   model_list      { path, running, field, names, head, entry, as, is_private }: where all models
 --                   are listed, and those that run now (empty: nowhere), where the entries are,
 --                   what names one, how an answer begins, what is passed on of an entry, an entry

@@ -13,6 +13,7 @@ local _M = {
     error_event = { sse = "data: %s\n\n", lines = "%s\n" },
     usage_counts = { { "prompt_eval_count", "eval_count" } },
     asks_for_usage = {},
+    keeps = {},
 }
 
 local function entry(model)

@@ -52,6 +52,7 @@ local _M = {
         -- Of llama-server's own completions.
         { "tokens_evaluated", "tokens_predicted" },
     },
+    keeps = {},
     asks_for_usage = {
         ["/v1/chat/completions"] = STREAM_OPTIONS, ["/v1/completions"] = STREAM_OPTIONS,
     },

@@ -18,6 +18,7 @@ local _M = {
         { object = "usage", "input_tokens", "output_tokens" },
     },
     asks_for_usage = {},
+    keeps = { ["/v1/responses"] = true },
     model_list = openai.model_list,
 }
 

@@ -149,6 +149,9 @@ function _M.decide(policy, method, path, query, ask)
     end
     if not route.is_llm then
         return nil, route, value, claims
+    elseif route.is_owned and not (claims.limits and claims.limits.server_side) then
+        -- Of a caller whose bodies nobody looks at nothing is known to be its own.
+        return "response_not_found", route
     end
     local unreachable = ask.reach(route)
     if unreachable then
@@ -171,6 +174,7 @@ local NAMED_BY = {
     path = model_name.unescape,
     listed = function() return nil end,
     none = function() return nil end,
+    response = function() return nil end,
 }
 
 --- The role whose code begins a username, as it is in every token.

@@ -82,6 +82,9 @@ local function new_route(listed, index)
         before = before,
         behind = behind,
         model = listed.model,
+        -- Who answered it keeps it; or it is one that is kept.
+        is_kept = listed.method == "POST" and dialects.of(listed.path).keeps[listed.path] or nil,
+        is_owned = listed.model == "response" or nil,
         is_llm = is_llm,
         dialect = dialect,
         tells_id = is_llm and dialect.id_headers[1] ~= nil,

@@ -8,6 +8,7 @@ local request_model = require("portero.request.request_model")
 local body = require("portero.request.body")
 local limits = require("portero.quota.limits")
 local server_side = require("portero.request.server_side")
+local own_responses = require("portero.answer.own_responses")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 local usage = require("portero.answer.usage")
@@ -17,7 +18,8 @@ local ngx, var = ngx, ngx.var
 local METERED = { inference = true }
 local FIRST_FAILURE = 300
 
---- Request ID -> { user, limits, slot, meter, filter, headers }, from admission to the log phase;
+--- Request ID -> { user, limits, slot, meter, filter, reader, headers }, from admission to the log
+--- phase;
 --- until it is admitted also `found`, what its JSON body says.
 local tickets = {}
 
@@ -117,6 +119,15 @@ local function begin_meter(ticket, route)
     return code
 end
 
+--- Whether what the caller goes on from, or asks for, is its own.
+local function judge_owner(ticket, route, value)
+    if route.is_owned then
+        return not own_responses.server_of(value, ticket.user) and "response_not_found" or nil
+    elseif route.is_kept and ticket.found then
+        return (own_responses.refusal(ticket.found, ticket.user))
+    end
+end
+
 --- Which model, and what else the body asks of the LLM server.
 local function judge_body(ticket, route, value, query)
     local models = ticket.limits.models
@@ -129,7 +140,8 @@ local function judge_body(ticket, route, value, query)
         code, ticket.found = request_model.look(route, watch)
     end
     local is_looked_at = allowed and ticket.found and not ticket.found.is_form
-    return code or is_looked_at and request_model.beside_model(ticket.found, allowed) or nil
+    code = code or is_looked_at and request_model.beside_model(ticket.found, allowed) or nil
+    return code or allowed and judge_owner(ticket, route, value) or nil
 end
 
 --- The first thing that a request may not do, in this order: what is cheap to judge comes first,
@@ -139,7 +151,8 @@ local function first_refusal(ticket, route, value, query)
         return "request_too_large"
     end
     local code = count_request(ticket) or judge_body(ticket, route, value, query)
-    if code or not METERED[route.class] then
+    -- A response that is kept was counted as it was made.
+    if code or not METERED[route.class] or route.is_owned then
         return code
     end
     return check_tokens(ticket) or begin_meter(ticket, route) or take_slot(ticket)
@@ -161,6 +174,19 @@ local function say_what_is_left(ticket)
     end
 end
 
+--- Whether it is noted whose the answer is.
+local function is_noted(route, its_limits)
+    return route.is_kept and its_limits.server_side ~= nil
+end
+
+--- Whether there is something to do as the answer passes, and when it ends.
+---@param route table
+---@param its_limits table the caller's
+---@return boolean
+function _M.is_held(route, its_limits)
+    return its_limits.is_counted or is_noted(route, its_limits) or false
+end
+
 --- Judge a request of a caller with limits. What is allowed must be taken to `@limited` at once.
 ---@param route table
 ---@param value string|nil what stood for the route's parameter
@@ -175,7 +201,8 @@ function _M.refusal(route, value, query, claims)
     if code then
         return code, ticket.headers
     end
-    if route.answered_by == "llm" and claims.limits.is_counted then
+    if route.answered_by == "llm" and _M.is_held(route, claims.limits) then
+        ticket.notes_owner = is_noted(route, claims.limits)
         tickets[var.request_id] = ticket
     else
         say_what_is_left(ticket)
@@ -194,6 +221,8 @@ function _M.add_headers()
     say_what_is_left(ticket)
     if ngx.status >= FIRST_FAILURE then
         ticket.meter = nil
+    elseif ticket.notes_owner then
+        ticket.reader = own_responses.new_reader(ticket.user, ngx.header["Content-Type"])
     end
     if ticket.filter then
         ngx.header["Content-Length"] = nil
@@ -206,6 +235,9 @@ function _M.filter()
     local chunk, is_last = ngx.arg[1], ngx.arg[2]
     if ticket and ticket.meter then
         usage.feed(ticket.meter, chunk)
+    end
+    if ticket and ticket.reader then
+        own_responses.feed(ticket.reader, chunk, is_last, var.llm_server or "")
     end
     if ticket and ticket.filter then
         ngx.arg[1] = usage.filter(ticket.filter, chunk, is_last)

@@ -130,8 +130,8 @@ function _M.release(found)
     end
 end
 
---- word of the route -> the name, or nil and a code; and what else the body said. Lists, and what
---- names no model, have none.
+--- word of the route -> the name, or nil and a code; and what else the body said. Lists, a response
+--- that is kept, and what names no model, have none.
 local READERS = {
     body = function(_, _, watch) return from_json("body", watch) end,
     ["body-or-name"] = function(_, _, watch) return from_json("body-or-name", watch) end,
@@ -139,6 +139,7 @@ local READERS = {
     path = model_name.unescape,
     listed = function() end,
     none = function() end,
+    response = function() end,
     query = function(_, query) return model_name.from_query(query) end,
 }
 local JSON_WORDS = { body = true, ["body-or-name"] = true }

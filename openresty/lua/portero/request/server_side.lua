@@ -1,8 +1,9 @@
 ---------
 -- What a body may ask of the LLM server beside a model: tools that the server itself runs,
--- addresses that it fetches, a place in its queue (threats N11, N12). Where these stand in a body
--- is a watch for `json_body.scan`, of OpenAI's, Anthropic's and Ollama's dialects alike; who may
--- ask for them a role's `server_side` says.
+-- addresses that it fetches, a place in its queue (threats N11, N12), what it keeps of another
+-- answer (N10). Where these stand in a body is a watch for `json_body.scan`, of OpenAI's,
+-- Anthropic's and Ollama's dialects alike; who may ask for them a role's `server_side` says, and
+-- whose an answer is `answer/own_responses.lua`.
 -- Pure. Structure alone counts: a text of a message, the schema of a client's tool and the input of
 -- its call are never looked into. What is not known to be run by the client is not allowed: a new
 -- kind of tool is refused until it is listed here.
@@ -121,9 +122,33 @@ PART.items = PART
 PART.members.content, PART.members.output = PART, PART
 PART.members.source.members.content = PART
 
+---------
+-- What went before (N10).
+
+--- An item of the input may stand for one that the server keeps, of whichever response.
+local ITEM = { members = {
+    type = { text = function(found, kind)
+        found.refers = found.refers or kind == "item_reference" or nil
+    end },
+} }
+for name, member in pairs(PART.members) do
+    ITEM.members[name] = member
+end
+ITEM.items = ITEM
+
+local function read_previous(found, _, bytes, from, to)
+    if bytes[from] ~= LETTER_N then
+        found.continues = json_body.text(bytes, from, to)
+    end
+end
+
+local function read_conversation(found, _, bytes, from)
+    found.converses = bytes[from] ~= LETTER_N or nil
+end
+
 local NODES = {
     tools = TOOL, metadata = METADATA,
-    messages = PART, input = PART, inputs = PART, system = PART,
+    messages = PART, input = ITEM, inputs = PART, system = PART,
     -- Scores and ranks of images (vLLM).
     query = PART, queries = PART, documents = PART, items = PART,
     text_1 = PART, text_2 = PART, data_1 = PART, data_2 = PART,
@@ -199,14 +224,16 @@ for _, place in pairs(NODES) do
     number(place)
 end
 
---- What `json_body.scan` looks at for `refusal`: it notes `asks_tools` and `asks_fetch`, the field
---- that asks first, and `priority`, where it stands.
+--- What `json_body.scan` looks at. It notes `asks_tools` and `asks_fetch`, the field that asks
+--- first; `priority`, where it stands; and what the body goes on from: `continues`, the ID of a
+--- response, false for what is none; `converses`, a conversation; `refers`, an item by its ID.
 _M.WATCH = {
     nodes = NODES,
     fields = {
         web_search_options = read_tools, mcp_servers = read_tools, container = read_tools,
         tool_ids = read_tools, tool_servers = read_tools,
         priority = read_priority,
+        previous_response_id = read_previous, conversation = read_conversation,
     },
 }
 
