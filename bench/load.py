@@ -38,6 +38,24 @@ end
 """
 
 
+LOGIN_SCRIPT = """
+local requests, at = {{}}, 0
+init = function()
+    for authorization in io.lines("{lines}") do
+        local headers = {{ ["Authorization"] = authorization }}
+        requests[#requests + 1] = wrk.format("POST", "{endpoint}", headers)
+    end
+end
+request = function()
+    at = at % #requests + 1
+    return requests[at]
+end
+done = function(summary, latency)
+    print(summary.requests, summary.errors.status, latency:percentile(50), latency:percentile(99))
+end
+"""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What one run gave."""
@@ -57,6 +75,26 @@ def write_script(folder: Path, name: str, tokens: Sequence[str], size: int = 0) 
     script = folder / f"{name}.lua"
     script.write_text(SCRIPT.format(tokens=listed, body=body))
     return script
+
+
+def write_login_script(folder: Path, endpoint: str, authorizations: Sequence[str]) -> Path:
+    """A wrk script that logs these users in, in turn."""
+    lines, script = folder / "logins.lines", folder / "logins.lua"
+    lines.write_text("\n".join(authorizations) + "\n")
+    script.write_text(LOGIN_SCRIPT.format(lines=lines, endpoint=endpoint))
+    return script
+
+
+def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[float, float, float]:
+    """Requests a second, and the 50th and 99th percentile of their milliseconds. Raises
+    `AssertionError` if any answer was not 2xx.
+    """
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    count, refused, p50, p99 = map(float, run.stdout.splitlines()[-1].split())
+    assert refused == 0, f"{script.stem}: {run.stdout}"
+    return count / seconds, p50 / 1000, p99 / 1000
 
 
 def chat_of(size: int) -> dict[str, Any]:

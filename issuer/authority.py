@@ -88,8 +88,8 @@ class Authority:
 
         `address` is the client's, for the queue before bcrypt. Raises `TooManyLogins`.
         """
-        credentials = self._credentials.in_force()
-        role = self.roles().of(username)
+        roles = self.roles()
+        credentials, role = self._credentials.in_force(roles), roles.of(username)
         if not self._doorkeeper.check(credentials, username, secret, address) or role is None:
             return None
         return Known(username, role, credentials.fingerprint(username) or "")

@@ -3,7 +3,8 @@ of one `jti`.
 
 What it promises (and `tests/contract/test_session_stores.py` asks of it):
 
-- `add` and `revoke` are durable when they return: on disk, not only in a cache.
+- `add` and `revoke` are durable when they return: on disk, not only in a cache. So are `add_each`
+  and `revoke_each`, which share one transaction.
 - Every change gets a position of its own, rising in the order of the commits, so that whoever has
   seen position N has only to ask for what came after N.
 - Revocation is final: nothing makes a revoked session active again.
@@ -54,6 +55,14 @@ class StoredPolicy:
     serial: int
     sources: str
     compiled: str
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A session to be added while fewer than `most_of_subject` of its subject are active."""
+
+    session: Session
+    most_of_subject: int | None = None
 
 
 @dataclass(frozen=True)

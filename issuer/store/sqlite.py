@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Selection, Session, StoredPolicy
+from issuer.store import KEPT_SECONDS, Addition, Selection, Session, StoredPolicy
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ CREATE TABLE IF NOT EXISTS sessions (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
 CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
+CREATE INDEX IF NOT EXISTS active_of_subject ON sessions (subject, expires_at)
+    WHERE revoked_at IS NULL;
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0), ('policy', 0);
@@ -46,6 +49,7 @@ CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, co
 """
 
 _COLUMNS = ", ".join(column.name for column in fields(Session))
+_ROW = attrgetter(*(column.name for column in fields(Session)))
 _PLACES = ", ".join("?" for _ in fields(Session))
 _ACTIVE = "revoked_at IS NULL AND expires_at > :now"
 
@@ -56,6 +60,8 @@ class SqliteSessions:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+        # SQLite has those who wait for its own lock sleep, and look again.
+        self._writing = threading.Lock()
         _make_private(path)
         with self._transaction() as connection:
             _create(connection)
@@ -70,24 +76,25 @@ class SqliteSessions:
         `CapacityReached` if `most_active` others are active, `TooManyTokens` if `most_of_subject`
         of the same subject are.
         """
+        (refusal,) = self.add_each([Addition(session, most_of_subject)], most_active, now)
+        if refusal is not None:
+            raise refusal
+
+    def add_each(
+        self, additions: Sequence[Addition], most_active: int, now: int
+    ) -> Sequence[CapacityReached | TooManyTokens | None]:
+        """Add several in one transaction: None for each that is durable now, else why it is not."""
         with self._transaction() as connection:
-            if _counter(connection, "rows") >= most_active:
-                _make_room(connection, most_active, now)
-            _check_subject(connection, session.subject, most_of_subject, now)
-            position = _raise(connection, "position")
-            _raise(connection, "rows")
-            row = astuple(replace(session, revoked_at=None, position=position))
-            connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES ({_PLACES})", row)
+            return [_add(connection, one, most_active, now) for one in additions]
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
         """Revoke what is selected, expired or not; answers all of it, what ends last first."""
-        chosen = {name: value for name, value in vars(selection).items() if value is not None}
-        where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
-        values = {"now": now, **chosen}
+        return self.revoke_each([selection], now)[0]
+
+    def revoke_each(self, selections: Sequence[Selection], now: int) -> Sequence[Sequence[Session]]:
+        """The same for several, in one transaction."""
         with self._transaction() as connection:
-            _revoke(connection, where, values)
-            query = f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY expires_at DESC"
-            return [Session(*row) for row in connection.execute(query, values)]
+            return [_revoke_selected(connection, one, now) for one in selections]
 
     def find(self, jti: str) -> Session | None:
         """The session of this `jti`, or None."""
@@ -210,7 +217,7 @@ class SqliteSessions:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction, whole or not at all."""
-        with self._connected() as connection, connection:
+        with self._writing, self._connected() as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
 
@@ -279,6 +286,35 @@ def _revoke(connection: sqlite3.Connection, where: str, values: dict[str, object
     )
 
 
+def _revoke_selected(
+    connection: sqlite3.Connection, selection: Selection, now: int
+) -> list[Session]:
+    chosen = {name: value for name, value in vars(selection).items() if value is not None}
+    where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
+    values = {"now": now, **chosen}
+    _revoke(connection, where, values)
+    query = f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY expires_at DESC"
+    return [Session(*row) for row in connection.execute(query, values)]
+
+
+def _add(
+    connection: sqlite3.Connection, addition: Addition, most_active: int, now: int
+) -> CapacityReached | TooManyTokens | None:
+    """One of a transaction. What is refused leaves no change behind, and harms no other."""
+    session = addition.session
+    try:
+        if _counter(connection, "rows") >= most_active:
+            _make_room(connection, most_active, now)
+        _check_subject(connection, session.subject, addition.most_of_subject, now)
+    except (CapacityReached, TooManyTokens) as refusal:
+        return refusal
+    position = _raise(connection, "position")
+    _raise(connection, "rows")
+    row = _ROW(replace(session, revoked_at=None, position=position))
+    connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES ({_PLACES})", row)
+    return None
+
+
 def _check_backup(copy: sqlite3.Connection, path: Path) -> None:
     try:
         sound = copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -292,7 +328,9 @@ def _check_backup(copy: sqlite3.Connection, path: Path) -> None:
 def _check_subject(
     connection: sqlite3.Connection, subject: str, most: int | None, now: int
 ) -> None:
-    query = f"SELECT count(*) FROM sessions WHERE subject = :subject AND {_ACTIVE}"
+    # Of the index alone: an agent may have thousands.
+    of_subject = "sessions INDEXED BY active_of_subject WHERE subject = :subject"
+    query = f"SELECT count(*) FROM {of_subject} AND {_ACTIVE}"
     count = connection.execute(query, {"subject": subject, "now": now}).fetchone()[0]
     if most is not None and count >= most:
         raise TooManyTokens

@@ -2,17 +2,18 @@
 
 The truth is the store's; the gateways hold a projection of it (`portero/token/active_tokens.lua`).
 The order is always store first, durable, then gateways: what was acknowledged is never lost, and
-what a push missed the reconciler brings. It must never answer "active" or "revoked" before the
-store has it on disk.
+what a push missed the reconciler brings. Logins at the same time share a transaction and a message
+(`batches.py`). It must never answer "active" or "revoked" before the store has it on disk.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from issuer.errors import CapacityReached, NoGatewayReached
-from issuer.store import Selection, Session
+from issuer.errors import CapacityReached, NoGatewayReached, PorteroError
+from issuer.store import Addition, Selection, Session
 from issuer.store.sqlite import SqliteSessions
+from issuer.sync.batches import Batches
 from issuer.sync.gateways import Ack, Changes, Gateways
 
 Clock = Callable[[], float]
@@ -43,6 +44,8 @@ class ActiveTokens:
         self._gateways = gateways
         self._most_active = most_active
         self._clock = clock
+        self._activations = Batches(self._add, self._tell_added)
+        self._revocations = Batches(self._revoke, self._tell_revoked)
 
     def activate(self, session: Session, most_of_subject: int) -> None:
         """Make a token active: durable, then acknowledged by every gateway that answers.
@@ -50,34 +53,71 @@ class ActiveTokens:
         Raises `CapacityReached`, `TooManyTokens`, `NoGatewayReached` or `StoreUnavailable`; the
         token is then not active and must not be handed out.
         """
-        self.store.add(session, self._most_active, self._now(), most_of_subject)
-        acks = self._gateways.apply(Changes.to([session]))
-        refusal = _refusal(acks)
-        if refusal is not None:
-            self.revoke(Selection(jti=session.jti))
-            raise refusal
+        known = self._activations.do(Addition(session, most_of_subject))
+        if isinstance(known, _Refused):
+            if known.is_stored:
+                self.revoke(Selection(jti=session.jti))
+            raise known.reason
 
     def revoke(self, selection: Selection) -> Revocation:
         """Revoke tokens: durable, then at once on every gateway that answers.
 
         Expired ones too: a gateway may go by another clock, and a stream may outlive its token.
         """
-        now = self._now()
-        sessions = self.store.revoke(selection, now)
-        pending: set[str] = set()
-        for start in range(0, len(sessions), PUSH_ENTRIES):
-            acks = self._gateways.apply(Changes.to(sessions[start : start + PUSH_ENTRIES]))
-            pending.update(ack.url for ack in acks if not ack.ok)
-        unexpired = [session for session in sessions if session.expires_at > now]
-        return Revocation(unexpired, tuple(sorted(pending)))
+        if selection.jti is not None:
+            return self._revocations.do(selection)
+        # Many may be meant: nobody else shall wait for all of them to be told.
+        return self._tell_revoked(self._revoke([selection]))[0]
 
     def is_active(self, jti: str) -> bool:
         """What the store says, which is what the gateways shall say."""
         session = self.store.find(jti)
         return session is not None and session.is_active(self._now())
 
+    def _add(self, additions: Sequence[Addition]) -> Sequence["Session | _Refused"]:
+        refusals = self.store.add_each(additions, self._most_active, self._now())
+        return [
+            one.session if refusal is None else _Refused(refusal, is_stored=False)
+            for one, refusal in zip(additions, refusals, strict=True)
+        ]
+
+    def _tell_added(self, added: Sequence["Session | _Refused"]) -> Sequence["Session | _Refused"]:
+        sessions = [one for one in added if isinstance(one, Session)]
+        if not sessions:
+            return added
+        reason = _refusal(self._gateways.apply(Changes.to(sessions)))
+        if reason is None:
+            return added
+        refused = _Refused(reason, is_stored=True)
+        return [one if isinstance(one, _Refused) else refused for one in added]
+
+    def _revoke(self, selections: Sequence[Selection]) -> Sequence[Sequence[Session]]:
+        return self.store.revoke_each(selections, self._now())
+
+    def _tell_revoked(self, revoked: Sequence[Sequence[Session]]) -> Sequence[Revocation]:
+        sessions = [session for some in revoked for session in some]
+        pending: set[str] = set()
+        for start in range(0, len(sessions), PUSH_ENTRIES):
+            acks = self._gateways.apply(Changes.to(sessions[start : start + PUSH_ENTRIES]))
+            pending.update(ack.url for ack in acks if not ack.ok)
+        now = self._now()
+        return [
+            Revocation(
+                [session for session in some if session.expires_at > now], tuple(sorted(pending))
+            )
+            for some in revoked
+        ]
+
     def _now(self) -> int:
         return int(self._clock())
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A login that is not granted; if it is in the store already, it must be revoked."""
+
+    reason: PorteroError
+    is_stored: bool
 
 
 def _refusal(acks: Sequence[Ack]) -> CapacityReached | NoGatewayReached | None:

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -87,7 +86,8 @@ class Gateway:
 
     url: str
     key: bytes = field(repr=False)
-    _local: threading.local = field(default_factory=threading.local, repr=False)
+    #: Connections that nobody uses at the moment; the last one used is used first.
+    _idle: list[Connection] = field(default_factory=list, repr=False)
 
     @cached_property
     def _keys(self) -> Sealing:
@@ -141,23 +141,30 @@ class Gateway:
     def _exchange(self, method: str, path: str, body: bytes, end: float) -> tuple[int, bytes]:
         """One exchange; a kept-alive connection may have been closed meanwhile, so once more."""
         try:
-            return self._once(method, path, body, end)
+            return self._once(self._kept(), method, path, body, end)
         except FAILURES:
             if time.monotonic() >= end:
                 raise
-            return self._once(method, path, body, end)
+            return self._once(self._new(), method, path, body, end)
 
-    def _once(self, method: str, path: str, body: bytes, end: float) -> tuple[int, bytes]:
+    def _once(
+        self, connection: Connection, method: str, path: str, body: bytes, end: float
+    ) -> tuple[int, bytes]:
+        """The connection is kept if it has served; no other thread has it meanwhile."""
         headers = signature(self.key, method, path, body)
-        return self._connection().exchange(method, path, body, headers, end)
+        answer = connection.exchange(method, path, body, headers, end)
+        self._idle.append(connection)
+        return answer
 
-    def _connection(self) -> Connection:
-        """One a thread."""
-        kept: Connection | None = getattr(self._local, "connection", None)
-        if kept is None:
-            place = urlsplit(self.url)
-            kept = self._local.connection = Connection(place.hostname or "", place.port)
-        return kept
+    def _kept(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new()
+
+    def _new(self) -> Connection:
+        place = urlsplit(self.url)
+        return Connection(place.hostname or "", place.port)
 
 
 def _patience(body: bytes) -> float:
@@ -214,6 +221,8 @@ class Gateways:
         return self._push(lambda gateway: gateway.put_policy(known, FIRST_ANSWER_SECONDS))
 
     def _push(self, send: Callable[[Gateway], Ack]) -> list[Ack]:
+        if len(self.each) == 1:
+            return [send(self.each[0])]
         pushes = {
             pool.submit(send, gateway): gateway
             for pool, gateway in zip(self._pools, self.each, strict=True)

@@ -110,18 +110,22 @@ class CredentialsInForce:
         self._salt = salt
         self._last_good = LastGood(directory)
         self._lock = threading.Lock()
-        #: The file's state when it was last read, if no change can hide behind it.
-        self._settled: FileState | None = None
+        #: What the last look found, if no change of the file can hide behind its state.
+        self._settled: tuple[FileState, Roles, Credentials] | None = None
         #: Is told what was in force and what is, before anyone goes by it.
         self.when_changed: Callable[[Credentials, Credentials], None] = lambda before, now: None
         self._in_force = self._begin()
 
-    def in_force(self) -> Credentials:
-        """What is in force, judged anew if file or roles are others than at the last call."""
+    def in_force(self, roles: Roles | None = None) -> Credentials:
+        """What is in force, judged anew if file or roles are others than at the last call.
+
+        Whoever has just asked for the roles passes them in.
+        """
+        settled, roles = self._settled, roles or self._roles()
+        if settled and settled[0] == _state(self._path) and settled[1] is roles:
+            return settled[2]
         with self._lock:
-            is_same = self._settled is not None and self._settled == _state(self._path)
-            if not is_same or self._roles() is not self._judged[1]:
-                self._look_again()
+            self._look_again()
             return self._in_force
 
     def look(self) -> None:
@@ -132,10 +136,10 @@ class CredentialsInForce:
     def _look_again(self) -> None:
         state = _state(self._path)
         if self._look() != self._judged:
-            self._judge_again()
             self._settled = None
+            self._judge_again()
         elif state is not None and time.time_ns() - state.changed_at > SETTLED_NANOSECONDS:
-            self._settled = state
+            self._settled = state, self._judged[1], self._in_force
 
     def _begin(self) -> Credentials:
         with self._last_good.locked():

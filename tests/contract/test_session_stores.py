@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Selection, Session, StoredPolicy
+from issuer.store import KEPT_SECONDS, Addition, Selection, Session, StoredPolicy
 from issuer.store.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
@@ -285,6 +285,40 @@ def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SqliteSessions
     store.add(session("f"), MANY, NOW + 5, 2)
     with pytest.raises(TooManyTokens):
         store.add(session("g"), MANY, NOW + 5, 2)
+
+
+def test_several_are_added_as_if_one_after_the_other(store: SqliteSessions) -> None:
+    additions = [
+        Addition(session(1), 1),
+        Addition(session(2), 1),
+        Addition(session(3, subject="USRSbob")),
+        Addition(session(4, subject="USRScarol")),
+    ]
+    refusals = store.add_each(additions, 2, NOW)
+    assert [type(one) for one in refusals] == [
+        type(None),
+        TooManyTokens,
+        type(None),
+        CapacityReached,
+    ]
+    assert names(store.live_after("", NOW, MANY)) == names([session(1), session(3)])
+    assert [one.position for one in store.changes_after(0, MANY)] == [1, 2]
+
+
+def test_several_that_cannot_all_be_added_leave_nothing_half_done(store: SqliteSessions) -> None:
+    with pytest.raises(StoreUnavailable):
+        store.add_each([Addition(session(1)), Addition(session(1))], MANY, NOW)
+    assert (store.position(), store.count_active(NOW)) == (0, 0)
+    add(store, 1)
+    assert store.position() == 1
+
+
+def test_several_are_revoked_each_with_its_own_answer(store: SqliteSessions) -> None:
+    add(store, 1, 2, 3)
+    selections = [Selection(jti=session(number).jti) for number in (1, 3, 4)]
+    revoked = store.revoke_each(selections, NOW)
+    assert list(map(names, revoked)) == [names([session(1)]), names([session(3)]), []]
+    assert store.count_active(NOW) == 1
 
 
 def test_an_epoch_is_kept_until_another_begins_and_revokes_all(

@@ -1,16 +1,25 @@
 """Store and gateways change together: the store first, then the gateways."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from issuer.errors import CapacityReached, NoGatewayReached, StoreUnavailable, TooManyTokens
+from issuer.errors import (
+    CapacityReached,
+    NoGatewayReached,
+    PorteroError,
+    StoreUnavailable,
+    TooManyTokens,
+)
 from issuer.store import Selection, Session
 from issuer.store.sqlite import SqliteSessions
-from issuer.sync import active_tokens
+from issuer.sync import active_tokens, batches
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateways
+from tests.conftest import wait_until
 
 NOW = 1_800_000_000
 MAX_OF_SUBJECT = 10
@@ -24,6 +33,7 @@ class FakeGateways(Gateways):
         self.acks = list(acks)
         self.pushed: list[Changes] = []
         self.on_push: Callable[[], None] = lambda: None
+        self.tokens: ActiveTokens
 
     def apply(self, changes: Changes) -> list[Ack]:
         self.on_push()
@@ -170,6 +180,77 @@ def test_only_what_is_selected_is_revoked(
     done = tokens.revoke(selection)
     assert {revoked.jti[-1] for revoked in done.sessions} == names
     assert {one.jti[-1] for one in every if not tokens.is_active(one.jti)} == names
+
+
+def together(*works: Callable[[], object]) -> list[object]:
+    """What each answers or raises, all at the same time."""
+
+    def outcome(work: Callable[[], object]) -> object:
+        try:
+            return work()
+        except PorteroError as error:
+            return error
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(outcome, works))
+
+
+def hold_up(gateways: FakeGateways, count: int) -> None:
+    """The first push takes until so many others wait."""
+    waiting: list[bool] = []
+
+    def wait_for_others() -> None:
+        if not waiting:
+            waiting.append(True)
+            wait_until(lambda: len(gateways.tokens._activations._waiting) == count, "all wait")
+
+    gateways.on_push = wait_for_others
+
+
+def test_logins_at_the_same_time_share_a_message_and_each_has_its_own_outcome(
+    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "GATHER_SECONDS", 20)
+    gateways = FakeGateways(OK)
+    gateways.tokens = make(store, gateways, most=4)
+    hold_up(gateways, 4)
+    subjects = ["USRSalice", "USRSbob", "USRSbob", "USRScarol", "USRSdave"]
+    outcomes = together(
+        *(
+            partial(gateways.tokens.activate, session(str(number), subject), 1)
+            for number, subject in enumerate(subjects)
+        )
+    )
+    refused = [type(one) for one in outcomes if one is not None]
+    assert sorted(one.__name__ for one in refused) == ["TooManyTokens"]
+    assert [len(changes.activate) for changes in gateways.pushed] == [1, 3]
+    assert store.count_active(NOW) == 4
+
+
+def test_of_logins_that_share_a_message_none_is_granted_that_no_gateway_heard_of(
+    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "GATHER_SECONDS", 20)
+    gateways = FakeGateways(AWAY)
+    gateways.tokens = make(store, gateways)
+    hold_up(gateways, 3)
+    logins = [partial(gateways.tokens.activate, session(str(n)), MAX_OF_SUBJECT) for n in range(4)]
+    assert [type(one) for one in together(*logins)] == [NoGatewayReached] * 4
+    assert store.count_active(NOW) == 0
+    revoked = {jti for changes in gateways.pushed for jti, _ in changes.revoke}
+    assert revoked == {session(str(number)).jti for number in range(4)}
+
+
+def test_revocations_at_the_same_time_each_answer_their_own(store: SqliteSessions) -> None:
+    tokens = make(store, FakeGateways(OK))
+    every = [session(str(number)) for number in range(8)]
+    for one in every:
+        tokens.activate(one, MAX_OF_SUBJECT)
+    outcomes = together(*(partial(tokens.revoke, Selection(jti=one.jti)) for one in every))
+    assert [[found.jti for found in one.sessions] for one in outcomes] == [  # type: ignore[attr-defined]
+        [one.jti] for one in every
+    ]
+    assert store.count_active(NOW) == 0
 
 
 def test_a_revocation_of_nothing_tells_nobody(store: SqliteSessions) -> None:
