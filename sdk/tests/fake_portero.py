@@ -125,6 +125,9 @@ class FakePortero:
         self.statuses: Counter[int] = Counter()
         self.live: dict[str, float] = {}
         self.revoked: set[str] = set()
+        #: The Date header; empty for the real one.
+        self.date = ""
+        self.name_token = (TOKEN + "{}").format
         #: When set, logins wait until it is.
         self.gate: threading.Event | None = None
         self.logins = 0
@@ -202,7 +205,7 @@ class FakePortero:
     def _granted(self, path: str, role: str) -> Reply:
         with self._lock:
             self.logins += 1
-            token = f"{TOKEN}{self.logins}"
+            token = self.name_token(self.logins)
             # The time of issue is a floored second.
             self.live[token] = int(self._now()) + self.ttl_seconds
         if path == "/oauth/token":
@@ -255,10 +258,10 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.hangs_up:
             self.close_connection = True
             return
-        self.send_response(reply.status)
+        self.send_response_only(reply.status)
         headers = {
             "x-request-id": "request-1",
-            "Date": "Wed, 25 Nov 2026 20:00:00 GMT",
+            "Date": self.server.portero.date or self.date_time_string(),
             **reply.headers,
         }
         for name, value in headers.items():

@@ -298,7 +298,8 @@ class Portero(_Client[httpx2.Client]):
 
 
 class AsyncPortero(_Client[httpx2.AsyncClient]):
-    """`Portero` for asyncio: the same methods, awaited. One client serves one event loop.
+    """`Portero` for asyncio: the same methods, awaited. One client serves one event loop. The
+    examples below are as `python -m asyncio` takes them, with `client = portero.AsyncPortero()`.
 
     >>> async def ask():
     ...     async with portero.AsyncPortero() as client:
@@ -309,15 +310,27 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
     _http_class = httpx2.AsyncClient
 
     async def chat(self, model: str, messages: Messages, **options: Any) -> Completion:
-        """See `Portero.chat`."""
+        """See `Portero.chat`.
+
+        >>> await client.chat(MODEL, "Hello", max_tokens=4)
+        Completion(json=...
+        """
         return await self._send(calls.chat(model, messages, options))
 
     async def complete(self, model: str, prompt: str, **options: Any) -> Completion:
-        """See `Portero.complete`."""
+        """See `Portero.complete`.
+
+        >>> await client.complete(MODEL, "The capital of")
+        Completion(json=...
+        """
         return await self._send(calls.complete(model, prompt, options))
 
     async def embed(self, model: str, texts: str | Sequence[str], **options: Any) -> Embeddings:
-        """See `Portero.embed`."""
+        """See `Portero.embed`.
+
+        >>> await client.embed(MODEL, ["a", "b"])
+        Embeddings(json=...
+        """
         return await self._send(calls.embed(model, texts, options))
 
     @asynccontextmanager
@@ -340,15 +353,27 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
             await response.aclose()
 
     async def models(self) -> Models:
-        """See `Portero.models`."""
+        """See `Portero.models`.
+
+        >>> await client.models()
+        Models(json=...
+        """
         return await self._send(calls.MODELS)
 
     async def health(self) -> Answer:
-        """See `Portero.health`."""
+        """See `Portero.health`.
+
+        >>> await client.health()
+        Answer(json=...
+        """
         return await self._send(calls.HEALTH)
 
     async def account(self) -> Answer:
-        """See `Portero.account`."""
+        """See `Portero.account`.
+
+        >>> await client.account()
+        Answer(json=...
+        """
         return await self._send(calls.ACCOUNT)
 
     async def usage(
@@ -357,19 +382,35 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         last_day: str | None = None,
         by: str | Sequence[str] | None = None,
     ) -> Answer:
-        """See `Portero.usage`."""
+        """See `Portero.usage`.
+
+        >>> await client.usage(by="day")
+        Answer(json=...
+        """
         return await self._send(calls.usage(first_day, last_day, by))
 
     async def keys(self) -> Keys:
-        """See `Portero.keys`."""
+        """See `Portero.keys`.
+
+        >>> await client.keys()
+        Keys(json=...
+        """
         return await self._send(calls.KEYS)
 
     async def create_key(self, name: str, days: int, models: Sequence[str] | None = None) -> Answer:
-        """See `Portero.create_key`."""
+        """See `Portero.create_key`.
+
+        >>> await client.create_key("notebook", days=7)
+        Answer(json=...
+        """
         return await self._send(calls.create_key(name, days, models))
 
     async def revoke_key(self, key_id: str) -> Answer:
-        """See `Portero.revoke_key`."""
+        """See `Portero.revoke_key`.
+
+        >>> await client.revoke_key("abcdefgh12345678")
+        Answer(json=None...
+        """
         return await self._send(calls.revoke_key(key_id))
 
     async def request(
@@ -379,7 +420,11 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Answer:
-        """See `Portero.request`."""
+        """See `Portero.request`.
+
+        >>> await client.request("GET", "/v1/models")
+        Answer(json=...
+        """
         return await self._send(Call(method, calls.local(path), Answer, json, params or {}))
 
     async def _send(self, call: Call[A]) -> A:
@@ -410,7 +455,10 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         return read
 
     async def aclose(self) -> None:
-        """Close the connections, and the source if it was made here."""
+        """Close the connections, and the source if it was made here.
+
+        >>> await client.aclose()
+        """
         if self._http is not None:
             await self._http.aclose()
             self._http = None

@@ -90,7 +90,11 @@ class Configuration:
         return origin(self.url)
 
     def ssl_context(self) -> ssl.SSLContext:
-        """What verifies the gateway: the bundle of `ca_bundle`, else the system's."""
+        """What verifies the gateway: the bundle of `ca_bundle`, else the system's.
+
+        >>> Configuration("https://door.lan").ssl_context().check_hostname
+        True
+        """
         try:
             return _context(self.ca_bundle)
         except OSError as error:

@@ -120,11 +120,17 @@ class Login:
     def revoke(self, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
         """Whether the token is dead now, or was before."""
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        answer = self._post("/logout", headers, {}, timeout_seconds)
+        answer = self._sent("POST", "/logout", headers, {}, timeout_seconds)
         return isinstance(answer, httpx2.Response) and answer.status_code in (202, 204, 401)
 
+    def is_good(self, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
+        """Whether the gateway takes a token; what it cannot be asked counts as taken."""
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = self._sent("GET", "/v1/models", headers, {}, timeout_seconds)
+        return not (isinstance(answer, httpx2.Response) and answer.status_code == 401)
+
     def _at(self, endpoint: str, now: float, timeout_seconds: float) -> Outcome:
-        answer = self._post(endpoint, *self._asked(endpoint), timeout_seconds)
+        answer = self._sent("POST", endpoint, *self._asked(endpoint), timeout_seconds)
         if isinstance(answer, LoginError):
             return answer
         if answer.status_code != 200:
@@ -149,8 +155,9 @@ class Login:
         fields = {"grant_type": "client_credentials"} if endpoint == OAUTH else {}
         return {**headers, "Authorization": f"Basic {packed}"}, fields
 
-    def _post(
+    def _sent(
         self,
+        method: str,
         path: str,
         headers: Mapping[str, str],
         fields: Mapping[str, str],
@@ -161,7 +168,9 @@ class Login:
         # Not raised from where it is caught: frames below hold what was sent.
         try:
             with quiet(), httpx2.Client(verify=self._verify, timeout=timeout_seconds) as client:
-                answer: httpx2.Response = client.post(url, headers=headers, data=fields)
+                answer: httpx2.Response = client.request(
+                    method, url, headers=headers, data=fields or None
+                )
                 return answer
         except httpx2.HTTPError as error:
             reason = f"{type(error).__name__}: {error}"

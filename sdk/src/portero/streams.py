@@ -108,7 +108,11 @@ class ChatStream:
         return self._reader.text
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Each event's JSON, unchanged. Raises `StreamCut`."""
+        """Each event's JSON, unchanged. Raises `StreamCut`.
+
+        >>> with portero.Portero() as client, client.stream_chat(MODEL, "Hello") as stream:
+        ...     choices = [event["choices"] for event in stream.events()]
+        """
         lines = self._answer.iter_lines()
         while True:
             lost: Exception | None = None
@@ -144,7 +148,14 @@ class AsyncChatStream:
         return self._reader.text
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Each event's JSON, unchanged. Raises `StreamCut`."""
+        """Each event's JSON, unchanged. Raises `StreamCut`.
+
+        >>> async def ask():
+        ...     async with portero.AsyncPortero() as client:
+        ...         async with client.stream_chat(MODEL, "Hello") as stream:
+        ...             return [event["choices"] async for event in stream.events()]
+        >>> choices = asyncio.run(ask())
+        """
         lines = self._answer.aiter_lines()
         while True:
             lost: Exception | None = None

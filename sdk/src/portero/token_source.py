@@ -217,7 +217,7 @@ class TokenSource:
     def token(self) -> str:
         """A live token (str). Waits while it must log in, some seconds at most.
 
-        >>> len(TokenSource().token()) > 20
+        >>> bool(TokenSource().token())
         True
         """
         asked = self._ask()
@@ -228,7 +228,7 @@ class TokenSource:
     async def atoken(self) -> str:
         """The same for a task of any asyncio loop.
 
-        >>> len(asyncio.run(TokenSource().atoken())) > 20
+        >>> bool(asyncio.run(TokenSource().atoken()))
         True
         """
         asked = self._ask()
@@ -293,11 +293,21 @@ class TokenSource:
         return self._shared.state.is_renewing
 
     def why_refused(self) -> str:
-        """What is known of why the last token was refused; empty where the gateway said enough."""
+        """What is known of why the last token was refused; empty where the gateway said enough.
+
+        >>> TokenSource().why_refused()
+        ''
+        """
         return self._shared.state.why_refused()
 
     def refused(self, sent: str, expired: bool) -> bool:
-        """Note that the gateway refused a token; whether another is worth a try."""
+        """Note that the gateway refused a token; whether another is worth a try. `expired`: it said
+        that the token is authentic, and over.
+
+        >>> source = TokenSource()
+        >>> source.refused(source.token(), expired=True)
+        True
+        """
         if self.configuration.api_key:
             return False
         is_worth = self._shared.state.refuse(sent, expired, self._logs_in_again, self.clock.now())
@@ -370,7 +380,11 @@ class TokenSource:
         await asyncio.to_thread(self.close)
 
     def leave(self) -> None:
-        """Be no longer within a `with`; what it takes to be one of its own."""
+        """Be no longer within a `with`, without logging out.
+
+        >>> source = TokenSource().__enter__()
+        >>> source.leave()
+        """
         with self._shared.lock:
             self._shared.users -= 1
 
