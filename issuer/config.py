@@ -121,7 +121,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "database_path": _database_path(reader),
         "gateway_urls": _gateway_urls(reader),
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
-        "cookie_secure": reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true",
+        "cookie_secure": _cookie_secure(reader),
         **_addresses(reader),
         "last_good_directory": reader.path("PORTERO_LAST_GOOD_DIR"),
         "remembered_descriptor": reader.descriptor("PORTERO_REMEMBERED_FD"),
@@ -142,6 +142,15 @@ def read_roles(environ: Mapping[str, str] = os.environ) -> Roles | None:
         return policy.parse(policy.gather(policy_file(environ)), Terms()).roles
     except Faults:
         return None
+
+
+def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the session store is, and what belongs beside it."""
+    reader = _Reader(environ)
+    path = _database_path(reader)
+    if reader.faults:
+        raise Faults(reader.faults)
+    return path.absolute().parent
 
 
 def policy_file(environ: Mapping[str, str] = os.environ) -> Path:
@@ -216,12 +225,26 @@ def _database_path(reader: _Reader) -> Path:
     return Path(url.removeprefix(SQLITE_PREFIX))
 
 
+def _speaks_tls(reader: _Reader) -> bool:
+    """Whether the gateway's public listener does; what else it takes is for the gateway to say."""
+    return bool(reader.text("TLS_CERTIFICATE"))
+
+
+def _cookie_secure(reader: _Reader) -> bool:
+    is_secure = reader.choice("COOKIE_SECURE", "true", ("true", "false")) == "true"
+    if not is_secure and _speaks_tls(reader):
+        reader.fault("COOKIE_SECURE: is false, and TLS_CERTIFICATE makes all cookies Secure")
+    return is_secure
+
+
 def _addresses(reader: _Reader) -> dict[str, Any]:
     """Where people find us, and the origins whose pages may log in beside our own."""
     given = reader.text("PUBLIC_URL")
     public = origins.base_url(given)
     if given and not public:
         reader.fault("PUBLIC_URL: must be http://HOST:PORT or https://HOST:PORT and no more")
+    if public.startswith("http:") and _speaks_tls(reader):
+        reader.fault("PUBLIC_URL: is http://, and TLS_CERTIFICATE makes it https://")
     named = origins.entries(reader.text("CORS_ORIGINS"))
     reader.faults += [f"CORS_ORIGINS: {fault}" for fault in origins.faults(named)]
     return {
@@ -234,7 +257,8 @@ def _listened_on(reader: _Reader) -> str:
     """The gateway's own address, for who is on its machine."""
     listen = reader.text("GATEWAY_LISTEN", "127.0.0.1:8080")
     host, _, port = listen.rpartition(":")
-    url = origins.base_url(f"http://{_ON_ALL.get(host, host)}:{port}")
+    scheme = "https" if _speaks_tls(reader) else "http"
+    url = origins.base_url(f"{scheme}://{_ON_ALL.get(host, host)}:{port}")
     if not url and not reader.text("PUBLIC_URL"):
         reader.fault("GATEWAY_LISTEN: must be HOST:PORT; else set PUBLIC_URL")
     return url

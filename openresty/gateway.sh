@@ -35,13 +35,49 @@ render() {
     ln -sfn "$home/lua" "$1/lua"
     # Where the modules are that /etc/nginx/modules-enabled names, for they are beneath that too.
     ln -sfn /usr/lib/nginx/modules "$1/modules"
-    # The certificates by a name that nginx can read, whatever their path is.
-    ca=${LLM_CA_FILE:-/etc/ssl/certs/ca-certificates.crt}
-    case "$ca" in /*) ;; *) ca=$PWD/$ca ;; esac
-    ln -sfn "$ca" "$1/llm_ca.pem"
-    rm -f "$1/settings.new"
-    (umask 077; set -C; run_nginx "$1" check.conf 1 >"$1/settings.new")
-    mv -f "$1/settings.new" "$1/settings.conf"
+    link_file "$1/llm_ca.pem" "${LLM_CA_FILE:-/etc/ssl/certs/ca-certificates.crt}"
+    link_file "$1/client_ca.pem" "${TLS_CLIENT_CA:-/dev/null}"
+    link_file "$1/acme" "${ACME_WEBROOT:-/dev/null}"
+    write "$1" check.conf settings.conf
+    install_certificate "$1"
+}
+
+# link_file NAME PATH: a file of the user's by a name that nginx can read, whatever its path is.
+link_file() {
+    case "$2" in /*) ln -sfn "$2" "$1" ;; *) ln -sfn "$PWD/$2" "$1" ;; esac
+}
+
+# write DIRECTORY CONFIGURATION FILE: what Lua makes of the settings, for its owner alone, whole.
+write() {
+    rm -f "$1/$3.new"
+    (umask 077; set -C; run_nginx "$1" "$2" 1 >"$1/$3.new") && mv -f "$1/$3.new" "$1/$3"
+}
+
+# install_certificate DIRECTORY: the certificate of the public listener and its key, if TLS is asked
+# for and nothing is wrong with them, where a worker can read them and nobody else.
+install_certificate() {
+    [ -n "${TLS_CERTIFICATE:-}" ] || return 0
+    write "$1" certificate.conf tls.pem || return
+    [ "$(id -u)" != 0 ] || chown nobody "$1/tls.pem"
+}
+
+# What changes when a certificate or its key is replaced.
+signature() {
+    stat -Lc '%d %i %s %Y %Z' "$TLS_CERTIFICATE" "${TLS_CERTIFICATE_KEY:-}" 2>&1 || true
+}
+
+# watch_certificate: puts a renewed certificate in force. One that changes still is left to settle:
+# certificate and key are two files.
+watch_certificate() {
+    installed=$(signature) before=$installed
+    while setpriv --pdeathsig TERM sleep 3; do
+        now=$(signature)
+        if [ "$now" != "$installed" ] && [ "$now" = "$before" ]; then
+            installed=$now
+            install_certificate "$runtime" || true
+        fi
+        before=$now
+    done
 }
 
 # check DIRECTORY: what Lua finds wrong with the settings, and nginx with the configuration. Lua first:
@@ -56,7 +92,12 @@ case "${1:-start}" in
         render "$runtime"
         # One that was killed has left its socket behind, to which nginx could not listen.
         rm -f "$runtime/inner.sock"
+        # It ends with this process, which nginx takes the place of.
+        [ -z "${TLS_CERTIFICATE:-}" ] || setpriv --pdeathsig TERM sh "$home/gateway.sh" watch &
         run_nginx "$runtime" nginx.conf "${GATEWAY_WORKERS:-auto}"
+        ;;
+    watch)
+        watch_certificate
         ;;
     check)
         check "$runtime/check"

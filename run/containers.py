@@ -29,6 +29,7 @@ from run import local
 from run.commands import ROOT, RunError, ask, call, read_text, say, stop_signals
 from run.data_dir import data_dir_in_use
 from run.plan import (
+    OWN_HOSTS,
     Plan,
     clean_environment,
     policy_file,
@@ -84,7 +85,13 @@ KEPT_BACK = (
     "COMPOSE_PROFILES",
 )
 #: Files of the user's own that may change while all runs.
-FILES = ("CREDENTIALS_FILE", "LLM_CA_FILE")
+FILES = (
+    "CREDENTIALS_FILE",
+    "LLM_CA_FILE",
+    "TLS_CERTIFICATE",
+    "TLS_CERTIFICATE_KEY",
+    "TLS_CLIENT_CA",
+)
 #: Where `init --given` puts what it is handed. The gateway sees the volume `sync` alone.
 PLACES = {
     "SECRET_KEY": "/data/given/secret_key",
@@ -92,11 +99,17 @@ PLACES = {
     "CREDENTIALS_FILE": "/data/given/credentials.env",
     "LLM_API_KEY": "/sync/given/llm_api_key",
     "LLM_CA_FILE": "/sync/given/llm_ca.pem",
+    "TLS_CERTIFICATE": "/sync/given/tls_certificate.pem",
+    "TLS_CERTIFICATE_KEY": "/sync/given/tls_certificate_key.pem",
+    "TLS_CLIENT_CA": "/sync/given/tls_client_ca.pem",
 }
+#: Where `init` puts what it makes for TLS=self-signed, and what it is told to.
+MADE = {"TLS_CERTIFICATE": "/sync/tls/cert.pem", "TLS_CERTIFICATE_KEY": "/sync/tls/key.pem"}
+AUTHORITY = "tls/ca.pem"
 #: What the issuer is told as it is written; the last, to be refused in its words.
 TOLD_AS_IT_IS = ("DATABASE_URL", "ROLES_FILE")
 #: What the gateway alone is told of.
-GATEWAYS_OWN = ("LLM_API_KEY_FILE", "LLM_CA_FILE")
+GATEWAYS_OWN = ("LLM_API_KEY_FILE", "LLM_CA_FILE", "TLS_CERTIFICATE_KEY", "TLS_CLIENT_CA")
 INIT = ("python", "-m", "issuer", "init", "--data-dir", "/data", "--sync-dir", "/sync")
 STORE = "sqlite:////data/"
 #: This machine, as containers know it.
@@ -179,6 +192,8 @@ def impossible(env: Mapping[str, str]) -> str:
         return "GATEWAY_URLS is set, and the issuer's network in containers leads to one gateway"
     if "DATABASE_URL_FILE" in env or not env.get("DATABASE_URL", STORE).startswith(STORE):
         return f"DATABASE_URL is set, and containers keep sessions on their volume ({STORE}…)"
+    if "TLS_REDIRECT_LISTEN" in env:
+        return "TLS_REDIRECT_LISTEN is set, and containers publish the gateway's one port"
     return ""
 
 
@@ -231,7 +246,9 @@ class Project:
         files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(self.changes))
         return [*COMPOSE, "-p", self.name, *files, *words]
 
-    def write_changes(self, parts: Mapping[str, Mapping[str, str]], policy: Path) -> None:
+    def write_changes(
+        self, parts: Mapping[str, Mapping[str, str]], policy: Path, tls_hosts: Sequence[str] = ()
+    ) -> None:
         """A death is told instead of mended, images are shared by all stacks of a checkout, and the
         folder with the policy may be another.
         """
@@ -243,6 +260,8 @@ class Project:
         for name in ISSUERS:
             told = {**parts.get(name, {}), "POLICY_FILE": f"/policy/{policy.name}"}
             services[name].update(environment=told, volumes=[{**mount, "read_only": True}])
+        hosts = [word for host in tls_hosts for word in ("--tls-host", host)]
+        services["init"]["command"] = [*INIT, "--print-logins", *hosts]
         self.changes.write_text(json.dumps({"services": services}, indent=1) + "\n")
 
     def tell(self, *words: str, seconds: float = inf, to_the_end: bool = False) -> str:
@@ -322,7 +341,8 @@ def image_names() -> dict[str, str]:
 
 def prepare(plan: Plan, project: Project, own: Mapping[str, str], env: Mapping[str, str]) -> None:
     """The images, and nothing in the way of the start."""
-    project.write_changes(settings_of_parts(own, env), policy_file(env))
+    hosts = OWN_HOSTS if plan.self_signed else ()
+    project.write_changes(settings_of_parts(plan, own, env), policy_file(env), hosts)
     if project.containers():  # of a run that was killed
         project.take_down()
     if faults := port_faults({"GATEWAY_PORT": plan.gateway_port}):
@@ -345,7 +365,9 @@ def stack(plan: Plan, project: Project, own: Mapping[str, str]) -> Iterator[list
             raise RunError(death(parts) or failure)
         follow(project, [*SERVICES, *(("llm",) if plan.has_bundled_llm else ())], parts)
         if "CREDENTIALS_FILE" not in own:
-            keep_demo_logins(plan, project)
+            keep(DEMO_LOGINS, plan, project)
+        if plan.self_signed:
+            keep(AUTHORITY, plan, project)
         yield parts
     finally:
         project.take_down()
@@ -371,11 +393,12 @@ def death(ended: Sequence[Child]) -> str:
     return ""
 
 
-def keep_demo_logins(plan: Plan, project: Project) -> None:
+def keep(name: str, plan: Plan, project: Project) -> None:
     """What `init` has made goes where local processes would have put it."""
-    command = project.command("exec", "-T", "issuer", "cat", f"/data/{DEMO_LOGINS}")
+    command = project.command("exec", "-T", "issuer", "cat", f"/data/{name}")
     status, said = ask(command, project.env)
-    path = plan.data_dir / DEMO_LOGINS
+    path = plan.data_dir / name
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text("" if status else said)
 
@@ -437,12 +460,17 @@ def text_of(setting: str, path: Path, faults: list[str], private: bool = False) 
     return ""
 
 
-def settings_of_parts(own: Mapping[str, str], env: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def settings_of_parts(
+    plan: Plan, own: Mapping[str, str], env: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
     """Service -> what its environment has besides the compose file's: places, never contents."""
     places = {name: place for name, place in PLACES.items() if name in own}
+    places |= MADE if plan.self_signed else {}
     told = {f"{name}_FILE" if name in KEYS else name: place for name, place in places.items()}
     told |= {name: env[name] for name in TOLD_AS_IT_IS if name in env}
     issuer = {name: place for name, place in told.items() if name not in GATEWAYS_OWN}
+    if plan.trusted and "COOKIE_SECURE" not in env:
+        issuer["COOKIE_SECURE"] = "true"
     gateway = {name: place for name, place in told.items() if place.startswith("/sync/")}
     if policy_with_servers(policy_file(env)) and "LLM_UPSTREAM" not in env:
         gateway["LLM_UPSTREAM"] = ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from run import llm_servers, set_up
 from run.commands import RunError, ask, call, say, stop_signals
 from run.data_dir import data_dir_in_use, runtime_directory
-from run.plan import HOST, Plan, clean_environment, free_port, port_faults, read_plan
+from run.plan import HOST, OWN_HOSTS, Plan, clean_environment, free_port, port_faults, read_plan
 from run.processes import Child, Service, start, stop_all, watch
 from run.ready import SERVERS, announce, first_example, wait_for_issuer, wait_until_ready
 from run.set_up import DEMO, PRODUCT, PYTHON, VENV
@@ -21,7 +21,7 @@ SECRET_FILES = ("SECRET_KEY_FILE", "SYNC_KEY_FILE")
 #: The gateway is sent what verifies, and cannot sign.
 ISSUERS_OWN = ("SECRET_KEY", "SECRET_KEY_FILE", "CREDENTIALS_FILE", "DATABASE_URL")
 #: What the LLM server asks for is said by the gateway alone.
-GATEWAYS_OWN = ("LLM_API_KEY", "LLM_API_KEY_FILE")
+GATEWAYS_OWN = ("LLM_API_KEY", "LLM_API_KEY_FILE", "TLS_CERTIFICATE_KEY")
 
 
 def main() -> None:
@@ -54,6 +54,7 @@ def prepare(plan: Plan) -> None:
 def make_secrets(plan: Plan, env: Mapping[str, str]) -> None:
     """It sees the user's settings, not those made here: a CREDENTIALS_FILE would be the user's."""
     command = [str(PYTHON), "-m", "issuer", "init", "--data-dir", str(plan.data_dir)]
+    command += [word for host in OWN_HOSTS * plan.self_signed for word in ("--tls-host", host)]
     if call(command, env):
         raise RunError("secrets and demo credentials could not be made, the reason is above")
 
@@ -105,9 +106,15 @@ def settings(plan: Plan, env: Mapping[str, str], llm_port: int, runtime_dir: str
         "CREDENTIALS_FILE": str(data_dir / "credentials.env"),
         "DATABASE_URL": f"sqlite:///{data_dir / 'sessions.db'}",
         "GATEWAY_URLS": f"http://{HOST}:{plan.internal_port}",
-        "COOKIE_SECURE": "false",
+        **({} if plan.trusted else {"COOKIE_SECURE": "false"}),
         **({"LLM_UPSTREAM": f"http://{llm}"} if plan.has_bundled_llm else {}),
     }
+    if plan.self_signed:
+        tls = data_dir / "tls"
+        defaults |= {
+            "TLS_CERTIFICATE": str(tls / "cert.pem"),
+            "TLS_CERTIFICATE_KEY": str(tls / "key.pem"),
+        }
     wiring = {
         "ISSUER_LISTEN": f"{HOST}:{plan.issuer_port}",
         "ISSUER_URL": f"http://{HOST}:{plan.issuer_port}",

@@ -21,7 +21,15 @@ PATH_SETTINGS = (
     "POLICY_FILE",
     "SECRET_KEY_FILE",
     "SYNC_KEY_FILE",
+    "TLS_CERTIFICATE",
+    "TLS_CERTIFICATE_KEY",
+    "TLS_CLIENT_CA",
+    "ACME_WEBROOT",
 )
+#: TLS=…: a certificate of an authority that is made here.
+SELF_SIGNED = "self-signed"
+#: Who the certificate is for that is made here.
+OWN_HOSTS = ("localhost", HOST, "::1")
 #: Where nginx and OpenResty lie although an ordinary user's PATH does not say so.
 EXTRA_PATH = ("/usr/local/openresty/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 #: That a policy names LLM servers, as far as it can be told without reading YAML, which is the
@@ -41,6 +49,10 @@ class Plan:
     data_dir: Path
     own_credentials: bool
     own_llm: bool
+    #: What our own requests trust, where the gateway speaks TLS: a certificate of the user's own,
+    #: or the authority made here.
+    trusted: Path | None = None
+    self_signed: bool = False
     #: The policy that names LLM servers; None where LLM_UPSTREAM or the bundled LLM is the one.
     policy_with_servers: Path | None = None
 
@@ -52,7 +64,7 @@ class Plan:
     @property
     def url(self) -> str:
         """Where the gateway is, for people on this machine."""
-        return f"http://{HOST}:{self.gateway_port}"
+        return f"{'https' if self.trusted else 'http'}://{HOST}:{self.gateway_port}"
 
     @property
     def ports(self) -> dict[str, int]:
@@ -77,15 +89,29 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
     """The plan, or `RunError` with every fault; a relative DATA_DIR is in `folder`."""
     gateway, internal, issuer = read_ports(env).values()
+    data_dir = folder / env.get("DATA_DIR", DEFAULT_DATA_DIR)
+    self_signed = wants_own_authority(env)
+    own = Path(env["TLS_CERTIFICATE"]) if "TLS_CERTIFICATE" in env else None
     return Plan(
         gateway,
         internal,
         issuer,
-        data_dir=folder / env.get("DATA_DIR", DEFAULT_DATA_DIR),
+        data_dir=data_dir,
         own_credentials="CREDENTIALS_FILE" in env,
         own_llm="LLM_UPSTREAM" in env,
         policy_with_servers=policy_with_servers(policy_file(env)),
+        trusted=data_dir / "tls" / "ca.pem" if self_signed else own,
+        self_signed=self_signed,
     )
+
+
+def wants_own_authority(env: Mapping[str, str]) -> bool:
+    """Whether a certificate is to be made here; `RunError` for what TLS cannot mean."""
+    if env.get("TLS", SELF_SIGNED) != SELF_SIGNED:
+        raise RunError(f"TLS is {env['TLS']!r}; it must be {SELF_SIGNED}, or not set")
+    if "TLS" in env and "TLS_CERTIFICATE" in env:
+        raise RunError("set TLS or TLS_CERTIFICATE, not both")
+    return "TLS" in env
 
 
 def policy_file(env: Mapping[str, str]) -> Path:

@@ -9,9 +9,10 @@ import http.client
 import json
 import re
 import shlex
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ Asker = Callable[[Question], list[Found]]
 Teller = Callable[[], tuple[int, str]]
 #: As long as a server's list may take, and the gateway's next look at it.
 SERVERS = ("servers", "--json", "--wait", "8")
+#: Begins a connection; takes `timeout`.
+Connect = Callable[..., http.client.HTTPConnection]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def wait_for_issuer(plan: Plan, children: Sequence[Child]) -> None:
     """Until logins can be answered. The gateway is told of tokens only after: who waits for it to
     be ready shall be able to log in.
     """
-    find_fault = partial(listener_fault, plan.issuer_port)
+    find_fault = partial(
+        listener_fault, partial(http.client.HTTPConnection, HOST, plan.issuer_port)
+    )
     wait_while("the issuer is not ready", find_fault, plan, children, READY_SECONDS)
 
 
@@ -73,7 +78,7 @@ def wait_until_ready(plan: Plan, children: Sequence[Child]) -> None:
     """Until the gateway is ready and, with the bundled LLM and demo users, a chat came through.
     Where the policy names servers, each is told of later, whether it is up or not.
     """
-    find_fault = partial(listener_fault, plan.gateway_port)
+    find_fault = partial(listener_fault, gateway(plan))
     wait_while("the gateway is not ready", find_fault, plan, children, READY_SECONDS)
     if plan.has_bundled_llm and (login := demo_login(plan)):
         find_fault = partial(chat_fault, plan, login)
@@ -105,9 +110,21 @@ def passing_fault(find_fault: Callable[[], str]) -> str:
         return str(error) or type(error).__name__
 
 
-def listener_fault(port: int) -> str:
+def gateway(plan: Plan) -> Connect:
+    """How the gateway is reached: by TLS with the very certificate that it was given, whatever the
+    names in it, or one of the authority made here.
+    """
+    if plan.trusted is None:
+        return partial(http.client.HTTPConnection, HOST, plan.gateway_port)
+    context = ssl.create_default_context(cafile=str(plan.trusted))
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return partial(http.client.HTTPSConnection, HOST, plan.gateway_port, context=context)
+
+
+def listener_fault(connect: Connect) -> str:
     """Why what listens there is not ready, as it says."""
-    status = ask(port, "GET", "/readyz").status
+    status = ask(connect, "GET", "/readyz").status
     return "" if status == 200 else f"/readyz answers {status}"
 
 
@@ -118,7 +135,7 @@ def chat_fault(plan: Plan, login: str) -> str:
         return ""  # the demo users are the operator's, and the gateway said that it is ready
     if answer.status == 200:
         body = {**question(DEMO_MODEL), "max_tokens": 4}
-        answer = ask(plan.gateway_port, "POST", "/v1/chat/completions", bearer(answer), body)
+        answer = ask(gateway(plan), "POST", "/v1/chat/completions", bearer(answer), body)
     if answer.status in PASSING_STATUSES:
         return f"status {answer.status}"
     check_answer(answer)
@@ -140,7 +157,7 @@ def check_answer(answer: Answer) -> None:
 def log_in(plan: Plan, login: str) -> Answer:
     """A real login through the gateway."""
     basic = base64.b64encode(login.encode()).decode()
-    return ask(plan.gateway_port, "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
+    return ask(gateway(plan), "POST", "/llm/login", {"Authorization": f"Basic {basic}"})
 
 
 def bearer(login: Answer) -> dict[str, str]:
@@ -154,21 +171,21 @@ def bearer(login: Answer) -> dict[str, str]:
 def models_for(plan: Plan, login: str) -> list[str] | None:
     """The models that this user sees through the gateway; None where that cannot be told."""
     try:
-        answer = ask(plan.gateway_port, "GET", "/v1/models", bearer(log_in(plan, login)))
+        answer = ask(gateway(plan), "GET", "/v1/models", bearer(log_in(plan, login)))
         return [str(one["id"]) for one in answer.json["data"]] if answer.status == 200 else None
     except (*llm_servers.Failure, LookupError, TypeError):
         return None
 
 
 def ask(
-    port: int,
+    connect: Connect,
     method: str,
     path: str,
     headers: Mapping[str, str] | None = None,
     body: Mapping[str, object] | None = None,
 ) -> Answer:
     """Not through urllib: it would send this to the proxy that the environment names."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=REQUEST_SECONDS)
+    connection = connect(timeout=REQUEST_SECONDS)
     sent = {"Content-Type": "application/json", **(headers or {})}
     return exchange(connection, method, path, sent, json.dumps(body) if body else None)
 
@@ -298,11 +315,13 @@ def example(found: Sequence[Found], allowed: Sequence[str] | None) -> Example | 
 def announce(plan: Plan, example: Example) -> None:
     """Print the line `ready …` and the three lines to paste."""
     login = demo_login(plan)
+    url = public_url(plan)
+    trust = f" --cacert {shlex.quote(str(plan.trusted))}" if plan.self_signed else ""
     lines = [
         "",
-        f"ready {plan.url}",
+        f"ready {url}",
         "",
-        *curl_lines(plan.url, login or LOGIN_TO_FILL_IN, example),
+        *curl_lines(url, login or LOGIN_TO_FILL_IN, example, trust),
         admin_line(plan, login),
         "",
         f"Logs are in {plan.data_dir / 'log'}. Ctrl-C stops it all.",
@@ -310,15 +329,29 @@ def announce(plan: Plan, example: Example) -> None:
     say("\n".join(lines))
 
 
-def curl_lines(url: str, login: str, example: Example) -> list[str]:
+def public_url(plan: Plan) -> str:
+    """Where the gateway is, by a name that its certificate has."""
+    if plan.trusted is None or plan.self_signed:
+        return plan.url
+    connection = gateway(plan)(timeout=REQUEST_SECONDS)
+    with closing(connection):
+        connection.connect()
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        certificate: Mapping[str, Any] = connection.sock.getpeercert() or {}
+    hosts = [name for _, name in certificate.get("subjectAltName", ()) if "*" not in name]
+    host = next((one for one in (HOST, "localhost") if one in hosts), (hosts or [HOST])[0])
+    return f"https://{host}:{plan.gateway_port}"
+
+
+def curl_lines(url: str, login: str, example: Example, trust: str = "") -> list[str]:
     """One login and one streamed chat, for a shell; or what a model without chats is for."""
     path = "/v1/chat/completions" if example.chats else "/v1/embeddings"
     body: dict[str, object] = {"model": example.model, "input": DEMO_QUESTION}
     if example.chats:
         body = {**question(example.model), "stream": True}
     return [
-        f"TOKEN=$(curl -sS -u {shlex.quote(login)} -X POST {url}/llm/login | {READ_JSON})",
-        f'curl -sSN {url}{path} -H "Authorization: Bearer $TOKEN"'
+        f"TOKEN=$(curl -sS{trust} -u {shlex.quote(login)} -X POST {url}/llm/login | {READ_JSON})",
+        f'curl -sSN{trust} {url}{path} -H "Authorization: Bearer $TOKEN"'
         f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}",
     ]
 

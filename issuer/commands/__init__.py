@@ -18,11 +18,24 @@ from issuer.commands import (
     servers,
     sessions,
     signing_keys,
+    tls,
     users,
 )
 
 #: In the order in which `--help` lists them.
-VERBS = (init, check, explain, servers, reconcile, signing_keys, backup, users, sessions, revoke)
+VERBS = (
+    init,
+    check,
+    explain,
+    servers,
+    reconcile,
+    signing_keys,
+    backup,
+    users,
+    sessions,
+    revoke,
+    tls,
+)
 
 #: Shields an ID from the parser, and is nowhere in one.
 _SHIELD = "="

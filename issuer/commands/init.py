@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from issuer import config
+from issuer import certificates, config
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.users import credentials, credentials_file
@@ -22,6 +22,12 @@ def add_to(commands: Commands, _: Bare) -> None:
     words.add_argument("--data-dir", type=Path, required=True, metavar="DIR")
     words.add_argument("--sync-dir", type=Path, metavar="DIR", help="where the sync key goes")
     words.add_argument("--print-logins", action="store_true", help="print the demo logins")
+    words.add_argument(
+        "--tls-host",
+        action="append",
+        metavar="NAME",
+        help="a certificate for this name or address, where the sync key goes; repeat",
+    )
     words.add_argument(
         "--given",
         action="store_true",
@@ -38,6 +44,10 @@ def run(options: argparse.Namespace) -> int:
     for name, directory in places.items():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    tls = (options.sync_dir or data) / "tls"
+    if options.tls_host and not (tls / "cert.pem").exists():
+        # The gateway sees the sync directory, and shall not see what signs its certificates.
+        print(f"made {certificates.make(data / 'tls', options.tls_host, tls).certificate}")
     if options.given:
         _keep_given(data / "given", places["sync_key"] / "given")
     logins = data / credentials_file.DEMO_LOGINS
@@ -59,6 +69,9 @@ def _keep_given(data: Path, sync: Path) -> None:
         "CREDENTIALS_FILE": data / "credentials.env",
         "LLM_API_KEY": sync / "llm_api_key",
         "LLM_CA_FILE": sync / "llm_ca.pem",
+        "TLS_CERTIFICATE": sync / "tls_certificate.pem",
+        "TLS_CERTIFICATE_KEY": sync / "tls_certificate_key.pem",
+        "TLS_CLIENT_CA": sync / "tls_client_ca.pem",
     }
     try:
         given = {str(name): str(text) for name, text in json.load(sys.stdin).items()}

@@ -4,6 +4,7 @@
 -- message holds a secret.
 
 local bit = require("bit")
+local certificate = require("portero.tls.certificate")
 local crypto = require("portero.token.crypto")
 local ffi = require("ffi")
 
@@ -215,6 +216,17 @@ local function certificates(path)
     return text and not fault and path or nil, err or path .. ": " .. (fault or "")
 end
 
+local function folder(path)
+    local file = io.open(path .. "/.", "rb")
+    if not file then
+        return nil, path .. " is no folder that can be read"
+    end
+    file:close()
+    return path
+end
+
+local listener = matching("^%S*:%d+$", "must be ADDRESS:PORT")
+
 local function sync_key(key)
     return #key >= MIN_SECRET_BYTES and not key:find("[\r\n]$") and key or nil,
         "must be at least " .. MIN_SECRET_BYTES .. " bytes, without a newline at its end"
@@ -295,6 +307,54 @@ local function base_urls(env, name, faults, form)
     return found
 end
 
+--- What needs TLS, and is of no use without.
+local OF_TLS = { "TLS_CERTIFICATE_KEY", "TLS_REDIRECT_LISTEN", "TLS_CLIENT_CA", "ACME_WEBROOT" }
+
+--- The certificate of the public listener and its key: their paths, and their texts. nil without.
+local function own_certificate(env, faults)
+    local path, key_path = env("TLS_CERTIFICATE"), env("TLS_CERTIFICATE_KEY")
+    if not path then
+        for _, name in ipairs(OF_TLS) do
+            if env(name) then
+                tell(faults, name, "is of no use without TLS_CERTIFICATE")
+            end
+        end
+        return nil
+    end
+    local chain, err = read_file(path)
+    if not chain then
+        tell(faults, "TLS_CERTIFICATE", "cannot read " .. err)
+    end
+    local key = secret(function(name) return name == "TLS_CERTIFICATE_KEY_FILE" and key_path end,
+        "TLS_CERTIFICATE_KEY", faults, function(text) return text end)
+    if not key_path then
+        tell(faults, "TLS_CERTIFICATE_KEY", "is not set; it is the path of the certificate's key")
+    end
+    local of_chain, of_key = certificate.faults(chain or "", key or "")
+    if chain and of_chain then
+        tell(faults, "TLS_CERTIFICATE", path .. " " .. of_chain)
+    end
+    if key and of_key then
+        tell(faults, "TLS_CERTIFICATE_KEY", key_path .. " " .. of_key)
+    end
+    return { path = path, chain = chain, key = key }
+end
+
+--- What TLS and other settings say of each other.
+local function tell_of_tls(settings, env, faults)
+    if not env("TLS_CERTIFICATE") then
+        return
+    elseif settings.public_origin and settings.public_origin:find("^http:") then
+        tell(faults, "PUBLIC_URL", "is http://, and TLS_CERTIFICATE makes it https://")
+    end
+    if settings.tls_redirect_listen and settings.tls_redirect_listen == settings.listen then
+        tell(faults, "TLS_REDIRECT_LISTEN", "is GATEWAY_LISTEN's own address")
+    end
+    if env("ACME_WEBROOT") and not env("TLS_REDIRECT_LISTEN") then
+        tell(faults, "ACME_WEBROOT", "is served by TLS_REDIRECT_LISTEN, which is not set")
+    end
+end
+
 --- All settings.
 ---@param env fun(name: string): string|nil an empty value counts as none
 ---@return table|nil settings, string[] faults
@@ -316,6 +376,10 @@ function _M.read(env)
         active_token_memory = one(env, "ACTIVE_TOKEN_MEMORY", faults,
             matching("^[1-9]%d*m$", "must be megabytes, such as 192m"), "192m"),
         public_origin = one(env, "PUBLIC_URL", faults, origin_of_url),
+        tls = own_certificate(env, faults),
+        tls_client_ca = one(env, "TLS_CLIENT_CA", faults, certificates),
+        tls_redirect_listen = one(env, "TLS_REDIRECT_LISTEN", faults, listener),
+        acme_webroot = one(env, "ACME_WEBROOT", faults, folder),
         origins = list(env, "CORS_ORIGINS", faults, origin, ",\n",
             "each must be an origin as a browser sends it; "),
         -- Whose word counts on where a request comes from, and how.
@@ -326,6 +390,7 @@ function _M.read(env)
     if env("LLM_CA_FILE") and settings.llm[1] and settings.llm[1].scheme ~= "https" then
         tell(faults, "LLM_CA_FILE", "is for https://, and LLM_UPSTREAM is http://")
     end
+    tell_of_tls(settings, env, faults)
     settings.internal_host = (env("INTERNAL_LISTEN") or ""):match("^(%a.*):%d+$")
     return #faults == 0 and settings or nil, faults
 end

@@ -37,6 +37,9 @@ local ERRORS = {
     insufficient_permissions = { 403, "Your role may not use this route." },
     other_site = { 403, "This request came from another site.", code = "insufficient_permissions" },
     not_found = { 404, "No such route." },
+    other_host = {
+        421, "The certificate has no such name; ask by one that it has.", code = "invalid_request",
+    },
     method_not_allowed = { 405, "This path is asked by other methods; Allow names them." },
     model_not_found = {
         404, "The model does not exist, or you do not have access to it.", param = "model",
@@ -56,6 +59,9 @@ local ERRORS = {
     },
     not_offered = { 404, "The LLM server does not offer this.", code = "not_found" },
     invalid_json = { 400, "The body is not one JSON object in UTF-8." },
+    length_required = {
+        411, "Over HTTP/2 say how long the body is, in Content-Length.", code = "invalid_request",
+    },
     body_missing = { 400, "The request has no body.", code = "invalid_json" },
     unsupported_media_type = { 415, "The body must be JSON, application/json." },
     too_many_requests = {

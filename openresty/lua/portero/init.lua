@@ -13,6 +13,7 @@ local inner_door = require("portero.server.inner_door")
 local guesses = require("portero.quota.guesses")
 local keys = require("portero.token.keys")
 local limits = require("portero.quota.limits")
+local handshake = require("portero.tls.handshake")
 local listener = require("portero.server.listener")
 require("portero.quota.login_attempts")
 local metrics = require("portero.metrics")
@@ -20,6 +21,7 @@ local origins = require("portero.request.origins")
 require("portero.answer.stream")
 require("portero.server.server_state")
 local receiver = require("portero.sync.receiver")
+local redirect = require("portero.tls.redirect")
 local settings_conf = require("portero.settings_conf")
 local upstreams = require("portero.server.upstreams")
 
@@ -51,10 +53,22 @@ end
 function _M.check()
     local found, faults = config.read(env)
     if found then
-        local text = settings_conf.text(found, ngx.config.prefix())
+        local text = settings_conf.text(found, ngx.config.prefix(), ngx.config.nginx_version)
         assert(io.stdout:write(text) and io.stdout:flush())
     else
         io.stderr:write(listed("the gateway could not start", faults))
+    end
+    os.exit(found and 0 or 1)
+end
+
+--- Read the certificate of the public listener and its key, and end the process: with 0 when both
+--- are written out, for the workers to read; nothing where there is none; else every fault is said.
+function _M.certificate()
+    local found, faults = config.read(env)
+    if found and found.tls then
+        assert(io.stdout:write(found.tls.chain, "\n", found.tls.key) and io.stdout:flush())
+    elseif not found then
+        io.stderr:write(listed("the certificate stays as it was", faults))
     end
     os.exit(found and 0 or 1)
 end
@@ -89,6 +103,8 @@ function _M.worker()
     origins.start(settings)
     receiver.start(settings)
     inner_door.start(settings)
+    handshake.start(settings)
+    redirect.start(settings)
     limits.start()
     upstreams.start()
     listener.start()

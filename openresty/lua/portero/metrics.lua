@@ -70,6 +70,8 @@ local GAUGES = {
         function(status) return status.capacity_bytes end },
     { "portero_sync_staleness_seconds", "Since the issuer was last heard.",
         function(_, staleness_seconds) return staleness_seconds end },
+    { "portero_tls_certificate_seconds_left", "Until the certificate of the public listener ends.",
+        function(status) return status.certificate_seconds_left end },
 }
 
 --- What may become of a request to an LLM server.

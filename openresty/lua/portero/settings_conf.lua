@@ -36,7 +36,7 @@ geo $realip_remote_addr $is_trusted_proxy { @trusted@}
 map $http_origin $cors_origin { default ""; @origins@}
 
 server {
-    listen @listen@ backlog=4096;
+    listen @listen@@speaks@ backlog=4096;@own_tls@
     # What an LLM server is told beside llm.conf; what is not used is no variable and costs nothing.
     proxy_set_header Host @authority@;
     proxy_set_header Authorization @authorization@;
@@ -54,8 +54,20 @@ server {
 server {
     listen "unix:@inner@";
     include inner.conf;
-}
+}@redirect@
 ]]
+
+local OWN_TLS = "\n    include tls.conf;"
+local CLIENT_CA = "\n    ssl_client_certificate client_ca.pem;\n    ssl_verify_client on;"
+--- From here on HTTP/2 is no word of `listen` any more.
+local HTTP2_DIRECTIVE = 1025001
+
+local REDIRECT = [[
+
+server {
+    listen @redirect_listen@;
+    include redirect.conf;
+}]]
 
 --- Only https asks for the certificates that are trusted; the names of all are those of the first.
 local TLS = [[
@@ -95,11 +107,25 @@ local function each(form, entries)
     return table.concat(found)
 end
 
+--- How the public listener speaks: the words behind its address, and what else it needs.
+local function spoken(settings, nginx_version)
+    if not settings.tls then
+        return "", ""
+    end
+    local has_directive = nginx_version >= HTTP2_DIRECTIVE
+    return has_directive and " ssl" or " ssl http2",
+        (has_directive and "\n    http2 on;" or "") .. OWN_TLS
+            .. (settings.tls_client_ca and CLIENT_CA or "")
+end
+
 --- The text of the file.
 ---@param settings table of `config.read`
 ---@param folder string the runtime directory, with a slash at its end
+---@param nginx_version integer as nginx says it, 1022001 for 1.22.1
 ---@return string
-function _M.text(settings, folder)
+function _M.text(settings, folder, nginx_version)
+    local speaks, own_tls = spoken(settings, nginx_version)
+    local redirect = settings.tls_redirect_listen
     local llm, key = settings.llm[1], settings.llm_key
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
@@ -114,6 +140,9 @@ function _M.text(settings, folder)
         trusted = each("& 1; ", settings.fronts),
         origins = each('"&" "&"; ', settings.origins),
         listen = settings.listen,
+        speaks = speaks,
+        own_tls = own_tls,
+        redirect = redirect and REDIRECT:gsub("@redirect_listen@", redirect) or "",
         authorization = key and "$llm_authorization" or '""',
         client_scheme = has_fronts and "$client_scheme" or "$scheme",
         fronts = has_fronts and "\n    " .. each("set_real_ip_from &; ", settings.fronts) or "",

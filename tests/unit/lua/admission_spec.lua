@@ -7,11 +7,11 @@ local NOW = 1700000000
 local ROUTE = { is_llm = true, class = "inference", answered_by = "llm",
     dialect = require("portero.dialect.openai"), target = "/v1/chat/completions", model = "body" }
 
-local fake, admission, dict, body_text, replaced, held
+local fake, admission, dict, body_text, replaced, held, untold
 
 before_each(function()
     fake = fake_ngx.install(NOW)
-    replaced, held = nil, 0
+    replaced, held, untold = nil, 0, nil
     package.loaded["portero.request.body"] = {
         pause = function() end,
         read = function()
@@ -23,6 +23,8 @@ before_each(function()
             assert.equal(body_text, keep)
             held = held - 1
         end,
+        find_untold = function() return not untold or nil, untold end,
+        untold_length = function() return #body_text end,
         replace_all = function(_, _, changes)
             assert.same({ 1, 1 }, { held, #changes })
             local from, to, text = unpack(changes[1])
@@ -251,10 +253,12 @@ describe("a body that was read", function()
         end
     end)
 
-    it("is given back when its length alone was asked", function()
-        ask({ largest_body_bytes = 12 }, { ["transfer-encoding"] = "chunked" })
-        ask({ largest_body_bytes = 13 }, { ["transfer-encoding"] = "chunked" })
-        assert.equal(0, held)
+    it("is measured where its length is not told, and refused where it cannot be read", function()
+        local chunked = { ["transfer-encoding"] = "chunked" }
+        assert.equal("request_too_large", ask({ largest_body_bytes = 12 }, chunked))
+        assert.is_nil(ask({ largest_body_bytes = 13 }, chunked))
+        untold = "length_required"
+        assert.equal("length_required", ask({ largest_body_bytes = 13 }, {}))
     end)
 end)
 

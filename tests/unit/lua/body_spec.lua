@@ -227,3 +227,52 @@ describe("replace_all", function()
         assert.equal(10 * PIECE + 5 - 100 + 3, #after.text)
     end)
 end)
+
+describe("find_untold", function()
+    local calls
+
+    local function ask(method, version, headers, reads)
+        fake.request({ method = method, http_version = version, headers = headers, body = "{}" })
+        calls = {}
+        add_body_calls(fake.ngx.req)
+        fake.ngx.req.discard_body = function() calls[#calls + 1] = "discard" end
+        fake.ngx.req.read_body = function()
+            calls[#calls + 1] = "read"
+            assert(reads ~= false, "http v2 requests without content-length are not supported")
+        end
+        return body.find_untold()
+    end
+
+    it("asks nothing where the head says all there is to know", function()
+        assert.is_true(ask("POST", 1.1, {}))
+        assert.is_true(ask("POST", 2, { ["content-length"] = "2" }))
+        assert.same({}, calls)
+    end)
+
+    it("throws away over HTTP/2 what nobody expects", function()
+        for _, method in ipairs({ "GET", "HEAD" }) do
+            assert.is_true(ask(method, 2, {}))
+            assert.same({ "discard" }, calls)
+        end
+    end)
+
+    it("reads over HTTP/2 what may come, and refuses what it cannot read", function()
+        assert.is_true(ask("POST", 2, {}))
+        assert.same({ "read" }, calls)
+        for _, method in ipairs({ "POST", "DELETE" }) do
+            assert.same({ nil, "length_required" }, { ask(method, 2, {}, false) })
+        end
+    end)
+end)
+
+describe("untold_length", function()
+    it("is what a body has that does not say so, and 0 without one", function()
+        begin({ memory = "12345" })
+        assert.equal(0, body.untold_length())
+        fake.request({ method = "POST", body = "12345",
+            headers = { ["transfer-encoding"] = "chunked" } })
+        assert.equal(5, body.untold_length())
+        fake.request({ method = "POST", body = "1234567", http_version = 2 })
+        assert.equal(7, body.untold_length())
+    end)
+end)

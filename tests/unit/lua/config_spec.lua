@@ -374,3 +374,60 @@ describe("LLM_CA_FILE", function()
             fault_of({ LLM_CA_FILE = path }))
     end)
 end)
+
+describe("TLS", function()
+    local function tls(changes)
+        local all = {
+            TLS_CERTIFICATE = write("cert.pem", certificates.own),
+            TLS_CERTIFICATE_KEY = write("key.pem", certificates.own_key),
+        }
+        for name, value in pairs(changes) do
+            all[name] = value
+        end
+        return all
+    end
+
+    it("takes a certificate and its key", function()
+        local settings = assert(read(tls({ TLS_REDIRECT_LISTEN = "0.0.0.0:80" })))
+        assert.equal(certificates.own, settings.tls.chain)
+        assert.equal("0.0.0.0:80", settings.tls_redirect_listen)
+        assert.is_nil(assert(read()).tls)
+    end)
+
+    -- What is set, the fault that names it.
+    local CASES = {
+        { { TLS_CERTIFICATE_KEY = false }, "^TLS_CERTIFICATE_KEY: is not set" },
+        { { TLS_CERTIFICATE = "/nowhere/x.pem" }, "^TLS_CERTIFICATE: cannot read /nowhere/x.pem" },
+        { { PUBLIC_URL = "http://door.lan" }, "^PUBLIC_URL: is http://" },
+        { { TLS_REDIRECT_LISTEN = "127.0.0.1:8080" }, "^TLS_REDIRECT_LISTEN: is GATEWAY_LISTEN" },
+        { { TLS_REDIRECT_LISTEN = "80" }, "^TLS_REDIRECT_LISTEN: must be ADDRESS:PORT" },
+        { { ACME_WEBROOT = "/" }, "^ACME_WEBROOT: is served by TLS_REDIRECT_LISTEN" },
+        { { ACME_WEBROOT = "/nowhere", TLS_REDIRECT_LISTEN = "127.0.0.1:80" },
+            "^ACME_WEBROOT: /nowhere is no folder" },
+        { { TLS_CLIENT_CA = "/nowhere/x" }, "^TLS_CLIENT_CA: /nowhere/x" },
+    }
+    for _, case in ipairs(CASES) do
+        it("stops the start: " .. case[2], function()
+            assert.matches(case[2], fault_of(tls(case[1])))
+        end)
+    end
+
+    it("tells of a key that others may read, of another's, and of what has expired", function()
+        local key = write("open.pem", certificates.own_key)
+        assert(os.execute("chmod 644 " .. key))
+        assert.matches("^TLS_CERTIFICATE_KEY_FILE: .* can be read by others",
+            fault_of(tls({ TLS_CERTIFICATE_KEY = key })))
+        assert.matches("another certificate's key",
+            fault_of(tls({ TLS_CERTIFICATE_KEY = write("other.pem", certificates.ended_key) })))
+        local _, faults = read(tls({ TLS_CERTIFICATE = write("old.pem", certificates.ended) }))
+        assert.equal(2, #faults)
+        assert.matches("^TLS_CERTIFICATE: .* has expired", faults[1])
+    end)
+
+    it("is of no use in part", function()
+        for _, name in ipairs({ "TLS_CERTIFICATE_KEY", "TLS_REDIRECT_LISTEN" }) do
+            assert.matches("^" .. name .. ": is of no use without TLS_CERTIFICATE",
+                fault_of({ [name] = "127.0.0.1:80" }))
+        end
+    end)
+end)

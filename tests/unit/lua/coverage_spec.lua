@@ -25,6 +25,7 @@ local LAYERS = {
     { "answer" },
     { "request", "server" },
     { "config", "settings_conf" },
+    { "tls" },
     { "token" },
     { "policy" },
     { "shared_versions", "errors", "metrics", "pushed_text" },

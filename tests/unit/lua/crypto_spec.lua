@@ -642,3 +642,38 @@ describe("certificates", function()
         assert.same({ 1, 0 }, { crypto.certificates(GOOD) })
     end)
 end)
+
+describe("a certificate of one's own", function()
+    local own = crypto.certificate(certificates.own)
+
+    it("is the first of a text, and nil where there is none", function()
+        assert.is_truthy(own)
+        assert.is_nil(crypto.certificate(certificates.own_key))
+        assert.is_nil(crypto.certificate(""))
+    end)
+
+    it("knows its key from another's, and from what is none (is_key_of)", function()
+        assert.is_true(crypto.is_key_of(own, certificates.own_key))
+        assert.is_false(crypto.is_key_of(own, certificates.future_key))
+        for _, text in ipairs({ "", certificates.own, certificates.sealed_key }) do
+            assert.is_nil(crypto.is_key_of(own, text))
+        end
+    end)
+
+    it("tells when it begins and ends (times)", function()
+        local begins, ends = crypto.times(own)
+        assert.is_true(begins < 0 and ends > 0)
+        begins, ends = crypto.times(crypto.certificate(certificates.future))
+        assert.is_true(begins > 0 and ends > begins)
+        begins, ends = crypto.times(crypto.certificate(certificates.ended))
+        assert.is_true(begins < ends and ends < 0)
+    end)
+
+    it("is for the names that it has, where it has any (has_names, is_for)", function()
+        assert.is_true(crypto.has_names(own))
+        assert.is_false(crypto.has_names(crypto.certificate(certificates.good)))
+        assert.is_true(crypto.is_for(own, "door.lan"))
+        assert.is_true(crypto.is_for(own, "127.0.0.1"))
+        assert.is_false(crypto.is_for(own, "door.lan.evil.example"))
+    end)
+end)

@@ -280,6 +280,7 @@ end
 -- Clock, timers, log.
 
 local function add_time(ngx, fake)
+    ngx.config = { nginx_version = 1022001, prefix = function() return "/run/portero/" end }
     local clock = fake.clock
     function ngx.now() return clock.now end
     package.loaded["resty.core.time"] = {
@@ -480,6 +481,7 @@ function fake_ngx.install(now)
     fake.ngx = new_ngx(fake)
     fake.shared = fake.ngx.shared
     rawset(_G, "ngx", fake.ngx)
+    package.loaded["ngx.ssl"] = package.loaded["ngx.ssl"] or {}
     for name in pairs(DECLARES_TYPES) do
         fake_ngx.load(name)
     end

@@ -129,6 +129,15 @@ describe("check", function()
         assert.matches("\n  PUBLIC_URL: ", said, 1, true)
         assert.is_nil(said:find("SEEN", 1, true))
     end)
+
+    it("writes no certificate where there is none, and none beside a fault", function()
+        init.certificate()
+        assert.same({ 0, "", "" }, { status, said, written })
+        env.TLS_CERTIFICATE = "/nowhere/cert.pem"
+        init.certificate()
+        assert.same({ 1, "" }, { status, written })
+        assert.matches("^the certificate stays as it was:\n  TLS_CERTIFICATE: cannot read ", said)
+    end)
 end)
 
 describe("worker", function()

@@ -1,10 +1,11 @@
 ---------
 -- What nginx is told of the settings. tests/unit/test_nginx_files.py asks nginx itself.
 
+local certificates = require("certificates")
 local config = require("portero.config")
 local settings_conf = require("portero.settings_conf")
 
-local function text_of(changes, folder)
+local function text_of(changes, folder, version)
     local env = {
         SYNC_KEY = ("x"):rep(40),
         LLM_UPSTREAM = "http://127.0.0.1:8000",
@@ -15,7 +16,7 @@ local function text_of(changes, folder)
     end
     local settings, faults = config.read(function(name) return env[name] end)
     assert.same({}, faults)
-    return settings_conf.text(settings, folder or "/run/portero/")
+    return settings_conf.text(settings, folder or "/run/portero/", version or 1022001)
 end
 
 local function assert_says(text, words)
@@ -52,6 +53,34 @@ describe("text", function()
     it("has the gateway's own door in the runtime directory, whatever that is called", function()
         assert_says(text_of({}), 'listen "unix:/run/portero/inner.sock";')
         assert_says(text_of({}, [[/a "b\c/]]), [[listen "unix:/a \"b\\c/inner.sock";]])
+    end)
+
+    local function with_tls(changes, version)
+        local certificate, key = os.tmpname(), os.tmpname()
+        local function write(path, text)
+            local file = assert(io.open(path, "wb"))
+            file:write(text)
+            file:close()
+        end
+        write(certificate, certificates.own)
+        write(key, certificates.own_key)
+        assert(os.execute("chmod 600 " .. key))
+        changes.TLS_CERTIFICATE, changes.TLS_CERTIFICATE_KEY = certificate, key
+        local text = text_of(changes, nil, version)
+        os.remove(certificate)
+        os.remove(key)
+        return text
+    end
+
+    it("speaks TLS and HTTP/2 where there is a certificate, in either nginx's words", function()
+        local old = with_tls({ TLS_REDIRECT_LISTEN = "0.0.0.0:80" })
+        assert_says(old, "listen 127.0.0.1:8080 ssl http2 backlog=4096;\n    include tls.conf;")
+        assert_says(old, "listen 0.0.0.0:80;\n    include redirect.conf;")
+        assert.is_nil(old:find("@", 1, true))
+        local new = with_tls({}, 1025001)
+        assert_says(new, "listen 127.0.0.1:8080 ssl backlog=4096;\n    http2 on;\n    include tls")
+        assert.is_nil(new:find("redirect", 1, true))
+        assert.is_nil(text_of({}):find("tls.conf", 1, true))
     end)
 
     it("leaves nothing to be filled in", function()

@@ -14,7 +14,9 @@ from run import commands, containers, local
 from run.commands import RunError
 from run.containers import NotHere, Project, check_engine, project_of
 from run.plan import Plan, policy_file, read_plan
+from run.ready import DEMO_LOGINS
 
+PLAN = read_plan({}, Path("/nowhere"))
 KEY = "a-key-of-the-users-own-that-is-long-enough"
 
 
@@ -39,7 +41,7 @@ def command(folder: Path, name: str, script: str) -> None:
 
 def test_nothing_is_handed_over_when_nothing_is_given(plan: Plan) -> None:
     assert containers.given(plan, {}) == {}
-    assert set(map(len, containers.settings_of_parts({}, {}).values())) == {0}
+    assert set(map(len, containers.settings_of_parts(PLAN, {}, {}).values())) == {0}
 
 
 def test_keys_users_and_certificates_are_read_by_value_and_by_file(
@@ -89,7 +91,7 @@ def test_all_that_is_wrong_with_them_is_told_at_once(plan: Plan, tmp_path: Path)
 
 def test_the_parts_are_told_places_and_never_contents() -> None:
     given = {"SECRET_KEY": KEY, "SYNC_KEY": KEY[::-1], "CREDENTIALS_FILE": "AGNR1=secret"}
-    told = containers.settings_of_parts(given, {})
+    told = containers.settings_of_parts(PLAN, given, {})
     assert set(told["gateway"]) == {"SYNC_KEY_FILE"}
     assert set(told["issuer"]) == {
         "SECRET_KEY_FILE",
@@ -102,7 +104,7 @@ def test_the_parts_are_told_places_and_never_contents() -> None:
 
 
 def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() -> None:
-    told = containers.settings_of_parts({"LLM_API_KEY": KEY, "LLM_CA_FILE": "PEM"}, {})
+    told = containers.settings_of_parts(PLAN, {"LLM_API_KEY": KEY, "LLM_CA_FILE": "PEM"}, {})
     assert told["gateway"] == {
         "LLM_API_KEY_FILE": "/sync/given/llm_api_key",
         "LLM_CA_FILE": "/sync/given/llm_ca.pem",
@@ -111,7 +113,7 @@ def test_the_llm_servers_key_and_certificates_are_for_the_gateway_alone_u4_u5() 
 
 
 def test_a_setting_that_is_no_more_is_refused_as_the_issuer_refuses_it_p6() -> None:
-    told = containers.settings_of_parts({}, {"ROLES_FILE": "/etc/roles.json"})
+    told = containers.settings_of_parts(PLAN, {}, {"ROLES_FILE": "/etc/roles.json"})
     assert told["issuer"] == {"ROLES_FILE": "/etc/roles.json"}
 
 
@@ -144,7 +146,7 @@ def test_what_containers_cannot_honour_is_named(setting: str, value: str) -> Non
 def test_a_store_on_the_volume_can_be_honoured() -> None:
     url = {"DATABASE_URL": "sqlite:////data/other.db"}
     assert containers.impossible(url) == ""
-    assert containers.settings_of_parts({}, url)["reconciler"] == url
+    assert containers.settings_of_parts(PLAN, {}, url)["reconciler"] == url
 
 
 # --- the project ---
@@ -312,7 +314,7 @@ def test_with_servers_in_the_policy_no_llm_is_started_and_the_gateway_has_no_poo
     project = containers.project_of(tmp_path, env, has_bundled_llm=False)
     assert project.env["COMPOSE_PROFILES"] == "no-llm"
     assert "COMPOSE_PROFILES" not in containers.project_of(tmp_path, env).env
-    assert containers.settings_of_parts({}, env)["gateway"] == {"LLM_UPSTREAM": ""}
+    assert containers.settings_of_parts(PLAN, {}, env)["gateway"] == {"LLM_UPSTREAM": ""}
 
 
 # --- the engine ---
@@ -461,11 +463,11 @@ def test_the_demo_logins_that_init_has_made_are_kept(
 ) -> None:
     project, kept = Project(plan.data_dir, {}), plan.data_dir / "demo-logins"
     monkeypatch.setattr(containers, "ask", lambda *_: (0, "AGNR1=a=b\nADMN1=c\n"))
-    containers.keep_demo_logins(plan, project)
+    containers.keep(DEMO_LOGINS, plan, project)
     assert kept.read_text() == "AGNR1=a=b\nADMN1=c\n"
     assert kept.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr(containers, "ask", lambda *_: (1, "cat: no such file"))
-    containers.keep_demo_logins(plan, project)
+    containers.keep(DEMO_LOGINS, plan, project)
     assert kept.read_text() == ""
 
 

@@ -30,13 +30,7 @@ local function is_too_large(most)
     if not most then
         return false
     end
-    local length = tonumber(var.http_content_length)
-    if not length and var.http_transfer_encoding then
-        local _, read, keep = body.read()
-        body.release(keep)
-        length = type(read) == "number" and read or nil
-    end
-    return length ~= nil and length > most
+    return (tonumber(var.http_content_length) or body.untold_length()) > most
 end
 
 --- A refusal that says when to come again.
@@ -147,7 +141,10 @@ end
 --- The first thing that a request may not do, in this order: what is cheap to judge comes first,
 --- and a slot is taken last.
 local function first_refusal(ticket, route, value, query)
-    if is_too_large(ticket.limits.largest_body_bytes) then
+    local is_found, fault = body.find_untold()
+    if not is_found then
+        return fault
+    elseif is_too_large(ticket.limits.largest_body_bytes) then
         return "request_too_large"
     end
     local code = count_request(ticket) or judge_body(ticket, route, value, query)

@@ -22,6 +22,7 @@ local SEEK_END = 2
 local PROT_READ, MAP_PRIVATE = 1, 2
 local FAILED = ffi.cast("void *", -1)
 local PIECE_BYTES = 64 * 1024
+local HTTP_2 = 2
 --- Not 0: an nginx that is not OpenResty's own then logs a warning at every pause.
 local PAUSE_SECONDS = 0.001
 
@@ -69,7 +70,10 @@ end
 --- All of the request's body. Bytes are valid as long as `keep` is there, or until it is released.
 ---@return ffi.cdata*|nil bytes, integer|string length or the reason, any keep
 function _M.read()
-    ngx.req.read_body()
+    -- Some versions raise where it comes over HTTP/2 and its length was not told.
+    if not pcall(ngx.req.read_body) then
+        return nil, "no length"
+    end
     local text = ngx.req.get_body_data()
     if text then
         return ffi.cast(bytes_at, text), #text, text
@@ -91,6 +95,34 @@ function _M.release(keep)
     if type(keep) == "cdata" then
         unmap(keep)
     end
+end
+
+local WITHOUT_BODY = { GET = true, HEAD = true }
+
+--- Over HTTP/2 a body may come that no header tells of: see to it that it is judged as any other.
+--- One that nobody expects is thrown away; nil and a code where it cannot be read.
+---@return boolean|nil ok, string|nil code
+function _M.find_untold()
+    if ngx.req.http_version() < HTTP_2 or ngx.var.http_content_length then
+        return true
+    elseif WITHOUT_BODY[ngx.req.get_method()] then
+        ngx.req.discard_body()
+        return true
+    end
+    local _, length, keep = _M.read()
+    _M.release(keep)
+    return length ~= "no length" or nil, "length_required"
+end
+
+--- How long a body is that does not say so; it is read to know it.
+---@return integer bytes; 0 where there is none
+function _M.untold_length()
+    if not ngx.var.http_transfer_encoding and ngx.req.http_version() < HTTP_2 then
+        return 0
+    end
+    local _, length, keep = _M.read()
+    _M.release(keep)
+    return type(length) == "number" and length or 0
 end
 
 --- For a long scan: let the worker's other requests have their turn.

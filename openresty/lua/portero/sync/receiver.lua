@@ -8,6 +8,7 @@ local cjson = require("cjson.safe")
 local active_tokens = require("portero.token.active_tokens")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
+local handshake = require("portero.tls.handshake")
 local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
@@ -217,7 +218,9 @@ end
 --- Answer `/metrics`.
 function _M.metrics()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4"
-    ngx.print(metrics.exposition(active_tokens.status(), active_tokens.staleness()))
+    local status = active_tokens.status()
+    status.certificate_seconds_left = handshake.seconds_left()
+    ngx.print(metrics.exposition(status, active_tokens.staleness()))
 end
 
 return _M

@@ -68,6 +68,14 @@ X509 *PEM_read_bio_X509(BIO *bio, X509 **certificate, void *callback, void *argu
 void X509_free(X509 *certificate);
 const ASN1_TIME *X509_get0_notAfter(const X509 *certificate);
 int X509_cmp_current_time(const ASN1_TIME *time);
+const ASN1_TIME *X509_get0_notBefore(const X509 *certificate);
+int ASN1_TIME_diff(int *days, int *seconds, const ASN1_TIME *from, const ASN1_TIME *to);
+int X509_get_ext_by_NID(const X509 *certificate, int nid, int after);
+int X509_check_host(X509 *certificate, const char *name, size_t length, unsigned flags,
+                    char **peer);
+int X509_check_ip_asc(X509 *certificate, const char *address, unsigned flags);
+int X509_check_private_key(const X509 *certificate, const EVP_PKEY *key);
+EVP_PKEY *PEM_read_bio_PrivateKey(BIO *bio, EVP_PKEY **key, void *callback, void *argument);
 ]])
 
 local function is_loaded()
@@ -329,11 +337,15 @@ function _M.unseal(key, label, sealed)
     return opened
 end
 
+local function reader(text)
+    return ffi.gc(C.BIO_new_mem_buf(text, #text), C.BIO_free)
+end
+
 --- The certificates of a text in PEM, up to the first that cannot be read.
 ---@param text string
 ---@return integer count, integer expired how many there are, and how many of them have expired
 function _M.certificates(text)
-    local bio = ffi.gc(C.BIO_new_mem_buf(text, #text), C.BIO_free)
+    local bio = reader(text)
     local count, expired = 0, 0
     while true do
         local certificate = C.PEM_read_bio_X509(bio, nil, nil, nil)
@@ -347,6 +359,78 @@ function _M.certificates(text)
         end
         C.X509_free(certificate)
     end
+end
+
+---------
+-- A certificate of one's own.
+
+local SECONDS_A_DAY = 86400
+local SUBJECT_ALT_NAME = 85 -- NID of obj_mac.h
+local days, seconds = ffi.new("int[1]"), ffi.new("int[1]")
+
+--- Asked for a pass phrase, libcrypto would wait at the terminal: an empty one is a wrong one.
+local NO_PASS_PHRASE = ffi.cast("char *", "")
+
+--- The first certificate of a text in PEM: the server's own.
+---@param text string
+---@return ffi.cdata*|nil
+function _M.certificate(text)
+    local read = C.PEM_read_bio_X509(reader(text), nil, nil, nil)
+    C.ERR_clear_error()
+    return read ~= nil and ffi.gc(read, C.X509_free) or nil
+end
+
+--- Whether a text in PEM is the private key of a certificate; nil where it is no private key that
+--- can be read without a pass phrase.
+---@param certificate ffi.cdata* from `certificate`
+---@param text string
+---@return boolean|nil
+function _M.is_key_of(certificate, text)
+    local key = C.PEM_read_bio_PrivateKey(reader(text), nil, nil,
+        ffi.cast("void *", NO_PASS_PHRASE))
+    local is_its = key ~= nil and C.X509_check_private_key(certificate, key) == SUCCESS
+    if key ~= nil then
+        C.EVP_PKEY_free(key)
+    end
+    C.ERR_clear_error()
+    if key == nil then
+        return nil
+    end
+    return is_its
+end
+
+local function seconds_until(time)
+    if C.ASN1_TIME_diff(days, seconds, nil, time) ~= SUCCESS then
+        return nil
+    end
+    return days[0] * SECONDS_A_DAY + seconds[0]
+end
+
+--- How long until a certificate begins to hold, and until it ends, in seconds; below zero where
+--- that has been.
+---@param certificate ffi.cdata* from `certificate`
+---@return integer|nil begins, integer|nil ends
+function _M.times(certificate)
+    return seconds_until(C.X509_get0_notBefore(certificate)),
+        seconds_until(C.X509_get0_notAfter(certificate))
+end
+
+--- Whether a certificate names a host at all: a common name alone counts for no client (RFC 9525).
+---@param certificate ffi.cdata* from `certificate`
+---@return boolean
+function _M.has_names(certificate)
+    return C.X509_get_ext_by_NID(certificate, SUBJECT_ALT_NAME, -1) >= 0
+end
+
+--- Whether a certificate is for a host.
+---@param certificate ffi.cdata* from `certificate`
+---@param host string a name, or an address without brackets
+---@return boolean
+function _M.is_for(certificate, host)
+    local is_its = C.X509_check_host(certificate, host, #host, 0, nil) == SUCCESS
+        or C.X509_check_ip_asc(certificate, host, 0) == SUCCESS
+    C.ERR_clear_error()
+    return is_its
 end
 
 return _M
