@@ -26,6 +26,15 @@ run_nginx() {
     exec "$nginx" -c "$prefix/$file" -g "$directives" -e stderr -p "$prefix" "$@"
 }
 
+# folders DIRECTORY: where the workers put the certificates of LLM servers that the policy names, each
+# set in a folder of its own (authorities.lua).
+folders() {
+    for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+        mkdir -p "$1/$number"
+        [ "$(id -u)" != 0 ] || chown nobody "$1/$number"
+    done
+}
+
 # render DIRECTORY: what nginx reads and writes, beneath one directory: conf/*.conf and Lua as they are,
 # and settings.conf, where no setting has a fault. That one may hold a key, so it is written for its
 # owner alone, and takes its place whole.
@@ -35,11 +44,24 @@ render() {
     ln -sfn "$home/lua" "$1/lua"
     # Where the modules are that /etc/nginx/modules-enabled names, for they are beneath that too.
     ln -sfn /usr/lib/nginx/modules "$1/modules"
-    link_file "$1/llm_ca.pem" "${LLM_CA_FILE:-/etc/ssl/certs/ca-certificates.crt}"
+    link_file "$1/llm_ca.pem" "$(trusted)"
+    ln -sf "$home/conf/nobody.pem" "$1/nobody.pem"
+    folders "$1/server_ca"
     link_file "$1/client_ca.pem" "${TLS_CLIENT_CA:-/dev/null}"
     link_file "$1/acme" "${ACME_WEBROOT:-/dev/null}"
     write "$1" check.conf settings.conf
     install_certificate "$1"
+}
+
+# trusted: the certificates that LLM servers are trusted by. Where the machine has none, nobody is.
+trusted() {
+    if [ -n "${LLM_CA_FILE:-}" ]; then
+        echo "$LLM_CA_FILE"
+    elif [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+        echo /etc/ssl/certs/ca-certificates.crt
+    else
+        echo "$home/conf/nobody.pem"
+    fi
 }
 
 # link_file NAME PATH: a file of the user's by a name that nginx can read, whatever its path is.
@@ -89,6 +111,7 @@ check() {
 
 case "${1:-start}" in
     start)
+        rm -rf "$runtime/server_ca"
         render "$runtime"
         # One that was killed has left its socket behind, to which nginx could not listen.
         rm -f "$runtime/inner.sock"

@@ -102,7 +102,7 @@ class Explainer:
         # No other name is in a token.
         subject = user if roles.is_subject(user) else ""
         words = (method, path, subject, model)
-        code, index, role, asked = self._decision.explain(self._loaded, *map(_sent, words))
+        code, index, role, asked, *_ = self._decision.explain(self._loaded, *map(_sent, words))
         answer = _Answer(
             self._policy,
             user,

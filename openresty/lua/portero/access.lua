@@ -9,18 +9,22 @@ local admission = require("portero.quota.admission")
 local cors = require("portero.request.cors")
 local decision = require("portero.policy.decision")
 local errors = require("portero.errors")
+local forwarding = require("portero.server.forwarding")
 local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 local presented_token = require("portero.token.presented_token")
+local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
+local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
 local token_cache = require("portero.token.token_cache")
 local upstreams = require("portero.server.upstreams")
 
 local ngx, var = ngx, ngx.var
 local get_method, time = ngx.req.get_method, ngx.time
-local find, sub = string.find, string.sub
+local byte, find, format = string.byte, string.find, string.format
+local gsub, sub = string.gsub, string.sub
 
 local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
 local SAFE_METHODS = { GET = true, HEAD = true }
@@ -29,7 +33,7 @@ local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics", discovery = "@di
 --- Where a browser without a valid session goes, by the class of what it asked for.
 local LOGIN_PAGES = { page = "/login?next=/", console = "/admin/login?next=/admin/" }
 
-local upstream_prefix
+local upstream_prefix, has_pool
 local max_staleness_seconds
 
 local _M = {}
@@ -37,7 +41,8 @@ local _M = {}
 --- Begin, in each worker.
 ---@param settings table
 function _M.start(settings)
-    upstream_prefix = settings.llm[1].path
+    upstream_prefix = settings.llm[1] and settings.llm[1].path or ""
+    has_pool = settings.llm[1] ~= nil
     max_staleness_seconds = settings.max_staleness_seconds
 end
 
@@ -138,15 +143,21 @@ function ask.caller(policy, query)
     return claims
 end
 
---- Whether an LLM server is known at all.
+--- Whether an LLM server is known at all. Without a pool it is the policy that will name them.
 function ask.reach()
-    return not upstreams.is_known("llm") and "upstream_unavailable" or nil
+    if upstreams.is_known("llm") then
+        return nil
+    end
+    return has_pool and "upstream_unavailable" or "not_ready"
 end
 
---- Whether a caller's limits refuse a request. A body that is judged may take its time to come, so
---- the token is asked for once more.
-function ask.admit(route, value, query, claims)
-    local code, headers = admission.refusal(route, value, query, claims)
+--- What is known of the servers that the policy names.
+ask.view = server_state.view
+
+--- Whether a caller's limits refuse a request, or no server has its model. A body that is judged
+--- may take its time to come, so the token is asked for once more.
+function ask.admit(route, value, query, claims, plan)
+    local code, headers = admission.refusal(route, value, query, claims, plan)
     if code then
         return code, headers
     end
@@ -180,14 +191,46 @@ local function location_of(route, claims, is_renamed)
     return is_renamed and "@renamed" or nil
 end
 
+--- A model in the path or the query is written as paths and queries are.
+local function escaped(name)
+    return (gsub(name, "[^%w._:/@-]", function(character)
+        return format("%%%02X", byte(character))
+    end))
+end
+
+--- What is sent on of the path and the query, by the name of the model that was judged.
+local function target_by_model(route, value, query, model)
+    if model and route.model == "path" then
+        value = escaped(model)
+    elseif model and route.model == "query" then
+        query = model_name.query_with(query, escaped(model))
+    end
+    return route_table.target(route, value) .. query
+end
+
+--- On to one of the servers that the policy names.
+local function forward_to_server(route, value, query, claims, plan)
+    local is_list = route.answered_by ~= "llm"
+    var.upstream_target = target_by_model(route, value, query, not is_list and plan.model)
+    if is_list then
+        var.llm_server = plan.by_name or ""
+        return ngx.exec(ANSWERED_AT[route.answered_by])
+    end
+    forwarding.begin(plan, claims)
+    return ngx.exec("@server")
+end
+
 --- Variables that `proxy_set_header` and `proxy_pass` use.
-local function forward(route, value, asked, query, claims)
+local function forward(route, value, asked, query, claims, plan)
     metrics.count("allowed")
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
     if route.tells_id then
         errors.tell_id(route.dialect)
+    end
+    if plan then
+        return forward_to_server(route, value, query, claims, plan)
     end
     local path = path_of(route, value)
     local location = location_of(route, claims, path ~= asked)
@@ -220,11 +263,12 @@ function _M.judge()
         return errors.refuse("not_ready")
     end
     local path, query = read_target()
-    local code, route, value, claims, headers = decision.decide(policy, method, path, query, ask)
+    local code, route, value, claims, headers, plan =
+        decision.decide(policy, method, path, query, ask)
     if code then
         return refuse(code, route, headers)
     end
-    return forward(route, value, path, query, claims)
+    return forward(route, value, path, query, claims, plan)
 end
 
 return _M

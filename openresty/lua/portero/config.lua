@@ -293,9 +293,9 @@ local function list(env, name, faults, form, separators, begins)
     return found, count
 end
 
-local function base_urls(env, name, faults, form)
+local function base_urls(env, name, faults, form, is_needed)
     local found, count = list(env, name, faults, form, ",%s")
-    if count == 0 then
+    if count == 0 and (is_needed or env(name)) then
         tell(faults, name, "names no server")
     end
     for _, url in ipairs(found) do
@@ -363,13 +363,14 @@ function _M.read(env)
     local seconds = whole(1, SECONDS_A_DAY)
     local settings = {
         sync_key = secret(env, "SYNC_KEY", faults, sync_key, ""),
-        llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url),
+        -- None where the policy names the LLM servers.
+        llm = base_urls(env, "LLM_UPSTREAM", faults, llm_url, false),
         llm_key = secret(env, "LLM_API_KEY", faults, llm_key),
         ca_file = one(env, "LLM_CA_FILE", faults, certificates),
         llm_timeout_seconds = one(env, "LLM_TIMEOUT_SECONDS", faults, seconds, "600"),
         -- The shortest of the LLM servers that Portero knows.
         llm_idle_seconds = one(env, "LLM_IDLE_SECONDS", faults, seconds, "5"),
-        issuer = base_urls(env, "ISSUER_URL", faults, base_url),
+        issuer = base_urls(env, "ISSUER_URL", faults, base_url, true),
         listen = one(env, "GATEWAY_LISTEN", faults, address, "127.0.0.1:8080"),
         internal_listen = one(env, "INTERNAL_LISTEN", faults, address, "127.0.0.1:8081"),
         workers = one(env, "GATEWAY_WORKERS", faults, workers, "auto"),

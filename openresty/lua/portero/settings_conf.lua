@@ -25,7 +25,7 @@ upstream llm {
     keepalive_requests 100000;
     keepalive_timeout @kept@ms;
 }
-proxy_send_timeout @timeout@s;
+@pools@proxy_send_timeout @timeout@s;
 proxy_read_timeout @timeout@s;@tls@
 map "" $llm_scheme { default @scheme@; }
 map "" $llm_authority { default @authority@; }
@@ -78,15 +78,28 @@ proxy_ssl_verify on;
 proxy_ssl_verify_depth 5;
 proxy_ssl_trusted_certificate llm_ca.pem;]]
 
+--- The pools of places.lua: a place has one, and the first, without kept connections, is for all
+--- that came too late.
+local POOLS = 64
+local POOL = "upstream server_%d { server 0.0.0.1; "
+    .. "balancer_by_lua_block { require(\"portero.server.places\").pick() }%s }\n"
+local KEPT = " keepalive 128; keepalive_requests 100000; keepalive_timeout @kept@ms;"
+
 local CORS = [[
 
     add_header Access-Control-Allow-Origin $cors_origin always;
     add_header Access-Control-Expose-Headers $cors_exposed always;
     add_header Vary Origin always;]]
 
+--- Where the policy names servers, nobody asks the pool.
+local NO_POOL = { scheme = "http", authority = "none", host = "none" }
+
 local _M = {}
 
 local function servers_of(urls)
+    if not urls[1] then
+        return BALANCED
+    end
     local servers = {}
     for i, url in ipairs(urls) do
         if url.host:find("[^%d.]") then
@@ -95,6 +108,14 @@ local function servers_of(urls)
         servers[i] = ("server %s:%d;"):format(url.host, url.port)
     end
     return table.concat(servers, " ")
+end
+
+local function pools(kept)
+    local found = { POOL:format(0, "") }
+    for number = 1, POOLS do
+        found[#found + 1] = POOL:format(number, (KEPT:gsub("@kept@", kept)))
+    end
+    return table.concat(found)
 end
 
 --- Each entry once, in a form of nginx's.
@@ -126,12 +147,13 @@ end
 function _M.text(settings, folder, nginx_version)
     local speaks, own_tls = spoken(settings, nginx_version)
     local redirect = settings.tls_redirect_listen
-    local llm, key = settings.llm[1], settings.llm_key
+    local llm, key = settings.llm[1] or NO_POOL, settings.llm_key
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
         memory = settings.active_token_memory,
         servers = servers_of(settings.llm),
         kept = settings.llm_idle_seconds * KEPT_MILLISECONDS,
+        pools = pools(settings.llm_idle_seconds * KEPT_MILLISECONDS),
         timeout = settings.llm_timeout_seconds,
         tls = llm.scheme == "https" and TLS:gsub("@host@", llm.host) or "",
         scheme = llm.scheme,

@@ -761,6 +761,75 @@ describe("judge", function()
     end)
 end)
 
+describe("judge and servers that the policy names", function()
+    local began
+
+    before_each(function()
+        fake.load("portero.server.forwarding").begin = function(plan, claims)
+            began = { plan = plan, claims = claims }
+        end
+        local listed = policies.listed()
+        listed.servers = {
+            {
+                name = "rack", kind = "vllm", model_names = "exact", weight = 1,
+                models = { "org/one" }, scheme = "http", host = "10.0.0.1", port = 80,
+            },
+        }
+        listed.management = { "admin" }
+        listed.aliases = { { name = "fast", models = { "org/one" } } }
+        for _, route in ipairs(listed.routes) do
+            local is_llm = route.answered_by == "llm" or route.answered_by == "discovery"
+            route.servers = is_llm and { 0 } or nil
+            route.by_name = is_llm and route.class == "management" or nil
+        end
+        policies.put(fake, listed)
+        began = nil
+    end)
+
+    it("lead a request there with its plan, and pages where they ever went", function()
+        assert.equal("@server", ask("GET", "/health?x=1", token_of("agi")).exec)
+        assert.equal("/health?x=1", fake.ngx.var.upstream_target)
+        assert.equal("rack", began.plan.rows[1].name)
+        assert.equal("AGIAX1", began.claims.sub)
+        assert.equal("@issuer", ask("GET", "/admin/", token_of("admin")).exec)
+    end)
+
+    it("send the real model where an alias stands in a path or a query", function()
+        local token = token_of("admin")
+        local answer = ask("POST", "/servers/rack/load?model=org/one&x=1", token)
+        assert.equal("@server", answer.exec)
+        assert.equal("/load?model=org/one&x=1", fake.ngx.var.upstream_target)
+        local listed = policies.listed()
+        listed.servers = { began.plan.rows[1] }
+        listed.management, listed.aliases = {}, { { name = "fast", models = { "org/one" } } }
+        listed.routes = {
+            policies.new_route({ path = "/q", model = "query", servers = { 0 } }),
+            policies.new_route({ path = "/p/{model}", model = "path", servers = { 0 } }),
+        }
+        policies.put(fake, listed)
+        token = token_of("user")
+        assert.equal("@server", ask("GET", "/q?x=1&model=fast", token).exec)
+        assert.equal("/q?x=1&model=org/one", fake.ngx.var.upstream_target)
+        assert.equal("@server", ask("GET", "/p/fast", token).exec)
+        assert.equal("/p/org/one", fake.ngx.var.upstream_target)
+    end)
+
+    it("tell whose list is asked for where a server is named, and send an ID as it is", function()
+        ask("GET", "/servers/rack/v1/models", token_of("admin"))
+        assert.same({ "rack", "/v1/models" },
+            { fake.ngx.var.llm_server, fake.ngx.var.upstream_target })
+        assert.equal("@discovery", ask("GET", "/v1/models/fast", token_of("agi")).exec)
+        assert.same({ "", "/v1/models/fast" },
+            { fake.ngx.var.llm_server, fake.ngx.var.upstream_target })
+        assert.is_nil(began)
+    end)
+
+    it("refuse what no server has", function()
+        assert_refused(404, "model_not_found", ask("GET", "/v1/models/two", token_of("agi")))
+        assert_refused(404, "not_found", ask("POST", "/load", token_of("admin")))
+    end)
+end)
+
 describe("judge and limits", function()
     local function with_limits(limits, users)
         local listed = policies.listed()

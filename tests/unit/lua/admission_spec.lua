@@ -235,6 +235,38 @@ describe("refusal", function()
     end)
 end)
 
+describe("where the policy names servers", function()
+    --- A plan that takes any model, and puts another in its place where told to.
+    local function plan_of(model)
+        return { judge = function(plan) plan.model = model end }
+    end
+
+    local function ask_without_limits(plan, route)
+        request(nil, route)
+        return admission.refusal(route or ROUTE, nil, "", { sub = "AGIAX1" }, plan)
+    end
+
+    it("a caller without limits is judged by the model too", function()
+        local plan = { judge = function(_, name) return name == "a" and "model_not_found" end }
+        assert.equal("model_not_found", (ask_without_limits(plan)))
+        assert.is_nil(replaced)
+        assert.equal(0, held)
+        assert.is_nil((ask_without_limits(plan_of())))
+        assert.is_nil(replaced)
+    end)
+
+    it("an alias gives way to the model in the body", function()
+        assert.is_nil((ask_without_limits(plan_of("b/c"))))
+        assert.equal('{"model":"b/c"}', replaced)
+        assert.equal(0, held)
+    end)
+
+    it("a route that does not say where its model is needs none", function()
+        local route = { class = "inference", answered_by = "llm", target = "/v1/speech" }
+        assert.is_nil((ask_without_limits({ judge = error }, route)))
+    end)
+end)
+
 describe("a body that was read", function()
     local MODELS = { "a" }
 

@@ -8,7 +8,7 @@ local SPECS = "tests/unit/lua"
 --- They know neither nginx nor a request; nor does any dialect.
 local PURE = {
     "answer.stream_events", "answer.usage",
-    "policy.decision", "policy.model_name", "policy.route_table",
+    "policy.candidates", "policy.decision", "policy.model_name", "policy.route_table",
     "request.form_body", "request.header_parameters", "request.json_body", "settings_conf",
     "token.crypto", "token.jwt",
 }

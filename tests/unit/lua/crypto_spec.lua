@@ -637,6 +637,13 @@ describe("certificates", function()
         end)
     end
 
+    it("are found by OpenSSL by the hashes of their subjects, each told once", function()
+        local hashes = crypto.certificate_hashes(GOOD .. EXPIRED .. GOOD)
+        -- openssl x509 -noout -subject_hash
+        assert.same({ "d3e2f67d", "4470e4d8" }, hashes)
+        assert.same({}, crypto.certificate_hashes("no certificate"))
+    end)
+
     it("leave no error behind that a signature could be blamed for", function()
         crypto.certificates(DAMAGED)
         assert.same({ 1, 0 }, { crypto.certificates(GOOD) })

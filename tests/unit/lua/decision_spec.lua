@@ -498,3 +498,123 @@ describe("explain", function()
         assert.equal("model_not_found", explain(policy, "POST", CHAT, "USRSOWN", "a")[1])
     end)
 end)
+
+describe("servers that the policy names", function()
+    local ROWS = {
+        { name = "rack", kind = "vllm", model_names = "exact", weight = 1 },
+        { name = "box", kind = "ollama", model_names = "ollama", weight = 1 },
+    }
+
+    --- Chat is of both, Ollama's routes of the second alone, management behind a name.
+    local function fleet(limits)
+        return loaded(limits, {}, function(listed)
+            listed.servers, listed.management = ROWS, { "admin" }
+            listed.aliases = { { name = "fast", models = { "one" } } }
+            for _, route in ipairs(listed.routes) do
+                local is_llm = route.answered_by == "llm" or route.answered_by == "discovery"
+                route.servers = is_llm and (route.path:find("^/api/") and { 1 } or { 0, 1 }) or nil
+                route.by_name = route.class == "management" or nil
+            end
+        end)
+    end
+
+    local VIEW = {
+        rack = { is_up = true, is_listed = true, is_known = true, models = { one = "one" } },
+        box = { is_up = true, is_listed = true, is_known = true, models = { two = "two" } },
+    }
+
+    --- Decide about a request of a role for a model.
+    local function decided(policy, role, method, path, model)
+        local code, _, _, _, _, plan = decision.decide(policy, method, path, "", {
+            caller = function()
+                return { sub = "X", role = role, limits = decision.limits(policy, "X", role) }
+            end,
+            reach = function() error("there is no pool") end,
+            view = function() return VIEW end,
+            admit = function(route, value, query, claims, its)
+                local list = claims.limits and claims.limits.models
+                return (decision.model_refusal(route, value, query, list,
+                    function() return model end, its))
+            end,
+        })
+        return code, plan
+    end
+
+    local function names(plan)
+        local found = {}
+        for index, row in ipairs(plan.rows) do
+            found[index] = row.name
+        end
+        return table.concat(found, " ")
+    end
+
+    it("are led to by the model, by an alias too, for callers without limits too", function()
+        local policy = fleet()
+        for model, name in pairs({ one = "rack", ["Two:latest"] = "box", fast = "rack" }) do
+            local code, plan = decided(policy, "agi", "POST", CHAT, model)
+            assert.same({ nil, name }, { code, names(plan) })
+            assert.equal(model == "fast" and "one" or nil, plan.model)
+        end
+        assert.equal("model_not_found", decided(policy, "agi", "POST", CHAT, "ONE"))
+        assert.equal("model_not_found", decided(policy, "agi", "POST", "/api/chat", "one"))
+    end)
+
+    it("have names that a caller's list judges as each server does", function()
+        local policy = fleet({ agi = { models = { "one", "two" } } })
+        assert.is_nil(decided(policy, "agi", "POST", CHAT, "TWO"))
+        assert.equal("model_not_found", decided(policy, "agi", "POST", CHAT, "ONE"))
+        local narrow = fleet({ agi = { models = { "two" } } })
+        for _, model in ipairs({ "one", "fast", "none" }) do
+            assert.equal("model_not_found", decided(narrow, "agi", "POST", CHAT, model))
+        end
+    end)
+
+    it("are all in question where no model is named", function()
+        local code, plan = decided(fleet(), "agi", "GET", "/health")
+        assert.same({ nil, "rack box" }, { code, names(plan) })
+    end)
+
+    it("are managed behind their names alone", function()
+        local policy = fleet()
+        assert.equal("not_found", decided(policy, "admin", "POST", "/api/pull", "new"))
+        local code, plan = decided(policy, "admin", "GET", "/servers/box/api/version")
+        assert.same({ nil, "box", "box" }, { code, names(plan), plan.by_name })
+        assert.equal("not_found", decided(policy, "admin", "GET", "/servers/rack/api/version"))
+        assert.equal("other_method", decided(policy, "admin", "PUT", "/servers/box/api/version"))
+        assert.equal("not_found", decided(policy, "admin", "GET", "/servers/none/health"))
+        assert.equal("not_found", decided(policy, "admin", "GET", "/servers/box/metrics"))
+        assert.equal("path_dot_segment",
+            decided(policy, "admin", "GET", "/servers/rack/../box/health"))
+    end)
+
+    it("are named by who may manage them, and nobody else learns which there are", function()
+        for _, name in ipairs({ "box", "none" }) do
+            assert.equal("insufficient_permissions",
+                decided(fleet(), "agi", "GET", "/servers/" .. name .. "/health"))
+        end
+        assert.equal("not_found", decided(loaded(), "admin", "GET", "/servers/box/health"))
+    end)
+
+    it("are asked by name for what they do not have yet, within the caller's list", function()
+        assert.is_nil(decided(fleet(), "admin", "POST", "/servers/box/api/chat", "new"))
+        local policy = fleet({ admin = { models = { "two" } } })
+        assert.is_nil(decided(policy, "admin", "POST", "/servers/box/api/chat", "TWO"))
+        assert.equal("model_not_found",
+            decided(policy, "admin", "POST", "/servers/box/api/chat", "new"))
+        assert.equal("model_not_found",
+            decided(policy, "admin", "POST", "/servers/rack/v1/chat/completions", "TWO"))
+    end)
+
+    it("are explained by name, with what an alias stands for", function()
+        local policy = fleet()
+        local function explained(model, view)
+            local code, _, _, asked, servers, real =
+                decision.explain(policy, "POST", CHAT, "AGIAX1", model, view)
+            return { code, asked, table.concat(servers, " "), real }
+        end
+        assert.same({ nil, "fast", "rack", "one" }, explained("fast", VIEW))
+        assert.same({ nil, "any", "rack box" }, explained("any"))
+        assert.same({ nil, nil, "rack box" }, explained(nil, VIEW))
+        assert.same({ "model_not_found", "any", "" }, explained("any", VIEW))
+    end)
+end)

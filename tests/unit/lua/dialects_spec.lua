@@ -140,3 +140,11 @@ describe("of", function()
         end
     end)
 end)
+
+describe("of, behind a server's name", function()
+    it("is that of the path", function()
+        for _, path in ipairs({ "/api/chat", "/v1/messages", "/v1/responses", "/health" }) do
+            assert.equal(dialects.of(path), dialects.of("/servers/rack" .. path))
+        end
+    end)
+end)

@@ -280,7 +280,7 @@ end
 -- Clock, timers, log.
 
 local function add_time(ngx, fake)
-    ngx.config = { nginx_version = 1022001, prefix = function() return "/run/portero/" end }
+    ngx.config = { nginx_version = 1022001, prefix = function() return fake.prefix end }
     local clock = fake.clock
     function ngx.now() return clock.now end
     package.loaded["resty.core.time"] = {
@@ -306,6 +306,42 @@ local function add_time(ngx, fake)
     function ngx.log(_, ...)
         fake.logged[#fake.logged + 1] = table.concat({ ... })
     end
+end
+
+--- What nginx's balancer was told to choose.
+local function new_balancer()
+    local this = { chosen = {} }
+    function this.set_more_tries(count) this.more_tries = count end
+    function this.set_current_peer(address, port)
+        if this.refuses then
+            return nil, "refused"
+        end
+        this.chosen[#this.chosen + 1] = address .. ":" .. port
+        return true
+    end
+    return this
+end
+
+--- Who waits lets the time pass, in which others have their turn: `fake.meanwhile`.
+local function new_semaphores(fake)
+    return {
+        new = function()
+            local this = { count = 0 }
+            function this.post() this.count = this.count + 1 end
+            function this.wait(_, seconds)
+                if this.count == 0 then
+                    fake.ngx.sleep(seconds)
+                    if fake.meanwhile then
+                        fake.meanwhile()
+                    end
+                end
+                local is_posted = this.count > 0
+                this.count = is_posted and this.count - 1 or 0
+                return is_posted, not is_posted and "timeout" or nil
+            end
+            return this
+        end,
+    }
 end
 
 --- Base64 with its padding (RFC 4648 section 4).
@@ -430,7 +466,8 @@ local function new_ngx(fake)
         arg = {},
         encode_base64 = fake_ngx.encode_base64,
         decode_base64 = fake_ngx.decode_base64,
-        config = { prefix = function() return "/run/portero/" end },
+        -- Not what it is called, but as good: another text has another one.
+        md5 = function(text) return "md5 of " .. text end,
         socket = { tcp = function() return new_socket(fake) end },
         thread = new_threads(),
         HTTP_OK = 200,
@@ -461,7 +498,7 @@ end
 --- A new nginx at a time, in place of the one before.
 ---@param now number|nil Unix seconds
 ---@return table fake its `ngx`, `clock`, `answer`, `timers`, `logged`, `slept`, `worker_id`,
---- `worker_pid`, `is_exiting`
+--- `worker_pid`, `is_exiting`, `balancer`, `prefix`
 function fake_ngx.install(now)
     forget_modules()
     local fake = {
@@ -475,6 +512,8 @@ function fake_ngx.install(now)
         worker_id = 0,
         worker_pid = 100,
         is_exiting = false,
+        balancer = new_balancer(),
+        prefix = "/run/portero/",
         load = fake_ngx.load,
         new_worker = fake_ngx.new_worker,
     }
@@ -482,6 +521,8 @@ function fake_ngx.install(now)
     fake.shared = fake.ngx.shared
     rawset(_G, "ngx", fake.ngx)
     package.loaded["ngx.ssl"] = package.loaded["ngx.ssl"] or {}
+    package.loaded["ngx.balancer"] = fake.balancer
+    package.loaded["ngx.semaphore"] = new_semaphores(fake)
     for name in pairs(DECLARES_TYPES) do
         fake_ngx.load(name)
     end

@@ -233,6 +233,18 @@ describe("from_json", function()
     end)
 end)
 
+describe("query_with", function()
+    it("has another model in the place of the one that was read, and all else as it was", function()
+        for query, expected in pairs({
+            ["?model=fast"] = "?model=a%2Fb",
+            ["?x=1&model=fast&y=model=2"] = "?x=1&model=a%2Fb&y=model=2",
+            ["?my_model=1&model=fast"] = "?my_model=1&model=a%2Fb",
+        }) do
+            assert.equal(expected, model_name.query_with(query, "a%2Fb"))
+        end
+    end)
+end)
+
 describe("from_query", function()
     local ONE = {
         ["model=a"] = "a",

@@ -612,6 +612,14 @@ describe("/sync/policy", function()
         assert.same({}, fake.logged)
     end)
 
+    it("refuses one whose key of a server cannot be opened: it would be asked without", function()
+        fake.load("portero.server.places").start({ sync_key = minted.SYNC_KEY })
+        put(message(5))
+        local content = message(6)
+        content.policy.servers = { { name = "rack", credential = "bm90IHNlYWxlZA==" } }
+        assert_kept(400, put(content))
+    end)
+
     it("keeps it as the message has it, lists without anything in them too", function()
         local content = message(5)
         content.policy.roles.user.limits = { models = { "a", "b*" }, requests_per_minute = 3 }

@@ -446,3 +446,28 @@ describe("compile", function()
         assert.same({}, route_table.compile({}))
     end)
 end)
+
+describe("compile, of servers that the policy names", function()
+    local routes, by_name = route_table.compile({
+        policies.new_route({ path = "/v1/x", servers = { 1 } }),
+        policies.new_route({ path = "/pull", servers = { 0 }, by_name = true }),
+        policies.new_route({ path = "/page", answered_by = "issuer" }),
+    })
+
+    it("has which servers have a route, by their places from 1", function()
+        assert.same({ [2] = true }, route_table.find(routes, "GET", "/v1/x").servers)
+        assert.is_nil(route_table.find(routes, "GET", "/page").servers)
+    end)
+
+    it("has what is behind a name alone nowhere else", function()
+        assert.is_nil(route_table.find(routes, "GET", "/pull"))
+        assert.is_false(route_table.is_known(routes, "/pull"))
+        assert.equal("/pull", route_table.find(by_name, "GET", "/pull").target)
+    end)
+
+    it("has all of the servers' routes behind a name, by that path alone", function()
+        assert.equal("/v1/x", route_table.find(by_name, "GET", "/v1/x").target)
+        assert.is_nil(route_table.find(by_name, "GET", "/llm/v1/x"))
+        assert.is_nil(route_table.find(by_name, "GET", "/page"))
+    end)
+end)

@@ -67,9 +67,11 @@ function _M.named(name)
 end
 
 --- The dialect of a path.
----@param path string as the client wrote it, or as the LLM server has it
+---@param path string as the client wrote it, a server's name before it or not, or as the LLM server
+---     has it
 ---@return table
 function _M.of(path)
+    path = path:match("^/servers/[^/]+(/.*)$") or path
     for _, begin in ipairs(BEGINS) do
         if path:sub(1, #begin.text) == begin.text then
             return begin.dialect

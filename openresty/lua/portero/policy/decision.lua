@@ -5,27 +5,35 @@
 -- can tell, such as its credential and its body, is asked of who calls. It must never let pass what
 -- it was not told, and it decides by nothing but a role's classes, never by a role's name.
 
+local candidates = require("portero.policy.candidates")
 local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
 
-local sub = string.sub
+local match, sub = string.match, string.sub
 
 local CODE_CHARACTERS = 4
 
 --- What a role that is gone may use.
-local NOTHING = { models = model_name.compile({}, false), is_counted = false }
+local NOTHING = {
+    models = model_name.compile({}, false), exact_models = model_name.compile({}, false),
+    is_counted = false,
+}
 
 local _M = {}
 
 --- What a caller is held to beyond its routes; nil when that is nothing.
 ---@param listed table|nil
 ---@param is_ollama boolean
-local function limits_of(listed, is_ollama)
+---@param has_servers boolean
+local function limits_of(listed, is_ollama, has_servers)
     if not listed then
         return nil
     end
+    local models = listed.models
     return {
-        models = listed.models and model_name.compile(listed.models, is_ollama),
+        models = models and model_name.compile(models, is_ollama),
+        -- The same for a server that takes a name by its bytes, where another may be Ollama.
+        exact_models = models and has_servers and model_name.compile(models, false) or nil,
         requests_per_minute = listed.requests_per_minute,
         tokens_per_minute = listed.tokens_per_minute,
         concurrent_requests = listed.concurrent_requests,
@@ -38,7 +46,7 @@ local function limits_of(listed, is_ollama)
     }
 end
 
-local function role_of(name, listed, is_ollama)
+local function role_of(name, listed, is_ollama, has_servers)
     -- Tokens are judged by these in C, which takes nothing for an address.
     assert(type(listed.code) == "string" and #listed.code == CODE_CHARACTERS
         and type(listed.ttl_seconds) == "number", "decision: a role without code or lifetime")
@@ -47,27 +55,35 @@ local function role_of(name, listed, is_ollama)
         code = listed.code,
         ttl_seconds = listed.ttl_seconds,
         stream_policy = listed.stream_policy,
-        limits = limits_of(listed.limits, is_ollama),
+        limits = limits_of(listed.limits, is_ollama, has_servers),
     }
 end
 
 --- Build what requests are judged by. An error for what is no policy.
 ---@param listed table as `issuer/policy/` compiles it (docs/sync.md)
----@return table policy { roles = by name, users = limits by name (false: none), routes, is_ollama }
+---@return table policy { roles = by name, users = limits by name (false: none), routes,
+---     is_ollama }; where it names servers fleet (of `candidates`) too, servers and aliases as they
+---     were pushed, and by_name, the routes behind a server's name
 function _M.load(listed)
     local is_ollama = listed.model_names == "ollama"
+    local fleet = candidates.load(listed)
     local roles, users = {}, {}
     for name, role in pairs(listed.roles) do
-        roles[name] = role_of(name, role, is_ollama)
+        roles[name] = role_of(name, role, is_ollama, fleet ~= nil)
     end
     for name, own in pairs(listed.users) do
-        users[name] = limits_of(own.limits, is_ollama) or false
+        users[name] = limits_of(own.limits, is_ollama, fleet ~= nil) or false
     end
+    local routes, by_name = route_table.compile(listed.routes)
     return {
         roles = roles,
         users = users,
-        routes = route_table.compile(listed.routes),
+        routes = routes,
+        by_name = fleet and by_name,
         is_ollama = is_ollama,
+        fleet = fleet,
+        servers = fleet and fleet.rows,
+        aliases = fleet and fleet.aliases,
     }
 end
 
@@ -105,22 +121,84 @@ end
 ---@param route table
 ---@param value string|nil what stood for the route's parameter
 ---@param query string
----@param list table the caller's models
+---@param list table|nil the caller's models; nil where there are servers, and the plan has them
 ---@param read fun(word: string, value: string|nil, query: string): string|nil, string|nil, any
 ---     the model's name where the route's word says that it stands, or nil and a code where the
 ---     request cannot be read in one way; and what else was read
+---@param plan table|nil where the policy names servers: which are in question (`decide`)
 ---@return string|nil code of the refusal; nil when it may
 ---@return any found the reader's third answer, whatever the code
-function _M.model_refusal(route, value, query, list, read)
+function _M.model_refusal(route, value, query, list, read, plan)
     if not route.model then
         return "insufficient_permissions"
     end
     local name, code, found = read(route.model, value, query)
-    if not code and name and not model_name.allows(list, name) then
-        code = "model_not_found"
+    if code or not name then
+        return code, found
+    elseif plan then
+        return plan.judge(plan, name), found
     end
-    return code, found
+    return not model_name.allows(list, name) and "model_not_found" or nil, found
 end
+
+local function judge_by_fleet(plan, name)
+    return candidates.narrow(plan.fleet, plan, name)
+end
+
+--- A server that was named is asked for what it has not yet too: how else would it get it?
+local function judge_by_list(plan, name)
+    return not candidates.may_use(plan.limits, plan.rows[1], name) and "model_not_found" or nil
+end
+
+--- Which servers a request may go to, as far as the route tells; its model tells more.
+local function plan_of(policy, route, claims, ask)
+    return {
+        policy = policy, fleet = policy.fleet, limits = claims.limits, judge = judge_by_fleet,
+        rows = candidates.of_route(policy.fleet, route),
+        view = ask.view and ask.view(policy) or nil,
+    }
+end
+
+--- A request whose route is found, by one whose role may use it.
+local function admitted(route, value, query, claims, ask, plan)
+    if claims.limits or plan then
+        local code, headers = ask.admit(route, value, query, claims, plan)
+        if code then
+            return code, route, nil, nil, headers
+        end
+    end
+    return nil, route, value, claims, nil, plan
+end
+
+--- A request that names its server. Who may not is told nothing of which servers there are.
+local function decide_by_name(policy, method, path, query, ask)
+    local fault = route_table.fault_of_path(path)
+    if fault then
+        return fault
+    end
+    local claims, refusal = ask.caller(policy, query)
+    if not claims then
+        return refusal
+    elseif not policy.fleet.management[claims.role] then
+        return "insufficient_permissions"
+    end
+    local name, rest = match(path, "^/servers/([^/]+)(/.*)$")
+    local row = policy.fleet.by_name[name]
+    if not row then
+        return "not_found"
+    end
+    local route, value = route_table.find(policy.by_name, method, rest)
+    if not route then
+        return unknown(policy.by_name, rest)
+    elseif not route.servers[row.index] then
+        return "not_found"
+    end
+    local plan = plan_of(policy, route, claims, ask)
+    plan.rows, plan.judge, plan.by_name = { row }, judge_by_list, name
+    return admitted(route, value, query, claims, ask, plan)
+end
+
+local SERVERS = "/servers/"
 
 --- Decide.
 ---@param policy table from `load`
@@ -129,15 +207,21 @@ end
 ---@param query string with its question mark, or empty
 ---@param ask table what only the request can tell: `caller(policy, query)` answers its
 ---     claims (sub, role, limits), or nil and a code; `reach(route)` a code or nil, and so does
----     `admit(route, value, query, claims)`, which is asked of callers with limits
+---     `admit(route, value, query, claims, plan)`, which is asked of callers with limits, and of
+---     all where the policy names servers; `view(policy)` what is known of those
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter
 ---@return table|nil claims
 ---@return table|nil headers of the refusal
+---@return table|nil plan where the policy names servers: { policy, rows: those that may answer,
+---     model: what stands in place of an alias, by_name: the server that was named }
 function _M.decide(policy, method, path, query, ask)
     local route, value = route_table.find(policy.routes, method, path)
     if not route then
+        if policy.fleet and sub(path, 1, #SERVERS) == SERVERS then
+            return decide_by_name(policy, method, path, query, ask)
+        end
         return unknown(policy.routes, path)
     end
     local claims, fault = ask.caller(policy, query)
@@ -153,17 +237,14 @@ function _M.decide(policy, method, path, query, ask)
         -- Of a caller whose bodies nobody looks at nothing is known to be its own.
         return "response_not_found", route
     end
+    if policy.fleet then
+        return admitted(route, value, query, claims, ask, plan_of(policy, route, claims, ask))
+    end
     local unreachable = ask.reach(route)
     if unreachable then
         return unreachable, route
     end
-    if claims.limits then
-        local code, headers = ask.admit(route, value, query, claims)
-        if code then
-            return code, route, nil, nil, headers
-        end
-    end
-    return nil, route, value, claims
+    return admitted(route, value, query, claims, ask)
 end
 
 ---------
@@ -198,20 +279,47 @@ local function told_model(model)
     end
 end
 
+--- What a question tells of its model, judged as `model_refusal` judges a request's. Where servers
+--- are named and the question names no model, all that have the route may be meant.
+local function admit_told(told)
+    return function(route, value, query, claims, plan)
+        local list = claims.limits and claims.limits.models
+        if not list and not (plan and told.model) then
+            return nil
+        end
+        return (_M.model_refusal(route, value, query, list, function(word, part)
+            local fault
+            told.asked, fault = told_model(told.model)(word, part)
+            return told.asked, fault
+        end, plan))
+    end
+end
+
+local function names_of(rows)
+    local names = {}
+    for index, row in ipairs(rows or {}) do
+        names[index] = row.name
+    end
+    return names
+end
+
 --- Decide about a question as `decide` does about a request whose token is good.
 ---@param policy table from `load`
 ---@param method string
 ---@param path string
 ---@param user string
 ---@param model string|nil the model that the request would name
+---@param view table|nil what is known of servers (`server_state.view`)
 ---@return string|nil code
 ---@return integer|nil index of the route in the list that was pushed
 ---@return string|nil role its name
 ---@return string|nil asked the model that was judged; nil where none was
-function _M.explain(policy, method, path, user, model)
+---@return string[] servers the names of those that may answer, where the policy names servers
+---@return string|nil real what an alias stands for
+function _M.explain(policy, method, path, user, model, view)
     local role = role_of_user(policy, user)
-    local asked
-    local code, route = _M.decide(policy, method, path, "", {
+    local told = { model = model }
+    local code, route, _, _, _, plan = _M.decide(policy, method, path, "", {
         caller = function()
             if not role then
                 return nil, "invalid_api_key"
@@ -219,18 +327,11 @@ function _M.explain(policy, method, path, user, model)
             return { sub = user, role = role.name, limits = _M.limits(policy, user, role.name) }
         end,
         reach = function() end,
-        admit = function(its, value, query, claims)
-            if not claims.limits.models then
-                return nil
-            end
-            return _M.model_refusal(its, value, query, claims.limits.models, function(word, part)
-                local fault
-                asked, fault = told_model(model)(word, part)
-                return asked, fault
-            end)
-        end,
+        admit = admit_told(told),
+        view = function() return view end,
     })
-    return code, route and route.index, role and role.name, asked
+    return code, route and route.index, role and role.name, told.asked,
+        names_of(plan and plan.rows), plan and plan.model
 end
 
 return _M

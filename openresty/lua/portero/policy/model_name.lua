@@ -204,6 +204,14 @@ function _M.names_model(query)
     return query ~= "" and model_parameters(query) > 0
 end
 
+--- The same query with another model in place of the one that `from_query` read.
+---@param query string
+---@param model string as it stands in a query
+---@return string
+function _M.query_with(query, model)
+    return (gsub(query, "([?&]model=)[^&]*", function(start) return start .. model end, 1))
+end
+
 --- The model that a query names.
 ---@param query string with or without its question mark
 ---@return string|nil name, string|nil code of the refusal

@@ -67,6 +67,18 @@ local function set_of(names)
     return set
 end
 
+--- Which servers have a route, by their places in the policy; nil where there is one pool.
+local function places_of(indices)
+    if not indices then
+        return nil
+    end
+    local places = {}
+    for _, index in ipairs(indices) do
+        places[index + 1] = true
+    end
+    return places
+end
+
 --- Who may answer a route, and whether from what the LLM server says.
 local BY_LLM = { llm = true, discovery = true, issuer = false, gateway = false }
 
@@ -90,22 +102,29 @@ local function new_route(listed, index)
         tells_id = is_llm and dialect.id_headers[1] ~= nil,
         answered_by = listed.answered_by,
         allowed = set_of(listed.roles),
+        servers = places_of(listed.servers),
     }
 end
 
 --- Compile the table. An earlier route wins over a later one that could be meant as well.
 ---@param listed table[] { method, path, class, model or nil, roles = names of those who may use it,
---- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway" }
+--- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway";
+--- and where the policy names servers: servers = places from 0 of those that have it, by_name =
+--- whether it is there behind a server's name alone }
 ---@return table routes
+---@return table by_name the LLM servers' routes as they stand behind a server's name
 function _M.compile(listed)
-    local routes = {}
+    local routes, by_name = {}, {}
     for index, one in ipairs(listed) do
         local route = new_route(one, index)
-        for _, name in ipairs(outside_names(route)) do
+        for _, name in ipairs(one.by_name and {} or outside_names(route)) do
             add(routes, one.method, name, route)
         end
+        if route.is_llm and route.servers then
+            add(by_name, one.method, route.target, route)
+        end
     end
-    return routes
+    return routes, by_name
 end
 
 --- Whether a parameter that is sent can be read in one way only: no dot or empty segment, not even

@@ -6,6 +6,7 @@
 
 local request_model = require("portero.request.request_model")
 local body = require("portero.request.body")
+local candidates = require("portero.policy.candidates")
 local limits = require("portero.quota.limits")
 local server_side = require("portero.request.server_side")
 local own_responses = require("portero.answer.own_responses")
@@ -17,6 +18,7 @@ local ngx, var = ngx, ngx.var
 
 local METERED = { inference = true }
 local FIRST_FAILURE = 300
+local NO_LIMITS = {}
 
 --- Request ID -> { user, limits, slot, meter, filter, reader, headers }, from admission to the log
 --- phase;
@@ -113,41 +115,54 @@ local function begin_meter(ticket, route)
     return code
 end
 
---- Whether what the caller goes on from, or asks for, is its own.
-local function judge_owner(ticket, route, value)
+--- Whether what the caller goes on from, or asks for, is its own; only the server that has it is in
+--- question then.
+local function judge_owner(ticket, route, value, plan)
+    local code, server
     if route.is_owned then
-        return not own_responses.server_of(value, ticket.user) and "response_not_found" or nil
+        server = own_responses.server_of(value, ticket.user)
+        code = not server and "response_not_found" or nil
     elseif route.is_kept and ticket.found then
-        return (own_responses.refusal(ticket.found, ticket.user))
+        code, server = own_responses.refusal(ticket.found, ticket.user)
     end
+    if plan and server and not candidates.pin(plan, server) then
+        return route.is_owned and "response_not_found" or "previous_response_not_found"
+    end
+    return code
+end
+
+--- A caller without a list is sent by its model too where there are servers, as far as the route
+--- says where that is.
+local function is_model_judged(list, route, plan)
+    return list or (plan and route.model)
 end
 
 --- Which model, and what else the body asks of the LLM server.
-local function judge_body(ticket, route, value, query)
+local function judge_body(ticket, route, value, query, plan)
     local models = ticket.limits.models
     local allowed = METERED[route.class] and ticket.limits.server_side or nil
     local watch = allowed and server_side.WATCH
     local code
-    if models then
-        code, ticket.found = request_model.refusal(route, value, query, models, watch)
+    if is_model_judged(models, route, plan) then
+        code, ticket.found = request_model.refusal(route, value, query, models, watch, plan)
     elseif watch then
         code, ticket.found = request_model.look(route, watch)
     end
     local is_looked_at = allowed and ticket.found and not ticket.found.is_form
     code = code or is_looked_at and request_model.beside_model(ticket.found, allowed) or nil
-    return code or allowed and judge_owner(ticket, route, value) or nil
+    return code or allowed and judge_owner(ticket, route, value, plan) or nil
 end
 
 --- The first thing that a request may not do, in this order: what is cheap to judge comes first,
 --- and a slot is taken last.
-local function first_refusal(ticket, route, value, query)
+local function first_refusal(ticket, route, value, query, plan)
     local is_found, fault = body.find_untold()
     if not is_found then
         return fault
     elseif is_too_large(ticket.limits.largest_body_bytes) then
         return "request_too_large"
     end
-    local code = count_request(ticket) or judge_body(ticket, route, value, query)
+    local code = count_request(ticket) or judge_body(ticket, route, value, query, plan)
     -- A response that is kept was counted as it was made.
     if code or not METERED[route.class] or route.is_owned then
         return code
@@ -156,9 +171,12 @@ local function first_refusal(ticket, route, value, query)
 end
 
 --- What was read of the body is of use no more; what it shall be is what is sent.
-local function put_body_down(ticket, is_refused)
+local function put_body_down(ticket, is_refused, plan)
     local found = ticket.found
     if found and not is_refused then
+        if plan and plan.model then
+            request_model.rename(found, plan.model)
+        end
         request_model.finish(found)
     end
     request_model.release(found)
@@ -184,22 +202,24 @@ function _M.is_held(route, its_limits)
     return its_limits.is_counted or is_noted(route, its_limits) or false
 end
 
---- Judge a request of a caller with limits. What is allowed must be taken to `@limited` at once.
+--- Judge a request of a caller with limits, or any where the policy names servers. What is allowed
+--- must be taken to `@limited`, or `@server`, at once.
 ---@param route table
 ---@param value string|nil what stood for the route's parameter
 ---@param query string
----@param claims table with `limits`
+---@param claims table with `limits`, which may be nil where the policy names servers
+---@param plan table|nil where it does (`decision.decide`)
 ---@return string|nil code of the refusal
 ---@return table|nil headers of the refusal
-function _M.refusal(route, value, query, claims)
-    local ticket = { user = claims.sub, limits = claims.limits, headers = {} }
-    local code = first_refusal(ticket, route, value, query)
-    put_body_down(ticket, code ~= nil)
+function _M.refusal(route, value, query, claims, plan)
+    local ticket = { user = claims.sub, limits = claims.limits or NO_LIMITS, headers = {} }
+    local code = first_refusal(ticket, route, value, query, plan)
+    put_body_down(ticket, code ~= nil, plan)
     if code then
         return code, ticket.headers
     end
-    if route.answered_by == "llm" and _M.is_held(route, claims.limits) then
-        ticket.notes_owner = is_noted(route, claims.limits)
+    if route.answered_by == "llm" and _M.is_held(route, ticket.limits) then
+        ticket.notes_owner = is_noted(route, ticket.limits)
         tickets[var.request_id] = ticket
     else
         say_what_is_left(ticket)

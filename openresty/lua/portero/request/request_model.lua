@@ -158,14 +158,15 @@ end
 ---@param route table
 ---@param value string|nil what stood for the route's parameter
 ---@param query string with its question mark, or empty
----@param list table the caller's allow-list
+---@param list table|nil the caller's allow-list
 ---@param watch table|nil what else is looked at in a JSON body
+---@param plan table|nil where the policy names servers (`decision.decide`)
 ---@return string|nil code of the refusal; nil when it may
 ---@return table|nil found what the body said, from `read_json` or of a form, whatever the code
-function _M.refusal(route, value, query, list, watch)
+function _M.refusal(route, value, query, list, watch, plan)
     return decision.model_refusal(route, value, query, list, function(word)
         return read(word, value, query, watch)
-    end)
+    end, plan)
 end
 
 --- What the body of an inference says, whatever its model; nothing where its route takes no JSON.

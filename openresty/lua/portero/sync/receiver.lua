@@ -13,6 +13,7 @@ local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
 local metrics = require("portero.metrics")
+local places = require("portero.server.places")
 
 local LABEL = "portero-sync-1"
 local WINDOW_SECONDS = 30
@@ -167,6 +168,10 @@ local function put_keys(message)
 end
 
 local function put_policy(message)
+    local policy = message.policy
+    if type(policy) == "table" and not places.are_good(policy.servers) then
+        return taken("policy", nil, "key of a server")
+    end
     return taken("policy", in_force.put(message.history, message.serial, message.policy))
 end
 

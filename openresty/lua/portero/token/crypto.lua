@@ -76,6 +76,7 @@ int X509_check_host(X509 *certificate, const char *name, size_t length, unsigned
 int X509_check_ip_asc(X509 *certificate, const char *address, unsigned flags);
 int X509_check_private_key(const X509 *certificate, const EVP_PKEY *key);
 EVP_PKEY *PEM_read_bio_PrivateKey(BIO *bio, EVP_PKEY **key, void *callback, void *argument);
+unsigned long X509_subject_name_hash(X509 *certificate);
 ]])
 
 local function is_loaded()
@@ -341,24 +342,45 @@ local function reader(text)
     return ffi.gc(C.BIO_new_mem_buf(text, #text), C.BIO_free)
 end
 
---- The certificates of a text in PEM, up to the first that cannot be read.
----@param text string
----@return integer count, integer expired how many there are, and how many of them have expired
-function _M.certificates(text)
+--- Read the certificates of a text in PEM, up to the first that cannot be read.
+local function each_certificate(text, visit)
     local bio = reader(text)
-    local count, expired = 0, 0
     while true do
         local certificate = C.PEM_read_bio_X509(bio, nil, nil, nil)
         if certificate == nil then
             C.ERR_clear_error()
-            return count, expired
+            return
         end
+        visit(certificate)
+        C.X509_free(certificate)
+    end
+end
+
+--- The certificates of a text in PEM, up to the first that cannot be read.
+---@param text string
+---@return integer count, integer expired how many there are, and how many of them have expired
+function _M.certificates(text)
+    local count, expired = 0, 0
+    each_certificate(text, function(certificate)
         count = count + 1
         if C.X509_cmp_current_time(C.X509_get0_notAfter(certificate)) < 0 then
             expired = expired + 1
         end
-        C.X509_free(certificate)
-    end
+    end)
+    return count, expired
+end
+
+--- By which names OpenSSL looks certificates up in a folder: the hashes of their subjects.
+---@param text string in PEM
+---@return string[] hashes of 8 hexadecimal digits, each once
+function _M.certificate_hashes(text)
+    local hashes, seen = {}, {}
+    each_certificate(text, function(certificate)
+        local hash = ("%08x"):format(tonumber(C.X509_subject_name_hash(certificate)))
+        hashes[#hashes + 1] = not seen[hash] and hash or nil
+        seen[hash] = true
+    end)
+    return hashes
 end
 
 ---------
