@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from issuer import config, web
+from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.keys.key_file import KeyFile
@@ -39,6 +40,11 @@ class Parts:
     gateways: Gateways
     policy: PolicyInForce
     active: ActiveTokens
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The API keys over these parts."""
+        return ApiKeys(self.policy.roles, self.credentials, self.active)
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
@@ -96,13 +102,18 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     )
     parts.credentials.when_changed = doorkeeper.forget
     authority = Authority(
-        parts.policy.roles, parts.keys, parts.credentials, doorkeeper, parts.active
+        parts.policy.roles,
+        parts.keys,
+        parts.credentials,
+        doorkeeper,
+        parts.active,
+        issuer=settings.terms.issuer,
     )
     # A key that was changed by hand signs from now on: the gateways that can be told are told now,
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
     parts.policy.push()
-    app = web.application(authority, settings)
+    app = web.application(authority, parts.api_keys, settings)
     app.extensions["portero"] = parts
     return app
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from issuer import tokens
-from issuer.errors import TokenRefused
+from issuer.errors import NotGranted, TokenRefused
 from issuer.keys.key_file import KeyFile
+from issuer.policy import ISSUER
 from issuer.policy.roles import Role, Roles
 from issuer.store import Selection, Session
 from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
-from issuer.tokens import Claims
+from issuer.tokens import Claims, api_keys
 from issuer.users.credentials import Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
 
@@ -53,7 +54,7 @@ class Login:
 
 
 class Authority:
-    """The issuer's decisions."""
+    """The issuer's decisions. `issuer` is what tokens have for `iss`."""
 
     def __init__(
         self,
@@ -63,8 +64,10 @@ class Authority:
         doorkeeper: Doorkeeper,
         active: ActiveTokens,
         clock: Clock = time.time,
+        issuer: str = ISSUER,
     ) -> None:
         self.roles = roles
+        self.issuer = issuer
         self.active = active
         self.keys = keys
         self._credentials = credentials
@@ -94,32 +97,62 @@ class Authority:
             return None
         return Known(username, role, credentials.fingerprint(username) or "")
 
-    def issue(self, known: Known) -> Login:
-        """A fresh token, active when this returns. Raises `Unavailable`, or `TooManyTokens`."""
-        claims = tokens.new_claims(known.username, known.role, self.now())
-        token = tokens.mint(claims, self.keys.keyring().signing())
-        session = Session(**vars(claims), credential=known.credential)
-        self.active.activate(session, known.role.active_tokens)
+    def issue(self, known: Known, scope: tuple[str, ...] | None = None) -> Login:
+        """A fresh token, active when this returns; `scope` narrows it to some classes of the role.
+        Raises `Unavailable`, or `TooManyTokens`.
+        """
+        claims = tokens.new_claims(known.username, known.role, self.now(), scope)
+        token = tokens.mint(claims, self.keys.keyring().signing(), self.issuer)
+        self.active.activate(_session(claims, known.credential), known.role.active_tokens)
         log.info("%s logged in, jti %s", known.username, claims.jti)
         return Login(token, claims)
 
     def validate(self, token: str, roles: Roles | None = None) -> Claims:
-        """The claims of a valid token: authentic, in its time, and active. Else `TokenRefused`.
+        """The claims of a valid token or API key: authentic, in its time, and active. Else
+        `TokenRefused`.
 
         Whoever asks the roles about the claims passes them in: one request sees one version.
         """
         in_force = roles or self.roles()
-        claims = tokens.verify(token, self.now(), self.keys.keyring(), in_force)
+        if api_keys.is_one(token):
+            return self._of_api_key(token, in_force)
+        claims = tokens.verify(token, self.now(), self.keys.keyring(), in_force, self.issuer)
         if not self.active.is_active(claims.jti):
             raise TokenRefused("not active")
         return claims
 
+    def _of_api_key(self, key: str, roles: Roles) -> Claims:
+        session = self.active.store.find(api_keys.id_of(key))
+        if session is None or session.api_key is None:
+            raise TokenRefused("no such API key")
+        if not api_keys.is_of(key, session.api_key.digest):
+            raise TokenRefused("digest")
+        claims = api_keys.claims(session, roles, self.now())
+        if not session.is_active(self.now()):
+            raise TokenRefused("not active")
+        return claims
+
     def logout(self, token: str) -> Revocation:
-        """Revoke a valid token everywhere. Raises `TokenRefused` for any other."""
+        """Revoke a valid token everywhere. Raises `TokenRefused` for any other, and `NotGranted`
+        for an API key, which ends otherwise.
+        """
         claims = self.validate(token)
+        if claims.is_api_key:
+            raise NotGranted("An API key does not log out; it is revoked at /account/keys.")
         log.info("%s logged out, jti %s", claims.subject, claims.jti)
         return self.active.revoke(Selection(jti=claims.jti))
 
     def now(self) -> int:
         """The issuer's clock, in whole Unix seconds."""
         return int(self._clock())
+
+
+def _session(claims: Claims, credential: str) -> Session:
+    return Session(
+        jti=claims.jti,
+        subject=claims.subject,
+        role=claims.role,
+        issued_at=claims.issued_at,
+        expires_at=claims.expires_at,
+        credential=credential,
+    )

@@ -206,6 +206,7 @@ def _terms(reader: _Reader) -> Terms:
     return Terms(
         llm_kind=reader.text("LLM_KIND"),
         web_ui=reader.choice("WEB_UI", "portero", ("portero", "upstream")),
+        issuer=origins.base_url(reader.text("PUBLIC_URL")) or policy.ISSUER,
         ttl_bound_seconds=reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400),
         has_upstream=bool(reader.text("LLM_UPSTREAM")),
     )

@@ -4,7 +4,11 @@ It must never carry a token, a password or a key in a message.
 
     PorteroError
     ├── Faults               configuration, roles or credentials: all faults at once
+    ├── Unacceptable         what was sent is not good: 400 that says what is
+    ├── NotGranted           nobody of this role may do that: 403
+    ├── UnknownUser          no such user
     ├── TooManyTokens        the user has as many active tokens as the role allows
+    │   └── TooManyApiKeys   the same of API keys; waiting helps nobody
     ├── TokenRefused         not valid; one answer for every cause
     │   └── TokenExpired     authentic, but its time is over
     └── Unavailable          not now: answers 503 with Retry-After
@@ -41,8 +45,27 @@ class Faults(PorteroError):
             log.error("%s; the former version stays in force", fault)
 
 
+class Unacceptable(PorteroError):
+    """Its text says what would be good; it holds nothing that was sent."""
+
+
+class NotGranted(PorteroError):
+    """Its text says what the role has not."""
+
+
+class UnknownUser(PorteroError):
+    """Nobody of this name has credentials."""
+
+    def __init__(self) -> None:
+        super().__init__("No such user.")
+
+
 class TooManyTokens(PorteroError):
     """One user must not fill the set for all; when the first expires there is room again."""
+
+
+class TooManyApiKeys(TooManyTokens):
+    """There is room again when one ends, or is revoked."""
 
 
 class TokenRefused(PorteroError):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from issuer.commands import (
+    api_keys,
     backup,
     check,
     explain,
@@ -32,6 +33,7 @@ VERBS = (
     signing_keys,
     backup,
     users,
+    api_keys,
     sessions,
     revoke,
     tls,

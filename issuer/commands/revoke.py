@@ -1,21 +1,21 @@
-"""`revoke`: end active tokens at once, everywhere."""
+"""`revoke`: end active tokens and API keys at once, everywhere."""
 
 import argparse
 
 from issuer import assemble, config
-from issuer.commands.told import Bare, Commands, tell_pending
+from issuer.commands.told import Bare, Commands, counted, tell_pending
 from issuer.errors import Faults
 from issuer.store import Selection
 
 
 def add_to(commands: Commands, bare: Bare) -> None:
     """The command's words."""
-    words = commands.add_parser("revoke", help="revoke active tokens at once, everywhere")
+    words = commands.add_parser("revoke", help="revoke tokens and API keys at once, everywhere")
     chosen = words.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--jti", type=bare, metavar="JTI", help="one token")
-    chosen.add_argument("--user", metavar="NAME", help="every token of a user")
-    chosen.add_argument("--role", metavar="ROLE", help="every token of a role")
-    chosen.add_argument("--all", action="store_true", help="every token there is")
+    chosen.add_argument("--jti", type=bare, metavar="JTI", help="one token, or API key by its ID")
+    chosen.add_argument("--user", metavar="NAME", help="every token and API key of a user")
+    chosen.add_argument("--role", metavar="ROLE", help="every token and API key of a role")
+    chosen.add_argument("--all", action="store_true", help="every token and API key there is")
     words.set_defaults(command=run)
 
 
@@ -26,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
         raise Faults([f"{options.role} is no role"])
     chosen = Selection(jti=options.jti, subject=options.user, role=options.role)
     done = parts.active.revoke(chosen)
-    print(f"{len(done.sessions)} unexpired tokens are revoked")
+    print(f"{counted(done.sessions)} are revoked")
     return tell_pending(done.pending)

@@ -1,4 +1,4 @@
-"""`keys list | add | retire`: the keys that sign tokens."""
+"""`signing-keys list | add | retire`: the keys that sign tokens."""
 
 import argparse
 import sys
@@ -15,7 +15,8 @@ PROMOTED_SECONDS = 10
 
 def add_to(commands: Commands, bare: Bare) -> None:
     """The commands' words."""
-    parser = commands.add_parser("keys", help="list, add and retire signing keys")
+    words = "list, add and retire the keys that sign tokens"
+    parser = commands.add_parser("signing-keys", aliases=["keys"], help=words)
     verbs = parser.add_subparsers(required=True, metavar="list | add | retire")
     listing = verbs.add_parser("list", help="the keys, oldest to newest")
     listing.set_defaults(command=_list)

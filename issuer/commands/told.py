@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from issuer.store import Session
+
 #: What `add_subparsers` answers; argparse gives its type no name.
 Commands = Any
 #: An ID as the user wrote it.
@@ -18,6 +20,13 @@ def tell_pending(urls: Sequence[str]) -> int:
     for url in urls:
         print(f"not yet acknowledged by {url}; the reconciler will bring it", file=sys.stderr)
     return PENDING_STATUS if urls else 0
+
+
+def counted(sessions: Sequence[Session]) -> str:
+    """How many unexpired tokens there are among them, and API keys, if any."""
+    keys = sum(session.api_key is not None for session in sessions)
+    tokens = f"{len(sessions) - keys} unexpired tokens"
+    return f"{tokens} and {keys} API keys" if keys else tokens
 
 
 def moment(seconds: int) -> str:

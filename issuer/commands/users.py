@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from issuer import assemble, config
-from issuer.commands.told import Bare, Commands, tell_pending
+from issuer.commands.told import Bare, Commands, counted, tell_pending
 from issuer.config import Settings
 from issuer.errors import Faults
 from issuer.store import Selection
@@ -28,7 +28,7 @@ def add_to(commands: Commands, _: Bare) -> None:
     for word, command, text in (
         ("add", _add, "a new user; the name begins with its role's code"),
         ("passwd", _passwd, "another secret; what was issued for the old one is revoked at once"),
-        ("remove", _remove, "the user, with all active tokens, at once"),
+        ("remove", _remove, "the user, with all active tokens and API keys, at once"),
     ):
         verb = verbs.add_parser(word, help=text, description=None if word == "remove" else _WHENCE)
         verb.add_argument("name", metavar="NAME")
@@ -65,22 +65,25 @@ def _passwd(options: argparse.Namespace) -> int:
     credentials_file.changed(credentials_file.read(path), options.name, "")
     secret = _secret(options)
     change = partial(credentials_file.changed, name=options.name, hashed=credentials.hashed(secret))
-    status = _edit_and_revoke(settings, options.name, change, "has another secret")
+    selection = Selection(subject=options.name, api_keys=False)
+    status = _edit_and_revoke(settings, selection, change, "has another secret")
     _show(options, secret)
     return status
 
 
 def _remove(options: argparse.Namespace) -> int:
     change = partial(credentials_file.removed, name=options.name)
-    return _edit_and_revoke(_settings(), options.name, change, "is removed")
+    selection = Selection(subject=options.name)
+    return _edit_and_revoke(_settings(), selection, change, "is removed")
 
 
-def _edit_and_revoke(settings: Settings, name: str, change: Edit, told: str) -> int:
+def _edit_and_revoke(settings: Settings, ended: Selection, change: Edit, what: str) -> int:
     """The file first, so that nobody logs in with the old secret after the revocation."""
+    name = ended.subject or ""
     credentials_file.edit(settings.credentials_file, config.read_policy().roles, change)
     credentials_file.forget_demo_login(settings.credentials_file, name)
-    done = assemble(settings).active.revoke(Selection(subject=name))
-    print(f"{name} {told}; {len(done.sessions)} unexpired tokens are revoked")
+    done = assemble(settings).active.revoke(ended)
+    print(f"{name} {what}; {counted(done.sessions)} are revoked")
     return tell_pending(done.pending)
 
 

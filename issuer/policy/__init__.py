@@ -17,6 +17,7 @@ from typing import Any
 from issuer.errors import Faults
 from issuer.policy import named_files, roles, routes, schema, server_side, servers
 from issuer.policy.named_files import NamedFile
+from issuer.policy.own_routes import ACCOUNT
 from issuer.policy.roles import Limits, Roles
 from issuer.policy.routes import Kind, Place, Route
 from issuer.policy.servers import Server
@@ -35,6 +36,8 @@ __all__ = [
     "parse",
 ]
 
+#: What tokens have for `iss` where the deployment has no address of its own.
+ISSUER = "portero"
 #: What the policy file is called in faults and places.
 NAME = "policy.yaml"
 SHIPPED = schema.DIRECTORY / NAME
@@ -89,13 +92,15 @@ def _unsealed(key: str, text: str, unseal: Sealer) -> NamedFile:
 @dataclass(frozen=True)
 class Terms:
     """The settings that a policy is compiled under. No kind: all there are, or those of the
-    policy's own servers. `has_upstream`: whether a setting names a pool of LLM servers.
+    policy's own servers. `has_upstream`: whether a setting names a pool of LLM servers. `issuer` is
+    what tokens have for `iss`.
     """
 
     llm_kind: str = ""
     web_ui: str = "portero"
     ttl_bound_seconds: int | None = None
     has_upstream: bool = False
+    issuer: str = ISSUER
 
 
 class Policy:
@@ -133,6 +138,8 @@ class Policy:
             "routes": [row for _, row in table],
             **self._compiled_servers(grants),
         }
+        if terms.issuer != ISSUER:
+            self.compiled["issuer"] = terms.issuer
 
     def _compiled_servers(self, grants: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """Nothing without servers: one pool costs a gateway what it did before there were any."""
@@ -176,7 +183,7 @@ def _grants(known: Roles) -> dict[str, list[str]]:
     """The names of the roles that may use it, by route class."""
     grants: dict[str, list[str]] = {}
     for role in sorted(known, key=_name):
-        for route_class in dict.fromkeys(role.routes):
+        for route_class in dict.fromkeys((*role.routes, ACCOUNT)):
             grants.setdefault(route_class, []).append(role.name)
     return grants
 
@@ -186,8 +193,17 @@ def _compiled_role(role: roles.Role, looks: bool) -> dict[str, Any]:
         "code": role.code,
         "ttl_seconds": role.ttl_seconds,
         "stream_policy": role.stream_policy,
+        **_compiled_api_keys(role),
         **_compiled_limits(role.limits, role, looks),
     }
+
+
+def _compiled_api_keys(role: roles.Role) -> dict[str, Any]:
+    """Bodies are read of whoever is limited to some models, as a narrowed key is."""
+    if role.api_keys is None:
+        return {}
+    told = {"longest_seconds": role.api_keys.longest_seconds}
+    return {"api_keys": {**told, "server_side": server_side.compiled(role)}}
 
 
 def _compiled_limits(limits: Limits | None, role: roles.Role | None, looks: bool) -> dict[str, Any]:

@@ -5,16 +5,28 @@ by the compiler; it must never list what is open to everybody, as logins are.
 """
 
 FILE = "issuer/policy/own_routes.py"
+#: The class of what everybody may ask about themselves: every role has it, and no file names it.
+ACCOUNT = "account"
 
 OWN_ROUTES = {
     "page": ("GET / model=none",),
     # Asked by clients that only want to know whether somebody is there.
     "health": ("HEAD / model=none",),
     "metrics": ("GET /metrics model=none",),
+    ACCOUNT: (
+        "GET /account model=none",
+        "GET /account/keys model=none",
+        "POST /account/keys model=none",
+        "DELETE /account/keys/{id} model=none",
+    ),
     "console": (
         "GET /admin/ model=none",
         "GET /admin/api/sessions model=none",
         "DELETE /admin/api/sessions/{jti} model=none",
         "DELETE /admin/api/users/{name}/sessions model=none",
+        "GET /admin/api/users/{name}/keys model=none",
+        "POST /admin/api/users/{name}/keys model=none",
+        "GET /admin/api/keys model=none",
+        "DELETE /admin/api/keys/{id} model=none",
     ),
 }

@@ -14,6 +14,7 @@ from issuer.policy import schema
 from issuer.policy.yaml_document import Document, Fault, Path
 
 CODE_LENGTH = 4
+SECONDS_A_DAY = 86_400
 MAX_BODY_BYTES = 64 * 1024 * 1024
 #: The list of models that is no limit.
 ANY_MODEL = ("*",)
@@ -38,9 +39,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ApiKeyRule:
+    """What API keys a user may have: how many at a time, and for how long each."""
+
+    most: int
+    longest_days: int
+
+    @property
+    def longest_seconds(self) -> int:
+        """The longest life of a key."""
+        return self.longest_days * SECONDS_A_DAY
+
+
+@dataclass(frozen=True)
 class Role:
     """One role. `ttl_seconds` is the longest life of its tokens, `login` the one endpoint where its
-    users sign in, `active_tokens` a user's most, and `stream_policy` what a stream outlives its
+    users sign in, `active_tokens` a user's most, `api_keys` None where its users have none, and
+    `stream_policy` what a stream outlives its
     token by: `finish`, `cut`, or seconds. `values` are all fields as the file or a default has
     them, for a field that only one place asks for.
     """
@@ -53,6 +68,7 @@ class Role:
     limits: Limits
     active_tokens: int
     stream_policy: str | int
+    api_keys: ApiKeyRule | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -125,8 +141,15 @@ def _role(name: str, entry: Mapping[str, Any], bound: int | None) -> Role:
         limits=Limits(**_own(limits)),
         active_tokens=entry["active_tokens"],
         stream_policy=entry["stream_policy"],
+        api_keys=_api_keys(entry["api_keys"]),
         values=entry,
     )
+
+
+def _api_keys(entry: Mapping[str, Any] | None) -> ApiKeyRule | None:
+    if entry is None:
+        return None
+    return ApiKeyRule(**{**schema.defaults(schema.POLICY, "api_keys"), **entry})
 
 
 def rule_faults(document: Document) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from issuer.policy import schema
-from issuer.policy.own_routes import FILE, OWN_ROUTES
+from issuer.policy.own_routes import ACCOUNT, FILE, OWN_ROUTES
 from issuer.policy.yaml_document import Document, Fault, spell
 from issuer.policy.yaml_document import Path as FieldPath
 
@@ -188,7 +188,7 @@ def _twice(document: Document, kind: Kind) -> Iterator[Fault]:
 # The table that is pushed.
 
 #: Who answers a class of Portero's own; all else is the LLM server's.
-_ANSWERED_BY = {"console": "issuer", "metrics": "gateway"}
+_ANSWERED_BY = {"console": "issuer", "metrics": "gateway", ACCOUNT: "issuer"}
 #: Where a route of class models says that its model stands, and its answer is made from a list.
 _LOOKED_UP = ("listed", "path")
 
@@ -249,7 +249,15 @@ def _row(route: Route, answered_by: str, roles: Sequence[str]) -> dict[str, Any]
         "answered_by": answered_by,
         "roles": list(roles),
     }
-    return row if route.model is None else row | {"model": route.model}
+    more = {"model": route.model} if route.model else {}
+    return row | more | ({"no_api_keys": True} if _refuses_api_keys(route) else {})
+
+
+def _refuses_api_keys(route: Route) -> bool:
+    """A key makes no keys, and is nobody at the console."""
+    return route.is_own and (
+        route.route_class == "console" or route.path.startswith("/account/keys")
+    )
 
 
 def _answerer(route: Route, web_ui: str) -> str | None:

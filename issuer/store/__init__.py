@@ -1,5 +1,5 @@
-"""The store: the truth about every token issued, and the last good policy. A *session* is the row
-of one `jti`.
+"""The store: the truth about every token and API key issued, and the last good policy. A *session*
+is the row of one `jti`, or of one key's ID.
 
 What it promises (and `tests/contract/test_session_stores.py` asks of it):
 
@@ -18,15 +18,35 @@ the clock may be wrong that says it has expired, and a stream may outlive its to
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 #: So long is a session kept behind its token's end: a clock that is an hour wrong, to one side and
 #: then to the other, forgets no live one.
 KEPT_SECONDS = 7_260
 
 
+#: What the session of an API key has for `credential`: it outlives its owner's secret.
+OF_API_KEY = "api key"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What an API key has beside its session. `digest` is the SHA-256 of the whole key, in hex;
+    `models` are the patterns it is narrowed to, none where it is not; `made_by` is who made it.
+    """
+
+    digest: str
+    name: str
+    models: tuple[str, ...]
+    made_by: str
+    last_used_at: int | None = None
+
+
 @dataclass(frozen=True)
 class Session:
-    """One issued token. `credential` fingerprints the secret it was issued for."""
+    """One issued token, or API key, whose ID is its `jti` then. `credential` fingerprints the
+    secret that a token was issued for.
+    """
 
     jti: str
     subject: str
@@ -36,12 +56,32 @@ class Session:
     credential: str
     revoked_at: int | None = None
     position: int = 0
+    api_key: ApiKey | None = None
 
     @property
     def shown(self) -> dict[str, str | int]:
         """What is told of it, by the admin API and the command alike."""
         told = ("jti", "subject", "role", "issued_at", "expires_at")
         return {name: getattr(self, name) for name in told}
+
+    @property
+    def shown_key(self) -> dict[str, Any]:
+        """The same of an API key's; its owner is told no more than this."""
+        assert self.api_key is not None
+        return {
+            "id": self.jti,
+            "name": self.api_key.name,
+            "models": list(self.api_key.models) or None,
+            "created_at": self.issued_at,
+            "expires_at": self.expires_at,
+            "last_used_at": self.api_key.last_used_at,
+        }
+
+    @property
+    def shown_key_to_admins(self) -> dict[str, Any]:
+        """And whose it is, and who made it."""
+        assert self.api_key is not None
+        return {**self.shown_key, "user": self.subject, "made_by": self.api_key.made_by}
 
     def is_active(self, now: int) -> bool:
         """Whether the token may still be used."""
@@ -67,9 +107,12 @@ class Addition:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which sessions are meant: all fields that are set must match; none set means all."""
+    """Which sessions are meant, API keys among them: all fields that are set must match; none set
+    means all.
+    """
 
     jti: str | None = None
     subject: str | None = None
     role: str | None = None
     credential: str | None = None
+    api_keys: bool | None = None

@@ -5,12 +5,13 @@ has a connection of its own; SQLite's lock orders the writers. It must never be 
 file system (https://www.sqlite.org/wal.html).
 """
 
+import json
 import os
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -18,13 +19,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Addition, Selection, Session, StoredPolicy
+from issuer.store import (
+    KEPT_SECONDS,
+    OF_API_KEY,
+    Addition,
+    ApiKey,
+    Selection,
+    Session,
+    StoredPolicy,
+)
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS sessions (
     jti TEXT PRIMARY KEY,
     subject TEXT NOT NULL,
@@ -37,9 +46,21 @@ CREATE TABLE IF NOT EXISTS sessions (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
 CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
-CREATE INDEX IF NOT EXISTS active_of_subject ON sessions (subject, expires_at)
+CREATE INDEX IF NOT EXISTS active_of_subject ON sessions (subject, expires_at, credential)
     WHERE revoked_at IS NULL;
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
+CREATE INDEX IF NOT EXISTS tokens_by_expiry ON sessions (expires_at)
+    WHERE credential <> '{OF_API_KEY}';
+CREATE INDEX IF NOT EXISTS keys_of_subject ON sessions (subject)
+    WHERE credential = '{OF_API_KEY}';
+CREATE TABLE IF NOT EXISTS api_keys (
+    id TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    name TEXT NOT NULL,
+    models TEXT NOT NULL,
+    made_by TEXT NOT NULL,
+    last_used_at INTEGER
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0), ('policy', 0);
 CREATE TABLE IF NOT EXISTS policy (
@@ -48,10 +69,15 @@ CREATE TABLE IF NOT EXISTS policy (
 CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
 """
 
-_COLUMNS = ", ".join(column.name for column in fields(Session))
-_ROW = attrgetter(*(column.name for column in fields(Session)))
-_PLACES = ", ".join("?" for _ in fields(Session))
+_OF_SESSION = [column.name for column in fields(Session) if column.name != "api_key"]
+_OF_KEY = [column.name for column in fields(ApiKey)]
+_COLUMNS = ", ".join([*_OF_SESSION, *_OF_KEY])
+#: Every session, with what an API key has beside it; tokens are not looked for there.
+_ROWS = f"sessions LEFT JOIN api_keys ON id = jti AND credential = '{OF_API_KEY}'"
+_ROW = attrgetter(*_OF_SESSION)
+_PLACES = ", ".join("?" for _ in _OF_SESSION)
 _ACTIVE = "revoked_at IS NULL AND expires_at > :now"
+_IS_KEY = {True: f"credential = '{OF_API_KEY}'", False: f"credential <> '{OF_API_KEY}'"}
 
 
 class SqliteSessions:
@@ -71,10 +97,10 @@ class SqliteSessions:
     def add(
         self, session: Session, most_active: int, now: int, most_of_subject: int | None = None
     ) -> None:
-        """Make the session durable.
+        """Make the session durable, with its API key where it is one's.
 
         `CapacityReached` if `most_active` others are active, `TooManyTokens` if `most_of_subject`
-        of the same subject are.
+        of the same subject are, counting tokens or keys.
         """
         (refusal,) = self.add_each([Addition(session, most_of_subject)], most_active, now)
         if refusal is not None:
@@ -116,12 +142,28 @@ class SqliteSessions:
         return self._read(lambda connection: _counter(connection, "position"))
 
     def active(self, now: int, most: int) -> Sequence[Session]:
-        """The newest active sessions."""
-        return self._select(f"{_ACTIVE} ORDER BY position DESC LIMIT :most", now=now, most=most)
+        """The newest active tokens' sessions."""
+        where = f"{_IS_KEY[False]} AND {_ACTIVE} ORDER BY position DESC LIMIT :most"
+        return self._select(where, now=now, most=most)
+
+    def api_keys(self, now: int, subject: str | None = None) -> Sequence[Session]:
+        """The active API keys, of one owner or of all, the newest first."""
+        of_owner = "TRUE" if subject is None else "subject = :subject"
+        where = f"{_IS_KEY[True]} AND {of_owner} AND {_ACTIVE} ORDER BY issued_at DESC, jti"
+        return self._select(where, now=now, subject=subject)
+
+    def note_uses(self, uses: Mapping[str, int], least_seconds: int) -> None:
+        """Remember when API keys were used last, where that is so much later than what is known."""
+        later = f"last_used_at IS NULL OR last_used_at <= ? - {int(least_seconds)}"
+        with self._transaction() as connection:
+            connection.executemany(
+                f"UPDATE api_keys SET last_used_at = ? WHERE id = ? AND ({later})",
+                [(used_at, key, used_at) for key, used_at in uses.items()],
+            )
 
     def last_expiry(self) -> int:
-        """When the last of all sessions ends, or ended; 0 when there is none."""
-        query = "SELECT max(expires_at) FROM sessions"
+        """When the last of all tokens ends, or ended; 0 when there is none."""
+        query = f"SELECT max(expires_at) FROM sessions WHERE {_IS_KEY[False]}"
         return self._read(lambda connection: connection.execute(query).fetchone()[0] or 0)
 
     def count_active(self, now: int) -> int:
@@ -206,9 +248,9 @@ class SqliteSessions:
         return self.begin_epoch(int(time.time()))
 
     def _select(self, where: str, **values: object) -> list[Session]:
-        query = f"SELECT {_COLUMNS} FROM sessions WHERE {where}"
+        query = f"SELECT {_COLUMNS} FROM {_ROWS} WHERE {where}"
         rows = self._read(lambda connection: connection.execute(query, values).fetchall())
-        return [Session(*row) for row in rows]
+        return [_session(row) for row in rows]
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._connected() as connection:
@@ -290,11 +332,12 @@ def _revoke_selected(
     connection: sqlite3.Connection, selection: Selection, now: int
 ) -> list[Session]:
     chosen = {name: value for name, value in vars(selection).items() if value is not None}
-    where = " AND ".join(("TRUE", *(f"{name} = :{name}" for name in chosen)))
+    kinds = [_IS_KEY[chosen.pop("api_keys")]] if "api_keys" in chosen else []
+    where = " AND ".join(("TRUE", *kinds, *(f"{name} = :{name}" for name in chosen)))
     values = {"now": now, **chosen}
     _revoke(connection, where, values)
-    query = f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY expires_at DESC"
-    return [Session(*row) for row in connection.execute(query, values)]
+    query = f"SELECT {_COLUMNS} FROM {_ROWS} WHERE {where} ORDER BY expires_at DESC"
+    return [_session(row) for row in connection.execute(query, values)]
 
 
 def _add(
@@ -305,13 +348,12 @@ def _add(
     try:
         if _counter(connection, "rows") >= most_active:
             _make_room(connection, most_active, now)
-        _check_subject(connection, session.subject, addition.most_of_subject, now)
+        _check_subject(connection, session, addition.most_of_subject, now)
     except (CapacityReached, TooManyTokens) as refusal:
         return refusal
     position = _raise(connection, "position")
     _raise(connection, "rows")
-    row = _ROW(replace(session, revoked_at=None, position=position))
-    connection.execute(f"INSERT INTO sessions ({_COLUMNS}) VALUES ({_PLACES})", row)
+    _insert(connection, replace(session, revoked_at=None, position=position))
     return None
 
 
@@ -325,13 +367,34 @@ def _check_backup(copy: sqlite3.Connection, path: Path) -> None:
         raise StoreUnavailable(f"session store: {path} is no sound backup; nothing was changed")
 
 
+def _session(row: tuple[Any, ...]) -> Session:
+    width = len(_OF_SESSION)
+    digest, name, models, made_by, last_used_at = row[width:]
+    if digest is None:
+        return Session(*row[:width])
+    key = ApiKey(digest, name, tuple(json.loads(models)), made_by, last_used_at)
+    return replace(Session(*row[:width]), api_key=key)
+
+
+def _insert(connection: sqlite3.Connection, session: Session) -> None:
+    columns = ", ".join(_OF_SESSION)
+    connection.execute(f"INSERT INTO sessions ({columns}) VALUES ({_PLACES})", _ROW(session))
+    key = session.api_key
+    if key is not None:
+        connection.execute(
+            "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)",
+            (session.jti, key.digest, key.name, json.dumps(key.models), key.made_by, None),
+        )
+
+
 def _check_subject(
-    connection: sqlite3.Connection, subject: str, most: int | None, now: int
+    connection: sqlite3.Connection, session: Session, most: int | None, now: int
 ) -> None:
     # Of the index alone: an agent may have thousands.
     of_subject = "sessions INDEXED BY active_of_subject WHERE subject = :subject"
-    query = f"SELECT count(*) FROM {of_subject} AND {_ACTIVE}"
-    count = connection.execute(query, {"subject": subject, "now": now}).fetchone()[0]
+    kind = _IS_KEY[session.api_key is not None]
+    query = f"SELECT count(*) FROM {of_subject} AND {kind} AND {_ACTIVE}"
+    count = connection.execute(query, {"subject": session.subject, "now": now}).fetchone()[0]
     if most is not None and count >= most:
         raise TooManyTokens
 
@@ -361,6 +424,8 @@ def _count_active(connection: sqlite3.Connection, now: int) -> int:
 
 
 def _forget_expired(connection: sqlite3.Connection, before: int) -> int:
+    past = "SELECT jti FROM sessions WHERE expires_at <= ?"
+    connection.execute(f"DELETE FROM api_keys WHERE id IN ({past})", (before,))
     gone = connection.execute("DELETE FROM sessions WHERE expires_at <= ?", (before,)).rowcount
     _raise(connection, "rows", -gone)
     return gone

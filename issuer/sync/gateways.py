@@ -29,6 +29,7 @@ KEYS = "/sync/keys"
 POLICY = "/sync/policy"
 STATUS = "/sync/status"
 SERVERS = "/sync/servers"
+USES = "/sync/uses"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
@@ -41,12 +42,13 @@ ROUND_SECONDS = 1.8
 BULK_SECONDS = 5.0
 BULK_BYTES = 64 * 1024
 
-Entry = tuple[str, int]
+#: ID and end; of an API key that is activated also what else must be known of it.
+Entry = tuple[str, int] | tuple[str, int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a gateway shall know: `(jti, exp)` pairs; for one `jti`, revoked wins."""
+    """What a gateway shall know of tokens and API keys; for one ID, revoked wins."""
 
     activate: Sequence[Entry] = field(default_factory=list)
     revoke: Sequence[Entry] = field(default_factory=list)
@@ -57,9 +59,20 @@ class Changes:
         activate: list[Entry] = []
         revoke: list[Entry] = []
         for session in sessions:
-            kind = activate if session.revoked_at is None else revoke
-            kind.append((session.jti, session.expires_at))
+            if session.revoked_at is None:
+                activate.append(_entry(session))
+            else:
+                revoke.append((session.jti, session.expires_at))
         return cls(activate, revoke)
+
+
+def _entry(session: Session) -> Entry:
+    key = session.api_key
+    if key is None:
+        return session.jti, session.expires_at
+    known = {"digest": key.digest, "sub": session.subject, "iat": session.issued_at}
+    narrowed = {"models": list(key.models)} if key.models else {}
+    return session.jti, session.expires_at, {**known, **narrowed}
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,10 @@ class Gateway:
         """
         ack = self._send("GET", SERVERS, None)
         return list(ack.status.get("servers") or []) if ack.ok else None
+
+    def uses(self) -> Ack:
+        """Ask when API keys were used last: its status has them by their IDs in `uses`."""
+        return self._send("GET", USES, None)
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()

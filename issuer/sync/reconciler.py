@@ -9,13 +9,13 @@ at any moment. It must never send what the store has not made durable.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
-from issuer.store import KEPT_SECONDS, Selection
+from issuer.store import KEPT_SECONDS, OF_API_KEY, Selection, Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
@@ -27,6 +27,10 @@ log = logging.getLogger("portero.reconciler")
 PERIOD_SECONDS = 1.0
 PRUNE_SECONDS = 60
 PART_ENTRIES = 5_000
+#: What the models of a message's API keys may add to it: far less than a gateway takes (4 MiB).
+PART_MODEL_CHARACTERS = 1_000_000
+#: How often gateways are asked when API keys were used, and a key's last use is written.
+USES_SECONDS = 60
 #: A gateway takes messages up to 30 s away from its clock, and judges by its clock alone: a token
 #: that ended so long ago may be alive by the clock of one that can be told of it.
 SKEW_SECONDS = 31
@@ -79,18 +83,28 @@ class Reconciler:
         self._pruned_at = now
 
     def _revoke_changed_credentials(self, now: int) -> None:
-        """A user removed, or whose secret changed, loses the live tokens of the old one."""
-        in_force = self._credentials.in_force()
+        """A user removed, or whose secret changed, loses the live tokens of the old one; API keys
+        end with the user, or when the role has none any more.
+        """
         changed = {
-            (subject, fingerprint)
-            for subject, fingerprint in self._store.credentials_in_use(now)
-            if in_force.fingerprint(subject) != fingerprint
+            (subject, credential)
+            for subject, credential in self._store.credentials_in_use(now)
+            if not self._stands(subject, credential)
         }
         # Twice in a row: a file may be read while it is being written.
-        for subject, fingerprint in changed & self._changed_before:
-            log.warning("revoking the tokens of %s: its credentials changed", subject)
-            self._tokens.revoke(Selection(subject=subject, credential=fingerprint))
+        for subject, credential in changed & self._changed_before:
+            what = "API keys" if credential == OF_API_KEY else "tokens"
+            log.warning("revoking the %s of %s: its credentials changed", what, subject)
+            self._tokens.revoke(Selection(subject=subject, credential=credential))
         self._changed_before = changed
+
+    def _stands(self, subject: str, credential: str) -> bool:
+        """Whether what was issued to a user for this may stay."""
+        fingerprint = self._credentials.in_force().fingerprint(subject)
+        if credential != OF_API_KEY:
+            return fingerprint == credential
+        role = self._policy.roles().of(subject)
+        return fingerprint is not None and role is not None and role.api_keys is not None
 
     def _turn_keys(self, now: int) -> None:
         """A waiting key signs once every gateway has it; one whose tokens have ended goes."""
@@ -101,6 +115,16 @@ class Reconciler:
             log.warning("key %s signs from now on", waiting[0])
         if known.over(now):
             self._keys.expire(now)
+
+
+def _fitting(sessions: Sequence[Session]) -> Sequence[Session]:
+    """As many of the first as one message may hold: API keys may name many models."""
+    room = PART_MODEL_CHARACTERS
+    for index, session in enumerate(sessions):
+        room -= sum(map(len, session.api_key.models)) if session.api_key else 0
+        if room < 0:
+            return sessions[:index]
+    return sessions
 
 
 class _Projection:
@@ -116,6 +140,7 @@ class _Projection:
         self._key_file = keys
         self._policy = policy
         self._reachable: bool | None = None
+        self._asked_at = int(time.time())
 
     def refresh(self) -> None:
         """Bring the gateway up to the store, by changes where possible, else by a snapshot."""
@@ -132,6 +157,20 @@ class _Projection:
             self._send_snapshot()
             return
         self._send_changes(int(ack.status.get("position") or 0))
+        self._fetch_uses()
+
+    def _fetch_uses(self) -> None:
+        """What it tells may be told again: a later time counts, and none is lost by asking."""
+        now = int(time.time())
+        if abs(now - self._asked_at) < USES_SECONDS:
+            return
+        ack = self._gateway.uses()
+        if not ack.ok:
+            return
+        self._asked_at = now
+        uses = ack.status.get("uses")
+        if isinstance(uses, dict) and uses:
+            self._store.note_uses({key: int(at) for key, at in uses.items()}, USES_SECONDS)
 
     def _has_keys(self, mark: str) -> bool:
         """Keys come before tokens: no gateway shall know a token whose key it lacks."""
@@ -170,10 +209,11 @@ class _Projection:
     def _send_changes(self, position: int) -> None:
         epoch = self._store.epoch()
         while True:
-            changed = self._store.changes_after(position, PART_ENTRIES)
+            found = self._store.changes_after(position, PART_ENTRIES)
+            changed = _fitting(found)
             position = changed[-1].position if changed else position
             # The last message of a round, often an empty one, tells the gateway that it is current.
-            current = len(changed) < PART_ENTRIES
+            current = len(found) < PART_ENTRIES and len(changed) == len(found)
             ack = self._gateway.apply(
                 Changes.to(changed), position=position, epoch=epoch, current=current
             )
@@ -197,7 +237,8 @@ class _Projection:
 
     def _send_parts(self, generation: int) -> int | None:
         sent, last = 0, ""
-        while page := self._store.live_after(last, int(time.time()) - SKEW_SECONDS, PART_ENTRIES):
+        while found := self._store.live_after(last, int(time.time()) - SKEW_SECONDS, PART_ENTRIES):
+            page = _fitting(found)
             last = page[-1].jti
             part = vars(Changes.to(page))
             ack = self._gateway.snapshot("part", generation=generation, **part)

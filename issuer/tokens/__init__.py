@@ -20,9 +20,9 @@ from jwt.warnings import InsecureKeyLengthWarning
 
 from issuer.errors import TokenExpired, TokenRefused
 from issuer.keys import Key, Keyring
+from issuer.policy import ISSUER
 from issuer.policy.roles import Role, Roles, is_subject
 
-ISSUER = "portero"
 AUDIENCE = "portero-gateway"
 MAX_CHARACTERS = 2048
 JTI_BYTES = 16
@@ -53,19 +53,31 @@ _CLAIMS = {
     "exp": int,
     "jti": str,
 }
+#: The one claim that need not be there: the classes that a token is narrowed to.
+_SCOPE = "scope"
+_CLASSES = re.compile(r"[a-z]+(?: [a-z]+)*\Z", re.ASCII)
 #: Where `Claims` has what is the bearer's own.
 _FIELDS = {"jti": "jti", "sub": "subject", "role": "role", "iat": "issued_at", "exp": "expires_at"}
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a token says. Times are whole Unix seconds."""
+    """What a token says, or an API key stands for. Times are whole Unix seconds. `scope` are the
+    route classes that a token is narrowed to, None where it is not.
+    """
 
     subject: str
     role: str
     jti: str
     issued_at: int
     expires_at: int
+    scope: tuple[str, ...] | None = None
+    is_api_key: bool = False
+
+    def may_use(self, roles: Roles, route_class: str) -> bool:
+        """Whether the role has this class of routes, and the token was not narrowed to others."""
+        is_within = self.scope is None or route_class in self.scope
+        return is_within and roles.grants(self.role, route_class)
 
 
 def is_jti(text: str) -> bool:
@@ -73,22 +85,23 @@ def is_jti(text: str) -> bool:
     return _JTI.match(text) is not None
 
 
-def new_claims(subject: str, role: Role, now: int) -> Claims:
+def new_claims(subject: str, role: Role, now: int, scope: tuple[str, ...] | None = None) -> Claims:
     """Fresh claims with a `jti` of 128 random bits, valid from `now` for the role's TTL."""
     jti = base64.urlsafe_b64encode(secrets.token_bytes(JTI_BYTES)).rstrip(b"=").decode()
-    return Claims(subject, role.name, jti, now, now + role.ttl_seconds)
+    return Claims(subject, role.name, jti, now, now + role.ttl_seconds, scope)
 
 
-def mint(claims: Claims, key: Key) -> str:
+def mint(claims: Claims, key: Key, issuer: str = ISSUER) -> str:
     """The compact JWS of these claims, signed with `key`."""
     # The `jti` comes first: LuaJIT tells long texts apart by samples of their first half, and
     # the gateway would look for each new token among all that differ later.
     said = {name: getattr(claims, field) for name, field in _FIELDS.items()}
-    payload = {**said, "iss": ISSUER, "aud": AUDIENCE}
+    narrowed = {} if claims.scope is None else {_SCOPE: " ".join(claims.scope)}
+    payload = {**said, "iss": issuer, "aud": AUDIENCE, **narrowed}
     return jwt.encode(payload, key.signing, algorithm=key.algorithm, headers={"kid": key.kid})
 
 
-def verify(token: str, now: int, keyring: Keyring, roles: Roles) -> Claims:
+def verify(token: str, now: int, keyring: Keyring, roles: Roles, issuer: str = ISSUER) -> Claims:
     """The claims of an authentic token in its time; whether it is active is not asked here.
 
     Raises `TokenExpired` for an authentic token past its `exp`, else `TokenRefused`.
@@ -97,7 +110,7 @@ def verify(token: str, now: int, keyring: Keyring, roles: Roles) -> Claims:
     key = _key(_flat_object(_decode(segments[0])), keyring)
     _decode(segments[2])
     payload = _signed_payload(token, key)
-    return _claims(_flat_object(payload), now, roles)
+    return _claims(_flat_object(payload), now, roles, issuer)
 
 
 def _segments(token: str) -> tuple[str, str, str]:
@@ -150,16 +163,24 @@ def _signed_payload(token: str, key: Key) -> bytes:
     return bytes(payload)
 
 
-def _claims(table: Mapping[str, str | int], now: int, roles: Roles) -> Claims:
+def _claims(table: dict[str, str | int], now: int, roles: Roles, issuer: str) -> Claims:
+    scope = _classes(table.pop(_SCOPE)) if _SCOPE in table else None
     if not _has_exactly(table, _CLAIMS):
         raise TokenRefused("claims")
     said: dict[str, Any] = {field: table[name] for name, field in _FIELDS.items()}
-    claims = Claims(**said)
-    if table["iss"] != ISSUER or table["aud"] != AUDIENCE or not is_jti(claims.jti):
+    claims = Claims(**said, scope=scope)
+    if table["iss"] != issuer or table["aud"] != AUDIENCE or not is_jti(claims.jti):
         raise TokenRefused("claims")
     _check_role(claims, roles)
     _check_times(claims, now)
     return claims
+
+
+def _classes(scope: str | int) -> tuple[str, ...]:
+    """The words of a scope (RFC 6749 §3.3), as a token of ours has them."""
+    if not isinstance(scope, str) or _CLASSES.match(scope) is None:
+        raise TokenRefused("scope")
+    return tuple(scope.split(" "))
 
 
 def _check_role(claims: Claims, roles: Roles) -> None:

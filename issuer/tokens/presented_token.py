@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from issuer.errors import TokenRefused
+from issuer.tokens import api_keys
 
 COOKIE = "auth_token"
 #: Around a header's value they are not part of it (RFC 9110 §5.5).
@@ -39,7 +40,10 @@ def read(header: Callable[[str], str | None]) -> Presented:
     tokens = {*explicit, *cookies}
     if len(tokens) != 1:
         raise TokenRefused("more than one credential" if tokens else "no credential")
-    return Presented(tokens.pop(), by_cookie=not explicit)
+    token = tokens.pop()
+    if not explicit and api_keys.is_one(token):
+        raise TokenRefused("an API key is no session of a browser's")
+    return Presented(token, by_cookie=not explicit)
 
 
 def one_of_each(lines: Lines) -> Lines:

@@ -5,15 +5,25 @@ and answers.
 """
 
 import logging
+from functools import partial
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from issuer import metrics
+from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.config import Settings
-from issuer.errors import TooManyTokens, Unavailable
-from issuer.web import admin, health, login, responses, validate
+from issuer.errors import (
+    NotGranted,
+    PorteroError,
+    TooManyApiKeys,
+    TooManyTokens,
+    Unacceptable,
+    Unavailable,
+    UnknownUser,
+)
+from issuer.web import account, admin, health, login, oauth, responses, validate
 
 log = logging.getLogger("portero")
 
@@ -23,6 +33,12 @@ Application = Flask
 #: A login form is small; anything larger is not one.
 MAX_BODY_BYTES = 64 * 1024
 
+#: Errors whose text is for the caller, and what they are told as.
+_REFUSALS = {
+    Unacceptable: "invalid_request",
+    NotGranted: "insufficient_permissions",
+    UnknownUser: "not_found",
+}
 _HTTP_ERRORS = {
     404: "not_found",
     405: "method_not_allowed",
@@ -31,17 +47,22 @@ _HTTP_ERRORS = {
 }
 
 
-def application(authority: Authority, settings: Settings) -> Application:
-    """All endpoints over one authority."""
+def application(authority: Authority, api_keys: ApiKeys, settings: Settings) -> Application:
+    """All endpoints over one authority, and over the API keys."""
     app = _new_app()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config[responses.ORIGINS] = settings.origins
     app.register_blueprint(login.blueprint(authority, settings.cookie_secure, settings.base_url))
+    app.register_blueprint(oauth.blueprint(authority, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))
-    app.register_blueprint(admin.blueprint(authority))
+    app.register_blueprint(account.blueprint(authority, api_keys))
+    app.register_blueprint(admin.blueprint(authority, api_keys))
     app.register_blueprint(health.blueprint(authority))
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(TooManyTokens, _too_many_tokens)
+    app.register_error_handler(TooManyApiKeys, _too_many_api_keys)
+    for kind, code in _REFUSALS.items():
+        app.register_error_handler(kind, partial(_refused, code))
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     app.after_request(_harden)
@@ -70,6 +91,19 @@ def _unavailable(error: Unavailable) -> Response:
 def _too_many_tokens(_: TooManyTokens) -> Response:
     metrics.REFUSALS.labels("rate_limit_exceeded").inc()
     return responses.error("rate_limit_exceeded")
+
+
+def _too_many_api_keys(_: TooManyApiKeys) -> Response:
+    """There is no use in trying again: one must be revoked first."""
+    metrics.REFUSALS.labels("rate_limit_exceeded").inc()
+    text = "There are as many API keys as the role allows; revoke one first."
+    answer = responses.error("rate_limit_exceeded", text, {"x-should-retry": "false"})
+    del answer.headers["Retry-After"]
+    return answer
+
+
+def _refused(code: str, error: PorteroError) -> Response:
+    return responses.error(code, str(error) or None)
 
 
 def _http_error(error: HTTPException) -> Response:

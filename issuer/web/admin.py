@@ -1,4 +1,5 @@
-"""The admin API and console: who has active tokens, and revoking them.
+"""The admin API and console: who has active tokens and API keys, making keys, and revoking all of
+them.
 
 For whose role has the class `console`, as at the gateway, which lets nobody else reach it; it asks
 again itself, as it must never trust a header.
@@ -6,21 +7,31 @@ again itself, as it must never trust a header.
 
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
+from flask import (
+    Blueprint,
+    Response,
+    g,
+    jsonify,
+    make_response,
+    redirect,
+    render_template,
+    request,
+)
 
 from issuer import metrics
+from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.errors import TokenRefused
 from issuer.store import Selection
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
-from issuer.web import responses
+from issuer.web import account, responses
 
 CONSOLE = "console"
 MAX_LISTED = 1_000
 
 
-def blueprint(authority: Authority) -> Blueprint:
+def blueprint(authority: Authority, api_keys: ApiKeys) -> Blueprint:
     """The console and its API over one authority."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -36,8 +47,10 @@ def blueprint(authority: Authority) -> Blueprint:
             return responses.error("invalid_api_key")
         unsafe = request.method not in ("GET", "HEAD")
         from_elsewhere = unsafe and presented.by_cookie and responses.from_another_site()
-        if from_elsewhere or not roles.grants(claims.role, CONSOLE):
+        is_granted = claims.may_use(roles, CONSOLE) and not claims.is_api_key
+        if from_elsewhere or not is_granted:
             return responses.error("insufficient_permissions")
+        g.claims = claims
         return None
 
     @routes.get("/")
@@ -50,13 +63,35 @@ def blueprint(authority: Authority) -> Blueprint:
 
     @routes.delete("/api/sessions/<jti>")
     def revoke_session(jti: str) -> Response:
-        return _revoked(authority.active.revoke(Selection(jti=jti)))
+        return _revoked(authority.active.revoke(Selection(jti=jti, api_keys=False)))
 
     @routes.delete("/api/users/<name>/sessions")
     def revoke_user(name: str) -> Response:
-        return _revoked(authority.active.revoke(Selection(subject=name)))
+        return _revoked(authority.active.revoke(Selection(subject=name, api_keys=False)))
+
+    @routes.get("/api/keys")
+    def keys() -> Response:
+        return make_response(jsonify(keys=_listed_keys(api_keys)))
+
+    @routes.get("/api/users/<name>/keys")
+    def keys_of(name: str) -> Response:
+        return make_response(jsonify(keys=_listed_keys(api_keys, name)))
+
+    @routes.post("/api/users/<name>/keys")
+    def make_key(name: str) -> Response:
+        if g.claims.scope is not None:
+            return responses.error("insufficient_permissions", "A narrowed token makes no API key.")
+        return account.made_answer(api_keys.make(name, account.wanted(), g.claims.subject))
+
+    @routes.delete("/api/keys/<key_id>")
+    def revoke_key(key_id: str) -> Response:
+        return _revoked(api_keys.revoke(key_id), "No such API key.")
 
     return routes
+
+
+def _listed_keys(api_keys: ApiKeys, owner: str | None = None) -> list[dict[str, Any]]:
+    return [one.shown_key_to_admins for one in api_keys.listed(owner)]
 
 
 def _listed(authority: Authority) -> list[dict[str, Any]]:
@@ -64,10 +99,10 @@ def _listed(authority: Authority) -> list[dict[str, Any]]:
     return [session.shown for session in authority.active.store.active(now, MAX_LISTED)]
 
 
-def _revoked(done: Revocation) -> Response:
+def _revoked(done: Revocation, nothing: str = "No such active session.") -> Response:
     """200 when every gateway has acknowledged, 202 and which have not otherwise."""
     metrics.REVOCATIONS.labels("admin").inc()
     if not done.sessions:
-        return responses.error("not_found", "No such active session.")
+        return responses.error("not_found", nothing)
     body = {"revoked": [session.jti for session in done.sessions], "pending": list(done.pending)}
     return make_response(jsonify(body), 202 if done.pending else 200)

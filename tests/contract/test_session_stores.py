@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
-from issuer.store import KEPT_SECONDS, Addition, Selection, Session, StoredPolicy
+from issuer.store import (
+    KEPT_SECONDS,
+    OF_API_KEY,
+    Addition,
+    ApiKey,
+    Selection,
+    Session,
+    StoredPolicy,
+)
 from issuer.store.sqlite import SqliteSessions
 
 NOW = 1_800_000_000
@@ -54,6 +62,13 @@ def session(
     name: object, subject: str = "USRSalice", role: str = "user", ends: int = 900
 ) -> Session:
     return Session(str(name).rjust(22, "A"), subject, role, NOW, NOW + ends, f"print {subject}")
+
+
+def key(name: object, subject: str = "USRSalice", ends: int = 900, *models: str) -> Session:
+    """The session of an API key."""
+    made = ApiKey(f"digest of {name}", f"key {name}", models, "the tests")
+    key_id = str(name).rjust(16, "A")
+    return Session(key_id, subject, "user", NOW, NOW + ends, OF_API_KEY, api_key=made)
 
 
 def add(store: SqliteSessions, *names: object) -> None:
@@ -631,3 +646,104 @@ def test_a_policy_outlasts_a_new_epoch(store: SqliteSessions) -> None:
     store.put_policy("a", "1")
     store.begin_epoch(NOW)
     assert store.policy() == StoredPolicy(1, "a", "1")
+
+
+# API keys.
+
+
+def test_an_api_key_is_a_session_with_what_only_keys_have(place: Place) -> None:
+    store = place.open()
+    store.add(session("t"), MANY, NOW)
+    store.add(key("k", "USRSalice", 900, "a", "b*"), MANY, NOW)
+    for opened in (store, place.open()):
+        found = opened.find(key("k").jti)
+        assert found is not None
+        assert found.api_key == key("k", "USRSalice", 900, "a", "b*").api_key
+        everything = (opened.live_after("", NOW, 9), opened.changes_after(0, 9))
+        for page in everything:
+            assert {one.jti: one.api_key is not None for one in page} == {
+                session("t").jti: False,
+                key("k").jti: True,
+            }
+        assert names(opened.active(NOW, 9)) == ["t"]
+        assert names(opened.api_keys(NOW)) == names(opened.api_keys(NOW, "USRSalice")) == ["k"]
+        assert opened.api_keys(NOW, "USRSbob") == opened.api_keys(NOW + 900) == []
+
+
+def test_tokens_and_api_keys_are_counted_each_by_themselves(store: SqliteSessions) -> None:
+    store.add(key(1), MANY, NOW, 1)
+    store.add(session(1), MANY, NOW, 1)
+    with pytest.raises(TooManyTokens):
+        store.add(key(2), MANY, NOW, 1)
+    with pytest.raises(TooManyTokens):
+        store.add(session(2), MANY, NOW, 1)
+    store.add(key(3, "USRSbob"), MANY, NOW, 1)
+    with pytest.raises(CapacityReached):
+        store.add(key(4, "USRScarol"), 3, NOW, 1)
+
+
+def test_how_long_signing_keys_are_needed_is_no_matter_of_api_keys(store: SqliteSessions) -> None:
+    store.add(key("k", "USRSalice", 90 * 86_400), MANY, NOW)
+    assert store.last_expiry() == 0
+    add(store, 1)
+    assert store.last_expiry() == NOW + 900
+
+
+@pytest.mark.parametrize(
+    ("selection", "revoked"),
+    [
+        (Selection(subject="USRSalice"), {"t", "k"}),
+        (Selection(subject="USRSalice", api_keys=False), {"t"}),
+        (Selection(subject="USRSalice", api_keys=True), {"k"}),
+        (Selection(jti=key("k").jti), {"k"}),
+        (Selection(jti=key("k").jti, api_keys=False), set()),
+        (Selection(jti=key("k").jti, subject="USRSbob", api_keys=True), set()),
+        (Selection(credential=OF_API_KEY), {"k", "o"}),
+        (Selection(), {"t", "k", "o"}),
+    ],
+    ids=str,
+)
+def test_a_revocation_means_tokens_or_api_keys_or_both(
+    store: SqliteSessions, selection: Selection, revoked: set[str]
+) -> None:
+    store.add(session("t"), MANY, NOW)
+    store.add(key("k"), MANY, NOW)
+    store.add(key("o", "USRSbob"), MANY, NOW)
+    assert set(names(store.revoke(selection, NOW))) == revoked
+    left = {"t", "k", "o"} - revoked
+    assert set(names([*store.active(NOW, 9), *store.api_keys(NOW)])) == left
+
+
+def test_an_api_keys_last_use_is_written_once_in_so_many_seconds(store: SqliteSessions) -> None:
+    store.add(key("k"), MANY, NOW)
+    key_id = key("k").jti
+
+    def last_used() -> int | None:
+        found = store.find(key_id)
+        assert found is not None
+        assert found.api_key is not None
+        return found.api_key.last_used_at
+
+    assert last_used() is None
+    for used_at, kept in ((5, 5), (3, 5), (64, 5), (65, 65), (64, 65)):
+        store.note_uses({key_id: NOW + used_at, "unknown": NOW}, 60)
+        assert last_used() == NOW + kept
+
+
+def test_an_api_key_is_forgotten_with_its_session(place: Place) -> None:
+    store = place.open()
+    store.add(key("k"), MANY, NOW)
+    assert store.prune(NOW + 900 + KEPT_SECONDS) == 1
+    with sqlite3.connect(place.where) as connection:
+        assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (0,)
+
+
+def test_the_users_of_api_keys_are_among_those_whose_credentials_are_asked_for(
+    store: SqliteSessions,
+) -> None:
+    store.add(session("t"), MANY, NOW)
+    store.add(key("k", "USRSbob"), MANY, NOW)
+    assert sorted(store.credentials_in_use(NOW)) == [
+        ("USRSalice", "print USRSalice"),
+        ("USRSbob", OF_API_KEY),
+    ]

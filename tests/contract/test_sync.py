@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from issuer import keys, tokens
-from issuer.tokens import Claims
+from issuer.tokens import Claims, api_keys
 from tests.support.deployment import Caller, Local
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway, mac_of, seal
 from tests.support.listening import listening
@@ -39,7 +39,7 @@ FIELDS = {
     "position",
     "ready",
 }
-Entries = Sequence[tuple[str, int]]
+Entries = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class Answer:
 
 @dataclass
 class Asked:
-    """A gateway that is asked; `lets_pass` tells what it makes of a token: None is "not yet"."""
+    """A gateway that is asked; `lets_pass` tells what it makes of a token, by its `jti`, or of an
+    API key: None is "not yet".
+    """
 
     url: str
     key: str
@@ -142,10 +144,13 @@ def new() -> tuple[str, int]:
 def fake(most: int) -> Iterator[Asked]:
     gateway = FakeGateway(most)
 
-    def lets_pass(jti: str) -> bool | None:
+    def lets_pass(shown: str) -> bool | None:
         if not asked.state()["ready"]:
             return None
-        return jti in gateway.active() and SIGNING.kid in gateway.keys
+        if api_keys.is_one(shown):
+            known = gateway.api_keys.get(shown[11:27], {})
+            return shown[11:27] in gateway.active() and known["digest"] == api_keys.digest(shown)
+        return shown in gateway.active() and SIGNING.kid in gateway.keys
 
     with listening(gateway.answer) as listener:
         asked = Asked(listener.url, SYNC_KEY, lets_pass)
@@ -157,10 +162,11 @@ def real(most: int) -> Iterator[Asked]:
     """A gateway without an issuer."""
     megabytes = 1 if most < 10_000 else 64
 
-    def lets_pass(jti: str) -> bool | None:
+    def lets_pass(shown: str) -> bool | None:
         now = int(time.time())
-        claims = Claims("AGIATEST01", "agi", jti, now - 1, now + SECONDS)
-        status = Caller(deployment).call(tokens.mint(claims, SIGNING)).status_code
+        claims = Claims("AGIATEST01", "agi", shown, now - 1, now + SECONDS)
+        bearer = shown if api_keys.is_one(shown) else tokens.mint(claims, SIGNING)
+        status = Caller(deployment).call(bearer).status_code
         return {200: True, 401: False, 503: None}[status]
 
     with recording() as upstream, ExitStack() as stack:
@@ -652,6 +658,79 @@ def test_what_is_no_policy_is_400_and_the_former_stays(shared: Asked, wrong: Any
     body = {"history": "wrong", "serial": 7, "policy": policy}
     with unchanged(shared):
         assert shared.send("POST", "/sync/policy", body).status == 400
+
+
+# API keys
+
+
+def record(key: str, **changes: Any) -> dict[str, Any]:
+    """What a gateway must know of a key."""
+    made_at = int(time.time()) - 1
+    return {"digest": api_keys.digest(key), "sub": "AGIATEST01", "iat": made_at, **changes}
+
+
+def entry_of(key: str, **changes: Any) -> tuple[str, int, dict[str, Any]]:
+    return api_keys.id_of(key), int(time.time()) + SECONDS, record(key, **changes)
+
+
+def test_an_api_key_is_activated_and_revoked_as_a_token_is(shared: Asked) -> None:
+    key, other = api_keys.new(), api_keys.new()
+    forged = other[:11] + key[11:27] + other[27:]
+    entry = entry_of(key, models=["tiny"])
+    assert shared.lets_pass(key) is False
+    assert shared.apply([entry]).status == 200
+    assert [shared.lets_pass(one) for one in (key, forged, other)] == [True, False, False]
+    assert shared.apply([entry]).status == 200
+    assert shared.apply(revoke=[entry[:2]]).status == 200
+    assert shared.lets_pass(key) is False
+    assert shared.apply([entry]).status == 200
+    assert shared.lets_pass(key) is False, "revoked wins"
+
+
+def test_a_snapshot_has_api_keys_among_its_tokens(empty: Asked) -> None:
+    key, gone, token = api_keys.new(), api_keys.new(), new()
+    for step in ("keys", "policy"):
+        STEPS[step](empty)
+    assert empty.apply([entry_of(gone)]).status == 200
+    empty.whole_snapshot([entry_of(key), token])
+    assert empty.lets_pass(key) is True
+    assert empty.lets_pass(token[0]) is True
+    assert empty.lets_pass(gone) is False
+
+
+KEY = api_keys.new()
+NO_RECORDS = [
+    None,
+    "x",
+    {},
+    record(KEY, digest="0" * 63),
+    record(KEY, digest="z" * 64),
+    record(KEY, sub=None),
+    record(KEY, iat="1"),
+    record(KEY, iat=1.5),
+    record(KEY, models=[]),
+    record(KEY, models=[1]),
+    record(KEY, models="tiny"),
+]
+
+
+@pytest.mark.parametrize("wrong", NO_RECORDS, ids=str)
+def test_a_message_with_a_key_of_which_too_little_is_known_is_400(
+    shared: Asked, wrong: Any
+) -> None:
+    entry = (api_keys.id_of(KEY), int(time.time()) + SECONDS)
+    good = new()
+    with unchanged(shared):
+        assert shared.apply([good, (*entry, wrong)]).status == 400
+        assert shared.apply([good, entry]).status == 400
+    assert shared.lets_pass(good[0]) is False
+
+
+def test_it_tells_when_keys_were_used_to_who_asks_for_that(shared: Asked) -> None:
+    answer = shared.send("GET", "/sync/uses")
+    assert answer.status == 200
+    assert answer.state.keys() == FIELDS | {"uses"}
+    assert not {key for key in answer.state["uses"] if len(key) != 16}
 
 
 # One that starts empty

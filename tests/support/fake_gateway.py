@@ -55,6 +55,7 @@ class FakeGateway:
             ("POST", "/sync/apply"): self._apply,
             ("POST", "/sync/snapshot"): self._snapshot,
             ("GET", "/sync/status"): lambda _: 200,
+            ("GET", "/sync/uses"): lambda _: 200,
         }
         self.restart()
 
@@ -64,6 +65,9 @@ class FakeGateway:
         #: jti -> the generation in which it was written, or a tombstone.
         self.numbers: dict[str, int] = {}
         self._ends: dict[str, float] = {}
+        #: ID -> what is known of an API key, and when keys were used last.
+        self.api_keys: dict[str, State] = {}
+        self.uses: dict[str, int] = {}
         self.history, self.serial = "", 0
         #: kid -> algorithm and what verifies.
         self.keys: dict[str, tuple[str, bytes]] = {}
@@ -104,7 +108,8 @@ class FakeGateway:
         with self._lock:
             self._forget_expired()
             status = self._messages[method, path](content or {})
-            return status, self._state()
+            uses = {"uses": dict(self.uses)} if path == "/sync/uses" else {}
+            return status, {**self._state(), **uses}
 
     def _state(self) -> State:
         return {
@@ -188,21 +193,24 @@ class FakeGateway:
     def _write(self, content: State) -> bool:
         """Write what fits, the revoked first; whether all did."""
         revoked = [self._revoke(jti, end) for jti, end, *_ in content.get("revoke") or ()]
-        activated = [self._activate(jti, end) for jti, end, *_ in content.get("activate") or ()]
+        activated = [self._activate(*entry[:3]) for entry in content.get("activate") or ()]
         return all(revoked) and all(activated)
 
     def _revoke(self, jti: str, end: float) -> bool:
         if not self._has_room(jti):
             return end <= self._now()
+        self.api_keys.pop(jti, None)
         self.numbers[jti] = TOMBSTONE
         self._ends[jti] = max(end, self._now()) + LONGEST_SILENCE_SECONDS
         return True
 
-    def _activate(self, jti: str, end: float) -> bool:
+    def _activate(self, jti: str, end: float, record: Any = None) -> bool:
         if end <= self._now():
             return True
         if not self._has_room(jti):
             return False
+        if _is_key_id(jti):
+            self.api_keys[jti] = record
         self._ends.setdefault(jti, end)
         if self.numbers.get(jti, 0) >= 0:
             self.numbers[jti] = self.newest
@@ -256,21 +264,45 @@ def _parsed(message: Message) -> State | None:
         return {}
     if not isinstance(content, dict):
         return None
-    lists = [content.get(name, []) for name in ("activate", "revoke")]
-    return content if all(map(_are_entries, lists)) else None
+    for name in ("activate", "revoke"):
+        if not _are_entries(content.get(name, []), name == "activate"):
+            return None
+    return content
 
 
 # Lua tells an empty object from an empty list no more than cjson does.
 
 
-def _are_entries(listed: Any) -> bool:
-    return listed == {} or (isinstance(listed, list) and all(map(_is_entry, listed)))
+def _are_entries(listed: Any, activated: bool) -> bool:
+    is_list = isinstance(listed, list)
+    return listed == {} or (is_list and all(_is_entry(entry, activated) for entry in listed))
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_entry(entry: Any, activated: bool) -> bool:
     if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[0], str):
         return False
-    return tokens.is_jti(entry[0]) and _is_whole(entry[1])
+    if not _is_whole(entry[1]):
+        return False
+    if _is_key_id(entry[0]):
+        return not activated or (len(entry) > 2 and _is_record(entry[2]))
+    return tokens.is_jti(entry[0])
+
+
+def _is_key_id(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]{16}", text) is not None
+
+
+def _is_record(known: Any) -> bool:
+    """Whether it says what must be known of an API key."""
+    if not isinstance(known, dict):
+        return False
+    digest, models = known.get("digest"), known.get("models")
+    is_hex = isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{64}", digest) is not None
+    are_texts = models is None or (
+        isinstance(models, list) and models and all(isinstance(one, str) for one in models)
+    )
+    is_owned = isinstance(known.get("sub"), str) and _is_whole(known.get("iat"))
+    return is_hex and bool(are_texts) and is_owned
 
 
 def _is_number(value: Any) -> bool:

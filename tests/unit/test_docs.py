@@ -200,7 +200,8 @@ def test_every_route_of_porteros_own_is_in_the_api_page() -> None:
 def issuer_rules() -> Iterator[str]:
     """Method and path of everything that the issuer's own listener answers."""
     settings = SimpleNamespace(origins=Origins(), cookie_secure=True, base_url="http://x")
-    app = application(cast(Any, SimpleNamespace()), cast(Any, settings))
+    nobody = cast(Any, SimpleNamespace())
+    app = application(nobody, nobody, cast(Any, settings))
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:

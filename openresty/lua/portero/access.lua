@@ -5,6 +5,7 @@
 -- Nothing falls through: what cannot be judged is refused, and a Lua error is a 500.
 
 local active_tokens = require("portero.token.active_tokens")
+local api_keys = require("portero.token.api_keys")
 local admission = require("portero.quota.admission")
 local cors = require("portero.request.cors")
 local decision = require("portero.policy.decision")
@@ -31,7 +32,10 @@ local SAFE_METHODS = { GET = true, HEAD = true }
 --- Where a route is answered if not here, by who answers it.
 local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics", discovery = "@discovery" }
 --- Where a browser without a valid session goes, by the class of what it asked for.
-local LOGIN_PAGES = { page = "/login?next=/", console = "/admin/login?next=/admin/" }
+local LOGIN_PAGES = {
+    page = "/login?next=/", account = "/login?next=/account",
+    console = "/admin/login?next=/admin/",
+}
 
 local upstream_prefix, has_pool
 local max_staleness_seconds
@@ -113,13 +117,17 @@ local function presented(query)
         return nil, "several_credentials"
     elseif not text then
         return nil, "invalid_api_key"
+    elseif by_cookie and api_keys.is_one(text, from) then
+        return nil, "invalid_api_key" -- a key is no session of a browser's
     elseif by_cookie and not SAFE_METHODS[get_method()] and origins.from_another_site() then
         return nil, "other_site"
     end
     return text, from
 end
 
-local CODES_OF_TOKEN = { ["no keys"] = "not_ready", expired = "expired" }
+local CODES_OF_TOKEN = {
+    ["no keys"] = "not_ready", untold = "not_ready", expired = "expired",
+}
 
 --- What only the request can tell (`decision.decide`).
 local ask = {}
@@ -167,7 +175,8 @@ function ask.admit(route, value, query, claims, plan)
         return nil
     end
     admission.settle()
-    return claims.exp <= time() and "expired" or code_of_inactive(claims, active, known)
+    local is_late = claims.exp <= time() and not claims.is_api_key
+    return is_late and "expired" or code_of_inactive(claims, active, known)
 end
 
 --- The path that is sent on.
@@ -226,6 +235,9 @@ local function forward(route, value, asked, query, claims, plan)
     var.auth_user = claims.sub
     var.auth_role = claims.role
     var.auth_token_id = claims.jti
+    if claims.is_api_key then
+        api_keys.note_use(claims.jti)
+    end
     if route.tells_id then
         errors.tell_id(route.dialect)
     end

@@ -376,6 +376,8 @@ function _M.read(env)
         workers = one(env, "GATEWAY_WORKERS", faults, workers, "auto"),
         active_token_memory = one(env, "ACTIVE_TOKEN_MEMORY", faults,
             matching("^[1-9]%d*m$", "must be megabytes, such as 192m"), "192m"),
+        api_key_memory = one(env, "API_KEY_MEMORY", faults,
+            matching("^[1-9]%d*m$", "must be megabytes, such as 64m"), "64m"),
         public_origin = one(env, "PUBLIC_URL", faults, origin_of_url),
         tls = own_certificate(env, faults),
         tls_client_ca = one(env, "TLS_CLIENT_CA", faults, certificates),

@@ -5,6 +5,7 @@
 -- All modules are loaded here, by the master: its workers may be nobody, who cannot read them.
 local access = require("portero.access")
 local active_tokens = require("portero.token.active_tokens")
+local api_keys = require("portero.token.api_keys")
 local config = require("portero.config")
 local crypto = require("portero.token.crypto")
 require("portero.answer.model_list")
@@ -93,8 +94,10 @@ local function tick()
     metrics.flush()
     limits.renew()
     in_flight.renew()
+    api_keys.flush_uses(ngx.time())
     if ngx.worker.id() == 0 then
         active_tokens.tidy()
+        api_keys.tidy()
     end
 end
 

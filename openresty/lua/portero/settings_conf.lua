@@ -17,6 +17,8 @@ local TEXT = [[
 # jti -> generation or tombstone, and nothing else: entries of one size never fragment it.
 # About 130 bytes an entry. docs/operations.md says how to size it.
 lua_shared_dict portero_active_tokens @memory@;
+# API keys: ID -> digest, owner, end, models. About 260 bytes a key, more where it has models.
+lua_shared_dict portero_api_keys @api_key_memory@;
 
 # The LLM servers.
 upstream llm {
@@ -151,6 +153,7 @@ function _M.text(settings, folder, nginx_version)
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
         memory = settings.active_token_memory,
+        api_key_memory = settings.api_key_memory,
         servers = servers_of(settings.llm),
         kept = settings.llm_idle_seconds * KEPT_MILLISECONDS,
         pools = pools(settings.llm_idle_seconds * KEPT_MILLISECONDS),

@@ -237,7 +237,7 @@ def test_of_logins_that_share_a_message_none_is_granted_that_no_gateway_heard_of
     logins = [partial(gateways.tokens.activate, session(str(n)), MAX_OF_SUBJECT) for n in range(4)]
     assert [type(one) for one in together(*logins)] == [NoGatewayReached] * 4
     assert store.count_active(NOW) == 0
-    revoked = {jti for changes in gateways.pushed for jti, _ in changes.revoke}
+    revoked = {jti for changes in gateways.pushed for jti, *_ in changes.revoke}
     assert revoked == {session(str(number)).jti for number in range(4)}
 
 
@@ -290,7 +290,7 @@ def test_many_revocations_go_out_in_messages_of_bounded_size(
         tokens.activate(session(str(number)), MAX_OF_SUBJECT)
     gateways.pushed.clear()
     tokens.revoke(Selection())
-    sent = [jti for changes in gateways.pushed for jti, _ in changes.revoke]
+    sent = [jti for changes in gateways.pushed for jti, *_ in changes.revoke]
     assert [len(changes.revoke) for changes in gateways.pushed] == [2, 2, 1]
     assert sorted(sent) == sorted(session(str(number)).jti for number in range(5))
 

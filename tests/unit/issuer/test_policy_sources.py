@@ -47,6 +47,19 @@ def shipped(terms: Terms = DEFAULT) -> policy.Policy:
     return policy.parse(policy.gather(policy.SHIPPED), terms)
 
 
+#: What everybody may ask about themselves, in the order of the table.
+ACCOUNT = [
+    "DELETE /account/keys/{id}",
+    "GET /account/keys",
+    "POST /account/keys",
+    "GET /account",
+]
+
+
+#: What gateways are told of the keys of a role that says nothing of them.
+KEYS = {"longest_seconds": 90 * 86_400, "server_side": {"tools": False, "fetch": False}}
+
+
 def names(table: dict[str, Any]) -> list[str]:
     return [f"{row['method']} {row['path']}" for row in table["routes"]]
 
@@ -70,7 +83,7 @@ def test_a_kind_dropped_in_beside_the_policy_is_found(path: Path) -> None:
     sources = policy.gather(path)
     assert set(sources.kinds) == {*KINDS, "mine"}
     table = policy.parse(sources, Terms(llm_kind="mine")).compiled
-    assert names(table) == ["POST /v1/mine"]
+    assert names(table) == ["POST /v1/mine", *ACCOUNT]
     assert table["model_names"] == "exact"
 
 
@@ -101,6 +114,7 @@ def test_a_role_is_told_to_gateways_with_its_limits_where_there_are_any() -> Non
             "code": "AGIA",
             "ttl_seconds": 60,
             "stream_policy": "finish",
+            "api_keys": KEYS,
             "limits": {
                 "models": ["a", "b*"],
                 "requests_per_minute": 5,
@@ -108,8 +122,26 @@ def test_a_role_is_told_to_gateways_with_its_limits_where_there_are_any() -> Non
                 "server_side": {"tools": False, "fetch": False},
             },
         },
-        "user": {"code": "USRS", "ttl_seconds": 900, "stream_policy": "finish"},
+        "user": {
+            "code": "USRS",
+            "ttl_seconds": 900,
+            "stream_policy": "finish",
+            "api_keys": KEYS,
+        },
     }
+
+
+@pytest.mark.parametrize(
+    ("rule", "days"), [("{most: 3}", 90), ("{longest_days: 7}", 7), ("{}", 90), ("null", None)]
+)
+def test_a_role_is_told_with_the_longest_life_of_its_api_keys(rule: str, days: int | None) -> None:
+    told = compiled(f"{BASE}    api_keys: {rule}\n")["roles"]["agi"]
+    assert told.get("api_keys") == (days and {**KEYS, "longest_seconds": days * 86_400})
+
+
+def test_a_policy_says_who_issues_tokens_where_that_has_an_address() -> None:
+    assert "issuer" not in shipped().compiled
+    assert shipped(Terms(issuer="https://llm.lan")).compiled["issuer"] == "https://llm.lan"
 
 
 def test_a_users_limits_are_merged_with_the_roles_and_may_end_them() -> None:
@@ -200,7 +232,11 @@ def test_only_routes_that_some_role_may_use_are_told_and_with_these_roles() -> N
         "model": "none",
         "answered_by": "issuer",
         "roles": ["user"],
+        "no_api_keys": True,
     }
+    assert rows["/account"]["roles"] == ["agi", "user"]
+    assert "no_api_keys" not in rows["/account"]
+    assert rows["/account/keys"]["no_api_keys"] is True
     assert "/metrics" not in rows
 
 

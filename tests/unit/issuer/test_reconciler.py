@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,21 @@ from issuer.keys.key_file import SIGNING, VERIFYING, WAITING, KeyFile
 from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.policy.roles import Roles
-from issuer.store import KEPT_SECONDS, Selection, Session
+from issuer.store import KEPT_SECONDS, OF_API_KEY, ApiKey, Selection, Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.sync import reconciler
 from issuer.sync.active_tokens import ActiveTokens
-from issuer.sync.gateways import APPLY, KEYS, POLICY, STATUS, Ack, Changes, Gateway, Gateways
+from issuer.sync.gateways import (
+    APPLY,
+    KEYS,
+    POLICY,
+    STATUS,
+    USES,
+    Ack,
+    Changes,
+    Gateway,
+    Gateways,
+)
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
 from issuer.users.credentials_in_force import CredentialsInForce
@@ -50,7 +60,7 @@ class ModelGateway(Gateway):
         self.killed_before: int | None = None
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
-        names = {APPLY: "apply", KEYS: "keys", POLICY: "policy", STATUS: "state"}
+        names = {APPLY: "apply", KEYS: "keys", POLICY: "policy", STATUS: "state", USES: "uses"}
         return self._tell(names.get(path) or content["step"], method, path, content)
 
     def _tell(self, what: str, method: str, path: str, content: Any) -> Ack:
@@ -97,6 +107,17 @@ def store(tmp_path: Path) -> SqliteSessions:
 @pytest.fixture
 def gateway() -> ModelGateway:
     return ModelGateway(FakeGateway())
+
+
+def add_key(
+    store: SqliteSessions, name: str, subject: str = "USRSalice", models: Sequence[str] = ()
+) -> str:
+    """An API key of a user; its ID."""
+    key_id = name.rjust(16, "A")
+    made = ApiKey("0" * 64, name, tuple(models), "the tests")
+    row = Session(key_id, subject, "user", NOW, NOW + 9_000, OF_API_KEY, api_key=made)
+    store.add(row, 1_000, NOW)
+    return key_id
 
 
 @pytest.fixture(autouse=True)
@@ -654,3 +675,86 @@ def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
         wait_until(lambda: len(gateway.sent) > asked + 5, "some more rounds")
         assert gateway.model.keys == before
         assert not path.exists()
+
+
+# API keys.
+
+
+def test_api_keys_travel_with_the_tokens_and_with_what_must_be_known_of_them(
+    store: SqliteSessions, gateway: ModelGateway
+) -> None:
+    add(store, "1", "2")
+    first = add_key(store, "first", models=["tiny"])
+    refresh(store, gateway)
+    later = add_key(store, "later")
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store) | {first, later}
+    told = {"digest": "0" * 64, "sub": "USRSalice", "iat": NOW}
+    assert gateway.model.api_keys == {first: {**told, "models": ["tiny"]}, later: told}
+    store.revoke(Selection(jti=first), NOW)
+    refresh(store, gateway)
+    assert gateway.model.active() == truth(store) | {later}
+    assert gateway.model.numbers[first] < 0
+
+
+def test_a_message_holds_no_more_keys_than_a_gateway_can_take(
+    store: SqliteSessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PART_ENTRIES", 100)
+    monkeypatch.setattr(reconciler, "PART_MODEL_CHARACTERS", 20)
+    refresh(store, gateway)
+    keys = {add_key(store, f"k{number}", models=["m" * 9]) for number in range(5)}
+    assert refresh(store, gateway) == ["state", "apply", "apply", "apply"]
+    assert gateway.model.active() == keys
+    gateway.model.restart()
+    sent = refresh(store, gateway)
+    assert sent == ["state", "keys", "policy", "begin", "part", "part", "part", "end"]
+    assert gateway.model.active() == keys
+
+
+def test_when_keys_were_used_is_asked_once_a_minute_and_kept(
+    store: SqliteSessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = add_key(store, "k")
+    projection = _Projection(gateway, store, keys_of(store), policy_of(store))
+    projection.refresh()
+    gateway.model.uses = {key: NOW + 7}
+    projection.refresh()
+    assert "uses" not in gateway.sent
+    later = time.time() + reconciler.USES_SECONDS
+    monkeypatch.setattr(time, "time", lambda: later)
+    for _ in range(2):
+        projection.refresh()
+    assert gateway.sent.count("uses") == 1
+    found = store.find(key)
+    assert found is not None
+    assert found.api_key is not None
+    assert found.api_key.last_used_at == NOW + 7
+
+
+def test_api_keys_outlive_their_owners_secret_and_end_with_the_owner(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    gateway = ModelGateway(FakeGateway())
+    with running(store, people, all_roles, gateway) as credentials:
+        log_in(store, credentials, "1", "USRSalice")
+        alices, bobs = add_key(store, "alices"), add_key(store, "bobs", subject="USRSbob")
+        wait_until(lambda: {alices, bobs} <= gateway.model.active(), "they are told")
+        people.write_text(f"USRSalice={OTHER_HASH}\nUSRSbob={HASH}\n")
+        wait_until(lambda: gateway.model.active() == {alices, bobs}, "the token is revoked")
+        people.write_text(f"USRSalice={OTHER_HASH}\n")
+        wait_until(lambda: gateway.model.active() == {alices}, "the user is gone, with the key")
+
+
+def test_api_keys_end_for_good_where_the_role_has_none_any_more(
+    store: SqliteSessions, people: Path, all_roles: Roles
+) -> None:
+    admins = add_key(store, "admins", subject="ADMNroot")
+    people.write_text(f"{people.read_text()}ADMNroot={HASH}\n")
+    gateway = ModelGateway(FakeGateway())
+    alices = add_key(store, "alices")
+    with running(store, people, all_roles, gateway):
+        wait_until(lambda: gateway.model.active() == {alices}, "admins have no keys as shipped")
+        found = store.find(admins)
+        assert found is not None
+        assert found.revoked_at is not None

@@ -19,7 +19,7 @@ LEFT_OUT = DOCS.partition("\n## Left out\n")[2].partition("\n## ")[0]
 OWN = "portero"
 LLM_KINDS = ["llama-server", "localai", "ollama", "vllm"]
 LLM_CLASSES = {"inference", "models", "management", "health", "page"}
-OWN_CLASSES = {"page", "health", "metrics", "console"}
+OWN_CLASSES = {"page", "health", "metrics", "console", "account"}
 WORDS = {"body", "body-or-name", "path", "query", "form", "listed", "none", "response", "-"}
 LINE = re.compile(
     r"(GET|HEAD|POST|PUT|DELETE) (/[A-Za-z0-9._/{}-]*)"

@@ -564,6 +564,33 @@ describe("unseal", function()
     end)
 end)
 
+describe("has_sha256", function()
+    -- FIPS 180-4's own example, and the digest of nothing.
+    local ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    local NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+    local function raw(text)
+        return (text:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
+    end
+
+    it("is true of the digest of so many bytes, whatever stands behind it", function()
+        assert.is_true(crypto.has_sha256("abc", 3, raw(ABC)))
+        assert.is_true(crypto.has_sha256("abcd", 3, raw(ABC) .. "more"))
+        assert.is_true(crypto.has_sha256("abc", 0, raw(NOTHING)))
+    end)
+
+    it("is false of every other digest, and of one that is too short", function()
+        for at = 1, 32 do
+            local digest = raw(ABC)
+            local byte = string.char((digest:byte(at) + 1) % 256)
+            assert.is_false(crypto.has_sha256("abc", 3, digest:sub(1, at - 1) .. byte
+                .. digest:sub(at + 1)))
+        end
+        assert.is_false(crypto.has_sha256("abc", 3, raw(ABC):sub(1, 31)))
+        assert.is_false(crypto.has_sha256("abc", 3, ""))
+    end)
+end)
+
 describe("equal", function()
     it("is true for equal texts, also for two empty ones", function()
         assert.is_true(crypto.equal("", ""))

@@ -618,3 +618,63 @@ describe("servers that the policy names", function()
         assert.same({ "model_not_found", "any", "" }, explained("any", VIEW))
     end)
 end)
+
+describe("role_of", function()
+    it("is the role whose code begins the name, which is longer", function()
+        local policy = loaded()
+        assert.equal("user", decision.role_of(policy, "USRSX").name)
+        for _, user in ipairs({ "", "USRS", "USR", "usrsX", "XXXXX" }) do
+            assert.is_nil(decision.role_of(policy, user))
+        end
+    end)
+end)
+
+describe("narrowed", function()
+    it("keeps every limit, and lets both lists allow a model", function()
+        local policy = loaded({ user = { models = { "a*" }, requests_per_minute = 5 } })
+        local whole = decision.limits(policy, "USRSX", "user")
+        local narrowed = decision.narrowed(policy, whole, { "zz" })
+        assert.equal(whole.is_counted, narrowed.is_counted)
+        assert.is_table(narrowed.models.narrower)
+        assert.is_nil(whole.models.narrower)
+        assert.is_nil(decision.narrowed(policy, nil, { "zz" }).models.narrower)
+        assert.is_nil(narrowed.exact_models)
+        assert.same({ tools = true }, decision.narrowed(policy, nil, { "zz" }, {
+            tools = true,
+        }).server_side)
+    end)
+end)
+
+describe("a narrowed credential", function()
+    local policy
+
+    local function decided(method, path, claims)
+        claims.sub, claims.role = "ADMNX", "admin"
+        return (decision.decide(policy, method, path, "", {
+            caller = function() return claims end,
+            reach = function() end,
+            admit = function() end,
+        }))
+    end
+
+    before_each(function()
+        local listed = policies.listed()
+        policies.route(listed, "GET", "/admin/api/sessions").no_api_keys = true
+        policy = decision.load(listed)
+    end)
+
+    it("is refused every class that its scope does not name", function()
+        local scope = { models = true }
+        assert.is_nil(decided("GET", "/v1/models", { scope = scope }))
+        assert.is_nil(decided("POST", CHAT, {}))
+        assert.equal("insufficient_permissions", decided("POST", CHAT, { scope = scope }))
+        assert.equal("insufficient_permissions", decided("GET", "/metrics", { scope = scope }))
+    end)
+
+    it("is refused where no API key counts, if it is one", function()
+        assert.is_nil(decided("GET", "/admin/api/sessions", {}))
+        assert.is_nil(decided("GET", "/metrics", { is_api_key = true }))
+        assert.equal("insufficient_permissions",
+            decided("GET", "/admin/api/sessions", { is_api_key = true }))
+    end)
+end)

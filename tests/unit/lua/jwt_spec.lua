@@ -5,6 +5,7 @@ local jwt = require("portero.token.jwt")
 local minted = require("minted")
 
 local NOW = minted.NOW
+local MEMBERS = jwt.claims_of_issuer("portero")
 local ROLES = {
     user = { code = "USRS", ttl_seconds = 900 },
     agent_fast = { code = "AGNF", ttl_seconds = 60 },
@@ -22,7 +23,7 @@ local B_NUMBER, EMPTY = { "b", "number" }, { "", "number" }
 
 local function claims_of_text(text, now)
     local segment = minted.encode(text)
-    return jwt.claims(segment, 1, #segment, ROLES, now or NOW)
+    return jwt.claims(segment, 1, #segment, MEMBERS, ROLES, now or NOW)
 end
 
 local function claims_of(changes, extra, now)
@@ -475,7 +476,7 @@ describe("claims", function()
     end
 
     -- J10, J20
-    for _, extra in ipairs({ '"nbf":0', '"nbf":1700000000', '"scope":"all"', '"":""' }) do
+    for _, extra in ipairs({ '"nbf":0', '"nbf":1700000000', '"scopes":"all"', '"":""' }) do
         it("refuses the further claim " .. extra, function()
             assert.is_nil(claims_of(nil, extra))
         end)
@@ -560,9 +561,10 @@ describe("claims", function()
 
     it("refuses a payload that is not canonical base64url", function() -- J13, J14
         local segment = minted.encode(minted.payload())
-        assert.is_table(jwt.claims(segment, 1, #segment, ROLES, NOW))
+        assert.is_table(jwt.claims(segment, 1, #segment, MEMBERS, ROLES, NOW))
         for _, deformed in ipairs({ segment .. "=", segment .. "==", segment .. "\n", "", "." }) do
-            assert.same({ nil, "claims" }, { jwt.claims(deformed, 1, #deformed, ROLES, NOW) })
+            local claims, why = jwt.claims(deformed, 1, #deformed, MEMBERS, ROLES, NOW)
+            assert.same({ nil, "claims" }, { claims, why })
         end
     end)
 
@@ -615,6 +617,37 @@ describe("claims", function()
         assert.same({ nil, "claims" }, { claims_of(nil, '"nbf":0', later) })
         local too_long = { exp = tostring(NOW + 901) }
         assert.same({ nil, "lifetime" }, { claims_of(too_long, nil, NOW + 2000) })
+    end)
+end)
+
+describe("a scope", function()
+    it("is the set of the classes that a token is narrowed to, or there is none", function()
+        assert.is_nil(claims_of().scope)
+        assert.same({ models = true }, claims_of(nil, '"scope":"models"').scope)
+        assert.same({ models = true, health = true },
+            claims_of(nil, '"scope":"models health"').scope)
+        assert.same({ nothing = true }, claims_of(nil, '"scope":"nothing nothing"').scope)
+    end)
+
+    it("is refused in any other form, and twice", function()
+        for _, raw in ipairs({
+            '""', '" "', '"models "', '" models"', '"models  health"', '"Models"', '"a,b"', '"m1"',
+            "1", "null", '["models"]', "true",
+        }) do
+            assert.same({ nil, "claims" }, { claims_of(nil, '"scope":' .. raw) })
+        end
+        assert.is_nil(claims_of(nil, '"scope":"models","scope":"models"'))
+    end)
+end)
+
+describe("claims_of_issuer", function()
+    it("takes the payloads of this issuer alone", function()
+        local members = jwt.claims_of_issuer("https://llm.example")
+        for _, issuer in ipairs({ "portero", "https://llm.example", "https://llm.example/" }) do
+            local segment = minted.encode(minted.payload({ iss = '"' .. issuer .. '"' }))
+            local claims = jwt.claims(segment, 1, #segment, members, ROLES, NOW)
+            assert.equal(issuer == "https://llm.example", claims ~= nil)
+        end
     end)
 end)
 

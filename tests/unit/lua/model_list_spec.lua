@@ -32,7 +32,11 @@ local function put_policy(models, users, names)
     policies.put(fake, listed)
 end
 
+--- The ID of the caller's token, or API key.
+local credential
+
 before_each(function()
+    credential = ("A"):rep(22)
     fake = fake_ngx.install()
     model_list = fake.load("portero.answer.model_list")
     result = { status = 200, body = OPENAI }
@@ -47,6 +51,7 @@ local function answer(target, upstream_target)
     fake.request({ method = "GET", target = target })
     local var = fake.ngx.var
     var.upstream_target, var.auth_user, var.auth_role = upstream_target or target, "USRSA", "user"
+    var.auth_token_id = credential
     model_list.answer()
     return cjson.decode(fake.answer.body), fake.answer
 end
@@ -98,6 +103,16 @@ describe("answer", function()
         listed.roles.user.limits = { requests_per_minute = 5 }
         policies.put(fake, listed)
         assert.equal("a:latest b", ids("/v1/models"))
+    end)
+
+    it("shows a caller with an API key no more than the key is narrowed to", function()
+        local api_keys = fake.load("portero.token.api_keys")
+        credential = ("K"):rep(16)
+        local record = { digest = ("0"):rep(64), sub = "USRSA", iat = 1, models = { "b" } }
+        assert(api_keys.put(credential, fake.clock.now + 60, record, fake.clock.now))
+        assert.equal("b", ids("/v1/models"))
+        put_policy({ "a" })
+        assert.equal("", ids("/v1/models"))
     end)
 
     it("goes by the policy in force when it is asked", function()

@@ -11,6 +11,7 @@ local function policy_of(of_role, of_user)
     return {
         roles = { user = { code = "USRS", ttl_seconds = 900, limits = of_role } },
         users = { USRSABC123 = of_user },
+        by_code = {}, issuer = "portero",
     }
 end
 

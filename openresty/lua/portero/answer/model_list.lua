@@ -3,7 +3,7 @@
 -- of the lists that LLM servers have. It never names a model that the LLM server did not.
 
 local cjson = require("cjson.safe")
-local decision = require("portero.policy.decision")
+local api_keys = require("portero.token.api_keys")
 local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
@@ -131,7 +131,8 @@ end
 --- same words as one that is not there.
 function _M.answer()
     local policy = in_force.current()
-    local limits = decision.limits(policy, ngx.var.auth_user, ngx.var.auth_role)
+    local var = ngx.var
+    local limits = api_keys.limits(policy, var.auth_user, var.auth_role, var.auth_token_id)
     local target = ngx.var.upstream_target:match("^[^?]*")
     local text, code = asked_of_pool(policy, target, limits and limits.models)
     if not text then

@@ -12,6 +12,8 @@ local route_table = require("portero.policy.route_table")
 local match, sub = string.match, string.sub
 
 local CODE_CHARACTERS = 4
+--- What tokens have for `iss` where the deployment has no address of its own.
+local ISSUER = "portero"
 
 --- What a role that is gone may use.
 local NOTHING = {
@@ -55,21 +57,24 @@ local function role_of(name, listed, is_ollama, has_servers)
         code = listed.code,
         ttl_seconds = listed.ttl_seconds,
         stream_policy = listed.stream_policy,
+        api_keys = listed.api_keys,
         limits = limits_of(listed.limits, is_ollama, has_servers),
     }
 end
 
 --- Build what requests are judged by. An error for what is no policy.
 ---@param listed table as `issuer/policy/` compiles it (docs/sync.md)
----@return table policy { roles = by name, users = limits by name (false: none), routes,
----     is_ollama }; where it names servers fleet (of `candidates`) too, servers and aliases as they
----     were pushed, and by_name, the routes behind a server's name
+---@return table policy { roles = by name, by_code = the same by code, users = limits by name
+---     (false: none), routes, is_ollama, issuer = what tokens have for `iss` }; where it names
+---     servers fleet (of `candidates`) too, servers and aliases as they were pushed, and by_name,
+---     the routes behind a server's name
 function _M.load(listed)
     local is_ollama = listed.model_names == "ollama"
     local fleet = candidates.load(listed)
-    local roles, users = {}, {}
+    local roles, users, by_code = {}, {}, {}
     for name, role in pairs(listed.roles) do
         roles[name] = role_of(name, role, is_ollama, fleet ~= nil)
+        by_code[role.code] = roles[name]
     end
     for name, own in pairs(listed.users) do
         users[name] = limits_of(own.limits, is_ollama, fleet ~= nil) or false
@@ -77,7 +82,9 @@ function _M.load(listed)
     local routes, by_name = route_table.compile(listed.routes)
     return {
         roles = roles,
+        by_code = by_code,
         users = users,
+        issuer = listed.issuer or ISSUER,
         routes = routes,
         by_name = fleet and by_name,
         is_ollama = is_ollama,
@@ -102,6 +109,34 @@ function _M.limits(policy, user, role)
         return NOTHING
     end
     return its.limits
+end
+
+--- The role whose code begins a username, as it is in every token.
+---@param policy table
+---@param user string
+---@return table|nil role
+function _M.role_of(policy, user)
+    return #user > CODE_CHARACTERS and policy.by_code[sub(user, 1, CODE_CHARACTERS)] or nil
+end
+
+--- A caller's limits where its credential is narrowed to some models: both lists must allow one.
+---@param policy table
+---@param limits table|nil the user's own, or the role's
+---@param models string[] patterns
+---@param server_side table|nil the role's, for who has no limits of that else
+---@return table limits
+function _M.narrowed(policy, limits, models, server_side)
+    local narrowed = {}
+    for name, value in pairs(limits or {}) do
+        narrowed[name] = value
+    end
+    narrowed.models = model_name.both(
+        narrowed.models, model_name.compile(models, policy.is_ollama))
+    narrowed.exact_models = policy.fleet and model_name.both(
+        narrowed.exact_models, model_name.compile(models, false)) or nil
+    narrowed.server_side = narrowed.server_side or server_side
+    narrowed.is_counted = narrowed.is_counted or false
+    return narrowed
 end
 
 --- What a request without a route is refused for; nothing of routes that no role may reach.
@@ -170,6 +205,11 @@ local function admitted(route, value, query, claims, ask, plan)
     return nil, route, value, claims, nil, plan
 end
 
+--- Whether a credential was not narrowed to other classes than this.
+local function is_within(claims, class)
+    return not claims.scope or claims.scope[class] or false
+end
+
 --- A request that names its server. Who may not is told nothing of which servers there are.
 local function decide_by_name(policy, method, path, query, ask)
     local fault = route_table.fault_of_path(path)
@@ -179,7 +219,7 @@ local function decide_by_name(policy, method, path, query, ask)
     local claims, refusal = ask.caller(policy, query)
     if not claims then
         return refusal
-    elseif not policy.fleet.management[claims.role] then
+    elseif not policy.fleet.management[claims.role] or not is_within(claims, "management") then
         return "insufficient_permissions"
     end
     local name, rest = match(path, "^/servers/([^/]+)(/.*)$")
@@ -192,6 +232,8 @@ local function decide_by_name(policy, method, path, query, ask)
         return unknown(policy.by_name, rest)
     elseif not route.servers[row.index] then
         return "not_found"
+    elseif not is_within(claims, route.class) then
+        return "insufficient_permissions"
     end
     local plan = plan_of(policy, route, claims, ask)
     plan.rows, plan.judge, plan.by_name = { row }, judge_by_list, name
@@ -206,9 +248,9 @@ local SERVERS = "/servers/"
 ---@param path string the raw path
 ---@param query string with its question mark, or empty
 ---@param ask table what only the request can tell: `caller(policy, query)` answers its
----     claims (sub, role, limits), or nil and a code; `reach(route)` a code or nil, and so does
----     `admit(route, value, query, claims, plan)`, which is asked of callers with limits, and of
----     all where the policy names servers; `view(policy)` what is known of those
+---     claims (sub, role, limits; scope, is_api_key), or nil and a code; `reach(route)` a code or
+---     nil, and so does `admit(route, value, query, claims, plan)`, which is asked of callers with
+---     limits, and of all where the policy names servers; `view(policy)` what is known of those
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter
@@ -228,10 +270,13 @@ function _M.decide(policy, method, path, query, ask)
     if not claims then
         return fault, route
     end
-    if not route.allowed[claims.role] then
+    if not route.allowed[claims.role] or (claims.scope and not claims.scope[route.class]) then
         return "insufficient_permissions", route
     end
     if not route.is_llm then
+        if route.refuses_api_keys and claims.is_api_key then
+            return "insufficient_permissions", route
+        end
         return nil, route, value, claims
     elseif route.is_owned and not (claims.limits and claims.limits.server_side) then
         -- Of a caller whose bodies nobody looks at nothing is known to be its own.
@@ -257,15 +302,6 @@ local NAMED_BY = {
     none = function() return nil end,
     response = function() return nil end,
 }
-
---- The role whose code begins a username, as it is in every token.
-local function role_of_user(policy, user)
-    for _, role in pairs(policy.roles) do
-        if #user > CODE_CHARACTERS and role.code == sub(user, 1, CODE_CHARACTERS) then
-            return role
-        end
-    end
-end
 
 local function told_model(model)
     return function(word, value)
@@ -317,7 +353,7 @@ end
 ---@return string[] servers the names of those that may answer, where the policy names servers
 ---@return string|nil real what an alias stands for
 function _M.explain(policy, method, path, user, model, view)
-    local role = role_of_user(policy, user)
+    local role = _M.role_of(policy, user)
     local told = { model = model }
     local code, route, _, _, _, plan = _M.decide(policy, method, path, "", {
         caller = function()

@@ -97,6 +97,20 @@ local function has_prefix(prefixes, name)
     return false
 end
 
+--- The list of what two lists both allow.
+---@param list table|nil from `compile`
+---@param narrower table|nil from `compile`
+---@return table|nil list
+function _M.both(list, narrower)
+    if not list or not narrower then
+        return list or narrower
+    end
+    return {
+        is_ollama = list.is_ollama, exact = list.exact, prefixes = list.prefixes,
+        narrower = narrower,
+    }
+end
+
 --- Whether a list allows a name.
 ---@param list table|nil from `compile`; nil allows all
 ---@param name string
@@ -104,6 +118,9 @@ end
 function _M.allows(list, name)
     if not list then
         return true
+    end
+    if list.narrower and not _M.allows(list.narrower, name) then
+        return false
     end
     local canonical = _M.canonical(name, list.is_ollama)
     if list.exact[canonical] then

@@ -103,14 +103,16 @@ local function new_route(listed, index)
         answered_by = listed.answered_by,
         allowed = set_of(listed.roles),
         servers = places_of(listed.servers),
+        refuses_api_keys = listed.no_api_keys == true,
     }
 end
 
 --- Compile the table. An earlier route wins over a later one that could be meant as well.
 ---@param listed table[] { method, path, class, model or nil, roles = names of those who may use it,
---- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway";
---- and where the policy names servers: servers = places from 0 of those that have it, by_name =
---- whether it is there behind a server's name alone }
+--- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway",
+--- no_api_keys = true where one does not count; and where the policy names servers: servers =
+--- places from 0 of those that have it, by_name = whether it is there behind a server's name
+--- alone }
 ---@return table routes
 ---@return table by_name the LLM servers' routes as they stand behind a server's name
 function _M.compile(listed)

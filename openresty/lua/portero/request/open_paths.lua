@@ -1,8 +1,8 @@
 ---------
--- The open paths: the login endpoints, the way out, what their pages are made of, and health. They
--- ask for no token, so they never come to `access`; who passes here is answered by the issuer or
--- the gateway itself: health says nothing but yes or no. What each login endpoint decides is the
--- issuer's.
+-- The open paths: the login endpoints, OAuth's, the way out, what their pages are made of, and
+-- health. They ask for no token, so they never come to `access`; who passes here is answered by the
+-- issuer or the gateway itself: health says nothing but yes or no. What each login endpoint decides
+-- is the issuer's.
 
 local cors = require("portero.request.cors")
 local errors = require("portero.errors")
@@ -27,6 +27,10 @@ local ALLOWED = {
     ["/agi/login"] = ONLY_LOG_IN, ["/auth/agi/login"] = ONLY_LOG_IN,
     ["/login"] = PAGE_AND_LOG_IN, ["/auth/login"] = PAGE_AND_LOG_IN,
     ["/admin/login"] = PAGE_AND_LOG_IN, ["/logout"] = ONLY_LOG_IN,
+    ["/oauth/token"] = ONLY_LOG_IN, ["/oauth/revoke"] = ONLY_LOG_IN,
+    ["/oauth/introspect"] = ONLY_LOG_IN,
+    ["/.well-known/oauth-authorization-server"] = ONLY_READ,
+    ["/.well-known/jwks.json"] = ONLY_READ,
     ["/static/portero.css"] = ONLY_READ, ["/static/portero.svg"] = ONLY_READ,
     ["/admin"] = ONLY_READ, ["/healthz"] = ONLY_READ, ["/readyz"] = ONLY_READ,
 }

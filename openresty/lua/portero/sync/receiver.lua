@@ -6,6 +6,7 @@
 
 local cjson = require("cjson.safe")
 local active_tokens = require("portero.token.active_tokens")
+local api_keys = require("portero.token.api_keys")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
 local handshake = require("portero.tls.handshake")
@@ -56,7 +57,18 @@ local function is_first_use()
     return seen:safe_add(ngx.var.http_x_portero_mac, true, 2 * WINDOW_SECONDS + 1)
 end
 
-local function are_entries(list)
+--- A token's entry is `jti` and `exp`; an API key's is its ID, its end, and where it is activated
+--- what else must be known of it.
+local function is_entry(entry, is_activated)
+    if type(entry) ~= "table" or type(entry[2]) ~= "number" or entry[2] % 1 ~= 0 then
+        return false
+    elseif api_keys.is_id(entry[1]) then
+        return not is_activated or api_keys.is_record(entry[3])
+    end
+    return jwt.is_jti(entry[1])
+end
+
+local function are_entries(list, is_activated)
     if list == nil then
         return true
     end
@@ -64,19 +76,37 @@ local function are_entries(list)
         return false
     end
     for _, entry in ipairs(list) do
-        if type(entry) ~= "table" or not jwt.is_jti(entry[1]) or type(entry[2]) ~= "number"
-            or entry[2] % 1 ~= 0 then
+        if not is_entry(entry, is_activated) then
             return false
         end
     end
     return true
 end
 
+--- What a key may do is known before the key is.
+local function activate(id, exp, now, record)
+    if record and api_keys.is_id(id) then
+        local ok, err = api_keys.put(id, exp, record, now)
+        if not ok then
+            return ok, err
+        end
+    end
+    return active_tokens.activate(id, exp, now)
+end
+
+local function revoke(id, exp, now)
+    local ok, err = active_tokens.revoke(id, exp, now)
+    if api_keys.is_id(id) then
+        api_keys.forget(id)
+    end
+    return ok, err
+end
+
 --- Write every entry; long lists give way to requests now and then.
 local function write(change, list)
     local fitted = true
     for index, entry in ipairs(list or {}) do
-        local ok, err = change(entry[1], entry[2], ngx.now())
+        local ok, err = change(entry[1], entry[2], ngx.now(), entry[3])
         if not ok then
             ngx.log(ngx.ERR, "sync: ", entry[1], " not written: ", err)
             fitted = false
@@ -89,8 +119,8 @@ local function write(change, list)
 end
 
 local function apply_entries(message)
-    local revoked = write(active_tokens.revoke, message.revoke)
-    local activated = write(active_tokens.activate, message.activate)
+    local revoked = write(revoke, message.revoke)
+    local activated = write(activate, message.activate)
     return revoked and activated
 end
 
@@ -152,6 +182,9 @@ end
 local function status()
 end
 
+--- The message whose answer tells when API keys were used, too.
+local USES = "GET /sync/uses"
+
 local STATUSES = { older = CONFLICT, ["no memory"] = FULL, busy = CONFLICT }
 
 --- What became of something that was pushed whole.
@@ -181,6 +214,7 @@ local MESSAGES = {
     ["POST /sync/apply"] = apply,
     ["POST /sync/snapshot"] = snapshot,
     ["GET /sync/status"] = status,
+    [USES] = status,
 }
 
 local function parse(method, body)
@@ -188,8 +222,8 @@ local function parse(method, body)
         return {}
     end
     local message = cjson.decode(body)
-    local is_good = type(message) == "table" and #message == 0 and are_entries(message.activate)
-        and are_entries(message.revoke)
+    local is_good = type(message) == "table" and #message == 0
+        and are_entries(message.activate, true) and are_entries(message.revoke, false)
     return is_good and message or nil
 end
 
@@ -217,6 +251,7 @@ function _M.handle()
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
     answer.keys, answer.policy = keys.mark(), in_force.mark()
+    answer.uses = method .. " " .. path == USES and api_keys.uses() or nil
     ngx.say(cjson.encode(answer))
 end
 
@@ -225,6 +260,7 @@ function _M.metrics()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4"
     local status = active_tokens.status()
     status.certificate_seconds_left = handshake.seconds_left()
+    status.api_keys_free_bytes, status.api_keys_capacity_bytes = api_keys.memory()
     ngx.print(metrics.exposition(status, active_tokens.staleness()))
 end
 

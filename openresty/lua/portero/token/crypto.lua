@@ -29,6 +29,8 @@ void HMAC_CTX_free(HMAC_CTX *ctx);
 int HMAC_Init_ex(HMAC_CTX *ctx, const void *key, int length, const EVP_MD *md, ENGINE *engine);
 int HMAC_Update(HMAC_CTX *ctx, const unsigned char *data, size_t length);
 int HMAC_Final(HMAC_CTX *ctx, unsigned char *mac, unsigned int *mac_length);
+int EVP_Digest(const void *data, size_t length, unsigned char *digest, unsigned int *digest_length,
+               const EVP_MD *md, ENGINE *engine);
 int CRYPTO_memcmp(const void *a, const void *b, size_t length);
 int RAND_bytes(unsigned char *buffer, int length);
 void ERR_clear_error(void);
@@ -96,7 +98,7 @@ end
 local C = ffi.C
 
 local SUCCESS = 1
-local MAX_MAC_BYTES = 64
+local MAX_MAC_BYTES, SHA256_BYTES = 64, 32
 local MIN_SECRET_BYTES = 32
 local RSA, EC, ED25519 = 6, 408, 1087 -- NIDs of obj_mac.h
 local MIN_RSA_BITS, MIN_RSA_EXPONENT = 2048, 3
@@ -149,6 +151,20 @@ end
 ---@return boolean
 function _M.equal(a, b)
     return #a == #b and C.CRYPTO_memcmp(a, b, #a) == 0
+end
+
+--- Whether so many bytes have this SHA-256 (FIPS 180-4), compared in constant time.
+--- https://docs.openssl.org/3.0/man3/EVP_DigestInit/
+---@param bytes string|ffi.cdata*
+---@param length integer
+---@param digest string 32 bytes or more, of which the first 32 count
+---@return boolean
+function _M.has_sha256(bytes, length, digest)
+    if #digest < SHA256_BYTES
+        or C.EVP_Digest(bytes, length, mac_buffer, mac_length, DIGESTS.HS256, nil) ~= SUCCESS then
+        return false
+    end
+    return C.CRYPTO_memcmp(mac_buffer, digest, SHA256_BYTES) == 0
 end
 
 --- Random bytes from libcrypto's generator.

@@ -15,7 +15,6 @@ local C = ffi.C
 local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
 local byte, find = string.byte, string.find
 
-local ISSUER = "portero"
 local AUDIENCE = "portero-gateway"
 local MAX_CHARACTERS = 2048
 local MAX_DIGITS = 15
@@ -32,12 +31,14 @@ local MIN_PRINTABLE, MAX_PRINTABLE = 0x20, 0x7E
 --- The members of an object, in the order in which the issuer writes them. A name is compared where
 --- it stands, and a value that is always the same too: a text of its own for each would have to be
 --- looked for among all the texts there are.
----@param list table[] { name, "string" or "number", value where it is always the same }
+---@param list table[] { name, "string" or "number", value where it is always the same }; one that
+---     is `optional` may be missing
 ---@return table members
 local function members_of(list)
-    local members = { all = lshift(1, #list) - 1 }
+    local members = { required = 0 }
     for i, entry in ipairs(list) do
         local name, kind, value = unpack(entry, 1, 3)
+        members.required = bor(members.required, entry.optional and 0 or lshift(1, i - 1))
         members[i] = {
             name = name, written = '"' .. name .. '"', bit = lshift(1, i - 1),
             is_number = kind == "number", fixed = value and '"' .. value .. '"',
@@ -47,10 +48,6 @@ local function members_of(list)
 end
 
 local HEADER = members_of({ { "alg", "string" }, { "kid", "string" }, { "typ", "string", "JWT" } })
-local CLAIMS = members_of({
-    { "jti", "string" }, { "iss", "string", ISSUER }, { "aud", "string", AUDIENCE },
-    { "sub", "string" }, { "role", "string" }, { "iat", "number" }, { "exp", "number" },
-})
 
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 --- Not a sextet: its highest bits are set, so that it shows in any combination.
@@ -87,6 +84,17 @@ end
 local _M = {}
 
 _M.members_of = members_of
+
+--- The members of a payload whose `iss` is this.
+---@param issuer string
+---@return table members
+function _M.claims_of_issuer(issuer)
+    return members_of({
+        { "jti", "string" }, { "iss", "string", issuer }, { "aud", "string", AUDIENCE },
+        { "sub", "string" }, { "role", "string" }, { "iat", "number" }, { "exp", "number" },
+        { "scope", "string", optional = true },
+    })
+end
 
 --- Where the two dots of a compact JWS stand, or nil. Its segments are read where they are: a text
 --- of their own for each would cost more than a MAC.
@@ -235,7 +243,7 @@ local function read_member(bytes, at, members, expected, object)
     return member, at and skip_spaces(bytes, at)
 end
 
---- A flat JSON object of exactly these members, in any order, none twice, and nothing behind it.
+--- A flat JSON object of these members alone, in any order, none twice, and nothing behind it.
 ---@param bytes ffi.cdata* as `bytes` answers them: no reader passes the NUL behind them
 ---@param length integer
 ---@param members table of `members_of`
@@ -257,7 +265,8 @@ function _M.object(bytes, length, members)
         found = bor(found, member.bit)
         delimiter = bytes[at]
     until delimiter ~= COMMA
-    if found ~= members.all or delimiter ~= CLOSE or skip_spaces(bytes, at + 1) ~= length then
+    if band(found, members.required) ~= members.required or delimiter ~= CLOSE
+        or skip_spaces(bytes, at + 1) ~= length then
         return nil
     end
     return object
@@ -303,17 +312,41 @@ local function time_fault(claims, role, now)
     end
 end
 
+--- The classes that a token is narrowed to (RFC 6749 section 3.3): words of a-z, one blank between
+--- two; nil for any other text.
+local function classes_of(scope)
+    if find(scope, "[^a-z ]") or find(" " .. scope .. " ", "  ", 1, true) then
+        return nil
+    end
+    local classes = {}
+    for class in scope:gmatch("%l+") do
+        classes[class] = true
+    end
+    return classes
+end
+
+--- Read the one claim that need not be there; whether it is missing or good.
+local function read_scope(claims)
+    if claims.scope then
+        claims.scope = classes_of(claims.scope)
+        return claims.scope ~= nil
+    end
+    return true
+end
+
 --- The claims of a payload whose signature holds, from one place of a text to another: all but iss
---- and aud, which are always the same.
+--- and aud, which are always the same. `scope` is the set of the classes that a token is narrowed
+--- to, nil where it is not.
 ---@param text string
 ---@param from integer
 ---@param to integer
+---@param members table of `claims_of_issuer`
 ---@param roles table by name: code, ttl_seconds
 ---@param now integer Unix seconds
 ---@return table|nil claims, string|nil reason "expired" for an authentic token past its time
-function _M.claims(text, from, to, roles, now)
-    local claims = object_of(text, from, to, CLAIMS)
-    if not claims or not _M.is_jti(claims.jti) then
+function _M.claims(text, from, to, members, roles, now)
+    local claims = object_of(text, from, to, members)
+    if not claims or not _M.is_jti(claims.jti) or not read_scope(claims) then
         return nil, "claims"
     end
     local role = roles[claims.role]

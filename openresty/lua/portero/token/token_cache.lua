@@ -1,10 +1,12 @@
 ---------
--- Tokens this worker has verified, kept by their whole text, so that a known one costs a look-up. A
--- text is the token, or what it came in: then where the token begins is part of the question.
+-- Tokens and API keys this worker has verified, kept by their whole text, so that a known one costs
+-- a look-up. A text is the token, or what it came in: then where the token begins is part of the
+-- question.
 -- Only verified tokens enter, the cache is bounded, and it says nothing of being active: that is
 -- asked of the active-token set, which notes its answer in the claims. It must never log a token.
 
 local ffi = require("ffi")
+local api_keys = require("portero.token.api_keys")
 local decision = require("portero.policy.decision")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
@@ -23,6 +25,8 @@ local PLACES = 2
 local caches = {}
 --- Which version of the keys and which policy what is remembered here was judged by.
 local version, policy
+--- What the policy's issuer says in a payload.
+local members
 --- The header under which a signature held last, and its key: the issuer writes one header a key.
 local last_header, last_key = "", nil
 
@@ -56,7 +60,7 @@ local function key_of(text, from, to)
 end
 
 --- Verify in the order of RFC 7519 section 7.2: nothing of the payload before the signature.
-local function verify(text, from, now)
+local function verify_token(text, from, now)
     local first, second = jwt.dots(text, from)
     if not first then
         return nil, "form"
@@ -72,7 +76,18 @@ local function verify(text, from, now)
     if header_text then
         last_header, last_key = header_text, key
     end
-    return jwt.claims(text, first + 1, second - 1, policy.roles, now)
+    local claims, reason = jwt.claims(text, first + 1, second - 1, members, policy.roles, now)
+    if claims then
+        claims.limits = decision.limits(policy, claims.sub, claims.role)
+    end
+    return claims, reason
+end
+
+local function verify(text, from, now)
+    if api_keys.is_one(text, from) then
+        return api_keys.claims(text, from, policy)
+    end
+    return verify_token(text, from, now)
 end
 
 --- Other keys, or another policy: what was judged by the former ones is forgotten, in every worker
@@ -82,6 +97,7 @@ local function follow(current)
         return
     end
     policy = current
+    members = jwt.claims_of_issuer(policy.issuer)
     caches = {}
     if version ~= shared_versions.keys() then
         version = shared_versions.keys()
@@ -90,13 +106,14 @@ local function follow(current)
     end
 end
 
---- The claims of a token that is authentic and in its time.
+--- The claims of a token, or an API key, that is authentic and in its time.
 ---@param text string
 ---@param from integer where the token begins in it
 ---@param now integer Unix seconds
 ---@param current table the policy that the request is judged by
 ---@return table|nil claims with `limits` where the caller has any
----@return string|nil reason "expired", "no keys", or why it is not authentic
+---@return string|nil reason "expired" (of tokens alone), "no keys", "untold" (an API key that this
+--- gateway may not have been told of), or why it is not authentic
 function _M.claims(text, from, now, current)
     follow(current)
     if version == 0 then
@@ -110,14 +127,13 @@ function _M.claims(text, from, now, current)
         if not claims then
             return nil, reason
         end
-        claims.limits = decision.limits(policy, claims.sub, claims.role)
         cache_of(from):set(text, claims)
     end
     if claims.iat > now then
         return nil, "not yet issued"
     end
     if claims.exp <= now then
-        return nil, "expired"
+        return nil, claims.is_api_key and "key expired" or "expired"
     end
     return claims
 end

@@ -1,0 +1,89 @@
+"""API keys made, listed and ended: what owners, admins and operators ask for alike.
+
+What one may be is `tokens/api_keys`' to say, and what one stands for `Authority`'s. A key is made
+active before it is handed out, and handed out once. It must never log one.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from issuer.errors import NotGranted, TooManyApiKeys, TooManyTokens, UnknownUser
+from issuer.policy.roles import Roles
+from issuer.store import OF_API_KEY, ApiKey, Selection, Session
+from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
+from issuer.tokens import api_keys
+from issuer.tokens.api_keys import Wanted
+from issuer.users.credentials_in_force import CredentialsInForce
+
+log = logging.getLogger("portero.api_keys")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An API key just made active: the one moment at which it is known."""
+
+    key: str
+    session: Session
+
+
+class ApiKeys:
+    """The API keys of a deployment."""
+
+    def __init__(
+        self,
+        roles: Callable[[], Roles],
+        credentials: CredentialsInForce,
+        active: ActiveTokens,
+        clock: Clock = time.time,
+    ) -> None:
+        self._roles = roles
+        self._credentials = credentials
+        self._active = active
+        self._clock = clock
+
+    def make(self, owner: str, wanted: Wanted, made_by: str) -> Made:
+        """A key for a user whose role has some. Raises `UnknownUser`, `NotGranted`, `Unacceptable`,
+        `TooManyApiKeys`, `Unavailable`.
+        """
+        role = self._roles().of(owner)
+        if role is None or self._credentials.in_force().fingerprint(owner) is None:
+            raise UnknownUser
+        if role.api_keys is None:
+            raise NotGranted("Users of this role have no API keys.")
+        wanted.check(role.api_keys)
+        made = _made(owner, role.name, wanted, made_by, int(self._clock()))
+        try:
+            self._active.activate(made.session, role.api_keys.most)
+        except TooManyTokens:
+            raise TooManyApiKeys from None
+        log.info("%s has API key %s, made by %s", owner, made.session.jti, made_by)
+        return made
+
+    def listed(self, owner: str | None = None) -> list[Session]:
+        """Those that are good at this moment, of one owner or of all, the newest first."""
+        roles, now = self._roles(), int(self._clock())
+        found = self._active.store.api_keys(now, owner)
+        return [shown for one in found if (shown := api_keys.in_force(one, roles, now))]
+
+    def revoke(self, key_id: str, owner: str | None = None) -> Revocation:
+        """End a key everywhere; with `owner`, only if it is this user's."""
+        done = self._active.revoke(Selection(jti=key_id, subject=owner, api_keys=True))
+        for session in done.sessions:
+            log.info("API key %s of %s is revoked", session.jti, session.subject)
+        return done
+
+
+def _made(owner: str, role: str, wanted: Wanted, made_by: str, now: int) -> Made:
+    key = api_keys.new()
+    session = Session(
+        jti=api_keys.id_of(key),
+        subject=owner,
+        role=role,
+        issued_at=now,
+        expires_at=now + wanted.seconds,
+        credential=OF_API_KEY,
+        api_key=ApiKey(api_keys.digest(key), wanted.name, wanted.models, made_by),
+    )
+    return Made(key, session)

@@ -1,0 +1,52 @@
+"""Who asks, for the blueprints that the gateway lets through by a token or an API key.
+
+They ask again by this, as a header proves nothing: 401 without a valid credential, 403 where a page
+of another site made a browser ask.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, make_response, redirect, request
+
+from issuer.authority import Authority
+from issuer.errors import TokenRefused
+from issuer.tokens import presented_token
+from issuer.web import responses
+
+View = Callable[..., Response]
+_SAFE = ("GET", "HEAD")
+OTHER_SITE = "This request came from another site."
+
+
+def asks(authority: Authority) -> Callable[[View], View]:
+    """Call the view with the caller's claims and the roles that they were judged by."""
+
+    def decorate(view: View) -> View:
+        def asked(**given: Any) -> Response:
+            roles = authority.roles()
+            try:
+                presented = presented_token.read(request.headers.get)
+                claims = authority.validate(presented.token, roles)
+            except TokenRefused:
+                return _to_login()
+            unsafe = request.method not in _SAFE
+            if unsafe and presented.by_cookie and responses.from_another_site():
+                return responses.error("insufficient_permissions", OTHER_SITE)
+            return view(claims=claims, roles=roles, **given)
+
+        return named_as(view, asked)
+
+    return decorate
+
+
+def named_as(view: View, asked: View) -> View:
+    """Flask tells views apart by their names."""
+    return functools.wraps(view)(asked)
+
+
+def _to_login() -> Response:
+    if responses.wants_page():
+        return make_response(redirect("/login?next=/account"))
+    return responses.error("invalid_api_key")
