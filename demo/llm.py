@@ -72,6 +72,8 @@ def server_parameters(model: Path, host: str, port: int) -> "xllamacpp.CommonPar
     parameters.model_alias = {MODEL_ALIAS}  # else every answer shows the file's path
     parameters.hostnames = [host]
     parameters.port = port
+    parameters.embedding = True  # beside chats, not in their place
+    parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = SLOTS
     parameters.kv_unified = True
