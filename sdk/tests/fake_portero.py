@@ -99,6 +99,7 @@ EMBEDDINGS = {
     ],
 }
 MODELS = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
+OPEN = {"/healthz": "ok", "/readyz": "ready"}
 ANSWERS = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
@@ -165,8 +166,8 @@ class FakePortero:
     def _usual(self, asked: Asked, path: str) -> Reply:
         if asked.method == "POST" and path in (*dict(ROLES.values()).values(), "/oauth/token"):
             return self._login(asked, path)
-        if path in ("/healthz", "/readyz"):
-            return Reply(200, {"status": "ok"})
+        if path in OPEN:
+            return Reply(200, {"status": OPEN[path]})
         token = asked.headers.get("authorization", "").removeprefix("Bearer ")
         refused = self._verdict(token)
         if refused:

@@ -10,6 +10,9 @@ from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import write_policy
 from tests.support.upstream import Upstream
 
+#: A client may rely on a second less, as a token's time of issue is a floored one.
+BRIEF_SECONDS = 2
+
 
 def limit(content: dict[str, Any]) -> None:
     """One role that is soon over its limit, one whose bodies are read and counted, and one user who
@@ -25,6 +28,13 @@ def running(local_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) 
     """The deployment that all clients ask."""
     roles = write_policy(tmp_path_factory.mktemp("roles") / "policy.yaml", limit)
     with deployed(local_upstream.url, POLICY_FILE=str(roles)) as one:
+        yield one
+
+
+@pytest.fixture(scope="package")
+def brief(local_upstream: Upstream) -> Iterator[Local]:
+    """One whose tokens end soon."""
+    with deployed(local_upstream.url, TOKEN_TTL_SECONDS=str(BRIEF_SECONDS)) as one:
         yield one
 
 
