@@ -153,6 +153,13 @@ def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return path.absolute().parent
 
 
+def read_sync(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, ...], bytes] | None:
+    """The gateways and the key to them, for who can do without; None where they are not told."""
+    reader = _Reader(environ)
+    urls, key = _gateway_urls(reader), reader.secret("SYNC_KEY")
+    return None if reader.faults else (urls, key)
+
+
 def policy_file(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the policy is written."""
     return _policy_file(_Reader(environ))

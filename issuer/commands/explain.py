@@ -4,12 +4,14 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from issuer import config, policy
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.policy import Place
 from issuer.policy.explanation import Explainer
+from issuer.sync.gateways import Gateways
 
 TROUBLE_STATUS = 2
 
@@ -35,11 +37,28 @@ def run(options: argparse.Namespace) -> int:
     except Faults as found:
         print("issuer: " + "\n  ".join(found.faults), file=sys.stderr)
         return TROUBLE_STATUS
-    told = Explainer(known).explain(options.user, options.method, options.path, options.model)
+    explainer = Explainer(known, _known_servers() if known.servers else None)
+    told = explainer.explain(options.user, options.method, options.path, options.model)
+    lines = {
+        "rule": told.rule,
+        "place": _shown(told.place, policy.files(config.policy_file())),
+        "model": told.model,
+        "server": told.servers,
+    }
     print(f"{told.status} {told.code}")
-    print(f"rule   {told.rule}")
-    print(f"place  {_shown(told.place, policy.files(config.policy_file()))}")
+    for name, text in lines.items():
+        if text:
+            print(f"{name:6} {text}")
     return 0 if told.is_allowed else 1
+
+
+def _known_servers() -> list[dict[str, Any]] | None:
+    """What the first gateway that answers knows of the servers; None where none can be asked."""
+    place = config.read_sync()
+    if place is None:
+        return None
+    each = Gateways(*place).each
+    return next((told for one in each if (told := one.servers()) is not None), None)
 
 
 def _shown(place: Place, files: Mapping[str, Path]) -> str:

@@ -169,6 +169,10 @@ class Policy:
         """Where a line of `compiled["routes"]` is written."""
         return self._routes[index].place
 
+    def place_of_servers(self) -> Place:
+        """Where the servers begin."""
+        return Place(NAME, self._document.line("servers"), "servers")
+
     def place_of(self, user: str, field: str) -> Place:
         """Where the file says it of this user: in the user's own entry, or in the role's."""
         path = self.roles.path_of(user, field)

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,18 @@ class Upstream:
         self._listener.close()
         for connection in list(self._connections):
             connection.close()
+
+    def die(self) -> None:
+        """As a server that is killed: nothing listens there, and every connection is over."""
+        for one in (self._listener, *list(self._connections)):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # who waits there is woken, as close alone does not
+        self._listener.close()
+
+    def come_back(self) -> None:
+        """Listen again, at the same port."""
+        self._listener = socket.create_server((self.host, self.port), backlog=1024)
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         while True:

@@ -283,3 +283,110 @@ def test_n13_a_route_that_needs_more_than_its_class_names_what_the_role_does_not
     assert (found.status, found.code) == (403, "insufficient_permissions")
     assert found.rule == "POST /api/pull needs server_side.fetch, which admin does not have"
     assert found.place.path == "roles.admin.server_side"
+
+
+# LLM servers of the policy.
+
+SERVERS = f"""{TEXT}servers:
+  - {{name: box, url: "http://box", kind: mine, models: ["llama3*"]}}
+  - {{name: rack, url: "http://rack", kind: mine, weight: 2, models: ["llama3*", big]}}
+aliases:
+  fast: [gone, llama3.2]
+"""
+CHAT = "/v1/chat/completions"
+UP = {"name": "box", "state": "up", "models": ["llama3.2:latest"], "in_flight": 2}
+BUSY = {"name": "rack", "state": "up", "models": ["llama3.2:latest", "big:latest"], "in_flight": 6}
+
+
+def told_by(*known: dict[str, Any]) -> Explainer:
+    """With what a gateway knows of the servers."""
+    return Explainer(policy.parse(Sources(SERVERS, {"mine": KIND}), Terms()), known)
+
+
+def test_without_a_gateway_the_servers_are_those_of_the_policy_and_that_is_said() -> None:
+    told = explainer(SERVERS).explain(AGENT, "POST", CHAT, "llama3.2")
+    assert told.is_allowed
+    assert told.servers == "box or rack; no gateway was asked which are up and have the model"
+    assert explainer(SERVERS).explain(AGENT, "POST", CHAT, "big").servers.startswith("rack; no")
+
+
+def test_an_alias_is_told_with_the_model_that_it_stands_for() -> None:
+    told = explainer(SERVERS).explain(LIMITED, "POST", CHAT, "fast")
+    assert told.model == "'llama3.2', for which 'fast' stands"
+    assert "of which 'llama3.2' is" in told.rule
+    assert explainer(SERVERS).explain(LIMITED, "POST", CHAT, "llama3.2").model == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "servers"),
+    [
+        ((UP, BUSY), "box (up, 2 requests now); else rack (up, 6 requests now)"),
+        (
+            (UP, {**BUSY, "in_flight": 1}),
+            "rack (up, 1 request now); else box (up, 2 requests now)",
+        ),
+        (
+            ({**UP, "state": "down"}, BUSY),
+            "rack (up, 6 requests now); else box (down, 2 requests now)",
+        ),
+        (
+            ({**UP, "state": "misconfigured"}, BUSY),
+            "rack (up, 6 requests now); else box (misconfigured, 2 requests now)",
+        ),
+        ((UP,), "box (up, 2 requests now)"),
+        (({**UP, "models": ["other"]}, BUSY), "rack (up, 6 requests now)"),
+    ],
+)
+def test_with_a_gateway_the_first_server_is_the_one_that_it_would_ask_now(
+    known: tuple[dict[str, Any], ...], servers: str
+) -> None:
+    assert told_by(*known).explain(AGENT, "POST", CHAT, "llama3.2").servers == servers
+
+
+def test_a_model_that_no_server_has_is_refused_and_told_so() -> None:
+    told = told_by(UP, BUSY).explain(LIMITED, "POST", CHAT, "llama3.3")
+    assert (told.status, told.code, told.servers) == (404, "model_not_found", "")
+    assert "is none that a server has" in told.rule
+
+
+def test_a_model_that_a_server_may_have_that_was_not_asked_yet_is_503() -> None:
+    told = told_by(UP).explain(AGENT, "POST", CHAT, "big")
+    assert (told.status, told.code) == (503, "not_ready")
+    assert told.place.path == "servers"
+
+
+def test_a_model_that_one_may_have_which_refuses_the_gateway_is_502() -> None:
+    told = told_by(UP, {"name": "rack", "state": "misconfigured", "models": []})
+    assert told.explain(AGENT, "POST", CHAT, "big").status == 502
+
+
+def test_without_a_model_the_servers_are_told_that_it_chooses_among() -> None:
+    told = told_by(UP, BUSY).explain(AGENT, "POST", CHAT)
+    assert told.servers == "box or rack, by the model that is asked for (--model)"
+    assert told_by(UP, BUSY).explain(AGENT, "GET", "/v1/models").servers == (
+        "made of what box and rack list"
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "status", "words"),
+    [
+        (ADMIN, "/api/pull", 404, "below /servers/NAME/ alone"),
+        (ADMIN, "/servers/box/api/pull", 200, "admin may use management"),
+        (ADMIN, "/servers/none/api/pull", 404, "no kind in force lists"),
+        (AGENT, "/servers/box/api/pull", 403, "may not use management"),
+        (AGENT, "/servers/none/api/pull", 403, "may not use management"),
+    ],
+)
+def test_management_is_explained_by_a_servers_name(
+    user: str, path: str, status: int, words: str
+) -> None:
+    told = told_by(UP, BUSY).explain(user, "POST", path, "llama3")
+    assert told.status == status
+    assert words in told.rule
+    assert told.servers == ("box (up, 2 requests now)" if status == 200 else "")
+
+
+def test_names_of_models_that_no_terminal_shall_see_are_told_in_escapes() -> None:
+    known = {**UP, "models": ["\x1b[2J", "llama3.2:latest", "\udcff"]}
+    assert told_by(known).explain(AGENT, "POST", CHAT, "llama3.2").servers.startswith("box (up")

@@ -617,6 +617,12 @@ describe("servers that the policy names", function()
         assert.same({ nil, nil, "rack box" }, explained(nil, VIEW))
         assert.same({ "model_not_found", "any", "" }, explained("any", VIEW))
     end)
+
+    it("are explained behind their names too, whatever model a question names", function()
+        local code, _, _, _, servers =
+            decision.explain(fleet(), "POST", "/servers/box/api/pull", "ADMNX1", "any", VIEW)
+        assert.same({ nil, "box" }, { code, table.concat(servers, " ") })
+    end)
 end)
 
 describe("role_of", function()

@@ -320,7 +320,7 @@ end
 local function admit_told(told)
     return function(route, value, query, claims, plan)
         local list = claims.limits and claims.limits.models
-        if not list and not (plan and told.model) then
+        if not list and not (plan and told.model and route.model) then
             return nil
         end
         return (_M.model_refusal(route, value, query, list, function(word, part)
