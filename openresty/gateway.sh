@@ -114,7 +114,7 @@ case "${1:-start}" in
         rm -rf "$runtime/server_ca"
         render "$runtime"
         # One that was killed has left its socket behind, to which nginx could not listen.
-        rm -f "$runtime/inner.sock"
+        grep -qF " $runtime/inner.sock" /proc/net/unix || rm -f "$runtime/inner.sock"
         # It ends with this process, which nginx takes the place of.
         [ -z "${TLS_CERTIFICATE:-}" ] || setpriv --pdeathsig TERM sh "$home/gateway.sh" watch &
         run_nginx "$runtime" nginx.conf "${GATEWAY_WORKERS:-auto}"

@@ -56,6 +56,7 @@ class FakeGateway:
             ("POST", "/sync/snapshot"): self._snapshot,
             ("GET", "/sync/status"): lambda _: 200,
             ("GET", "/sync/uses"): lambda _: 200,
+            ("GET", "/sync/servers"): lambda _: 200,
         }
         self.restart()
 

@@ -160,6 +160,8 @@ def fleet(policy: Mapping[str, Any] | None = None, **settings: str) -> Iterator[
 
 
 def answering(upstream: Upstream, name: str) -> Upstream:
-    """One that says in its answers who it is."""
+    """One that says in its answers who it is, and has no list: its `models` are that."""
+    for path in ("/v1/models", "/base/v1/models", "/api/tags"):
+        upstream.answers[path] = 404
     upstream.answers["/v1/chat/completions"] = {"id": name, "model": name, "choices": []}
     return upstream

@@ -226,6 +226,19 @@ describe("put", function()
         assert.same({}, in_force.current().routes)
     end)
 
+    it("keeps it as it was pushed, whatever is made of it", function()
+        local listed = policies.listed()
+        listed.servers = { {
+            name = "a", kind = "vllm", dialect = "openai", model_names = "exact", weight = 1,
+            scheme = "http", host = "10.0.0.1", port = 80, authority = "10.0.0.1", path = "",
+            models = { "qwen*" },
+        } }
+        listed.aliases = { { name = "gpt-*", models = { "qwen3" } } }
+        local pushed = cjson.encode(listed)
+        assert.is_true(in_force.put(HISTORY, 1, listed))
+        assert.same(cjson.decode(pushed), cjson.decode(dict:get("value"):match("\n(.*)$")))
+    end)
+
     it("says that there was no room, and the former one stays", function()
         put(1)
         dict.safe_set = function() return nil, "no memory" end

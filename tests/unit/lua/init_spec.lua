@@ -195,14 +195,14 @@ describe("worker", function()
         assert.equal("{}\n", fake.ngx.arg[1])
     end)
 
-    it("sets a tick each second, and the look-ups of names", function()
+    it("sets a tick each second, the look-ups of names, and the asking of LLM servers", function()
         start()
         local seconds = {}
         for index, timer in ipairs(fake.timers) do
             seconds[index] = timer.seconds
         end
         table.sort(seconds)
-        assert.same({ 1, 2, 2 }, seconds)
+        assert.same({ 0.25, 1, 2, 2 }, seconds)
     end)
 
     it("adds its counts to the shared ones at each tick", function()

@@ -751,7 +751,55 @@ describe("every message", function()
     end)
 end)
 
+--- A policy with one LLM server, and what is known of it.
+local function put_server()
+    local listed = policies.listed()
+    listed.servers = { {
+        name = "rack", kind = "vllm", dialect = "openai", model_names = "exact", weight = 1,
+        scheme = "https", host = "10.0.0.1", port = 8000, authority = "10.0.0.1:8000", path = "",
+        credential = "CANARY",
+    } }
+    return policies.put(fake, listed).servers[1], fake.load("portero.server.server_state")
+end
+
+describe("GET /sync/servers", function()
+    local function servers()
+        local answer = send("GET", "/sync/servers")
+        assert.equal(200, answer.status)
+        assert.is_nil(answer.body:find("CANARY", 1, true))
+        return status_in(answer).servers
+    end
+
+    it("tells what is known of each server that the policy names, and no key", function()
+        fake.load("portero.server.in_flight").count = function() return 3 end
+        local row, state = put_server()
+        assert.same({ { name = "rack", state = "unknown", in_flight = 3, ejections = 0 } },
+            servers())
+        state.listed(row, { entries = { { id = "m" }, { id = "n" } } })
+        state.changes({ servers = { row } })
+        state.silent(row, "no answer")
+        assert.same({ {
+            name = "rack", state = "down", since = NOW, in_flight = 3, ejections = 0,
+            models = { "m", "n" }, last_error = "its list of models: no answer",
+        } }, servers())
+    end)
+
+    it("has no such field where the policy names none, or there is none", function()
+        assert.is_nil(servers())
+        policies.put(fake)
+        assert.is_nil(servers())
+    end)
+end)
+
 describe("metrics", function()
+    it("shows the LLM servers that the policy names", function()
+        fake.load("portero.server.in_flight").count = function() return 3 end
+        put_server()
+        receiver.metrics()
+        assert.matches('\nportero_llm_server_in_flight{server="rack"} 3\n', fake.answer.body, 1,
+            true)
+    end)
+
     it("answers the exposition of this gateway's state as Prometheus' text", function()
         active_tokens.heard()
         fake.clock.now = NOW + 4

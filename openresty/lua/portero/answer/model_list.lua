@@ -1,6 +1,7 @@
 ---------
 -- Which models there are, said truthfully: a caller sees the ones it may use and no other, in all
--- of the lists that LLM servers have. It never names a model that the LLM server did not.
+-- of the lists that LLM servers have. A pool is asked each time; what servers have that the policy
+-- names is known (`known_models`). It never names a model that the LLM server did not.
 
 local cjson = require("cjson.safe")
 local api_keys = require("portero.token.api_keys")
@@ -8,6 +9,7 @@ local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
 local inner_door = require("portero.server.inner_door")
+local known_models = require("portero.answer.known_models")
 local model_name = require("portero.policy.model_name")
 local upstream_errors = require("portero.answer.upstream_errors")
 
@@ -116,7 +118,7 @@ local function say(text)
 end
 
 --- What the pool says when it is asked.
-local function asked_of_pool(policy, target, list)
+local function asked_of_pool(policy, target, limits)
     local form = dialects.of(ngx.var.request_uri).model_list
     local question, name = question_of(target, form)
     local status, body = inner_door.ask("/pool", headers_of(ngx.var, question), MAX_SECONDS,
@@ -124,7 +126,19 @@ local function asked_of_pool(policy, target, list)
     if status ~= ngx.HTTP_OK then
         return nil, code_of(status, body)
     end
-    return said(body, form, name, list, policy.is_ollama)
+    return said(body, form, name, limits and limits.models, policy.is_ollama)
+end
+
+--- What is known of the servers that the policy names: all that are up, or the one that the path
+--- names.
+local function known_of_servers(policy, target, limits)
+    local form = dialects.of(target).model_list
+    local question, name = question_of(target, form)
+    local server = ngx.var.llm_server
+    return known_models.text({
+        policy = policy, form = form, limits = limits, name = name,
+        server = server ~= "" and server or nil, is_running = question == form.running,
+    })
 end
 
 --- Answer what the caller may know. A model that the caller may not use was refused before, in the
@@ -134,7 +148,8 @@ function _M.answer()
     local var = ngx.var
     local limits = api_keys.limits(policy, var.auth_user, var.auth_role, var.auth_token_id)
     local target = ngx.var.upstream_target:match("^[^?]*")
-    local text, code = asked_of_pool(policy, target, limits and limits.models)
+    local ask = policy.servers and known_of_servers or asked_of_pool
+    local text, code = ask(policy, target, limits)
     if not text then
         return errors.refuse(code)
     end

@@ -28,11 +28,13 @@ end
 ---@param listed any the policy, as `decision.load` takes it
 ---@return boolean|nil ok, string|nil err "form", "older", "no memory", "busy"
 function _M.put(history, serial, listed)
+    -- Loading adds to it what is no JSON.
+    local text = cjson.encode(listed)
     if not pushed_text.is_name(history, serial) or type(listed) ~= "table"
         or not pcall(decision.load, listed) then
         return nil, "form"
     end
-    return kept:write(history, serial, cjson.encode(listed), shared_versions.raise_policy)
+    return kept:write(history, serial, text, shared_versions.raise_policy)
 end
 
 local function load()

@@ -30,11 +30,14 @@ function _M.start(settings)
 end
 
 --- Refuse whoever is not this gateway itself (`access`).
+---@return boolean is_own
 function _M.guard()
     local shown = ngx.var.http_x_portero_inner
-    if not shown or not crypto.equal(shown, key) then
-        return errors.exit(FORBIDDEN)
+    local is_own = shown ~= nil and crypto.equal(shown, key)
+    if not is_own then
+        errors.exit(FORBIDDEN)
     end
+    return is_own
 end
 
 local function question_of(target, headers)

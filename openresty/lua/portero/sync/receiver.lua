@@ -10,11 +10,14 @@ local api_keys = require("portero.token.api_keys")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
 local handshake = require("portero.tls.handshake")
+local in_flight = require("portero.server.in_flight")
 local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
 local metrics = require("portero.metrics")
 local places = require("portero.server.places")
+local server_state = require("portero.server.server_state")
+local shared_versions = require("portero.shared_versions")
 
 local LABEL = "portero-sync-1"
 local WINDOW_SECONDS = 30
@@ -208,6 +211,26 @@ local function put_policy(message)
     return taken("policy", in_force.put(message.history, message.serial, message.policy))
 end
 
+--- What is known of the LLM servers that the policy names; nil where it names none.
+local function known_servers()
+    shared_versions.look()
+    local policy = in_force.current()
+    local servers = policy and policy.servers and server_state.status(policy)
+    for _, server in ipairs(servers or {}) do
+        server.in_flight = in_flight.count(server.name)
+    end
+    return servers
+end
+
+--- Changes nothing; an empty list would be an object in JSON.
+local function servers()
+    local known = known_servers()
+    for _, server in ipairs(known or {}) do
+        server.models = #server.models > 0 and server.models or nil
+    end
+    return nil, { servers = known }
+end
+
 local MESSAGES = {
     ["POST /sync/keys"] = put_keys,
     ["POST /sync/policy"] = put_policy,
@@ -215,6 +238,7 @@ local MESSAGES = {
     ["POST /sync/snapshot"] = snapshot,
     ["GET /sync/status"] = status,
     [USES] = status,
+    ["GET /sync/servers"] = servers,
 }
 
 local function parse(method, body)
@@ -247,9 +271,11 @@ function _M.handle()
         return errors.exit(BAD_REQUEST)
     end
     active_tokens.watch_clock()
-    ngx.status = act(message) or ngx.HTTP_OK
+    local code, more = act(message)
+    ngx.status = code or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
+    answer.servers = more and more.servers
     answer.keys, answer.policy = keys.mark(), in_force.mark()
     answer.uses = method .. " " .. path == USES and api_keys.uses() or nil
     ngx.say(cjson.encode(answer))
@@ -261,7 +287,7 @@ function _M.metrics()
     local status = active_tokens.status()
     status.certificate_seconds_left = handshake.seconds_left()
     status.api_keys_free_bytes, status.api_keys_capacity_bytes = api_keys.memory()
-    ngx.print(metrics.exposition(status, active_tokens.staleness()))
+    ngx.print(metrics.exposition(status, active_tokens.staleness(), known_servers()))
 end
 
 return _M
