@@ -47,7 +47,7 @@ typecheck: setup-tests ## mypy, strict
 
 ##@ Measuring
 .PHONY: bench chaos fuzz
-bench: setup-tests ## what a judged request costs, against plain nginx and asking a validator
+bench: setup-tests ## what a judged request costs, against plain nginx and asking a validator; what a login does
 	@exec $(BIN)/python -m bench
 
 chaos: setup-tests ## the promises at full size, with a table of figures (about an hour)

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import queue
+import statistics
 import sys
 import tempfile
 import threading
@@ -31,7 +32,7 @@ from tests.support.upstream import wait_for
 
 T = TypeVar("T")
 
-ENDPOINT = "/agi/login"
+ENDPOINT, OTHER_ENDPOINT = "/agi/login", "/llm/login"
 WORD = "one secret of all"
 USERS = (1, 100, 10_000)
 #: First logins that are measured of each; a bcrypt takes its time.
@@ -43,6 +44,8 @@ GARBAGE_A_SECOND = 200
 GUESSERS = 100
 GUESSING_ADDRESSES = 10
 GARBAGE_SECONDS = 15
+#: Of each kind of refused login, with hashes of this cost.
+SAMPLES, CHEAP = 200, 10
 
 
 @dataclass
@@ -79,9 +82,9 @@ def names(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def with_users(folder: Path, upstream: int, count: int, cost: int = COST) -> Iterator[Local]:
+def with_users(upstream: int, count: int, cost: int = COST, **settings: str) -> Iterator[Local]:
     """A deployment that knows them. They have one secret, so that one hash is enough."""
-    with deployed(f"http://127.0.0.1:{upstream}", GATEWAY_WORKERS="1") as running:
+    with deployed(f"http://127.0.0.1:{upstream}", GATEWAY_WORKERS="1", **settings) as running:
         hashed = bcrypt.hashpw(WORD.encode(), bcrypt.gensalt(cost)).decode()
         lines = [f"{name}={hashed}\n" for name in names(count)]
         running.credentials.write_text("".join(lines))
@@ -121,10 +124,12 @@ def main() -> int:
         folder.chmod(0o777)
         with tiny_upstream(folder) as upstream:
             for count in USERS:
-                with with_users(folder, upstream, count) as running:
+                with with_users(upstream, count) as running:
                     print(_row(folder, running, count), flush=True)
                     if count == USERS[-1]:
                         _print_rest(running)
+            with with_users(upstream, 2, CHEAP) as running:
+                _print_alike(running)
     return 0
 
 
@@ -161,6 +166,31 @@ def _print_rest(running: Local) -> None:
     counts = {status: answers.count(status) for status in sorted(set(answers))}
     print(f"the garbage was answered {counts}")
     print(f"revocations: {_revocations(running.gateway):,.0f} a second")
+
+
+def _print_alike(running: Local) -> None:
+    """Medians of what must take the same time, asked in turn. Of the issuer itself, as the gateway
+    has those wait who guess.
+    """
+    remembered, other = names(2)
+    client = Client(running.issuer)
+    assert client.post(ENDPOINT, basic(remembered, WORD))[0] == 200
+    asked = {
+        "unknown user": (ENDPOINT, "AGIANOBODY"),
+        "wrong secret": (ENDPOINT, other),
+        "wrong secret of one who is remembered": (ENDPOINT, remembered),
+        "wrong secret at a wrong endpoint": (OTHER_ENDPOINT, other),
+    }
+    taken: dict[str, list[float]] = {kind: [] for kind in asked}
+    for _ in range(SAMPLES):
+        for kind, (endpoint, user) in asked.items():
+            began = time.monotonic()
+            assert client.post(endpoint, basic(user, "wrong"))[0] == 401
+            taken[kind].append(time.monotonic() - began)
+    first = statistics.median(taken["unknown user"])
+    for kind, seconds in taken.items():
+        middle = statistics.median(seconds)
+        print(f"{kind}: {middle * 1000:.1f} ms, {(middle / first - 1) * 100:+.1f} %")
 
 
 def _paced_logins(url: str, seconds: int) -> list[float]:

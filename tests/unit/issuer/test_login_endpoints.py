@@ -7,9 +7,9 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from werkzeug.test import TestResponse
 from issuer import config, create_app
 from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import KeyFile
-from issuer.store import Session
+from issuer.store import Addition, Session
 from issuer.store.sqlite import SqliteSessions
 from issuer.web import responses
 from tests.conftest import SECRET_KEY, USERS, password
@@ -676,14 +676,14 @@ def test_s8_over_the_bound_of_one_user_a_login_is_429(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = house.token("agi")
-    real = SqliteSessions.add
+    real = SqliteSessions.add_each
 
     def one_a_user(
-        store: SqliteSessions, session: Session, most: int, now: int, _: int | None = None
-    ) -> None:
-        real(store, session, most, now, 1)
+        store: SqliteSessions, additions: Sequence[Addition], most: int, now: int
+    ) -> Sequence[object]:
+        return real(store, [replace(one, most_of_subject=1) for one in additions], most, now)
 
-    monkeypatch.setattr(SqliteSessions, "add", one_a_user)
+    monkeypatch.setattr(SqliteSessions, "add_each", one_a_user)
     answer = house.log_in("agi")
     assert (answer.status_code, code_of(answer)) == (429, "rate_limit_exceeded")
     assert answer.headers["Retry-After"]

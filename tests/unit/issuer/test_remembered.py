@@ -1,12 +1,14 @@
 """What is remembered of secrets that were right: a table in memory, shared by whoever has it."""
 
 import os
+import runpy
 from collections.abc import Iterator
 
 import pytest
 
 from issuer.users import remembered
 from issuer.users.remembered import KEY_BYTES, SIZE_BYTES, Remembered
+from run.commands import ROOT
 
 USER, STORED, SECRET = "USRSalice", b"$2b$10$a-hash", b"the right secret"
 
@@ -19,6 +21,17 @@ def memory() -> Iterator[int]:
     os.pwrite(descriptor, os.urandom(KEY_BYTES), 0)
     yield descriptor
     os.close(descriptor)
+
+
+def test_the_master_makes_such_memory_with_another_key_each_time() -> None:
+    conf = runpy.run_path(str(ROOT / "issuer" / "gunicorn.conf.py"))
+    made = [conf["_made_memory"]() for _ in range(2)]
+    keys = {Remembered(descriptor)._key for descriptor in made} | {bytes(KEY_BYTES)}
+    for descriptor in made:
+        assert os.fstat(descriptor).st_size == SIZE_BYTES
+        assert not os.get_inheritable(descriptor), "what a worker starts does not get it"
+        os.close(descriptor)
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize(
