@@ -64,6 +64,11 @@ def refusal(status: int, code: str, message: str, **headers: str) -> Reply:
 
 
 WRONG = refusal(401, "invalid_api_key", "Wrong.", WWW_Authenticate='Basic realm="portero"')
+WRONG_CLIENT = Reply(
+    401,
+    {"error": "invalid_client", "error_description": "Invalid credentials."},
+    {"x-portero-code": "invalid_api_key"},
+)
 ELSEWHERE = refusal(403, "insufficient_permissions", "Your role logs in at another address.")
 NOT_FOUND = refusal(404, "not_found", "No such route.")
 NOT_READY = refusal(503, "not_ready", "Not ready yet; try again shortly.", Retry_After="1")
@@ -197,7 +202,7 @@ class FakePortero:
             return NOT_FOUND
         name, secret = _credentials(asked)
         if self.secrets.get(name) != secret:
-            return WRONG
+            return WRONG_CLIENT if path == "/oauth/token" else WRONG
         role, endpoint = ROLES.get(name[:4], ("tool", path))
         if path not in (endpoint, "/oauth/token"):
             return ELSEWHERE
@@ -226,7 +231,9 @@ def _credentials(asked: Asked) -> tuple[str, str]:
         name, _, secret = base64.b64decode(given[6:]).decode().partition(":")
         return name, secret
     form = parse_qs(asked.body.decode())
-    return form.get("username", [""])[0], form.get("password", [""])[0]
+    names = ("client_id", "client_secret") if "client_id" in form else ("username", "password")
+    name, secret = (form.get(field, [""])[0] for field in names)
+    return name, secret
 
 
 class _Server(ThreadingHTTPServer):

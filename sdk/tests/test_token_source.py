@@ -318,6 +318,12 @@ def test_every_role_logs_in_at_its_own_endpoint(
     assert len(gateway.asked) == tries[has_oauth]
 
 
+def test_a_wrong_secret_is_told_by_oauth_too(new_source: NewSource, gateway: FakePortero) -> None:
+    gateway.has_oauth = True
+    with pytest.raises(WrongCredentials, match="Invalid credentials"):
+        new_source(secret="wrong", login="/oauth/token").token()
+
+
 def test_a_role_of_ones_own_logs_in_where_it_says(
     new_source: NewSource, gateway: FakePortero
 ) -> None:

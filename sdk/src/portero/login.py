@@ -151,9 +151,11 @@ class Login:
         headers = {"Accept": "application/json"}
         if endpoint in FORM:
             return headers, {"username": username, "password": str(secret)}
+        if endpoint == OAUTH:  # in the body: clients and servers differ on how Basic is escaped
+            client = {"client_id": username, "client_secret": str(secret)}
+            return headers, {"grant_type": "client_credentials", **client}
         packed = base64.b64encode(f"{username}:{secret}".encode()).decode()
-        fields = {"grant_type": "client_credentials"} if endpoint == OAUTH else {}
-        return {**headers, "Authorization": f"Basic {packed}"}, fields
+        return {**headers, "Authorization": f"Basic {packed}"}, {}
 
     def _sent(
         self,

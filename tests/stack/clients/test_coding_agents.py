@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ PAGE = "docs/clients.md"
 DOCUMENTED = "http://127.0.0.1:8080"
 TURN_SECONDS = 60
 PROMPT = "say pong"
+#: The client package's command, as it is where the package is installed.
+PORTERO = f"""#!/bin/sh
+PYTHONPATH={ROOT / "sdk" / "src"} exec {sys.executable} -m portero "$@"
+"""
 
 
 class Told:
@@ -68,9 +73,13 @@ class Home:
         return text.replace("/home/you", str(self.path))
 
     def can_log_in(self, user: str) -> None:
-        """The command that prints a token, and what it reads."""
-        self.write("bin/portero-token", self.documented("portero-token"), 0o700)
-        self.write(".config/portero/login", f'user = "{user}:{USERS[user][0]}"\n')
+        """The command that prints a token, and what it has kept of a login."""
+        self.write("bin/portero", PORTERO, 0o700)
+        self.write("secret", USERS[user][0])
+        secret = str(self.path / "secret")
+        words = ("--url", self.gateway, "--username", user, "--secret-file", secret)
+        command = [str(self.path / "bin" / "portero"), "login", *words]
+        subprocess.run(command, env={"HOME": str(self.path)}, check=True, capture_output=True)
 
     @contextmanager
     def running(
@@ -80,7 +89,8 @@ class Home:
         work = self.path / "work"
         work.mkdir(exist_ok=True)
         port = int(self.gateway.rpartition(":")[2])
-        path = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.path)}
+        programs = f"{self.path / 'bin'}:{os.environ['PATH']}"
+        path = {"PATH": programs, "PYTHONPATH": str(ROOT), "HOME": str(self.path)}
         with subprocess.Popen(
             enclosed(self.socket, port, command),
             cwd=work,
@@ -255,7 +265,7 @@ def test_an_agent_takes_its_turn_with_the_command_that_prints_a_token(
 #: Prints a token that is no longer good, and from then on others.
 STALE_ONCE = """#!/bin/sh
 mkdir "$HOME/asked" 2>/dev/null && exec echo a-token-that-has-expired
-exec "$HOME/bin/fresh-token"
+exec "$HOME/bin/fresh-portero" "$@"
 """
 
 
@@ -264,8 +274,8 @@ def test_an_agent_whose_token_has_expired_asks_its_command_again(
     running: Local, said: Upstream, home: Home, agent: Agent
 ) -> None:
     home.can_log_in("AGIATEST01")
-    home.write("bin/fresh-token", home.documented("portero-token"), 0o700)
-    home.write("bin/portero-token", STALE_ONCE, 0o700)
+    home.write("bin/fresh-portero", PORTERO, 0o700)
+    home.write("bin/portero", STALE_ONCE, 0o700)
     agent.with_command(home)
     told = agent.run(home, {})
     assert (home.path / "asked").is_dir()

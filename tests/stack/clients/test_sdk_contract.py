@@ -26,6 +26,7 @@ def url(request: pytest.FixtureRequest, said: Upstream) -> Iterator[str]:
         return
     with FakePortero(time.time) as fake:
         fake.secrets = {name: secret for name, (secret, _) in USERS.items()}
+        fake.has_oauth = True
         fake.ttl_seconds, fake.skew_seconds = BRIEF_SECONDS, 0.0
         yield fake.url
 
@@ -69,6 +70,31 @@ def test_a_form_login_answers_with_a_cookie_and_its_life(url: str) -> None:
         "auth_token",
     )
     assert f"Max-Age={BRIEF_SECONDS}" in answer.headers["Set-Cookie"]
+
+
+def test_oauth_answers_with_a_token_and_its_life_in_seconds(url: str) -> None:
+    answer = oauth(url, "USRSTEST01", USERS["USRSTEST01"][0])
+    body = answer.json()
+    assert (answer.status_code, body["token_type"], body["expires_in"]) == (
+        200,
+        "Bearer",
+        BRIEF_SECONDS,
+    )
+    assert "ttl_seconds" not in body
+    assert ask(url, body["access_token"]).status_code == 200
+
+
+def test_oauth_tells_a_wrong_secret(url: str) -> None:
+    answer = oauth(url, "USRSTEST01", "wrong")
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert answer.json()["error_description"]
+    assert answer.headers["x-portero-code"] == "invalid_api_key"
+
+
+def oauth(url: str, user: str, secret: str) -> requests.Response:
+    client = {"client_id": user, "client_secret": secret}
+    form = {"grant_type": "client_credentials", **client}
+    return requests.post(f"{url}/oauth/token", data=form, timeout=10)
 
 
 def test_a_wrong_secret_and_a_wrong_endpoint_are_told_apart(url: str) -> None:

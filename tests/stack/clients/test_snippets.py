@@ -8,25 +8,22 @@ import json
 import os
 import re
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import ollama
-import openai
+import portero
 import pytest
 import requests
-from langchain_openai import ChatOpenAI
 
 from run.commands import ROOT
 from tests.stack.clients import answers, npm
 from tests.stack.clients.python_clients import HI
 from tests.support.deployment import USERS, Caller, Local, deployed
 from tests.support.docs import block, names
-from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
 
 pytestmark = [
@@ -55,16 +52,11 @@ def short_lived(local_upstream: Upstream) -> Iterator[Local]:
 def snippets(running: Local, *parts: tuple[str, str]) -> dict[str, Any]:
     """What the code of some parts of the docs makes, asking this gateway."""
     made: dict[str, Any] = {
-        "asyncio": asyncio,
-        "ollama": ollama,
-        "openai": openai,
-        "requests": requests,
-        "threading": threading,
-        "time": time,
-        "ChatOpenAI": ChatOpenAI,
+        "portero": portero,
         "USERNAME": USER,
         "SECRET": USERS[USER][0],
         "MODEL": "tiny",
+        "MESSAGES": HI,
     }
     for page, name in parts:
         exec(block(page, name).replace(DOCUMENTED, running.gateway), made)
@@ -103,45 +95,61 @@ def chat_of_ollama(made: dict[str, Any]) -> object:
     return made["llama"].chat(model="tiny", messages=HI)
 
 
-def test_the_readmes_clients_log_in_once_for_many_requests_of_many_threads_p5(
+def chat_of_langchain_ollama(made: dict[str, Any]) -> object:
+    return made["llama_chat"].invoke("hi").content
+
+
+def embedded(made: dict[str, Any]) -> object:
+    return made["embeddings"].embed_query("hi")
+
+
+ASKED: dict[str, Any] = {"model": "tiny", "messages": HI, "max_tokens": 9}
+
+
+def chat_of_anthropic(made: dict[str, Any]) -> object:
+    return made["claude"].messages.create(**ASKED).content[0].text
+
+
+def chat_of_async_anthropic(made: dict[str, Any]) -> object:
+    async def ask() -> object:
+        async with made["async_claude"] as client:
+            return await client.messages.create(**ASKED)
+
+    return asyncio.run(ask())
+
+
+def test_the_readmes_client_answers(running: Local, said: Upstream) -> None:
+    made = snippets(running, README)
+    assert made["answer"].choices[0].message.content == "pong"
+    assert said.seen[-1].values("x-auth-user") == [USER]
+
+
+def test_the_docs_python_clients_log_in_once_for_many_requests_of_many_threads_p5(
     running: Local, said: Upstream
 ) -> None:
-    made = snippets(running, README)
+    made = snippets(running, PYTHON)
+    made["source"].logout()  # others of this process may hold a token of the same user
     before = logins(running)
-    asks = [chat_of_openai, chat_of_langchain, chat_of_ollama] * 8
+    asks = [
+        chat_of_openai,
+        chat_of_langchain,
+        chat_of_ollama,
+        chat_of_langchain_ollama,
+        chat_of_anthropic,
+        embedded,
+    ] * 4
     with ThreadPoolExecutor(len(asks)) as threads:
         assert all(threads.map(lambda ask: ask(made), asks))
-    chat_of_async_openai(made)
-    assert len(said.seen) == len(asks) + 5
+    assert chat_of_async_openai(made)
+    assert chat_of_async_anthropic(made)
+    assert len(said.seen) == len(asks) + 6
     assert logins(running) - before == 1
 
 
-def test_the_docs_other_python_clients_log_in_once_for_many_requests_p5(
-    running: Local, said: Upstream
-) -> None:
-    made = snippets(running, README, PYTHON)
-    before = logins(running)
-    request = {"model": "tiny", "messages": HI, "max_tokens": 9}
-
-    async def ask() -> list[object]:
-        async with made["async_claude"] as client:
-            return list(
-                await asyncio.gather(*[client.messages.create(**request) for _ in range(5)])
-            )
-
-    for _ in range(3):
-        assert made["claude"].messages.create(**request).content[0].text == "pong"
-        assert made["chat"].invoke("hi").content
-        assert made["embeddings"].embed_query("hi") == [0.5, 0.25]
-    asyncio.run(ask())
-    assert len(said.seen) == 14
-    assert logins(running) - before == 1
-
-
-def test_the_readmes_clients_outlive_their_first_token_without_a_refusal_p5(
+def test_the_docs_python_clients_outlive_their_first_token_without_a_refusal_p5(
     short_lived: Local, said: Upstream
 ) -> None:
-    made = snippets(short_lived, README)
+    made = snippets(short_lived, PYTHON)
     before, begun = logins(short_lived), time.monotonic()
 
     def used() -> set[str]:
@@ -150,17 +158,9 @@ def test_the_readmes_clients_outlive_their_first_token_without_a_refusal_p5(
         return {one for seen in said.seen for one in seen.values("x-auth-token-id")}
 
     wait_for(lambda: len(used()) == 2, SHORT_SECONDS, "a second token, before the first is over")
-    assert time.monotonic() - begun >= 0.8 * SHORT_SECONDS
+    # A client may rely on a second less than the lifetime, and renews at 75 to 80 % of that.
+    assert time.monotonic() - begun >= 0.75 * (SHORT_SECONDS - 1)
     assert logins(short_lived) - before == 2
-
-
-def test_a_login_that_fails_is_told_and_tried_again_p5(running: Local) -> None:
-    made = snippets(running, README)
-    made["token"].auth = (USER, "wrong")
-    with pytest.raises(requests.HTTPError, match="401"):
-        made["token"]()
-    made["token"].auth = (USER, USERS[USER][0])
-    assert chat_of_openai(made)
 
 
 # Node.
@@ -236,55 +236,60 @@ def test_the_docs_node_token_is_renewed_at_80_percent_of_its_life_p5(
 # Others.
 
 
-def test_the_docs_curl_line_streams_with_the_command_that_prints_a_token(
-    running: Local, tmp_path: Path
-) -> None:
-    command = tmp_path / "bin" / "portero-token"
-    login = tmp_path / ".config" / "portero" / "login"
-    for path in (command, login):
-        path.parent.mkdir(parents=True)
-    command.write_text(
-        block("docs/clients.md", "portero-token").replace(DOCUMENTED, running.gateway)
-    )
+@pytest.fixture
+def shell(running: Local, tmp_path: Path) -> Callable[[str], "subprocess.CompletedProcess[str]"]:
+    """Runs a line of the docs where the client package is installed and somebody is logged in."""
+    secret, command = tmp_path / "secret", tmp_path / "bin" / "portero"
+    secret.write_text(USERS["AGIATEST01"][0])
+    command.parent.mkdir()
+    source = ROOT / "sdk" / "src"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -m portero "$@"\n')
     command.chmod(0o700)
+    env = {"PATH": f"{command.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+    def run(line: str) -> "subprocess.CompletedProcess[str]":
+        text = line.replace(DOCUMENTED, running.gateway).replace("MODEL", "tiny")
+        return subprocess.run(
+            ["sh", "-c", text], env=env, capture_output=True, text=True, timeout=60
+        )
+
+    words = f"--url {running.gateway} --username AGIATEST01 --secret-file {secret}"
+    done = run(f"portero login {words}")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+def test_the_docs_curl_line_streams_with_the_command_that_prints_a_token(shell: Shell) -> None:
+    done = shell(block("docs/clients.md", "curl"))
+    assert done.stdout.count("pong") == len(answers.PIECES), done.stderr
+
+
+def test_the_docs_api_key_is_made_listed_and_good(running: Local, shell: Shell) -> None:
+    create, listed = re.findall(r"(?m)^\$ (.*)$", block("docs/clients.md", "api-key"))
+    key = shell(create).stdout.strip()
+    assert key.startswith("sk-portero-")
+    (row,) = json.loads(shell(listed).stdout)
+    assert (row["name"], row["models"]) == ("Open WebUI", ["tiny"])
+    assert Caller(running).call(key).status_code == 200
+    assert Caller(running).call(key, body={"model": "other"}).status_code == 404
+
+
+def test_the_docs_script_prints_a_token_without_python(running: Local, tmp_path: Path) -> None:
+    login = tmp_path / ".config" / "portero" / "login"
+    login.parent.mkdir(parents=True)
     login.write_text(f'user = "AGIATEST01:{USERS["AGIATEST01"][0]}"\n')
-    line = block("docs/clients.md", "curl").replace(DOCUMENTED, running.gateway)
+    script = block("docs/clients.md", "portero-token").replace(DOCUMENTED, running.gateway)
     done = subprocess.run(
-        ["sh", "-c", line.replace('"MODEL"', '"tiny"')],
-        env={"PATH": f"{command.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        ["sh", "-c", script],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert done.stdout.count("pong") == len(answers.PIECES), done.stderr
-
-
-def test_the_docs_role_for_tools_with_a_fixed_key_is_one_that_both_sides_take(
-    local_upstream: Upstream, tmp_path: Path
-) -> None:
-    written = json.loads(block("docs/clients.md", "long-lived").replace('"MODEL"', '"tiny"'))
-
-    def add(content: dict[str, Any]) -> None:
-        content["roles"].update(written)
-
-    roles = write_policy(tmp_path / "policy.yaml", add)
-    with deployed(local_upstream.url, POLICY_FILE=str(roles)) as running:
-        credentials = running.credentials
-        name, secret = "TOOLTEST01", USERS[USER][0]
-        (line,) = [one for one in credentials.read_text().splitlines() if one.startswith(USER)]
-        credentials.write_text(credentials.read_text() + line.replace(USER, name) + "\n")
-        caller = Caller(running)
-        login = wait_for(
-            lambda: answered(lambda: caller.login(name, secret, "/llm/login")), 10, "the login"
-        ).json()
-        assert login["ttl_seconds"] == 86400
-        assert caller.call(login["token"]).status_code == 200
-        assert caller.call(login["token"], body={"model": "x"}).status_code == 404
-
-
-def answered(ask: Callable[[], requests.Response]) -> requests.Response | None:
-    answer = ask()
-    return answer if answer.status_code == 200 else None
+    assert Caller(running).call(done.stdout.strip()).status_code == 200
 
 
 def test_every_part_of_the_docs_that_says_so_is_tested() -> None:
