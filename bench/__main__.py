@@ -28,6 +28,7 @@ from issuer.keys import key_file
 from issuer.sync.gateways import Changes, Gateway
 from run.commands import ROOT
 from tests.promises.stores import insert
+from tests.support import fleet
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import shipped_policy, write_policy
 
@@ -91,6 +92,7 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     yield from _model_rows(
         folder, plain, stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
     )
+    yield from _server_rows(folder, upstream, stack)
     asking = stack.enter_context(
         proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
     )
@@ -110,6 +112,20 @@ def _model_rows(folder: Path, plain: Server, portero: Local) -> Iterator[Row]:
         yield Row(without, _server(portero), script, base)
         script = write_script(folder, f"limited-{length}", limited, length)
         yield Row(f"Portero, {size}, models limited", _server(portero), script, without)
+
+
+def _server_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
+    """What it costs where the policy names servers: by the model, and by an alias of it."""
+    listed = [fleet.row(name, upstream) for name in ("one", "two", "three")]
+    policy = fleet.compiled(listed, [{"name": "fast", "models": ["tiny"]}])
+    running = stack.enter_context(fleet.fleet(policy, GATEWAY_WORKERS="1"))
+    pin(running.deployment.pid("gateway"), GATEWAY_CORE)
+    for name, model in (("three servers", "tiny"), ("three servers, an alias", "fast")):
+        script = write_script(
+            folder, f"servers-{model}", [running.token(USER)], SIZES["4 KiB"], model
+        )
+        base = "Portero, 4 KiB, models not limited"
+        yield Row(f"Portero, 4 KiB, {name}", _server(running.deployment), script, base)
 
 
 def _limit_models(content: dict[str, Any]) -> None:

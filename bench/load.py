@@ -67,11 +67,13 @@ class Sample:
     p99_milliseconds: float
 
 
-def write_script(folder: Path, name: str, tokens: Sequence[str], size: int = 0) -> Path:
+def write_script(
+    folder: Path, name: str, tokens: Sequence[str], size: int = 0, model: str = "tiny"
+) -> Path:
     """A wrk script that sends these tokens in turn, with a chat of about `size` bytes."""
     listed, body = folder / f"{name}.tokens", folder / f"{name}.body"
     listed.write_text("\n".join(tokens) + "\n")
-    body.write_text(json.dumps(chat_of(size)))
+    body.write_text(json.dumps({**chat_of(size), "model": model}))
     script = folder / f"{name}.lua"
     script.write_text(SCRIPT.format(tokens=listed, body=body))
     return script

@@ -33,8 +33,10 @@ local TURN_SECONDS = 15
 local MOST_ROUNDS = 16
 local RANK = "%014.0f%014.0f"
 
---- Server -> this worker's own count, and its share that is still due to it.
-local own, due = {}, {}
+--- Server -> this worker's own count.
+local own = {}
+--- Row of the policy -> what is due to it of all that was sent since that policy came.
+local due = setmetatable({}, { __mode = "k" })
 --- This worker's place among all, and when its counts are renewed.
 local place, renew_at
 --- Who waits in this worker, best rank first; and which servers it told of.
@@ -157,9 +159,9 @@ local function least(rows, passed, rank)
         if count and is_free(row, count, rank) then
             local level = floor(count / row.weight)
             weights = weights + row.weight
-            due[name] = (due[name] or 0) + row.weight
+            due[row] = (due[row] or 0) + row.weight
             if not chosen or level < chosen_level
-                or (level == chosen_level and due[name] > due[chosen.name]) then
+                or (level == chosen_level and due[row] > due[chosen]) then
                 chosen, chosen_level = row, level
             end
         end
@@ -168,9 +170,9 @@ local function least(rows, passed, rank)
 end
 
 --- Who was slow for long is not owed all of that at once.
-local function charge(name, weights)
+local function charge(row, weights)
     local bound = MOST_ROUNDS * weights
-    due[name] = max(-bound, min(due[name] - weights, bound))
+    due[row] = max(-bound, min(due[row] - weights, bound))
 end
 
 local NOBODY = {}
@@ -186,7 +188,7 @@ function _M.take(rows, rank)
         if not row then
             return nil
         end
-        charge(row.name, weights)
+        charge(row, weights)
         local is_counted = add(row.name, 1)
         if not row.max_concurrent
             or (is_counted and _M.count(row.name) <= row.max_concurrent) then
