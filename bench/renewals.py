@@ -25,7 +25,9 @@ from bench.servers import tiny_upstream
 from tests.support.deployment import basic
 
 USERS, AGENTS_EACH = 1_000, 10
-LIFETIME_SECONDS, RENEWED_AFTER_SECONDS = 60, 55
+LIFETIME_SECONDS, RENEWED_AFTER_SECONDS = 60, 50
+#: Judged are tokens that have longer to go than the sample is used.
+LEFT_SECONDS = 4
 JUDGED_A_SECOND = 5_000
 #: Connections that each ask, wait for so long, and ask again.
 PAUSE_MILLISECONDS = 10
@@ -92,7 +94,8 @@ class Agents:
 
     def write_sample(self) -> None:
         """Some of the tokens in use, the newest among them, for the judged requests."""
-        known = list(self._tokens.values())
+        soon = time.monotonic() + LEFT_SECONDS
+        known = [one for one in list(self._tokens.values()) if one[1] > soon]
         known.sort(key=lambda one: -one[1])
         chosen = known[: SAMPLE // 4] + random.sample(known, min(len(known), SAMPLE))
         beside = self._listed.with_suffix(".new")
