@@ -17,7 +17,11 @@ def show(client: portero.Portero) -> None:
 with portero.Portero() as client:
     show(client)
     for name in sys.argv[1:]:
-        answer = client.request("DELETE", f"/admin/api/users/{name}/sessions")
+        try:
+            answer = client.request("DELETE", f"/admin/api/users/{name}/sessions")
+        except portero.NotFound:
+            print(f"{name} is not logged in")
+            continue
         print(f"{name}: {len(answer.json['revoked'])} revoked")
         if answer.status == 202:
             print("still to be told:", answer.json["pending"])

@@ -16,7 +16,7 @@ import pytest
 
 from run.commands import ROOT
 from run.set_up import PYTHON
-from tests.support.deployment import USERS, Local, answers, deployed, free_ports
+from tests.support.deployment import USERS, Caller, Local, answers, deployed, free_ports
 from tests.support.policies import write_policy
 from tests.support.upstream import wait_for
 
@@ -55,6 +55,7 @@ CASES = {
     "anthropic_client": Example("AGNRTEST01", r"\w+"),
     "langchain_client": Example("AGNRTEST01", r"\d{3} dimensions"),
     "pipeline": Example("AGIATEST01", r"(?s)draft \[\w+\].*critique \[\w+\].*refine \[\w+\]"),
+    "api_keys": Example("AGNRTEST01", r"(?s)sk-portero-….*Open WebUI.*dead at once: 401"),
     "person": Example("USRSTEST01", r"\w+"),
     "monitoring": Example("MNTRTEST01", r"(?s)portero_decisions_total\{.*may not infer"),
     "admin": Example("ADMNTEST01", r"ADMNTEST01 \(admin\) until \d+"),
@@ -120,8 +121,10 @@ def test_an_example_runs_against_the_bundled_llm(
 
 
 def test_the_admins_example_revokes(with_model: Local, run: Callable[..., str]) -> None:
-    told = run(with_model.gateway, "admin", "ADMNTEST01", "USRSTEST01")
-    assert re.search(r"USRSTEST01: \d revoked", told)
+    token = Caller(with_model).token("USRSTEST01")
+    told = run(with_model.gateway, "admin", "ADMNTEST01", "USRSTEST01", "MNTRNOBODY")
+    assert re.search(r"USRSTEST01: [1-9] revoked\nMNTRNOBODY is not logged in", told)
+    assert Caller(with_model).call(token).status_code == 401
 
 
 def test_the_ollama_example_runs_where_its_api_is_spoken(
