@@ -16,6 +16,7 @@ from typing import Any
 from lupa.luajit21 import LuaRuntime
 
 from issuer.policy import Place, Policy, Server, roles
+from issuer.policy.routes import BY_LLM
 
 LUA = Path(__file__).resolve().parents[2] / "openresty" / "lua"
 #: Where no line is to blame: all kinds of servers, none of which lists it.
@@ -227,7 +228,7 @@ def _allowed(answer: _Answer) -> tuple[str, Place]:
 
 
 def _is_llm(row: dict[str, Any]) -> bool:
-    return row["answered_by"] in ("llm", "discovery")
+    return row["answered_by"] in BY_LLM
 
 
 def _no_model(answer: _Answer, why: str = "the request names none") -> tuple[str, Place]:

@@ -187,8 +187,15 @@ def _twice(document: Document, kind: Kind) -> Iterator[Fault]:
 
 # The table that is pushed.
 
-#: Who answers a class of Portero's own; all else is the LLM server's.
-_ANSWERED_BY = {"console": "issuer", "metrics": "gateway", ACCOUNT: "issuer"}
+#: Whose answer comes from an LLM server.
+BY_LLM = ("llm", "discovery", "socket")
+#: Who answers a class otherwise than the LLM server by itself.
+_ANSWERED_BY = {
+    "console": "issuer",
+    "metrics": "gateway",
+    ACCOUNT: "issuer",
+    "realtime": "socket",
+}
 #: Where a route of class models says that its model stands, and its answer is made from a list.
 _LOOKED_UP = ("listed", "path")
 
@@ -218,7 +225,7 @@ def in_force(
                 if route.needs is None or name in able[route.needs]
             ]
             row = _row(route, answered_by, may)
-            is_own = answered_by not in ("llm", "discovery")
+            is_own = answered_by not in BY_LLM
             yield route, row if is_own or not of_servers else row | _place_of(route, listed)
 
 

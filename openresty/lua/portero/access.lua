@@ -30,7 +30,9 @@ local gsub, sub = string.gsub, string.sub
 local PROTOCOLS = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true, ["HTTP/2.0"] = true }
 local SAFE_METHODS = { GET = true, HEAD = true }
 --- Where a route is answered if not here, by who answers it.
-local ANSWERED_AT = { issuer = "@issuer", gateway = "@metrics", discovery = "@discovery" }
+local ANSWERED_AT = {
+    issuer = "@issuer", gateway = "@metrics", discovery = "@discovery", socket = "@realtime",
+}
 --- Where a browser without a valid session goes, by the class of what it asked for.
 local LOGIN_PAGES = {
     page = "/login?next=/", account = "/login?next=/account",

@@ -36,6 +36,19 @@ local ERRORS = {
     },
     insufficient_permissions = { 403, "Your role may not use this route." },
     other_site = { 403, "This request came from another site.", code = "insufficient_permissions" },
+    socket_unjudged = {
+        403, "What is said here is not looked into: it is for roles of any model, whose server_side"
+            .. " allows tools and fetch.", code = "insufficient_permissions",
+    },
+    socket_with_servers = {
+        404, "WebSocket is served where there is one pool of LLM servers alone.",
+        code = "not_found",
+    },
+    upgrade_required = {
+        426, "This route speaks WebSocket: ask for it by Upgrade: websocket, in version 13.",
+        code = "invalid_request",
+        headers = { ["Upgrade"] = "websocket", ["Sec-WebSocket-Version"] = "13" },
+    },
     not_found = { 404, "No such route." },
     other_host = {
         421, "The certificate has no such name; ask by one that it has.", code = "invalid_request",
@@ -146,6 +159,8 @@ add(400, "invalid_request", nil, {
     transfer_encoding = "The only Transfer-Encoding is chunked, told once, and in HTTP/1.1.",
     body_broken = "The body is broken: its chunks are malformed, or it is cut off.",
     several_credentials = "The request carries more than one credential.",
+    handshake_malformed = "The Sec-WebSocket-Key is none: 16 bytes in base64.",
+    socket_query = "The query may say model and intent here, and nothing else.",
     body_unexpected = "This route takes no body.",
     json_name_twice = "The body has a name twice in one object.",
     json_name_near = 'The body has a name that some servers take for "model" or another field that'

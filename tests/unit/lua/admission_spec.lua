@@ -384,6 +384,34 @@ describe("filter, add_headers and settle", function()
     end)
 end)
 
+describe("a WebSocket", function()
+    local SOCKET = { is_llm = true, class = "realtime", answered_by = "socket", model = "query",
+        target = "/v1/realtime" }
+    local ALL = { tools = true, fetch = true }
+
+    it("is for callers of any model, who may ask for anything", function()
+        local models = fake.load("portero.policy.model_name").compile({ "a" }, true)
+        assert.is_nil(ask({ concurrent_requests = 5 }, {}, SOCKET))
+        assert.is_nil(ask({ server_side = ALL }, {}, SOCKET))
+        for _, limits in ipairs({ { models = models }, { models = models, server_side = ALL },
+            { server_side = { tools = true, fetch = false } },
+            { server_side = { tools = false, fetch = true } } }) do
+            assert.equal("socket_unjudged", (ask(limits, {}, SOCKET)))
+        end
+    end)
+
+    it("holds one of the caller's places until it ends", function()
+        assert.is_nil(ask({ concurrent_requests = 1 }, {}, SOCKET))
+        assert.equal("too_many_at_once", (ask({ concurrent_requests = 1 }, {}, SOCKET)))
+    end)
+
+    it("is for one pool alone", function()
+        request({}, SOCKET)
+        local claims = { sub = "USRSA" }
+        assert.equal("socket_with_servers", (admission.refusal(SOCKET, nil, "", claims, {})))
+    end)
+end)
+
 describe("is_held", function()
     it("is so of what is counted, and of an answer that is kept of who is looked at", function()
         assert.is_true(admission.is_held({}, { is_counted = true }))

@@ -438,6 +438,10 @@ local function new_socket(fake)
     function socket.close()
         fake.closed = (fake.closed or 0) + 1
     end
+    --- One part is all up to the pattern.
+    function socket.receiveuntil()
+        return socket.receiveany
+    end
     function socket.receiveany()
         at = at + 1
         local part = type(fake.said) == "function" and fake.said(at) or fake.said[at]

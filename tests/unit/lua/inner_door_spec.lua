@@ -100,3 +100,29 @@ describe("guard", function()
         assert.equal(403, exit_of(("0"):rep(64)))
     end)
 end)
+
+describe("open", function()
+    local function open(...)
+        fake.said = { ... }
+        return inner_door.open("/socket", { Upgrade = "websocket" }, 2)
+    end
+
+    it("answers the socket, the status and the head", function()
+        local socket, status, head =
+            open("HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: a b\r\nX:y")
+        assert.is_table(socket)
+        assert.equal(101, status)
+        assert.same({ ["sec-websocket-accept"] = "a b", x = "y" }, head)
+        assert.matches("^GET /socket HTTP/1%.1\r\nHost: inner\r\nConnection: upgrade\r\n",
+            fake.sent[1])
+        assert.matches("\r\nX%-Portero%-Inner: %x+\r\n", fake.sent[1])
+        assert.is_nil(fake.closed)
+    end)
+
+    it("answers why there is none, and closes it", function()
+        assert.same({ nil, "timeout" }, { open({ err = "timeout" }) })
+        assert.equal(1, fake.closed)
+        fake.connect_error = "connection refused"
+        assert.same({ nil, "connection refused" }, { open() })
+    end)
+end)

@@ -131,6 +131,35 @@ describe("read", function()
         end)
     end
 
+    describe("of who asks for WebSocket", function()
+        local function offered(protocols, more)
+            local headers = { upgrade = "websocket", ["sec-websocket-protocol"] = protocols }
+            for name, value in pairs(more or {}) do
+                headers[name] = value
+            end
+            return read(headers)
+        end
+        local ITS = "realtime, openai-insecure-api-key.T"
+
+        it("is among the subprotocols too", function()
+            assert.same(sent("T"), offered(ITS))
+            assert.same(sent("T"), offered("openai-insecure-api-key.T,realtime"))
+            assert.same(sent("T"), offered(ITS, { cookie = "auth_token=T" }))
+            assert.same(MISSING, offered("realtime"))
+            assert.same(sent(""), offered("openai-insecure-api-key."))
+        end)
+
+        it("is refused where two differ", function()
+            assert.same(SEVERAL, offered(ITS .. ", openai-insecure-api-key.U"))
+            assert.same(SEVERAL, offered(ITS, { cookie = "auth_token=U" }))
+            assert.same(SEVERAL, offered(ITS, { ["x-api-key"] = "U" }))
+        end)
+
+        it("is looked for there of nobody else", function()
+            assert.same(MISSING, read({ ["sec-websocket-protocol"] = ITS }))
+        end)
+    end)
+
     it("leaves a token of the usual form where it came, and takes any other out", function() -- _h4
         for value, from in pairs({
             ["Bearer T"] = 8, ["bearer T"] = 8, ["Bearer  T"] = 1, ["Bearer T\t"] = 1,
@@ -148,5 +177,28 @@ describe("read", function()
     it("reads a long Cookie header to its end", function() -- H16
         local header = ("a=b; "):rep(10000) .. "auth_token=T"
         assert.same(by_cookie("T"), read({ cookie = header }))
+    end)
+end)
+
+describe("among_protocols", function()
+    it("answers the token, nothing, or false for several", function()
+        for protocols, expected in pairs({
+            ["a, openai-insecure-api-key.T"] = "T", ["a"] = false,
+            ["openai-insecure-api-key.T,openai-insecure-api-key.T"] = "T",
+        }) do
+            fake.request({ headers = { ["sec-websocket-protocol"] = protocols } })
+            assert.equal(expected or nil, presented_token.among_protocols())
+        end
+        fake.request({ headers = {
+            ["sec-websocket-protocol"] = "openai-insecure-api-key.T, openai-insecure-api-key.U",
+        } })
+        assert.is_false(presented_token.among_protocols())
+    end)
+end)
+
+describe("is_protocol", function()
+    it("is so of a credential by its beginning", function()
+        assert.is_true(presented_token.is_protocol("openai-insecure-api-key.T"))
+        assert.is_false(presented_token.is_protocol("realtime"))
     end)
 end)

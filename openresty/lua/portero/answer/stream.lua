@@ -107,6 +107,11 @@ local function verdict(elapsed_seconds)
     end
 end
 
+--- Why what the request's token opened must end now.
+---@param elapsed_seconds number since it began
+---@return string|nil code a key of errors.lua's table
+_M.verdict = verdict
+
 local function is_due(watch, elapsed_seconds)
     if elapsed_seconds < watch.next_check then
         return false

@@ -80,7 +80,7 @@ local function places_of(indices)
 end
 
 --- Who may answer a route, and whether from what the LLM server says.
-local BY_LLM = { llm = true, discovery = true, issuer = false, gateway = false }
+local BY_LLM = { llm = true, discovery = true, socket = true, issuer = false, gateway = false }
 
 local function new_route(listed, index)
     local before, _, behind = split(listed.path)
@@ -109,7 +109,8 @@ end
 
 --- Compile the table. An earlier route wins over a later one that could be meant as well.
 ---@param listed table[] { method, path, class, model or nil, roles = names of those who may use it,
---- answered_by = "llm", "discovery" (lists of models, and one model's entry), "issuer", "gateway",
+--- answered_by = "llm", "discovery" (lists of models, and one model's entry), "socket" (class
+--- realtime), "issuer", "gateway",
 --- no_api_keys = true where one does not count; and where the policy names servers: servers =
 --- places from 0 of those that have it, by_name = whether it is there behind a server's name
 --- alone }

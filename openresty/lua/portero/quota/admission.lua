@@ -16,9 +16,11 @@ local usage = require("portero.answer.usage")
 
 local ngx, var = ngx, ngx.var
 
-local METERED = { inference = true }
+local METERED = { inference = true, realtime = true }
 local FIRST_FAILURE = 300
 local NO_LIMITS = {}
+--- What is forwarded from here on, and may be counted until it ends.
+local HELD = { llm = true, socket = true }
 
 --- Request ID -> { user, limits, slot, meter, filter, reader, headers }, from admission to the log
 --- phase;
@@ -137,8 +139,18 @@ local function is_model_judged(list, route, plan)
     return list or (plan and route.model)
 end
 
+--- What is said over a WebSocket is not looked into: it could name any model, and ask for anything.
+local function may_open_socket(its_limits)
+    local allowed = its_limits.server_side
+    return not its_limits.models and (not allowed or allowed.tools and allowed.fetch)
+end
+
 --- Which model, and what else the body asks of the LLM server.
 local function judge_body(ticket, route, value, query, plan)
+    if route.answered_by == "socket" then
+        return plan and "socket_with_servers"
+            or not may_open_socket(ticket.limits) and "socket_unjudged" or nil
+    end
     local models = ticket.limits.models
     local allowed = METERED[route.class] and ticket.limits.server_side or nil
     local watch = allowed and server_side.WATCH
@@ -218,7 +230,7 @@ function _M.refusal(route, value, query, claims, plan)
     if code then
         return code, ticket.headers
     end
-    if route.answered_by == "llm" and _M.is_held(route, ticket.limits) then
+    if HELD[route.answered_by] and _M.is_held(route, ticket.limits) then
         ticket.notes_owner = is_noted(route, ticket.limits)
         tickets[var.request_id] = ticket
     else

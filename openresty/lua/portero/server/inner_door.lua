@@ -40,9 +40,9 @@ function _M.guard()
     return is_own
 end
 
-local function question_of(target, headers)
+local function question_of(target, headers, version, connection)
     local lines = {
-        "GET " .. target .. " HTTP/1.0", "Host: inner", "Connection: close",
+        "GET " .. target .. " " .. version, "Host: inner", "Connection: " .. connection,
         KEY_HEADER .. ": " .. key,
     }
     for name, value in pairs(headers) do
@@ -112,12 +112,47 @@ end
 function _M.ask(target, headers, seconds, most_bytes)
     local socket = ngx.socket.tcp()
     local ends = ngx.now() + seconds
-    local text, err = exchange(socket, question_of(target, headers), most_bytes, ends)
+    local question = question_of(target, headers, "HTTP/1.0", "close")
+    local text, err = exchange(socket, question, most_bytes, ends)
     socket:close()
     if not text then
         return nil, err
     end
     return parsed(text, most_bytes)
+end
+
+local function head_of(text)
+    local headers = {}
+    for name, value in text:gmatch("\r\n([^:\r\n]+):[ \t]*([^\r\n]*)") do
+        headers[name:lower()] = value
+    end
+    return tonumber(text:match("^HTTP/1%.%d (%d%d%d)")), headers
+end
+
+--- Ask to change to WebSocket. The socket is the LLM server's side from there on, where the status
+--- says so; who is done with it closes it.
+---@param target string
+---@param headers table name -> value, without line ends
+---@param seconds number how long the answer's head may take
+---@return table|nil socket
+---@return integer|string status or why there is none
+---@return table|nil head name in lower case -> value
+function _M.open(target, headers, seconds)
+    local socket = ngx.socket.tcp()
+    socket:settimeout(seconds * MILLISECONDS)
+    local ok, err = socket:connect(address)
+    ok, err = ok and socket:send(question_of(target, headers, "HTTP/1.1", "upgrade")), err
+    local read = ok and socket:receiveuntil("\r\n\r\n")
+    local text, fault = nil, err
+    if read then
+        -- As long as nginx lets an answer's head be.
+        text, fault = read()
+    end
+    if not text then
+        socket:close()
+        return nil, fault
+    end
+    return socket, head_of(text)
 end
 
 return _M

@@ -1,8 +1,9 @@
 ---------
 -- The one reader of a request's credential: `Authorization: Bearer` (RFC 6750 section 2.1),
--- `x-api-key`, or the cookie `auth_token`. Never the query. What is of another scheme is none of
--- ours and is not counted. Two that differ are refused, and a bad one never falls back to a good
--- one. The issuer's reader of the same rules is `issuer/tokens/presented_token.py`.
+-- `x-api-key`, or the cookie `auth_token`; of who asks for WebSocket also the subprotocols, as a
+-- browser can send it in no other way (OpenAI's client does). Never the query. What is of another
+-- scheme is none of ours and is not counted. Two that differ are refused, and a bad one never falls
+-- back to a good one. The issuer's reader of the same rules is `issuer/tokens/presented_token.py`.
 
 local var = ngx.var
 local byte, find, lower = string.byte, string.find, string.lower
@@ -116,6 +117,43 @@ local function read_all(authorization, key, cookie)
     return token or from_cookie, nil, not token
 end
 
+local PROTOCOL = "openai-insecure-api-key."
+
+--- Whether a subprotocol is a credential.
+---@param name string
+---@return boolean
+function _M.is_protocol(name)
+    return sub(name, 1, #PROTOCOL) == PROTOCOL
+end
+
+--- The token among the subprotocols that are offered; nil where there is none, false where there
+--- are several.
+---@return string|false|nil
+function _M.among_protocols()
+    local found
+    for name in string.gmatch(var.http_sec_websocket_protocol or "", "[^%s,]+") do
+        if _M.is_protocol(name) then
+            local its = sub(name, #PROTOCOL + 1)
+            if found and found ~= its then
+                return false
+            end
+            found = its
+        end
+    end
+    return found
+end
+
+--- The same of a request that asks for WebSocket, where nothing else or a cookie names a token.
+local function with_protocols(token, fault, by_cookie)
+    local its = _M.among_protocols()
+    if its == nil then
+        return token, fault, by_cookie
+    elseif its == false or fault == "several" or token and token ~= its then
+        return nil, "several", false
+    end
+    return its, nil, false
+end
+
 --- The caller's token: a text, and where in it the token begins. Nearly all come in Authorization
 --- alone, in its usual form; they are left in the header's value, for a text of their own would be
 --- the longest of the request.
@@ -131,6 +169,9 @@ function _M.read()
         end
     end
     local token, fault, by_cookie = read_all(authorization, key, cookie)
+    if var.http_upgrade then
+        token, fault, by_cookie = with_protocols(token, fault, by_cookie)
+    end
     return token, fault, by_cookie, 1
 end
 
