@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from issuer import keys
 from issuer.keys.key_file import SIGNING, Entry, KeyList
@@ -62,6 +63,11 @@ class GatewayVerifier:
         """Revoke tokens: `jti` -> `exp`."""
         for jti, exp in tokens.items():
             self._tell(f"revoke {jti} {exp}")
+
+    def activate_keys(self, entries: Iterable[Sequence[Any]]) -> None:
+        """Make API keys active: entries as the issuer pushes them."""
+        for key_id, exp, known in entries:
+            self._tell(f"api-key {key_id} {exp} {json.dumps(known).encode().hex()}")
 
     def verdicts(self, tokens: Sequence[bytes], now: int) -> list[str]:
         """The verdict on each token: accepted, expired or refused."""

@@ -5,7 +5,9 @@
 --   start SYNC_KEY POLICY                    in hex; the policy as the issuer compiles it, in JSON
 --   keys HISTORY SERIAL SEALED               the list of keys, as the issuer seals it: true, false
 --   activate JTI EXP, revoke JTI EXP
+--   api-key ID EXP RECORD                    what is known of a key, in JSON, in hex
 --   token NOW TOKEN                          token in hex: accepted, expired, refused
+--   memory                                   what Lua holds, in kilobytes
 --   signature ALGORITHM KEY TEXT SIGNATURE   in hex: true, false, or unfit for such a key
 --   flush                                    send the answers on
 
@@ -19,7 +21,7 @@ for value = 0, 255 do
     BYTES[("%02x"):format(value)] = string.char(value)
 end
 
-local fake, active_tokens, crypto, keys, policy, shared_versions, token_cache
+local fake, active_tokens, api_keys, crypto, keys, policy, shared_versions, token_cache
 
 local function from_hex(text)
     return (text:gsub("..", BYTES))
@@ -31,6 +33,7 @@ local function start(sync_key, listed)
     crypto, keys = fake.load("portero.token.crypto"), fake.load("portero.token.keys")
     token_cache = fake.load("portero.token.token_cache")
     active_tokens = fake.load("portero.token.active_tokens")
+    api_keys = fake.load("portero.token.api_keys")
     policy = fake.load("portero.policy.decision").load(cjson.decode(from_hex(listed)))
     keys.start({ sync_key = from_hex(sync_key) })
     active_tokens.end_snapshot(active_tokens.begin_snapshot())
@@ -67,7 +70,16 @@ local COMMANDS = {
     revoke = function(jti, exp)
         assert(active_tokens.revoke(jti, tonumber(exp), fake.clock.now))
     end,
+    ["api-key"] = function(id, exp, record)
+        exp = tonumber(exp)
+        assert(api_keys.put(id, exp, cjson.decode(from_hex(record)), fake.clock.now))
+        assert(active_tokens.activate(id, exp, fake.clock.now))
+    end,
     token = verdict,
+    memory = function()
+        collectgarbage()
+        return tostring(collectgarbage("count"))
+    end,
     signature = signature,
     flush = function()
         io.stdout:flush()

@@ -22,8 +22,9 @@ import requests
 from run.commands import ROOT
 from tests.stack.clients import answers, npm
 from tests.stack.clients.python_clients import HI
-from tests.support.deployment import USERS, Caller, Local, deployed
+from tests.support.deployment import USERS, Caller, Local, deployed, free_ports
 from tests.support.docs import block, names
+from tests.support.forge import parts
 from tests.support.upstream import Upstream, wait_for
 
 pytestmark = [
@@ -290,6 +291,81 @@ def test_the_docs_script_prints_a_token_without_python(running: Local, tmp_path:
         timeout=30,
     )
     assert Caller(running).call(done.stdout.strip()).status_code == 200
+
+
+@pytest.fixture
+def api_key(running: Local) -> Iterator[str]:
+    """A key of the user of these tests."""
+    caller = Caller(running)
+    body = {"name": "a tool", "days": 30}
+    made = caller.call(caller.token(USER), "/account/keys", body=body).json()
+    yield made["key"]
+    caller.call(caller.token(USER), f"/account/keys/{made['id']}", method="DELETE")
+
+
+def test_stock_clients_need_nothing_but_an_api_key(
+    running: Local, said: Upstream, api_key: str
+) -> None:
+    made: dict[str, Any] = {"KEY": api_key, "MODEL": "tiny"}
+    exec(block("docs/clients.md", "api-key-clients").replace(DOCUMENTED, running.gateway), made)
+    before = logins(running)
+    answer = made["gpt"].chat.completions.create(model="tiny", messages=HI)
+    assert answer.choices[0].message.content == "pong"
+    pieces = made["gpt"].chat.completions.create(model="tiny", messages=HI, stream=True)
+    assert [one.choices[0].delta.content for one in pieces if one.choices[0].delta.content]
+    message = made["claude"].messages.create(model="tiny", messages=HI, max_tokens=9)
+    assert message.content[0].text == "pong"
+    assert made["llama"].chat(model="tiny", messages=HI).message.content == "pong"
+    assert made["chain"].invoke("hi").content == "pong"
+    assert [seen.values("x-auth-token-id") for seen in said.seen] == [[api_key[11:27]]] * 5
+    assert logins(running) == before
+
+
+def test_a_real_prometheus_scrapes_with_nothing_but_an_api_key(
+    running: Local, tmp_path: Path
+) -> None:
+    caller, monitor = Caller(running), "MNTRTEST01"
+    body = {"name": "Prometheus", "days": 90}
+    key = caller.call(caller.token(monitor), "/account/keys", body=body).json()["key"]
+    (tmp_path / "portero.key").write_text(key)
+    (port,) = free_ports(1)
+    config = block("docs/clients.md", "prometheus").replace(
+        "127.0.0.1:8080", running.gateway.removeprefix("http://")
+    )
+    config = config.replace("/etc/prometheus/portero.key", str(tmp_path / "portero.key"))
+    (tmp_path / "prometheus.yml").write_text(f"global:\n  scrape_interval: 1s\n{config}")
+    words = [
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    process = subprocess.Popen(["prometheus", *words])
+    try:
+        query = f"http://127.0.0.1:{port}/api/v1/query"
+
+        def ready() -> bool:
+            try:
+                answer = requests.get(query, params={"query": "portero_ready"}, timeout=5)
+            except requests.ConnectionError:
+                return False
+            found = answer.json()["data"]["result"] if answer.ok else []
+            return [one["value"][1] for one in found] == ["1"]
+
+        wait_for(ready, 30, "Prometheus has Portero's metrics")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_docs_oauth_session_gets_its_token_by_itself(running: Local) -> None:
+    made = snippets(running, ("docs/clients.md", "authlib"))
+    try:
+        assert made["models"]["data"]
+        scope = parts(made["session"].token["access_token"])[1]["scope"]
+        assert scope == "inference models"
+    finally:
+        made["session"].close()
 
 
 def test_every_part_of_the_docs_that_says_so_is_tested() -> None:
