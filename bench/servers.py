@@ -43,7 +43,9 @@ UPSTREAM = """
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         client_max_body_size 64m;
-        location / {{ default_type application/json; return 200 '{{"ok":true}}'; }}
+        default_type application/json;
+        location / {{ return 200 '{{"ok":true}}'; }}
+        location = /v1/models {{ return 200 '{{"data":[{{"id":"tiny"}}]}}'; }}
     }}
 """
 
