@@ -684,3 +684,39 @@ describe("a narrowed credential", function()
             decided("GET", "/admin/api/sessions", { is_api_key = true }))
     end)
 end)
+
+describe("a response that a server keeps", function() -- N10
+    local KEPT = { method = "GET", path = "/v1/responses/{response}", class = "inference",
+        answered_by = "llm", model = "response", roles = { "admin" } }
+
+    local function decided(limits, path, has_servers)
+        local policy = loaded(limits, {}, function(listed)
+            local row = {}
+            for name, value in pairs(KEPT) do
+                row[name] = value
+            end
+            row.servers = has_servers and { 0 } or nil
+            listed.routes[#listed.routes + 1] = row
+            listed.servers = has_servers and { { name = "rack", kind = "vllm",
+                model_names = "exact", weight = 1 } } or nil
+            listed.management, listed.aliases = has_servers and { "admin" }, {}
+        end)
+        return (decision.decide(policy, "GET", path, "", {
+            caller = function()
+                return { sub = "ADMNX", role = "admin",
+                    limits = decision.limits(policy, "ADMNX", "admin") }
+            end,
+            reach = function() end,
+            admit = function() end,
+        }))
+    end
+
+    it("is nobody's of whom nobody looks at the bodies, by a server's name neither", function()
+        local looked_at = { admin = { server_side = { tools = false, fetch = false } } }
+        for path, has_servers in pairs({ ["/v1/responses/resp_a"] = false,
+            ["/llm/v1/responses/resp_a"] = true, ["/servers/rack/v1/responses/resp_a"] = true }) do
+            assert.equal("response_not_found", decided({}, path, has_servers))
+            assert.is_nil(decided(looked_at, path, has_servers))
+        end
+    end)
+end)

@@ -196,6 +196,10 @@ end
 
 --- A request whose route is found, by one whose role may use it.
 local function admitted(route, value, query, claims, ask, plan)
+    -- Of a caller whose bodies nobody looks at nothing is known to be its own.
+    if route.is_owned and not (claims.limits and claims.limits.server_side) then
+        return "response_not_found", route
+    end
     if claims.limits or plan then
         local code, headers = ask.admit(route, value, query, claims, plan)
         if code then
@@ -278,9 +282,6 @@ function _M.decide(policy, method, path, query, ask)
             return "insufficient_permissions", route
         end
         return nil, route, value, claims
-    elseif route.is_owned and not (claims.limits and claims.limits.server_side) then
-        -- Of a caller whose bodies nobody looks at nothing is known to be its own.
-        return "response_not_found", route
     end
     if policy.fleet then
         return admitted(route, value, query, claims, ask, plan_of(policy, route, claims, ask))
