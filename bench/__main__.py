@@ -85,6 +85,9 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
         minted = _active_tokens(portero, algorithm, FIRST_SEEN)
         again = write_script(folder, f"known-{algorithm}", minted[:1])
         yield Row(f"Portero, known token, {algorithm}", _server(portero), again)
+        if portero is first:
+            script = write_script(folder, "api-key", [_api_key(portero)])
+            yield Row("Portero, known API key", _server(portero), script)
         script = write_script(folder, algorithm, minted)
         yield Row(f"Portero, first-seen token, {algorithm}", _server(portero), script)
     # A gateway of its own: thousands of tokens that another row brings would be its collector's
@@ -162,6 +165,14 @@ def _active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
     _activate(deployment, claims)
     return [tokens.mint(one, key) for one in claims]
+
+
+def _api_key(deployment: Local) -> str:
+    """One that the deployment's gateway and store know, of the same user."""
+    caller = Caller(deployment)
+    body = {"name": "bench", "days": 1}
+    made = caller.call(caller.token(USER), "/account/keys", body=body).json()
+    return str(made["key"])
 
 
 def _activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:

@@ -3,9 +3,11 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import requests
 
+from issuer.tokens import api_keys
 from tests.support.deployment import CHAT, USERS, Local
 from tests.support.forge import parts
 from tests.support.history import NO_ANSWER, Operation
@@ -36,13 +38,14 @@ class Recorder:
         if answer.status_code != 200:
             return ""
         token = str(answer.json()["token"])
-        claims = parts(token)[1]
-        self.history.append(
-            Operation(
-                "login", claims["jti"], began, time.time(), 200, expires_at=float(claims["exp"])
-            )
-        )
+        self._note_login(self._id(token), began, float(parts(token)[1]["exp"]))
         return token
+
+    def _note_login(self, jti: str, began: float, expires_at: float) -> None:
+        self.history.append(Operation("login", jti, began, time.time(), 200, expires_at=expires_at))
+
+    def _id(self, token: str) -> str:
+        return str(parts(token)[1]["jti"])
 
     def use(self, token: str, path: str = "/v1/chat/completions") -> int:
         """One request; its status, or 0 without an answer."""
@@ -58,7 +61,7 @@ class Recorder:
         self.history.append(
             Operation(
                 "request",
-                parts(token)[1]["jti"],
+                self._id(token),
                 began,
                 time.time(),
                 status,
@@ -77,11 +80,13 @@ class Recorder:
             status = self._session().post(url, headers=bearer, timeout=10).status_code
         except requests.RequestException:
             status = NO_ANSWER
-        jti = parts(token)[1]["jti"]
+        self._note_revocation(self._id(token), began, status)
+        return status
+
+    def _note_revocation(self, jti: str, began: float, status: int) -> None:
         self.history.append(
             Operation("revoke", jti, began, time.time(), status, pending=status == 202)
         )
-        return status
 
     def _session(self) -> requests.Session:
         """One a thread, kept alive."""
@@ -90,3 +95,51 @@ class Recorder:
             self._local.session.trust_env = False
         session: requests.Session = self._local.session
         return session
+
+
+@dataclass
+class KeyRecorder(Recorder):
+    """The same of API keys: what `login` answers is one, and `revoke` deletes it. The token that
+    asks for them is no part of the history.
+    """
+
+    _owner: str = ""
+
+    def login(self, user: str = "AGIATEST01") -> str:
+        """A key, or "" when none was made."""
+        began = time.time()
+        answer = self._ask(user, "POST", "", {"name": "a promise", "days": 1})
+        if answer is None or answer.status_code != 201:
+            return ""
+        made = answer.json()
+        self._note_login(made["id"], began, float(made["expires_at"]))
+        return str(made["key"])
+
+    def revoke(self, token: str) -> int:
+        """Delete the key at the issuer; the status, or 0 without an answer."""
+        began = time.time()
+        answer = self._ask("AGIATEST01", "DELETE", f"/{self._id(token)}", None)
+        status = NO_ANSWER if answer is None else answer.status_code
+        self._note_revocation(self._id(token), began, status)
+        return status
+
+    def _id(self, token: str) -> str:
+        return api_keys.id_of(token)
+
+    def _ask(self, user: str, method: str, path: str, body: Any) -> requests.Response | None:
+        secret, door = USERS[user]
+        issuer, session = self.deployment.issuer, self._session()
+        try:
+            if not self._owner:
+                answer = session.post(issuer + door, auth=(user, secret), timeout=10)
+                self._owner = answer.json().get("token", "")
+            headers = {"Authorization": f"Bearer {self._owner}"}
+            return session.request(
+                method, f"{issuer}/account/keys{path}", json=body, headers=headers, timeout=10
+            )
+        except requests.RequestException:
+            return None
+
+
+#: What a promise is asked of, by its name.
+KINDS: dict[str, type[Recorder]] = {"tokens": Recorder, "API keys": KeyRecorder}

@@ -1,15 +1,16 @@
 """The gateway restarted, and its workers killed: no active token is lost (F8, F9)."""
 
 import os
+import re
 import signal
 import threading
 import time
 
 import requests
 
-from tests.promises.conftest import FULL, Figure, size
-from tests.promises.recorder import Recorder
-from tests.promises.stores import fill, mint
+from tests.promises.conftest import FULL, Figure, of_each_kind, size
+from tests.promises.recorder import KINDS
+from tests.promises.stores import fill, fill_keys, mint
 from tests.support.deployment import Caller, deployed
 from tests.support.history import check
 from tests.support.upstream import Upstream, wait_for
@@ -44,6 +45,36 @@ def test_f9_a_restarted_gateway_is_full_again_before_it_says_anything_else_than_
                 assert seconds < 1.0
 
 
+def test_f9_a_restarted_gateway_has_its_api_keys_again(upstream: Upstream, figure: Figure) -> None:
+    count = size(5_000, 100_000)
+    with deployed(upstream.url) as deployment:
+        caller = Caller(deployment)
+        free = _metric(deployment.internal, "portero_api_keys_free_bytes")
+        deployment.stop("reconciler")
+        keys = fill_keys(deployment, count, revoked=100)
+        deployment.stop("gateway")
+        deployment.start("gateway")
+        deployment.start("reconciler")
+        alive, revoked = keys[: -100 : max(1, count // SAMPLE)], keys[-100:]
+        before, seconds = _until_served(deployment.gateway, alive[-1])
+        assert set(before) <= {503}, before
+        assert {caller.call(key).status_code for key in alive} == {200}
+        assert {caller.call(key).status_code for key in revoked} == {401}
+        used = free - _metric(deployment.internal, "portero_api_keys_free_bytes")
+        figure(
+            f"F9 gateway restarted with {count} API keys: all valid after; memory a key",
+            f"{seconds:.2f} s of the port answering; {used / (count - 100):.0f} bytes, "
+            "and one entry among the active tokens",
+        )
+
+
+def _metric(internal: str, name: str) -> float:
+    text = requests.get(f"{internal}/metrics", timeout=5).text
+    found = re.search(rf"(?m)^{name} (\S+)$", text)
+    assert found
+    return float(found[1])
+
+
 def _until_served(gateway: str, token: str) -> tuple[list[int], float]:
     """The statuses before the first 200, and the seconds from the first answer to it."""
     statuses: list[int] = []
@@ -62,12 +93,13 @@ def _until_served(gateway: str, token: str) -> tuple[list[int], float]:
     raise AssertionError(f"never served: {statuses[-5:]}")
 
 
+@of_each_kind()
 def test_f8_workers_killed_one_after_another_lose_no_active_token(
-    upstream: Upstream, figure: Figure
+    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
 ) -> None:
     kills = size(5, 30)
-    with deployed(upstream.url, GATEWAY_WORKERS="4") as deployment:
-        recorder = Recorder(deployment)
+    with deployed(upstream.url, GATEWAY_WORKERS="4", **many_keys) as deployment:
+        recorder = KINDS[kind](deployment)
         tokens = [recorder.login() for _ in range(8)]
         gone = tokens.pop()
         assert recorder.revoke(gone) == 204
@@ -89,7 +121,7 @@ def test_f8_workers_killed_one_after_another_lose_no_active_token(
     assert check(recorder.history) == []
     broken = sum(one.status == 0 for one in recorder.history)
     figure(
-        "F8 worker kills, requests, of them broken in flight, active tokens lost",
+        f"F8 {kind}: worker kills, requests, of them broken in flight, active tokens lost",
         f"{kills}, {len(recorder.history)}, {broken}, 0",
     )
 

@@ -5,8 +5,8 @@ import signal
 import threading
 
 from issuer.store.sqlite import SqliteSessions
-from tests.promises.conftest import Figure, size
-from tests.promises.recorder import Recorder
+from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.recorder import KINDS
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.history import check
 from tests.support.upstream import Upstream, wait_for
@@ -14,13 +14,14 @@ from tests.support.upstream import Upstream, wait_for
 CLIENTS = 4
 
 
+@of_each_kind()
 def test_f11_the_issuer_killed_at_random_loses_no_acknowledged_token(
-    upstream: Upstream, figure: Figure
+    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
 ) -> None:
     wanted, kills_wanted = size(60, 2000), size(4, 60)
     dice = random.Random(11)
-    with deployed(upstream.url) as deployment:
-        recorder = Recorder(deployment)
+    with deployed(upstream.url, **many_keys) as deployment:
+        recorder = KINDS[kind](deployment)
         tokens: list[str] = []
         stop = threading.Event()
 
@@ -45,7 +46,7 @@ def test_f11_the_issuer_killed_at_random_loses_no_acknowledged_token(
             recorder.use(token)
     assert check(recorder.history) == []
     figure(
-        "F11 logins acknowledged, kills, acknowledged tokens refused later",
+        f"F11 {kind}: acknowledged, kills, acknowledged tokens refused later",
         f"{len(tokens)}, {kills}, 0",
     )
 

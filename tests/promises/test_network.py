@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from run import processes
-from tests.promises.conftest import Figure, size
-from tests.promises.recorder import Recorder
+from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.recorder import KINDS, Recorder
 from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
 from tests.support.history import check
 from tests.support.link import Link, linked
@@ -95,14 +95,15 @@ MOODS = {
 }
 
 
+@of_each_kind()
 @pytest.mark.parametrize("name", MOODS)
 def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
-    upstream: Upstream, figure: Figure, name: str
+    upstream: Upstream, figure: Figure, many_keys: dict[str, str], name: str, kind: str
 ) -> None:
     mood, delay = MOODS[name]
     duration = size(3, 60)
-    with behind_a_link(upstream) as (deployment, link):
-        recorder = Recorder(deployment)
+    with behind_a_link(upstream, **many_keys) as (deployment, link):
+        recorder = KINDS[kind](deployment)
         kept, doomed = [recorder.login() for _ in range(3)], recorder.login()
         link.become(mood, delay)
         until = time.monotonic() + duration
@@ -124,7 +125,7 @@ def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
     bound = duration + HEALED_SECONDS
     assert check(recorder.history, pending_bound_seconds=bound) == []
     figure(
-        f"F14 {name}, {duration} s: a revocation made meanwhile answered",
+        f"F14 {kind}, {name}, {duration} s: a revocation made meanwhile answered",
         f"{revoked}, and held {seconds:.2f} s after healing at the latest",
     )
 
@@ -180,12 +181,14 @@ def _play(internal: str, message: bytes) -> int:
         return int(connection.recv(65536).split(b" ")[1])
 
 
+@of_each_kind()
 def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affected(
-    upstream: Upstream, figure: Figure
+    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
 ) -> None:
     staleness = 2
+    settings = {"SYNC_MAX_STALENESS_SECONDS": str(staleness), **many_keys}
     with (
-        deployed(upstream.url, SYNC_MAX_STALENESS_SECONDS=str(staleness)) as deployment,
+        deployed(upstream.url, **settings) as deployment,
         another_gateway(deployment) as (second, internal),
         linked(internal) as link,
     ):
@@ -195,7 +198,7 @@ def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affe
             deployment.start(part)
         wait_ready(deployment)
         wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
-        first, other = Recorder(deployment), Recorder(deployment, second)
+        first, other = KINDS[kind](deployment), KINDS[kind](deployment, second)
         token, doomed = first.login(), first.login()
         assert (first.use(token), other.use(token)) == (200, 200)
 
@@ -212,7 +215,7 @@ def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affe
         wait_for(lambda: other.use(token) == 200, 8, "the partition has healed")
         assert (other.use(doomed), other.use(fresh)) == (401, 200)
     assert check(first.history) == []
-    figure("F27 a login while one of two gateways hangs takes", f"{login_seconds:.2f} s")
+    figure(f"F27 {kind}: a login while one of two gateways hangs takes", f"{login_seconds:.2f} s")
     assert login_seconds < 0.25 + 0.5  # and one bcrypt
 
 

@@ -4,8 +4,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.promises.conftest import Figure, size
-from tests.promises.recorder import Recorder
+from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.recorder import KINDS, Recorder
 from tests.support.deployment import Caller, deployed
 from tests.support.history import SERVED, Operation, check
 from tests.support.upstream import Upstream, wait_for
@@ -13,12 +13,13 @@ from tests.support.upstream import Upstream, wait_for
 CLIENTS = 16
 
 
+@of_each_kind(always=True)
 def test_f24_sixteen_clients_use_a_token_while_it_is_revoked_and_none_passes_after(
-    upstream: Upstream, figure: Figure
+    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
 ) -> None:
-    rounds = size(40, 1000)
-    with deployed(upstream.url, GATEWAY_WORKERS="4") as deployment:
-        recorder = Recorder(deployment)
+    rounds = size(40 if kind == "tokens" else 10, 1000)
+    with deployed(upstream.url, GATEWAY_WORKERS="4", **many_keys) as deployment:
+        recorder = KINDS[kind](deployment)
         with ThreadPoolExecutor(CLIENTS) as clients:
             for _ in range(rounds):
                 _one_round(recorder, clients)
@@ -26,10 +27,13 @@ def test_f24_sixteen_clients_use_a_token_while_it_is_revoked_and_none_passes_aft
     passed = [one for one in recorder.history if one.kind == "request" and one.status in SERVED]
     latest = max(_late(recorder.history), default=0.0)
     figure(
-        "F24 rounds, requests passed in all, passed after the revocation answered",
+        f"F24 {kind}: rounds, requests passed in all, passed after the revocation answered",
         f"{rounds}, {len(passed)}, {sum(late > 0 for late in _late(recorder.history))}",
     )
-    figure("F24 last passed request began before the revocation answered by", f"{-latest:.4f} s")
+    figure(
+        f"F24 {kind}: last passed request began before the revocation answered by",
+        f"{-latest:.4f} s",
+    )
 
 
 def _one_round(recorder: Recorder, clients: ThreadPoolExecutor) -> None:
