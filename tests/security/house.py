@@ -2,8 +2,9 @@
 to it from addresses of their own: those of the loopback network, of which one is a front's.
 """
 
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,3 +89,16 @@ def house(upstream: Upstream) -> Iterator[House]:
     """A running deployment."""
     with deployed(upstream.url, TRUSTED_PROXIES=FRONT) as running:
         yield House(running, upstream)
+
+
+def raw(url: str, data: bytes, seconds: float = 5.0) -> bytes:
+    """Bytes as they are; all that comes back until the connection ends or is silent for so long."""
+    host, port = url.removeprefix("http://").split(":")
+    received = b""
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    with connection, suppress(TimeoutError, ConnectionError):
+        connection.sendall(data)
+        connection.settimeout(seconds)
+        while block := connection.recv(1 << 16):
+            received += block
+    return received

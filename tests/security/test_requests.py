@@ -3,7 +3,6 @@ one for one, with headers of the gateway's alone.
 """
 
 import re
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pytest
 
 from tests.security import malformed
 from tests.security.conftest import Figure
-from tests.security.house import House
+from tests.security.house import House, raw
 from tests.security.wire import Wire
 from tests.support.forge import parts
 from tests.support.upstream import Seen
@@ -35,19 +34,8 @@ def agent(house: House) -> str:
     return house.client("127.0.0.1").token("AGIATEST01")
 
 
-def sent(house: House, data: bytes, seconds: float = SILENCE_SECONDS) -> bytes:
-    """All that comes back until the connection ends or is silent."""
-    host, port = house.deployment.gateway.removeprefix("http://").split(":")
-    received = b""
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        try:
-            connection.sendall(data)
-            connection.settimeout(seconds)
-            while block := connection.recv(1 << 16):
-                received += block
-        except (TimeoutError, ConnectionError):
-            pass
-    return received
+def sent(house: House, data: bytes) -> bytes:
+    return raw(house.deployment.gateway, data, SILENCE_SECONDS)
 
 
 @dataclass(frozen=True)
