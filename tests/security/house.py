@@ -56,7 +56,7 @@ class Client:
         right, own = USERS.get(user, ("unknown", "/llm/login"))
         path, secret = path or own, right if secret is None else secret
         if path.removeprefix("/auth") in BASIC_DOORS:
-            return self.ask("POST", path, auth=(user, secret), headers=headers)
+            return self.ask("POST", path, auth=(user.encode(), secret.encode()), headers=headers)
         form = {"username": user, "password": secret}
         return self.ask("POST", path, data=form, headers=headers)
 

@@ -275,8 +275,9 @@ def test_n16_a_cookie_that_is_damaged_is_refused_by_gateway_and_issuer_alike(
         (house.deployment.gateway, "/v1/models"),
         (house.deployment.issuer, "/validate"),
     ):
-        line = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: auth_token={value}\r\n\r\n"
-        status = raw(listener, line.encode("latin-1")).split(b" ")[1]
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        sent = f"{head}Cookie: auth_token={value}\r\n\r\n".encode("latin-1")
+        status = raw(listener, sent).split(b" ")[1]
         assert status in (b"400", b"401", b"431"), listener
 
 
