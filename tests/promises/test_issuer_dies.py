@@ -1,4 +1,4 @@
-"""The issuer killed in the middle: what was acknowledged is never lost (F11, F12)."""
+"""The issuer killed in the middle: what was acknowledged is never lost (F11, F12, threats S10)."""
 
 import random
 import signal

@@ -126,7 +126,7 @@ def sessions(deployment: Local, ttl: int, count: int) -> list[Claims]:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_rotation_under_load_refuses_no_live_token_and_its_end_accepts_none_of_the_old_key(
+def test_k2_a_rotation_under_load_refuses_no_live_token_and_its_end_accepts_none_of_the_old_key(
     upstream: Upstream, figure: Figure, algorithm: str
 ) -> None:
     ttl = size(6, 30)

@@ -94,7 +94,7 @@ def gauge(deployment: Local, name: str) -> float:
     return float(found[1])
 
 
-def test_bad_tokens_leave_the_workers_and_their_memory_as_they_were(
+def test_d4_bad_tokens_leave_the_workers_and_their_memory_as_they_were(
     stands: Stands, upstream: Upstream, figure: Figure
 ) -> None:
     stand = stands.of(ALGORITHM)

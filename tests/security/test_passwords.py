@@ -32,6 +32,7 @@ WAYS_IN = [
     ("ADMNTEST01", "/admin/login"),
 ]
 FORM, PARTS = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
+OAUTH = ("/oauth/token", "/oauth/revoke", "/oauth/introspect")
 HTML = "text/html,application/xhtml+xml"
 
 
@@ -81,6 +82,31 @@ def test_p4_a_browser_is_shown_the_form_and_how_long_to_wait(guesser: Client) ->
     must_wait(answer)
     assert 'name="password"' in answer.text
     assert "Try again in 1 second;" in answer.text
+
+
+@pytest.mark.parametrize("path", OAUTH)
+def test_p4_oauths_endpoints_are_login_endpoints_by_basic_and_in_the_body(
+    guesser: Client, elsewhere: Client, path: str
+) -> None:
+    form = {"grant_type": "client_credentials", "token": "x"}
+    secret = USERS["ADMNTEST01"][0]
+    for number in range(4):
+        wrong = {"client_id": "ADMNTEST01", "client_secret": f"guess {number}"}
+        assert guesser.ask("POST", path, data=form | wrong).status_code == 401
+        # Who asks with a token guesses at nothing.
+        bearer = {"Authorization": "Bearer x"}
+        assert guesser.ask("POST", path, data=form, headers=bearer).status_code == 401
+    assert guesser.ask("POST", path, data=form, auth=("ADMNTEST01", "x")).status_code == 401
+    answer = guesser.ask("POST", path, data=form, auth=("ADMNTEST01", secret))
+    must_wait(answer)
+    assert answer.json()["error"] == "temporarily_unavailable"
+    assert elsewhere.ask("POST", path, data=form, auth=("ADMNTEST01", secret)).status_code == 200
+
+
+def test_p4_a_form_is_a_form_behind_a_front_that_asks_for_basic_itself(guesser: Client) -> None:
+    basic = {"Authorization": "Basic ZnJvbnQ6eA=="}
+    assert guesser.log_in("USRSTEST01", **basic).status_code == 302
+    assert guesser.log_in("USRSTEST01", "wrong", **basic).status_code == 401
 
 
 def test_p4_a_guesser_gets_few_tries_a_minute_however_often_it_comes(guesser: Client) -> None:

@@ -236,7 +236,13 @@ def test_i3_names_paths_and_models_that_nobody_knows_make_no_series(
         )
         client.ask("POST", "/llm/login", auth=(f"AGNRNEW{number}", ""))
 
+    def is_counted() -> bool:
+        """Each worker adds its counts once a second."""
+        told = "".join(series(house))
+        return all(f'decision="{one}"' in told for one in ("allowed", "not_found"))
+
     ask(0)
+    wait_for(is_counted, what="the decisions are counted")
     before = series(house)
     for number in range(1, 15):
         ask(number)

@@ -325,7 +325,7 @@ def test_a_second_up_keeps_logins_keys_and_tokens(demo: Containers) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_engine_is_told_to_grant_a_container_as_little_as_it_needs(
+def test_k4_the_engine_is_told_to_grant_a_container_as_little_as_it_needs(
     demo: Containers, service: str
 ) -> None:
     container = demo.inspect(service)

@@ -76,7 +76,7 @@ def test_a_login_without_a_gateway_to_tell_is_503(breakable: Deployment) -> None
     assert answer.status_code == 503
 
 
-def test_a_user_whose_secret_changes_loses_the_live_tokens(breakable: Deployment) -> None:
+def test_p8_a_user_whose_secret_changes_loses_the_live_tokens(breakable: Deployment) -> None:
     caller = Caller(breakable)
     token, other = caller.token("AGNRTEST01"), caller.token("AGNRTEST02")
     lines = breakable.credentials.read_text().splitlines(keepends=True)

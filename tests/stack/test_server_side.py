@@ -120,7 +120,7 @@ ASKED = {
 
 @pytest.mark.parametrize("user", [LOOKED_AT, LIMITED, MANAGER])
 @pytest.mark.parametrize("what", sorted(ASKED))
-def test_what_a_role_may_not_ask_for_is_refused_and_nothing_arrives(
+def test_n11_what_a_role_may_not_ask_for_is_refused_and_nothing_arrives(
     post: Any, seen: Upstream, what: str, user: str
 ) -> None:
     path, body = ASKED[what]

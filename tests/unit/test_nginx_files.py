@@ -22,6 +22,7 @@ DEPLOYMENTS = {
     "TLS by address": {"LLM_UPSTREAM": "https://127.0.0.1"},
     "a key": {"LLM_API_KEY": 'sk-"$host\\'},
     "pages elsewhere": {"CORS_ORIGINS": "https://chat.example, app://obsidian.md"},
+    "a most of connections": {"CONNECTIONS_PER_ADDRESS": "100"},
     "fronts": {"TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8"},
     "workers": {"GATEWAY_WORKERS": "3", "ACTIVE_TOKEN_MEMORY": "8m"},
 }
@@ -62,6 +63,13 @@ def test_nginx_takes_its_files_as_they_stand_with_the_one_that_is_made(
     read = sorted((tmp_path / "check").glob("*.conf"))
     assert [path.name for path in read] == sorted([*(one.name for one in FILES), "settings.conf"])
     assert {path.resolve() for path in read if path.name != "settings.conf"} == set(FILES)
+
+
+def test_n19_nothing_is_rewritten_and_no_capture_is_without_a_name() -> None:
+    made = ROOT / "openresty" / "lua" / "portero" / "settings_conf.lua"
+    for path in [*FILES, made]:
+        lines = [line.partition("#")[0] for line in path.read_text().splitlines()]
+        assert not [line for line in lines if re.search(r"\brewrite\b|\$\d", line)], path
 
 
 def test_no_file_waits_for_something_to_be_filled_in() -> None:

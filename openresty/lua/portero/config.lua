@@ -19,6 +19,7 @@ local MAX_KEY_BYTES = 4000
 local SECONDS_A_DAY = 86400
 local DEFAULT_PORTS = { http = 80, https = 443 }
 local MAX_PORT = 65535
+local MAX_CONNECTIONS = 65535
 --- A name of DNS has 253 at most.
 local MAX_ORIGIN_CHARACTERS = 300
 local HERE, MODE_ALONE, OF_OTHERS = -100, 2, 0x3f
@@ -387,6 +388,8 @@ function _M.read(env)
             "each must be an origin as a browser sends it; "),
         -- Whose word counts on where a request comes from, and how.
         fronts = list(env, "TRUSTED_PROXIES", faults, range, ",\n"),
+        connections_per_address = one(env, "CONNECTIONS_PER_ADDRESS", faults,
+            whole(1, MAX_CONNECTIONS)),
         max_staleness_seconds = one(env, "SYNC_MAX_STALENESS_SECONDS", faults,
             whole(0, SECONDS_A_DAY), "0"),
     }

@@ -35,14 +35,14 @@ geo $llm_authorization { default "@key@"; }
 
 # Who asks, and from where.
 geo $realip_remote_addr $is_trusted_proxy { @trusted@}
-map $http_origin $cors_origin { default ""; @origins@}
+map $http_origin $cors_origin { default ""; @origins@}@counted@
 
 server {
     listen @listen@@speaks@ backlog=4096;@own_tls@
     # What an LLM server is told beside llm.conf; what is not used is no variable and costs nothing.
     proxy_set_header Host @authority@;
     proxy_set_header Authorization @authorization@;
-    proxy_set_header X-Forwarded-Proto @client_scheme@;@fronts@@cors@
+    proxy_set_header X-Forwarded-Proto @client_scheme@;@fronts@@cors@@most@
     include public.conf;
     location / {
         proxy_pass @scheme@://llm;
@@ -86,6 +86,11 @@ local POOLS = 64
 local POOL = "upstream server_%d { server 0.0.0.1; "
     .. "balancer_by_lua_block { require(\"portero.server.places\").pick() }%s }\n"
 local KEPT = " keepalive 128; keepalive_requests 100000; keepalive_timeout @kept@ms;"
+
+--- Who asks for more at a time is told to come again. 10 MB are 80,000 addresses, and who finds no
+--- room in them is told the same.
+local COUNTED = "\nlimit_conn_zone $binary_remote_addr zone=addresses:10m;"
+local MOST = "\n    limit_conn addresses %d;\n    limit_conn_log_level notice;"
 
 local CORS = [[
 
@@ -148,7 +153,7 @@ end
 ---@return string
 function _M.text(settings, folder, nginx_version)
     local speaks, own_tls = spoken(settings, nginx_version)
-    local redirect = settings.tls_redirect_listen
+    local redirect, most = settings.tls_redirect_listen, settings.connections_per_address
     local llm, key = settings.llm[1] or NO_POOL, settings.llm_key
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
@@ -172,6 +177,8 @@ function _M.text(settings, folder, nginx_version)
         client_scheme = has_fronts and "$client_scheme" or "$scheme",
         fronts = has_fronts and "\n    " .. each("set_real_ip_from &; ", settings.fronts) or "",
         cors = has_origins and CORS or "",
+        counted = most and COUNTED or "",
+        most = most and MOST:format(most) or "",
         internal = settings.internal_listen,
         inner = (folder .. "inner.sock"):gsub('[\\"]', "\\%0"),
     }

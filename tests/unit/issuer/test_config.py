@@ -280,7 +280,7 @@ def test_a_wrong_value_of_these_stops_the_start_as_well(
     assert any(fault.startswith((name, "SECRET_KEY")) for fault in faults(settings))
 
 
-def test_nothing_set_lists_all_that_is_missing() -> None:
+def test_n20_nothing_set_lists_all_that_is_missing() -> None:
     found = faults({})
     assert [fault.split(":")[0] for fault in found] == [
         "SECRET_KEY",

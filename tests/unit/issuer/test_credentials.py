@@ -138,7 +138,7 @@ def test_p3_all_faults_are_told_together(read: Callable[[str], Credentials]) -> 
     assert numbers == [f"credentials line {line}" for line in (1, 3, 4, 6, 7, 7)]
 
 
-def test_the_longest_secret_is_72_bytes(read: Callable[[str], Credentials]) -> None:
+def test_p1_the_longest_secret_is_72_bytes(read: Callable[[str], Credentials]) -> None:
     longest = "é" * 36
     users = read(f"USRSalice={bcrypt.hashpw(longest.encode(), bcrypt.gensalt(10)).decode()}")
     assert users.check("USRSalice", longest)

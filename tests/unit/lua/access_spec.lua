@@ -747,6 +747,31 @@ describe("judge", function()
         assert.is_nil(fake.answer.exec)
     end)
 
+    it("forwards nothing whatever breaks on the way", function() -- H27
+        assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))
+        local tried, seen = 0, 0
+        for _, dict in pairs(fake.shared) do
+            for _, operation in ipairs({ "get", "ttl", "incr", "safe_add", "safe_set" }) do
+                local calls = 0
+                seen = seen + 1
+                local token = token_of("user", { exp = tostring(NOW + 100 + seen) })
+                rawset(dict, operation, function()
+                    calls = calls + 1
+                    error("broken")
+                end)
+                local ok = pcall(ask, "POST", CHAT, token)
+                rawset(dict, operation, nil)
+                if calls > 0 then
+                    tried = tried + 1
+                    assert.is_false(ok)
+                    assert.is_nil(fake.ngx.var.auth_user)
+                    assert.is_nil(fake.answer.exec)
+                end
+            end
+        end
+        assert.is_true(tried > 1)
+    end)
+
     it("keeps the requests of one worker apart", function() -- H25
         local token = token_of("user")
         assert_forwarded(CHAT, ask("POST", CHAT, token))

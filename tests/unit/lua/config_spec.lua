@@ -72,6 +72,8 @@ describe("read", function()
     local VALUES = {
         { "SYNC_MAX_STALENESS_SECONDS", "30", "max_staleness_seconds", 30 },
         { "SYNC_MAX_STALENESS_SECONDS", "86400", "max_staleness_seconds", 86400 },
+        { "CONNECTIONS_PER_ADDRESS", "1", "connections_per_address", 1 },
+        { "CONNECTIONS_PER_ADDRESS", "65535", "connections_per_address", 65535 },
         { "INTERNAL_LISTEN", "gateway:8081", "internal_host", "gateway" },
         { "INTERNAL_LISTEN", "127.0.0.1:8081", "internal_host", nil },
         { "SYNC_KEY", ("x"):rep(32), "sync_key", ("x"):rep(32) },
@@ -256,6 +258,8 @@ describe("a wrong setting", function()
         { "a SYNC_KEY of 31 bytes", { SYNC_KEY = ("x"):rep(31) }, "SYNC_KEY: " .. SHORT },
         { "a newline at a secret's end", { SYNC_KEY = SYNC_KEY .. "\n" }, "SYNC_KEY: " .. SHORT },
         { "a CR at a secret's end", { SYNC_KEY = SYNC_KEY .. "\r" }, "SYNC_KEY: " .. SHORT },
+        { "no connection at all", { CONNECTIONS_PER_ADDRESS = "0" },
+            "CONNECTIONS_PER_ADDRESS: must be a whole number from 1 to 65535" },
         { "a staleness over a day", { SYNC_MAX_STALENESS_SECONDS = "86401" }, STALENESS },
         { "a negative staleness", { SYNC_MAX_STALENESS_SECONDS = "-1" }, STALENESS },
         { "a fraction of a staleness", { SYNC_MAX_STALENESS_SECONDS = "1.5" }, STALENESS },

@@ -39,7 +39,7 @@ describe("read", function()
             assert.is_nil(login_name.read("/llm/login", header), header)
         end
         assert.is_nil(login_name.read("/llm/login"))
-        assert.is_nil(login_name.read("/oauth/introspect", "Bearer x", FORM, "username=A"))
+        assert.is_nil(login_name.read("/oauth/introspect", "Bearer x", FORM, "client_id=A"))
     end)
 
     it("finds the field of a form, the first of several, as it was before it was sent", function()
@@ -85,12 +85,18 @@ describe("read", function()
         assert.equal("AGNR1", (login_name.read("/oauth/token", nil, FORM, body)))
         assert.equal("AGNR2", (login_name.read("/oauth/token", basic("AGNR2:x"), FORM, body)))
     end)
+
+    it("finds a form's user in the form, whatever a front asks for", function()
+        local header = basic("front:x")
+        assert.equal("U", (login_name.read("/login", header, FORM, "username=U")))
+    end)
 end)
 
 describe("is_of_body", function()
     it("tells which bodies must be read", function()
         for path, wanted in pairs({ ["/login"] = true, ["/auth/login"] = true,
-            ["/admin/login"] = true, ["/oauth/token"] = true, ["/llm/login"] = false }) do
+            ["/admin/login"] = true, ["/oauth/token"] = true, ["/oauth/revoke"] = true,
+            ["/oauth/introspect"] = true, ["/llm/login"] = false }) do
             assert.equal(wanted, login_name.is_of_body(path), path)
         end
     end)

@@ -41,6 +41,7 @@ describe("text", function()
         { "INTERNAL_LISTEN", "gateway:81", "listen gateway:81;" },
         { "TRUSTED_PROXIES", "::1,::1, 10.0.0.0/8",
             "{ ::1 1; 10.0.0.0/8 1; }" },
+        { "CONNECTIONS_PER_ADDRESS", "40", "limit_conn addresses 40;" },
         { "CORS_ORIGINS", "app://x,https://a,app://x",
             '{ default ""; "app://x" "app://x"; "https://a" "https://a"; }' },
     }

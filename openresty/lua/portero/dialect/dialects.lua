@@ -28,6 +28,7 @@ local DIALECTS = {
     require("portero.dialect.ollama"),
     require("portero.dialect.anthropic"),
     require("portero.dialect.responses"),
+    require("portero.dialect.oauth"),
     require("portero.dialect.openai"),
 }
 

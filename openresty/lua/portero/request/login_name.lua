@@ -11,11 +11,14 @@ local char, find, gmatch, gsub = string.char, string.find, string.gmatch, string
 local lower, match, sub = string.lower, string.match, string.sub
 local decode_base64 = ngx.decode_base64
 
---- The field that names the user, by path: those of forms, and OAuth's.
-local FIELDS = {
-    ["/login"] = "username", ["/auth/login"] = "username", ["/admin/login"] = "username",
-    ["/oauth/token"] = "client_id",
+--- Where a login's name is, by its path; anywhere else it is Basic's. At a form's it never is: a
+--- front may ask for Basic of its own. OAuth's may be in either.
+local OF_FORM, OF_OAUTH = { field = "username" }, { field = "client_id", may_be_basic = true }
+local PLACES = {
+    ["/login"] = OF_FORM, ["/auth/login"] = OF_FORM, ["/admin/login"] = OF_FORM,
+    ["/oauth/token"] = OF_OAUTH, ["/oauth/revoke"] = OF_OAUTH, ["/oauth/introspect"] = OF_OAUTH,
 }
+local OF_BASIC = { may_be_basic = true }
 
 local _M = {}
 
@@ -82,7 +85,7 @@ end
 ---@param path string
 ---@return boolean
 function _M.is_of_body(path)
-    return FIELDS[path] ~= nil
+    return PLACES[path] ~= nil
 end
 
 --- Whom a login names.
@@ -93,14 +96,14 @@ end
 ---@return string|nil name nil where it names nobody, and nothing is there to be checked
 ---@return string|nil offered the bytes that hold the secret
 function _M.read(path, authorization, content_type, body)
-    if authorization and find(lower(authorization), "^basic ") then
+    local place = PLACES[path] or OF_BASIC
+    if authorization and place.may_be_basic then
         return of_basic(authorization), authorization
     end
-    local field = FIELDS[path]
-    if not field or not body then
+    if not place.field or not body then
         return nil
     end
-    return of_body(body, content_type or "", field) or "", body
+    return of_body(body, content_type or "", place.field) or "", body
 end
 
 return _M
