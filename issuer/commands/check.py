@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from issuer import config
+from issuer import config, policy
 from issuer.commands.told import Bare, Commands
+from issuer.config import Settings
 from issuer.errors import Faults
 from issuer.store.sqlite import SqliteSessions
 from issuer.users import credentials, credentials_file
@@ -31,9 +32,10 @@ def run(options: argparse.Namespace) -> int:
     _, of_policy = _read(config.read_policy)
     users, of_users = _read(_count_users)
     store = SqliteSessions(settings.database_path) if settings else None
-    if options.start and store and store.policy():
-        _tell(of_policy)
-        of_policy = ()
+    if options.start and settings and store and store.policy():
+        beside = _beside_servers(settings)
+        _tell([fault for fault in of_policy if fault not in beside])
+        of_policy = beside
     if everything := dict.fromkeys([*faults, *of_policy, *of_users]):
         raise Faults(everything)
     if store:
@@ -47,6 +49,12 @@ def _read(read: Callable[[], T]) -> tuple[T | None, Sequence[str]]:
         return read(), ()
     except Faults as found:
         return None, found.faults
+
+
+def _beside_servers(settings: Settings) -> Sequence[str]:
+    """Settings that no policy of the store makes good: one alone says where LLM servers are."""
+    sources, _ = _read(lambda: policy.gather(settings.policy_file))
+    return policy.beside_servers(sources, settings.terms) if sources else ()
 
 
 def _count_users() -> int:

@@ -800,3 +800,25 @@ def test_explain_with_too_little_said_is_2() -> None:
 def test_explain_works_with_the_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert issuer_main.main(["explain", "MNTRa", "POST", "/v1/chat/completions"]) == 1
     assert capsys.readouterr().out.startswith("403 insufficient_permissions\n")
+
+
+def test_check_of_a_start_does_not_go_by_the_store_where_an_upstream_stands_beside_servers(
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_policy(tmp_path / "policy.yaml", lambda content: None)
+    monkeypatch.setenv("POLICY_FILE", str(path))
+    monkeypatch.setenv("LLM_UPSTREAM", "http://127.0.0.1:9")
+    assemble(config.read(os.environ), takes_policy=True)
+    assert issuer_main.main(["check", "--start"]) == 0
+    server = {"name": "a", "url": "http://a", "kind": "vllm"}
+    write_policy(path, lambda content: content.update(servers=[server]))
+    capsys.readouterr()
+    assert issuer_main.main(["check", "--start"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("LLM_UPSTREAM: must not be set beside policy.yaml line") == 1
+    assert len(said.splitlines()) == 1
+    monkeypatch.delenv("LLM_UPSTREAM")
+    assert issuer_main.main(["check", "--start"]) == 0
