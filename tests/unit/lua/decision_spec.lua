@@ -595,6 +595,13 @@ describe("servers that the policy names", function()
         assert.equal("not_found", decided(loaded(), "admin", "GET", "/servers/box/health"))
     end)
 
+    it("open no route by their names that the role may not use (N13)", function()
+        local policy = fleet()
+        policy.by_name.POST.exact["/api/pull"].allowed = {}
+        assert.equal("insufficient_permissions",
+            decided(policy, "admin", "POST", "/servers/box/api/pull"))
+    end)
+
     it("are asked by name for what they do not have yet, within the caller's list", function()
         assert.is_nil(decided(fleet(), "admin", "POST", "/servers/box/api/chat", "new"))
         local policy = fleet({ admin = { models = { "two" } } })

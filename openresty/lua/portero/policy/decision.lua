@@ -214,7 +214,8 @@ local function is_within(claims, class)
     return not claims.scope or claims.scope[class] or false
 end
 
---- A request that names its server. Who may not is told nothing of which servers there are.
+--- A request that names its server. Who may not is told nothing of which servers there are; who may
+--- needs the class of the route as everywhere, or a name would open what the role was not granted.
 local function decide_by_name(policy, method, path, query, ask)
     local fault = route_table.fault_of_path(path)
     if fault then
@@ -236,7 +237,7 @@ local function decide_by_name(policy, method, path, query, ask)
         return unknown(policy.by_name, rest)
     elseif not route.servers[row.index] then
         return "not_found"
-    elseif not is_within(claims, route.class) then
+    elseif not route.allowed[claims.role] or not is_within(claims, route.class) then
         return "insufficient_permissions"
     end
     local plan = plan_of(policy, route, claims, ask)
