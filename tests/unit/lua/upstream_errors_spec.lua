@@ -98,6 +98,8 @@ describe("refuse, of what nginx could not read,", function()
         assert.is_truthy(said({
             target = CHAT, raw_header = "POST / HTTP/1.1\r\nX: y\r\n\r\n",
         }):find("no Host", 1, true))
+        -- HTTP/2 has no head to be shown.
+        assert.is_truthy(said({ target = CHAT, http_version = 2 }):find("no Host", 1, true))
         assert.is_truthy(said({ uri = "/refused/headers_too_large", target = CHAT })
             :find("too large", 1, true))
     end)

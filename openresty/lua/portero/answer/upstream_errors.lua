@@ -21,6 +21,7 @@ local ENDED_BY_FILTER = 418
 local FIRST_SUCCESS, FIRST_REDIRECT, FIRST_ERROR, BEHIND_ALL = 200, 300, 400, 600
 local NOT_MODIFIED = 304
 local METHOD_NOT_ALLOWED = 405
+local HTTP_2, WHOLE_HEAD = 2, "\r\n\r\n"
 --- A Location may be as long as a header may be.
 local MAX_LOGGED_CHARACTERS = 200
 
@@ -188,6 +189,11 @@ local function code_of_llm()
     return _M.code_of(status)
 end
 
+--- HTTP/2 has no head in one piece, and nginx answers an error to who asks for it.
+local function raw_head()
+    return ngx.req.http_version() == HTTP_2 and WHOLE_HEAD or ngx.req.raw_header()
+end
+
 --- What nginx refused of itself. One status has a place of its own, as nginx calls it 400 too.
 local function code_of_nginx()
     local told = match(ngx.var.uri, "^/refused/([%w_]+)$")
@@ -198,7 +204,7 @@ local function code_of_nginx()
     return request_faults.of_head({
         status = ngx.status, line = var.request, uri = var.request_uri, host = var.http_host,
         length = var.http_content_length, encoding = var.http_transfer_encoding,
-        head = ngx.req.raw_header(),
+        head = raw_head(),
     })
 end
 
