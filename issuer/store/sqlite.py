@@ -51,7 +51,7 @@ CREATE INDEX IF NOT EXISTS active_of_subject ON sessions (subject, expires_at, c
 CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
 CREATE INDEX IF NOT EXISTS tokens_by_expiry ON sessions (expires_at)
     WHERE credential <> '{OF_API_KEY}';
-CREATE INDEX IF NOT EXISTS keys_of_subject ON sessions (subject)
+CREATE INDEX IF NOT EXISTS keys_of_subject ON sessions (subject, expires_at, revoked_at)
     WHERE credential = '{OF_API_KEY}';
 CREATE TABLE IF NOT EXISTS api_keys (
     id TEXT PRIMARY KEY,
@@ -146,11 +146,13 @@ class SqliteSessions:
         where = f"{_IS_KEY[False]} AND {_ACTIVE} ORDER BY position DESC LIMIT :most"
         return self._select(where, now=now, most=most)
 
-    def api_keys(self, now: int, subject: str | None = None) -> Sequence[Session]:
-        """The active API keys, of one owner or of all, the newest first."""
+    def api_keys(self, now: int, subject: str | None = None, most: int = -1) -> Sequence[Session]:
+        """The active API keys, of one owner or of all, the newest first; `most` below 0: all."""
         of_owner = "TRUE" if subject is None else "subject = :subject"
-        where = f"{_IS_KEY[True]} AND {of_owner} AND {_ACTIVE} ORDER BY issued_at DESC, jti"
-        return self._select(where, now=now, subject=subject)
+        where = (
+            f"{_IS_KEY[True]} AND {of_owner} AND {_ACTIVE} ORDER BY issued_at DESC, jti LIMIT :most"
+        )
+        return self._select(where, now=now, subject=subject, most=most)
 
     def note_uses(self, uses: Mapping[str, int], least_seconds: int) -> None:
         """Remember when API keys were used last, where that is so much later than what is known."""
@@ -172,9 +174,14 @@ class SqliteSessions:
 
     def credentials_in_use(self, now: int) -> Sequence[tuple[str, str]]:
         """The distinct (subject, credential) pairs of active sessions."""
-        # By itself SQLite would look at all that is kept.
-        kept = "sessions INDEXED BY sessions_by_expiry"
-        query = f"SELECT DISTINCT subject, credential FROM {kept} WHERE {_ACTIVE}"
+        # By itself SQLite would look at all that is kept. Keys are many and live long: their index
+        # alone is read.
+        distinct = "SELECT DISTINCT subject, credential FROM sessions INDEXED BY"
+        query = (
+            f"{distinct} tokens_by_expiry WHERE {_IS_KEY[False]} AND {_ACTIVE} UNION ALL "
+            f"SELECT DISTINCT subject, '{OF_API_KEY}' FROM sessions INDEXED BY keys_of_subject "
+            f"WHERE {_IS_KEY[True]} AND {_ACTIVE}"
+        )
         return self._read(lambda connection: connection.execute(query, {"now": now}).fetchall())
 
     def policy(self) -> StoredPolicy | None:

@@ -91,7 +91,7 @@ def blueprint(authority: Authority, api_keys: ApiKeys) -> Blueprint:
 
 
 def _listed_keys(api_keys: ApiKeys, owner: str | None = None) -> list[dict[str, Any]]:
-    return [one.shown_key_to_admins for one in api_keys.listed(owner)]
+    return [one.shown_key_to_admins for one in api_keys.listed(owner, MAX_LISTED)]
 
 
 def _listed(authority: Authority) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from issuer.sync.gateways import Gateway
 from tests.support.deployment import CHAT, Caller, Deployment, deployed
 from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, wait_for
@@ -112,6 +113,20 @@ def test_a_key_makes_no_keys_does_not_log_out_and_is_nobody_at_the_console(
     who = local_caller.call(key, "/account", method="GET").json()
     assert (who["subject"], who["role"], who["credential"]) == (AGENT, "agi", made["id"])
     assert who["expires_at"] == made["expires_at"]
+
+
+def test_a_gateway_tells_when_keys_were_used(
+    local_caller: Caller, local_upstream: Upstream, made: dict[str, Any]
+) -> None:
+    """And no key that was not: the reconciler asks for it once a minute."""
+    other = key_of(local_caller, PERSON)
+    before = int(time.time())
+    assert local_caller.call(made["key"]).status_code == 200
+    running = local_caller.deployment
+    gateway = Gateway(running.internal, running.sync_key.encode())
+    used = wait_for(lambda: gateway.uses().status["uses"].get(made["id"]), 10, "it is told")
+    assert before <= used <= time.time()
+    assert other["id"] not in gateway.uses().status["uses"]
 
 
 def test_an_account_tells_who_asks(local_caller: Caller) -> None:

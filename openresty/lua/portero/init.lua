@@ -98,7 +98,7 @@ local function tick()
     api_keys.flush_uses(ngx.time())
     if ngx.worker.id() == 0 then
         active_tokens.tidy()
-        api_keys.tidy()
+        api_keys.tidy(ngx.time())
     end
 end
 

@@ -26,11 +26,13 @@ local MIN_TTL_SECONDS = 0.001
 --- The reconciler asks every minute when keys were used.
 local USES_KEPT_SECONDS = 300
 local FLUSHED_AT_ONCE = 10000
+local TIDY_SECONDS = 60
 
 local records, uses = ngx.shared.portero_api_keys, ngx.shared.portero_key_uses
 
 --- IDs of the keys that this worker has let pass since it last told the others.
 local used = {}
+local tidied_at = 0
 
 local _M = {}
 
@@ -195,8 +197,14 @@ function _M.uses()
     return found
 end
 
---- Clear away what has expired, a bounded part at a time.
-function _M.tidy()
+--- Clear away what has expired, a bounded part at a time. It looks at every entry, of which few end
+--- in a minute.
+---@param now integer Unix seconds
+function _M.tidy(now)
+    if math.abs(now - tidied_at) < TIDY_SECONDS then
+        return
+    end
+    tidied_at = now
     records:flush_expired(FLUSHED_AT_ONCE)
     uses:flush_expired(FLUSHED_AT_ONCE)
 end
