@@ -65,6 +65,28 @@ def test_f16_a_full_dictionary_refuses_logins_evicts_nothing_and_recovers(
     )
 
 
+def test_f16_where_no_more_can_be_known_of_api_keys_new_ones_are_refused_and_none_is_dropped(
+    upstream: Upstream, figure: Figure
+) -> None:
+    with deployed(upstream.url, API_KEY_MEMORY="1m") as deployment:
+        caller, body = Caller(deployment), {"name": "a key", "days": 1}
+        token = caller.token("AGIATEST01")
+        kept = caller.call(token, "/account/keys", body=body).json()["key"]
+        gateway = Gateway(deployment.internal, deployment.sync_key.encode())
+        record = {"digest": "0" * 64, "sub": "AGIATEST01", "iat": int(time.time())}
+        end, count = int(time.time()) + LONG, 0
+        while not gateway.apply(
+            Changes(activate=[(f"{count + index:016d}", end, record) for index in range(500)])
+        ).full:
+            count += 500
+        refused = caller.call(token, "/account/keys", body=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "capacity")
+        assert caller.call(kept).status_code == 200, "nothing live was evicted"
+        assert len(caller.call(token, "/account/keys", method="GET").json()["keys"]) == 1
+        assert caller.login("AGIATEST01").status_code == 200, "tokens have a room of their own"
+    figure("F16 API keys known in 1 MB, live ones dropped", f"over {count}, 0")
+
+
 def _fill_dictionary(deployment: Local, seconds: int) -> int:
     """Activate made-up tokens through the sync until the gateway says it is full. Only the last of
     them end within the test, however long filling takes: none of the others makes room meanwhile.
