@@ -8,14 +8,17 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from issuer import config, web
 from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.config import Settings
-from issuer.keys.key_file import KeyFile
+from issuer.keys.key_file import KeyFile, Place
+from issuer.keys.sealing import SHARED_KEYS, Sealing
 from issuer.repeated import repeat
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.documents import Document
+from issuer.store.sessions import Sessions, open_sessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
@@ -58,13 +61,13 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
 
     Raises `Faults` for bad files, `StoreUnavailable` for the store.
     """
-    store = SqliteSessions(settings.database_path)
+    store = open_sessions(settings.database_url)
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
     policy = PolicyInForce(
         settings.policy_file, settings.terms, store, gateways, takes=takes_policy
     )
     keys = KeyFile(
-        settings.key_file,
+        _place_of_keys(settings, store),
         settings.algorithm,
         settings.secret_key,
         lambda: _longest_life(policy, store),
@@ -84,7 +87,14 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
     )
 
 
-def _longest_life(policy: PolicyInForce, store: SqliteSessions) -> int:
+def _place_of_keys(settings: Settings, store: Sessions) -> Place | Path:
+    if not settings.seal_key:
+        return settings.key_file
+    sealing = Sealing(settings.seal_key, SHARED_KEYS)
+    return Document(store.database, settings.key_file.name, sealing)
+
+
+def _longest_life(policy: PolicyInForce, store: Sessions) -> int:
     """The longest from now that a token may live: one minted now, or one there is already, which
     may have been minted under roles that let it live longer than those in force.
     """

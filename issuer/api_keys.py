@@ -61,9 +61,9 @@ class ApiKeys:
         log.info("%s has API key %s, made by %s", owner, made.session.jti, made_by)
         return made
 
-    def listed(self, owner: str | None = None, most: int = -1) -> list[Session]:
+    def listed(self, owner: str | None = None, most: int | None = None) -> list[Session]:
         """Those that are good at this moment, of one owner or of all, the newest first; at most so
-        many, where `most` is not below 0.
+        many.
         """
         roles, now = self._roles(), int(self._clock())
         found = self._active.store.api_keys(now, owner, most)

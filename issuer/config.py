@@ -17,6 +17,7 @@ from issuer.errors import Faults
 from issuer.origins import Origins
 from issuer.policy import Policy, Terms
 from issuer.policy.roles import Roles
+from issuer.store import database
 
 POLICY_FILE = policy.SHIPPED
 FORMER_POLICY_FILE = "ROLES_FILE"
@@ -37,7 +38,7 @@ class Settings:
     policy_file: Path
     terms: Terms
     credentials_file: Path
-    database_path: Path
+    database_url: str = field(repr=False)
     gateway_urls: tuple[str, ...]
     most_active_tokens: int
     cookie_secure: bool
@@ -46,10 +47,15 @@ class Settings:
     last_good_directory: Path | None = None
     remembered_descriptor: int | None = None
 
+    #: Seals what several machines share; empty where the store is a file of one.
+    seal_key: bytes = field(default=b"", repr=False)
+
     @property
     def key_file(self) -> Path:
-        """The list of signing keys: beside the session store, and never in a backup of it."""
-        return self.database_path.with_name(KEY_FILE)
+        """The list of signing keys: beside the file of the store, and never in a backup of it.
+        Where there is a `seal_key` it is in the store, sealed.
+        """
+        return _file_of(self.database_url).with_name(KEY_FILE)
 
 
 class _Reader:
@@ -98,6 +104,14 @@ class _Reader:
             self.fault(f"{name}: is not set (nor {name}_FILE); 'python -m issuer init' makes one")
         return value
 
+    def text_or_file(self, name: str, default: str) -> str:
+        """NAME, or the content of the file NAME_FILE without the newline at its end."""
+        path = self.text(f"{name}_FILE")
+        if path and self.text(name):
+            self.fault(f"{name}: set {name} or {name}_FILE, not both")
+        found = self._secret_file(name, path).decode("utf-8", "surrogateescape").strip()
+        return found or self.text(name, default)
+
     def _secret_file(self, name: str, path: str) -> bytes:
         if not path:
             return b""
@@ -118,7 +132,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "policy_file": _policy_file(reader),
         "terms": _terms(reader),
         "credentials_file": _credentials_file(reader),
-        "database_path": _database_path(reader),
+        **_database(reader),
         "gateway_urls": _gateway_urls(reader),
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": _cookie_secure(reader),
@@ -145,10 +159,13 @@ def read_roles(environ: Mapping[str, str] = os.environ) -> Roles | None:
 
 
 def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the session store is, and what belongs beside it."""
+    """Where the session store is, and what belongs beside it; beside the users' file where the
+    store is no file.
+    """
     reader = _Reader(environ)
-    path = _database_path(reader)
-    if reader.faults:
+    url = _database_url(reader)
+    path = _file_of(url) if _is_file(url) else _credentials_file(reader)
+    if reader.faults or path is None:
         raise Faults(reader.faults)
     return path.absolute().parent
 
@@ -226,10 +243,30 @@ def _credentials_file(reader: _Reader) -> Path | None:
     return path
 
 
-def _database_path(reader: _Reader) -> Path:
-    url = reader.text("DATABASE_URL", "sqlite:///sessions.db")
-    if not url.startswith(SQLITE_PREFIX) or url == SQLITE_PREFIX:
-        reader.fault("DATABASE_URL: must be sqlite:///FILE (or sqlite:////ABSOLUTE/FILE)")
+def _database(reader: _Reader) -> dict[str, Any]:
+    """Where the store is, and what seals the keys in one that machines share."""
+    url = _database_url(reader)
+    if _is_file(url):
+        return {"database_url": url}
+    seal_key = reader.secret("SEAL_KEY")
+    reader.faults += [f"SEAL_KEY: {reason}" for reason in keys.weaknesses(seal_key) if seal_key]
+    return {"database_url": url, "seal_key": seal_key}
+
+
+def _database_url(reader: _Reader) -> str:
+    """Which may hold a password, and so may come in a file."""
+    url = reader.text_or_file("DATABASE_URL", "sqlite:///sessions.db")
+    if fault := database.fault_of_url(url):
+        reader.fault(f"DATABASE_URL: {fault}")
+        return SQLITE_PREFIX
+    return url
+
+
+def _is_file(url: str) -> bool:
+    return url.startswith(SQLITE_PREFIX)
+
+
+def _file_of(url: str) -> Path:
     return Path(url.removeprefix(SQLITE_PREFIX))
 
 

@@ -30,7 +30,15 @@ GATEWAY_PACKAGES = (
 #: What llama.cpp's wheel leaves to the system; desktops have it, a bare server does not.
 DEMO_PACKAGES = ("libgomp1",)
 #: luajit2, not luajit: that one would remove nginx's Lua module.
-TEST_PACKAGES = ("luajit2", "lua-busted", "lua-check", "wrk", "libfaketime", "prometheus")
+TEST_PACKAGES = (
+    "luajit2",
+    "lua-busted",
+    "lua-check",
+    "wrk",
+    "libfaketime",
+    "postgresql",
+    "prometheus",
+)
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_SAVED = Path("/usr/sbin/policy-rc.d.before-portero")
 POLICY_TEXT = """#!/bin/sh

@@ -6,7 +6,7 @@ from pathlib import Path
 from issuer import config
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import open_sessions
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -23,12 +23,12 @@ def add_to(commands: Commands, _: Bare) -> None:
 def _backup(options: argparse.Namespace) -> int:
     if options.file.exists():
         raise Faults([f"{options.file} is there already"])
-    SqliteSessions(config.read().database_path).backup(options.file)
+    open_sessions(config.read().database_url).backup(options.file)
     print(f"made {options.file}; restored, it revokes the tokens it holds")
     return 0
 
 
 def _restore(options: argparse.Namespace) -> int:
-    revoked = SqliteSessions(config.read().database_path).restore(options.file)
+    revoked = open_sessions(config.read().database_url).restore(options.file)
     print(f"restored; {revoked} tokens that were active in the backup are revoked")
     return 0

@@ -9,7 +9,7 @@ from issuer import config, policy
 from issuer.commands.told import Bare, Commands
 from issuer.config import Settings
 from issuer.errors import Faults
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import open_sessions
 from issuer.users import credentials, credentials_file
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     settings, faults = _read(config.read)
     _, of_policy = _read(config.read_policy)
     users, of_users = _read(_count_users)
-    store = SqliteSessions(settings.database_path) if settings else None
+    store = open_sessions(settings.database_url) if settings else None
     if options.start and settings and store and store.policy():
         beside = _beside_servers(settings)
         _tell([fault for fault in of_policy if fault not in beside])

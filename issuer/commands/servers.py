@@ -9,7 +9,7 @@ from typing import Any
 
 from issuer import config
 from issuer.commands.told import Bare, Commands
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import open_sessions
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """A line a server and gateway: name, kind, URL, state, models, and what was wrong last."""
     settings = config.read()
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
-    store = SqliteSessions(settings.database_path)
+    store = open_sessions(settings.database_url)
     policy = PolicyInForce(settings.policy_file, settings.terms, store, gateways, takes=False)
     servers = [
         {"name": one.name, "kind": one.kind.name, "url": str(one.url)}

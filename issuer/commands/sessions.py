@@ -6,7 +6,7 @@ import time
 
 from issuer import config
 from issuer.commands.told import Bare, Commands, moment
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import open_sessions
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -20,7 +20,7 @@ def add_to(commands: Commands, _: Bare) -> None:
 def run(options: argparse.Namespace) -> int:
     """Newest first: jti, user, role, when issued and when it ends."""
     settings = config.read()
-    store = SqliteSessions(settings.database_path)
+    store = open_sessions(settings.database_url)
     every = store.active(int(time.time()), settings.most_active_tokens)
     found = [one for one in every if options.user in (None, one.subject)]
     if options.json:

@@ -11,7 +11,7 @@ from issuer.commands.told import Bare, Commands, counted, tell_pending
 from issuer.config import Settings
 from issuer.errors import Faults
 from issuer.store import Selection
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import open_sessions
 from issuer.users import credentials, credentials_file
 from issuer.users.credentials_file import Edit
 
@@ -90,7 +90,7 @@ def _edit_and_revoke(settings: Settings, ended: Selection, change: Edit, what: s
 def _settings() -> Settings:
     """With a store that can be written, so that nothing is left half done."""
     settings = config.read()
-    SqliteSessions(settings.database_path).check()
+    open_sessions(settings.database_url).check()
     return settings
 
 

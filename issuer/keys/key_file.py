@@ -1,4 +1,5 @@
-"""The key file beside the session store: the list of keys, oldest to newest, and its changes.
+"""The key file beside the session store, or its like in a shared database: the list of keys, oldest
+to newest, and its changes.
 
 A key is *waiting* until every gateway has acknowledged it, then *signing*, then *verifying* until
 the last token it signed has ended, then gone. The file has mode 0600, changes are whole or not at
@@ -13,10 +14,10 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from issuer import files, keys
 from issuer.errors import Faults, StoreUnavailable
@@ -73,18 +74,70 @@ class KeyList:
         return Keyring([entry.key() for entry in self.in_force()], *signing[-1:])
 
 
+class Place(Protocol):
+    """Where the list is kept: a file, or a database that several machines share. Its text is whole
+    or not there. Raises `OSError` or `StoreUnavailable`.
+    """
+
+    def signature(self) -> object:
+        """What changes whenever the text does."""
+
+    def read(self) -> str | None:
+        """The text; None where there is none yet."""
+
+    def changing(self) -> AbstractContextManager[None]:
+        """One process and thread at a time, from reading to replacing."""
+
+    def replace(self, content: bytes) -> None:
+        """Another text in its place, durable once `changing` has ended."""
+
+
+class PrivateFile:
+    """A file of mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def signature(self) -> object:
+        """See `Place.signature`."""
+        found = os.stat(self._path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def read(self) -> str | None:
+        """See `Place.read`."""
+        try:
+            return self._path.read_text()
+        except FileNotFoundError:
+            return None
+
+    def changing(self) -> AbstractContextManager[None]:
+        """See `Place.changing`."""
+        return files.locked(self._path)
+
+    def replace(self, content: bytes) -> None:
+        """See `Place.replace`."""
+        files.replace(self._path, content)
+
+
 class KeyFile:
-    """The list, watched: `keyring` is what the file last said."""
+    """The list, watched: `keyring` is what its place last said."""
 
     def __init__(
-        self, path: Path, algorithm: str, given: bytes, longest_life_seconds: Callable[[], int]
+        self,
+        place: Place | Path,
+        algorithm: str,
+        given: bytes,
+        longest_life_seconds: Callable[[], int],
     ) -> None:
-        self._path = path
+        self._place: Place = PrivateFile(place) if isinstance(place, Path) else place
         self._algorithm = algorithm
         self._given = given
         self._longest_life_seconds = longest_life_seconds
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: object = None
         self._keyring: Keyring | None = None
 
     def prepare(self, now: int) -> None:
@@ -128,13 +181,21 @@ class KeyFile:
 
     def read(self) -> KeyList:
         """The file as it is now. Raises `StoreUnavailable` unless all its keys can be used."""
+        known = self._known()
+        if known is None:
+            raise StoreUnavailable(f"key file: {self._place} is not there yet")
+        return known
+
+    def _known(self) -> KeyList | None:
+        """The list; None where there is none yet."""
         try:
-            known = _parse(self._path.read_text())
+            text = self._place.read()
+            if text is None:
+                return None
+            known = _parse(text)
             known.keyring()
-        except FileNotFoundError:
-            raise StoreUnavailable(f"key file: {self._path} is not there yet") from None
         except (OSError, ValueError, LookupError, TypeError, Faults) as error:
-            raise StoreUnavailable(f"key file: {self._path}: {type(error).__name__}") from None
+            raise StoreUnavailable(f"key file: {self._place}: {type(error).__name__}") from None
         return known
 
     def add(self, algorithm: str | None, now: int) -> Entry:
@@ -194,22 +255,20 @@ class KeyFile:
             return keys.read_key(self._algorithm, self._given)
         return None
 
-    def _signature(self) -> tuple[int, int, int]:
+    def _signature(self) -> object:
         try:
-            found = os.stat(self._path)
+            return self._place.signature()
         except OSError as error:
-            raise StoreUnavailable(f"key file: {self._path}: {error.strerror}") from error
-        return found.st_ino, found.st_size, found.st_mtime_ns
+            raise StoreUnavailable(f"key file: {self._place}: {error.strerror}") from error
 
     @contextmanager
     def _changing(self) -> Iterator[KeyList]:
         """The list; one change of it at a time, over all processes."""
         try:
-            with files.locked(self._path):
-                is_there = self._path.exists()
-                yield self.read() if is_there else KeyList(secrets.token_hex(8), 0, ())
+            with self._place.changing():
+                yield self._known() or KeyList(secrets.token_hex(8), 0, ())
         except OSError as error:
-            raise StoreUnavailable(f"key file: {self._path}: {error.strerror}") from error
+            raise StoreUnavailable(f"key file: {self._place}: {error.strerror}") from error
 
     def _put(self, known: KeyList, entries: Sequence[Entry], configured: str | None = None) -> None:
         """Other keys in the place of those that are known."""
@@ -219,7 +278,7 @@ class KeyFile:
             entries=tuple(entries),
             configured=known.configured if configured is None else configured,
         )
-        files.replace(self._path, json.dumps(asdict(changed), indent=1).encode())
+        self._place.replace(json.dumps(asdict(changed), indent=1).encode())
 
 
 def _parse(text: str) -> KeyList:

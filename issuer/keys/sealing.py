@@ -1,4 +1,5 @@
-"""Secrets that cross a wire or lie in the store: sealed under a key that comes from SYNC_KEY.
+"""Secrets that cross a wire or lie in the store: sealed under a key that comes from SYNC_KEY, or
+from SEAL_KEY where machines share a store.
 
 AES-256-GCM under a key of its own for each purpose, so that what was sealed for one is good for no
 other; nonce first, in base64. A gateway opens it (`portero/token/crypto.lua`). It must never log a
@@ -15,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEYS, CREDENTIALS = b"portero-keys-1", b"portero-credential-1"
+SHARED_KEYS = b"portero-shared-keys-1"
 NONCE_BYTES = 12
 
 _NONCE_LABEL = b"nonce of "

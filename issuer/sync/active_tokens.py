@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from issuer.errors import CapacityReached, NoGatewayReached, PorteroError
 from issuer.store import Addition, Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync.batches import Batches
 from issuer.sync.gateways import Ack, Changes, Gateways
 
@@ -35,7 +35,7 @@ class ActiveTokens:
 
     def __init__(
         self,
-        store: SqliteSessions,
+        store: Sessions,
         gateways: Gateways,
         most_active: int,
         clock: Clock = time.time,

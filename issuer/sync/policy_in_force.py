@@ -19,7 +19,7 @@ from issuer.errors import Faults, StoreUnavailable
 from issuer.policy import Policy, Sources, Terms
 from issuer.policy.roles import Roles
 from issuer.store import StoredPolicy
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync.gateways import Gateways, PushedPolicy
 
 log = logging.getLogger("portero.policy")
@@ -36,7 +36,7 @@ class PolicyInForce:
         self,
         path: Path,
         terms: Terms,
-        store: SqliteSessions,
+        store: Sessions,
         gateways: Gateways,
         takes: bool = True,
     ) -> None:

@@ -9,14 +9,17 @@ at any moment. It must never send what the store has not made durable.
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
 from issuer.store import KEPT_SECONDS, OF_API_KEY, Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.leases import Lease
+from issuer.store.sessions import Sessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
@@ -29,6 +32,8 @@ PRUNE_SECONDS = 60
 PART_ENTRIES = 5_000
 #: What the models of a message's API keys may add to it: far less than a gateway takes (4 MiB).
 PART_MODEL_CHARACTERS = 1_000_000
+#: Longer than a round of work takes; another reconciler takes over so long after the leader's end.
+LEASE_SECONDS = 2.5
 #: How often gateways are asked when API keys were used, and a key's last use is written.
 USES_SECONDS = 60
 #: A gateway takes messages up to 30 s away from its clock, and judges by its clock alone: a token
@@ -53,17 +58,38 @@ class Reconciler:
         self._keys = keys
         self._policy = policy
         self._projections = [_Projection(one, tokens.store, keys, policy) for one in gateways.each]
+        self._lease = Lease(tokens.store.database, "reconciler", LEASE_SECONDS)
+        self._leads = threading.Event()
         self._pruned_at = 0
         self._changed_before: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
         self._keys.prepare(int(time.time()))
-        works = [self._policy.look, self._tidy, *(one.refresh for one in self._projections)]
+        led = [self._tidy, *(one.refresh for one in self._projections)]
+        works = [self._lead, self._policy.look, *map(self._if_leading, led)]
         with ThreadPoolExecutor(len(works)) as pool:
             for work in works:
                 pool.submit(repeat, work, PERIOD_SECONDS, stop)
             stop.wait()
+        with suppress(StoreUnavailable):
+            self._lease.release()
+
+    def _lead(self) -> None:
+        """One reconciler of all issuers' does the work; the others stand by."""
+        led = self._leads.is_set()
+        self._leads.clear()
+        if self._lease.hold():
+            self._leads.set()
+        if led != self._leads.is_set():
+            log.info("this reconciler %s", "stands by" if led else "leads")
+
+    def _if_leading(self, work: Callable[[], None]) -> Callable[[], None]:
+        def led() -> None:
+            if self._leads.is_set():
+                work()
+
+        return led
 
     def _tidy(self) -> None:
         now = int(time.time())
@@ -131,7 +157,7 @@ class _Projection:
     """One gateway's copy of the store's active tokens."""
 
     def __init__(
-        self, gateway: Gateway, store: SqliteSessions, keys: KeyFile, policy: PolicyInForce
+        self, gateway: Gateway, store: Sessions, keys: KeyFile, policy: PolicyInForce
     ) -> None:
         #: The mark of the key list that the gateway has acknowledged.
         self.keys = ""

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, TextClause, text
 
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
 from issuer.store import (
@@ -24,38 +28,51 @@ from issuer.store import (
     Session,
     StoredPolicy,
 )
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions, open_sessions
+from tests.support.postgresql import Cluster, cluster
+from tests.support.stores import sessions_in
 
 NOW = 1_800_000_000
 MANY = 1_000_000
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = multiprocessing.get_context("spawn")
 
-#: How to open a store of each kind, here or in another process.
-KINDS: dict[str, Callable[[str], SqliteSessions]] = {
-    "sqlite": lambda place: SqliteSessions(Path(place)),
-}
+KINDS = ("sqlite", "postgresql")
 
 
+@dataclass
 class Place:
     """Where one store lives; every `open` is a new client of it."""
 
-    def __init__(self, kind: str, where: str) -> None:
-        self.kind = kind
-        self.where = where
+    kind: str
+    url: str
+    other_url: str
 
-    def open(self) -> SqliteSessions:
-        return KINDS[self.kind](self.where)
+    def open(self) -> Sessions:
+        return open_sessions(self.url)
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(request.param, str(tmp_path / "sessions.db"))
+    if request.param == "postgresql":
+        running: Cluster = request.getfixturevalue("postgresql")
+        return Place("postgresql", running.database("one"), running.database("other"))
+    return Place("sqlite", *(f"sqlite:///{tmp_path}/{name}.db" for name in ("sessions", "other")))
 
 
 @pytest.fixture
-def store(place: Place) -> SqliteSessions:
+def store(place: Place) -> Sessions:
     return place.open()
+
+
+def _scalar(question: TextClause, connection: Connection) -> object:
+    return connection.scalar(question)
 
 
 def session(
@@ -71,7 +88,7 @@ def key(name: object, subject: str = "USRSalice", ends: int = 900, *models: str)
     return Session(key_id, subject, "user", NOW, NOW + ends, OF_API_KEY, api_key=made)
 
 
-def add(store: SqliteSessions, *names: object) -> None:
+def add(store: Sessions, *names: object) -> None:
     for name in names:
         store.add(session(name), MANY, NOW)
 
@@ -123,7 +140,7 @@ def try_to_add(number: int, place: Place, threads: int, each: int, most: int) ->
     in_threads(threads, work)
 
 
-def test_what_was_added_is_found_as_it_was(place: Place, store: SqliteSessions) -> None:
+def test_what_was_added_is_found_as_it_was(place: Place, store: Sessions) -> None:
     store.add(session("1"), MANY, NOW)
     expected = Session(**(vars(session("1")) | {"position": 1}))
     assert store.find(session("1").jti) == expected
@@ -144,7 +161,7 @@ def test_a_killed_process_has_lost_nothing_it_was_told_is_done(place: Place) -> 
     assert store.position() == 3
 
 
-def test_every_change_raises_the_position_by_one(store: SqliteSessions) -> None:
+def test_every_change_raises_the_position_by_one(store: Sessions) -> None:
     assert store.position() == 0
     add(store, 1, 2, 3)
     assert store.position() == 3
@@ -155,7 +172,7 @@ def test_every_change_raises_the_position_by_one(store: SqliteSessions) -> None:
     assert sorted(one.position for one in store.changes_after(0, 10)) == [4, 5, 6]
 
 
-def test_what_changes_nothing_keeps_the_position(store: SqliteSessions) -> None:
+def test_what_changes_nothing_keeps_the_position(store: Sessions) -> None:
     add(store, 1)
     store.revoke(Selection(), NOW)
     store.revoke(Selection(), NOW)
@@ -167,7 +184,7 @@ def test_what_changes_nothing_keeps_the_position(store: SqliteSessions) -> None:
 
 
 def test_positions_of_threads_and_processes_rise_by_one_a_change(
-    place: Place, store: SqliteSessions
+    place: Place, store: Sessions
 ) -> None:
     processes = in_processes(2, add_some, place, 20)
     in_threads(4, lambda number: add(store, *[f"t{number}-{index}" for index in range(10)]))
@@ -180,7 +197,7 @@ def test_positions_of_threads_and_processes_rise_by_one_a_change(
 
 
 def test_whoever_follows_the_positions_while_others_write_misses_nothing(
-    place: Place, store: SqliteSessions
+    place: Place, store: Sessions
 ) -> None:
     writers = [
         threading.Thread(target=add, args=(store, *[f"t{number}-{index}" for index in range(15)]))
@@ -196,7 +213,7 @@ def test_whoever_follows_the_positions_while_others_write_misses_nothing(
     assert len(seen) == len(set(seen)) == 60
 
 
-def test_revoked_is_final(store: SqliteSessions) -> None:
+def test_revoked_is_final(store: Sessions) -> None:
     add(store, 1)
     (revoked,) = store.revoke(Selection(jti=session(1).jti), NOW + 5)
     assert revoked.revoked_at == NOW + 5
@@ -208,7 +225,7 @@ def test_revoked_is_final(store: SqliteSessions) -> None:
 
 
 def test_a_revocation_answers_all_that_is_selected_also_what_has_expired(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     add(store, 1, 2)
     store.add(session(3, ends=5), MANY, NOW)
@@ -222,7 +239,7 @@ def test_a_revocation_answers_all_that_is_selected_also_what_has_expired(
 
 
 def test_a_session_that_was_revoked_by_a_clock_that_was_ahead_stays_revoked(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     store.add(session(1, ends=5), MANY, NOW)
     store.revoke(Selection(), NOW + 3600)
@@ -248,7 +265,7 @@ def test_a_session_that_was_revoked_by_a_clock_that_was_ahead_stays_revoked(
     ],
 )
 def test_all_that_a_selection_names_must_match(
-    store: SqliteSessions, selection: Selection, chosen: set[str]
+    store: Sessions, selection: Selection, chosen: set[str]
 ) -> None:
     store.add(session("a"), MANY, NOW)
     store.add(session("b"), MANY, NOW)
@@ -258,7 +275,7 @@ def test_all_that_a_selection_names_must_match(
     assert set(names(store.active(NOW, 10))) == {"a", "b", "c", "d"} - chosen
 
 
-def test_the_capacity_is_exact_and_room_comes_back(store: SqliteSessions) -> None:
+def test_the_capacity_is_exact_and_room_comes_back(store: Sessions) -> None:
     for number in range(3):
         store.add(session(number, ends=10), 3, NOW)
     with pytest.raises(CapacityReached):
@@ -272,14 +289,14 @@ def test_the_capacity_is_exact_and_room_comes_back(store: SqliteSessions) -> Non
     assert store.count_active(NOW + 10) == 2
 
 
-def test_the_last_expiry_is_that_of_the_longest_lived_session(store: SqliteSessions) -> None:
+def test_the_last_expiry_is_that_of_the_longest_lived_session(store: Sessions) -> None:
     assert store.last_expiry() == 0
     for name, ends in (("1", 900), ("2", 3600), ("3", 60)):
         store.add(session(name, ends=ends), MANY, NOW)
     assert store.last_expiry() == NOW + 3600
 
 
-def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SqliteSessions) -> None:
+def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: Sessions) -> None:
     processes = in_processes(2, try_to_add, place, 2, 10, 25)
     try_to_add(9, place, 8, 5, 25)
     for process in processes:
@@ -288,7 +305,7 @@ def test_the_capacity_is_exact_whoever_else_adds(place: Place, store: SqliteSess
     assert store.position() == 25
 
 
-def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SqliteSessions) -> None:
+def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: Sessions) -> None:
     store.add(session("a", ends=5), MANY, NOW, 2)
     store.add(session("b"), MANY, NOW, 2)
     with pytest.raises(TooManyTokens):
@@ -302,7 +319,7 @@ def test_s8_one_users_bound_is_exact_and_is_no_other_users(store: SqliteSessions
         store.add(session("g"), MANY, NOW + 5, 2)
 
 
-def test_several_are_added_as_if_one_after_the_other(store: SqliteSessions) -> None:
+def test_several_are_added_as_if_one_after_the_other(store: Sessions) -> None:
     additions = [
         Addition(session(1), 1),
         Addition(session(2), 1),
@@ -320,7 +337,7 @@ def test_several_are_added_as_if_one_after_the_other(store: SqliteSessions) -> N
     assert [one.position for one in store.changes_after(0, MANY)] == [1, 2]
 
 
-def test_several_that_cannot_all_be_added_leave_nothing_half_done(store: SqliteSessions) -> None:
+def test_several_that_cannot_all_be_added_leave_nothing_half_done(store: Sessions) -> None:
     with pytest.raises(StoreUnavailable):
         store.add_each([Addition(session(1)), Addition(session(1))], MANY, NOW)
     assert (store.position(), store.count_active(NOW)) == (0, 0)
@@ -328,7 +345,7 @@ def test_several_that_cannot_all_be_added_leave_nothing_half_done(store: SqliteS
     assert store.position() == 1
 
 
-def test_several_are_revoked_each_with_its_own_answer(store: SqliteSessions) -> None:
+def test_several_are_revoked_each_with_its_own_answer(store: Sessions) -> None:
     add(store, 1, 2, 3)
     selections = [Selection(jti=session(number).jti) for number in (1, 3, 4)]
     revoked = store.revoke_each(selections, NOW)
@@ -337,7 +354,7 @@ def test_several_are_revoked_each_with_its_own_answer(store: SqliteSessions) -> 
 
 
 def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
-    place: Place, store: SqliteSessions
+    place: Place, store: Sessions
 ) -> None:
     first = store.epoch()
     add(store, 1, 2)
@@ -349,13 +366,13 @@ def test_an_epoch_is_kept_until_another_begins_and_revokes_all(
     assert store.position() == 6
 
 
-def test_a_clock_that_was_an_hour_ahead_has_forgotten_nothing(store: SqliteSessions) -> None:
+def test_a_clock_that_was_an_hour_ahead_has_forgotten_nothing(store: Sessions) -> None:
     store.add(session(1, ends=-3500), MANY, NOW)
     assert store.prune(NOW + 3600) == 0
     assert names(store.active(NOW - 3600, 10)) == ["1"]
 
 
-def test_prune_forgets_only_what_is_over(store: SqliteSessions) -> None:
+def test_prune_forgets_only_what_is_over(store: Sessions) -> None:
     long_over = NOW + 10 + KEPT_SECONDS
     for name, ends in (("old", 5), ("old and revoked", 6), ("live", 90000), ("revoked", 90000)):
         store.add(session(name, ends=ends), MANY, NOW)
@@ -371,7 +388,7 @@ def test_prune_forgets_only_what_is_over(store: SqliteSessions) -> None:
     assert store.position() == 6
 
 
-def test_prune_makes_room_for_no_more_than_it_forgot(store: SqliteSessions) -> None:
+def test_prune_makes_room_for_no_more_than_it_forgot(store: Sessions) -> None:
     for number in range(3):
         store.add(session(number, ends=5), 3, NOW)
     later = NOW + 10 + KEPT_SECONDS
@@ -383,7 +400,7 @@ def test_prune_makes_room_for_no_more_than_it_forgot(store: SqliteSessions) -> N
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
-def test_pages_of_unexpired_sessions_lose_nothing(store: SqliteSessions, most: int) -> None:
+def test_pages_of_unexpired_sessions_lose_nothing(store: Sessions, most: int) -> None:
     add(store, *range(7))
     store.add(session("over", ends=5), MANY, NOW)
     store.revoke(Selection(jti=session(3).jti), NOW)
@@ -396,7 +413,7 @@ def test_pages_of_unexpired_sessions_lose_nothing(store: SqliteSessions, most: i
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
-def test_pages_of_changes_lose_nothing(store: SqliteSessions, most: int) -> None:
+def test_pages_of_changes_lose_nothing(store: Sessions, most: int) -> None:
     add(store, *range(5))
     store.revoke(Selection(jti=session(1).jti), NOW)
     found, position = [], 0
@@ -408,7 +425,7 @@ def test_pages_of_changes_lose_nothing(store: SqliteSessions, most: int) -> None
     assert position == store.position()
 
 
-def test_the_newest_active_sessions_come_first(store: SqliteSessions) -> None:
+def test_the_newest_active_sessions_come_first(store: Sessions) -> None:
     add(store, 1, 2, 3, 4)
     store.revoke(Selection(jti=session(3).jti), NOW)
     assert names(store.active(NOW, 2)) == ["4", "2"]
@@ -416,7 +433,7 @@ def test_the_newest_active_sessions_come_first(store: SqliteSessions) -> None:
     assert store.count_active(NOW + 900) == 0
 
 
-def test_credentials_in_use_are_those_of_active_sessions(store: SqliteSessions) -> None:
+def test_credentials_in_use_are_those_of_active_sessions(store: Sessions) -> None:
     add(store, 1, 2)
     store.add(session(3, "USRSbob"), MANY, NOW)
     store.add(session(4, "USRScarol", ends=5), MANY, NOW)
@@ -424,15 +441,13 @@ def test_credentials_in_use_are_those_of_active_sessions(store: SqliteSessions) 
     assert list(store.credentials_in_use(NOW + 5)) == [("USRSalice", "print USRSalice")]
 
 
-def test_the_salt_is_made_once_and_is_another_stores_never(
-    place: Place, store: SqliteSessions
-) -> None:
-    other = Place(place.kind, place.where + ".other").open()
+def test_the_salt_is_made_once_and_is_another_stores_never(place: Place, store: Sessions) -> None:
+    other = open_sessions(place.other_url)
     assert len(store.salt()) >= 16
     assert place.open().salt() == store.salt() != other.salt()
 
 
-def test_a_failed_change_leaves_nothing_half_done(store: SqliteSessions) -> None:
+def test_a_failed_change_leaves_nothing_half_done(store: Sessions) -> None:
     add(store, 1)
     with pytest.raises(StoreUnavailable):
         add(store, 1)
@@ -451,7 +466,7 @@ def mode(path: Path) -> int:
 def test_sqlite_makes_its_files_for_nobody_else(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        store = SqliteSessions(tmp_path / "sessions.db")
+        store = sessions_in(tmp_path / "sessions.db")
         add(store, 1)
     finally:
         os.umask(before)
@@ -461,33 +476,33 @@ def test_sqlite_makes_its_files_for_nobody_else(tmp_path: Path) -> None:
 
 
 def test_sqlite_commits_to_the_disk_before_it_answers(tmp_path: Path) -> None:
-    store = SqliteSessions(tmp_path / "sessions.db")
-    connection: sqlite3.Connection = store._connection()
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    store = sessions_in(tmp_path / "sessions.db")
+    for pragma, value in (("journal_mode", "wal"), ("synchronous", 2)):
+        question = partial(_scalar, text(f"PRAGMA {pragma}"))
+        assert store.database.read(question) == value
 
 
 def test_a_backup_is_private_whole_and_revokes_all_it_holds_when_it_is_opened(
     tmp_path: Path,
 ) -> None:
-    store = SqliteSessions(tmp_path / "sessions.db")
+    store = sessions_in(tmp_path / "sessions.db")
     now = int(time.time())
     for name in ("1", "2"):
         store.add(Session(name, "USRSalice", "user", now, now + 900, "x"), MANY, now)
     store.backup(tmp_path / "backup.db")
     assert mode(tmp_path / "backup.db") == 0o600
     assert store.count_active(now) == 2
-    copy = SqliteSessions(tmp_path / "backup.db")
+    copy = sessions_in(tmp_path / "backup.db")
     assert copy.count_active(now) == 0
     assert len(copy.live_after("", now, 10)) == 2
     assert copy.salt() == store.salt()
     assert copy.epoch() != store.epoch()
-    again = SqliteSessions(tmp_path / "backup.db")
+    again = sessions_in(tmp_path / "backup.db")
     assert again.epoch() == copy.epoch()
 
 
 def test_a_restored_store_begins_an_epoch_with_all_it_holds_revoked(tmp_path: Path) -> None:
-    store = SqliteSessions(tmp_path / "sessions.db")
+    store = sessions_in(tmp_path / "sessions.db")
     now = int(time.time())
     store.add(Session("1", "USRSalice", "user", now, now + 900, "x"), MANY, now)
     store.backup(tmp_path / "backup.db")
@@ -496,12 +511,12 @@ def test_a_restored_store_begins_an_epoch_with_all_it_holds_revoked(tmp_path: Pa
     assert store.restore(tmp_path / "backup.db") == 1
     assert store.count_active(now) == 0
     assert store.find("2") is None
-    assert SqliteSessions(tmp_path / "sessions.db").epoch() == store.epoch() != before
+    assert sessions_in(tmp_path / "sessions.db").epoch() == store.epoch() != before
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database at all " * 100])
 def test_what_is_no_backup_changes_nothing(tmp_path: Path, content: bytes | None) -> None:
-    store = SqliteSessions(tmp_path / "sessions.db")
+    store = sessions_in(tmp_path / "sessions.db")
     add(store, 1)
     before = store.epoch()
     if content is not None:
@@ -513,15 +528,15 @@ def test_what_is_no_backup_changes_nothing(tmp_path: Path, content: bytes | None
 
 def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
-    store = SqliteSessions(path)
+    store = sessions_in(path)
     add(store, *range(200))
     store.check()
-    store._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.database.read(lambda one: one.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")))
     content = bytearray(path.read_bytes())
     content[8192:] = b"\xff" * (len(content) - 8192)
     path.write_bytes(content)
     with pytest.raises(StoreUnavailable):
-        SqliteSessions(path).check()
+        sessions_in(path).check()
 
 
 @pytest.mark.parametrize(
@@ -536,14 +551,14 @@ def test_sqlite_in_a_place_that_holds_no_file_is_unavailable(
     tmp_path: Path, spoil: Callable[[Path], Path]
 ) -> None:
     with pytest.raises(StoreUnavailable):
-        SqliteSessions(spoil(tmp_path))
+        sessions_in(spoil(tmp_path))
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     path.write_bytes(b"not a database at all " * 100)
     with pytest.raises(StoreUnavailable):
-        SqliteSessions(path)
+        sessions_in(path)
     assert path.read_bytes().startswith(b"not a database at all")
 
 
@@ -551,12 +566,13 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from issuer.errors import StoreUnavailable
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
+from tests.support.stores import sessions_in
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
-    SqliteSessions(Path("sessions.db"))
+    sessions_in(Path("sessions.db"))
 except StoreUnavailable as error:
     print(error)
 """
@@ -567,7 +583,7 @@ def test_sqlite_where_it_may_not_write_is_unavailable(tmp_path: Path, file_there
     there = tmp_path / "store"
     there.mkdir()
     if file_there:
-        add(SqliteSessions(there / "sessions.db"), 1)
+        add(sessions_in(there / "sessions.db"), 1)
         (there / "sessions.db").chmod(0o444)
     there.chmod(0o555)
     done = subprocess.run(
@@ -582,9 +598,9 @@ def test_sqlite_where_it_may_not_write_is_unavailable(tmp_path: Path, file_there
 
 
 def test_a_store_that_breaks_later_is_unavailable_for_every_question(tmp_path: Path) -> None:
-    store = SqliteSessions(tmp_path / "sessions.db")
+    store = sessions_in(tmp_path / "sessions.db")
     add(store, 1)
-    store._connection().execute("DROP TABLE sessions")
+    store.database.read(lambda one: one.execute(text("DROP TABLE sessions")))
     questions: list[Callable[[], object]] = [
         lambda: store.add(session(2), MANY, NOW),
         lambda: store.revoke(Selection(), NOW),
@@ -615,7 +631,7 @@ def test_a_policy_is_kept_under_a_serial_number_that_rises_with_each_other_one(
     assert store.policy() == StoredPolicy(3, "b", "2")
 
 
-def test_a_policy_that_is_no_longer_the_files_is_not_put(store: SqliteSessions) -> None:
+def test_a_policy_that_is_no_longer_the_files_is_not_put(store: Sessions) -> None:
     store.put_policy("a", "1")
     assert store.put_policy("b", "1", still=lambda: False) is None
     assert store.policy() == StoredPolicy(1, "a", "1")
@@ -642,7 +658,7 @@ def test_no_other_policy_is_put_while_one_is_asked_whether_it_still_holds(place:
     assert first.policy() == StoredPolicy(2, "later", "1")
 
 
-def test_a_policy_outlasts_a_new_epoch(store: SqliteSessions) -> None:
+def test_a_policy_outlasts_a_new_epoch(store: Sessions) -> None:
     store.put_policy("a", "1")
     store.begin_epoch(NOW)
     assert store.policy() == StoredPolicy(1, "a", "1")
@@ -670,7 +686,7 @@ def test_an_api_key_is_a_session_with_what_only_keys_have(place: Place) -> None:
         assert opened.api_keys(NOW, "USRSbob") == opened.api_keys(NOW + 900) == []
 
 
-def test_tokens_and_api_keys_are_counted_each_by_themselves(store: SqliteSessions) -> None:
+def test_tokens_and_api_keys_are_counted_each_by_themselves(store: Sessions) -> None:
     store.add(key(1), MANY, NOW, 1)
     store.add(session(1), MANY, NOW, 1)
     with pytest.raises(TooManyTokens):
@@ -682,7 +698,7 @@ def test_tokens_and_api_keys_are_counted_each_by_themselves(store: SqliteSession
         store.add(key(4, "USRScarol"), 3, NOW, 1)
 
 
-def test_how_long_signing_keys_are_needed_is_no_matter_of_api_keys(store: SqliteSessions) -> None:
+def test_how_long_signing_keys_are_needed_is_no_matter_of_api_keys(store: Sessions) -> None:
     store.add(key("k", "USRSalice", 90 * 86_400), MANY, NOW)
     assert store.last_expiry() == 0
     add(store, 1)
@@ -704,7 +720,7 @@ def test_how_long_signing_keys_are_needed_is_no_matter_of_api_keys(store: Sqlite
     ids=str,
 )
 def test_a_revocation_means_tokens_or_api_keys_or_both(
-    store: SqliteSessions, selection: Selection, revoked: set[str]
+    store: Sessions, selection: Selection, revoked: set[str]
 ) -> None:
     store.add(session("t"), MANY, NOW)
     store.add(key("k"), MANY, NOW)
@@ -714,7 +730,7 @@ def test_a_revocation_means_tokens_or_api_keys_or_both(
     assert set(names([*store.active(NOW, 9), *store.api_keys(NOW)])) == left
 
 
-def test_an_api_keys_last_use_is_written_once_in_so_many_seconds(store: SqliteSessions) -> None:
+def test_an_api_keys_last_use_is_written_once_in_so_many_seconds(store: Sessions) -> None:
     store.add(key("k"), MANY, NOW)
     key_id = key("k").jti
 
@@ -734,12 +750,12 @@ def test_an_api_key_is_forgotten_with_its_session(place: Place) -> None:
     store = place.open()
     store.add(key("k"), MANY, NOW)
     assert store.prune(NOW + 900 + KEPT_SECONDS) == 1
-    with sqlite3.connect(place.where) as connection:
-        assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (0,)
+    left = text("SELECT count(*) FROM api_keys")
+    assert store.database.read(lambda connection: connection.scalar(left)) == 0
 
 
 def test_the_users_of_api_keys_are_among_those_whose_credentials_are_asked_for(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     store.add(session("t"), MANY, NOW)
     store.add(key("k", "USRSbob"), MANY, NOW)
@@ -747,3 +763,53 @@ def test_the_users_of_api_keys_are_among_those_whose_credentials_are_asked_for(
         ("USRSalice", "print USRSalice"),
         ("USRSbob", OF_API_KEY),
     ]
+
+
+#: As Portero made it before there were API keys.
+FORMER_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    jti TEXT PRIMARY KEY,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    credential TEXT NOT NULL,
+    revoked_at INTEGER,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS sessions_by_position ON sessions (position);
+CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, expires_at);
+CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO counters VALUES ('position', 0), ('rows', 0), ('policy', 0);
+CREATE TABLE IF NOT EXISTS policy (
+    serial INTEGER NOT NULL, sources TEXT NOT NULL, compiled TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS identity (epoch TEXT NOT NULL, salt BLOB NOT NULL, copied INTEGER);
+INSERT INTO identity VALUES ('former', x'00', 0);
+INSERT INTO sessions VALUES ('former', 'USRSalice', 'user', {now}, {ends}, 'print', NULL, 1);
+UPDATE counters SET value = 1 WHERE name <> 'policy';
+"""
+
+
+def test_a_store_that_a_former_portero_made_is_taken_over_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    with closing(sqlite3.connect(path)) as former:
+        former.executescript(FORMER_SCHEMA.format(now=NOW, ends=NOW + 900))
+    store = sessions_in(path)
+    assert store.epoch() == "former"
+    assert store.position() == 1
+    found = store.find("former")
+    assert found is not None
+    assert found.is_active(NOW)
+    store.add(key("k"), MANY, NOW)
+    assert [one.position for one in store.changes_after(0, 9)] == [1, 2]
+    assert sessions_in(path).find("former") == found
+
+
+def test_a_store_that_a_later_portero_made_is_left_alone(place: Place) -> None:
+    later = text("UPDATE schema_version SET version = version + 1")
+    with place.open().database.transaction() as connection:
+        connection.execute(later)
+    with pytest.raises(StoreUnavailable, match="a later version of Portero"):
+        place.open()

@@ -4,11 +4,11 @@ import random
 import signal
 import threading
 
-from issuer.store.sqlite import SqliteSessions
 from tests.promises.conftest import Figure, of_each_kind, size
 from tests.promises.recorder import KINDS
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.history import check
+from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream, wait_for
 
 CLIENTS = 4
@@ -60,7 +60,7 @@ def _kill_at_random(
         _wait_for_logins(tokens, len(tokens) + dice.randint(1, 2 * each - 1))
         threading.Event().wait(dice.random() * 0.2)
         deployment.stop("issuer", signal.SIGKILL)
-        SqliteSessions(deployment.data / "sessions.db").check()
+        sessions_in(deployment.data / "sessions.db").check()
         deployment.start("issuer")
     _wait_for_logins(tokens, wanted)
     return kills_wanted

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import requests
 
-from issuer.store.sqlite import SqliteSessions
 from issuer.sync.gateways import Gateway
 from tests.promises.conftest import Figure, size
 from tests.promises.test_network import behind_a_link, two_gateways
 from tests.stack.test_streams import open_stream
 from tests.support.deployment import USERS, Caller, Local, deployed, wait_ready
 from tests.support.policies import write_policy
+from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream, wait_for
 
 COUNTS_SECONDS = 2.0
@@ -185,7 +185,7 @@ def test_a_policy_that_is_durable_reaches_the_gateway_whoever_is_killed_on_the_w
     with behind_a_link(upstream, POLICY_FILE=str(policy)) as (deployment, link):
         watching = Watching(deployment)
         watching.start()
-        store = SqliteSessions(deployment.data / "sessions.db")
+        store = sessions_in(deployment.data / "sessions.db")
         before = store.policy_serial()
         link.become("hold")
         write(policy, 1)

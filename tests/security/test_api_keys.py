@@ -21,7 +21,7 @@ from issuer.authority import Authority
 from issuer.errors import TokenRefused
 from issuer.keys import Keyring, new_key
 from issuer.store import OF_API_KEY, ApiKey, Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Changes
 from issuer.tokens import api_keys
@@ -39,6 +39,7 @@ from tests.security.stand import (
 from tests.security.test_verdicts import is_documented_refusal
 from tests.security.wire import Wire
 from tests.support.deployment import Caller, Local, deployed
+from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream
 
 DAY = 86_400
@@ -57,7 +58,7 @@ def session_of(key: str, owner: str = OWNER, made_at: int = NOW, days: int = 90)
 class Sides:
     """Both sides' own code, told the same of the same keys."""
 
-    def __init__(self, store: SqliteSessions, verifier: GatewayVerifier) -> None:
+    def __init__(self, store: Sessions, verifier: GatewayVerifier) -> None:
         self._store = store
         self._verifier = verifier
         nobody = cast(Any, None)
@@ -109,7 +110,7 @@ def made(caller: Caller, name: str = "x") -> dict[str, Any]:
 def sides(tmp_path: Path) -> Iterator[Sides]:
     with gateway_verifier() as verifier:
         assert verifier.put_keys(key_list(SIGNING))
-        yield Sides(SqliteSessions(tmp_path / "sessions.db"), verifier)
+        yield Sides(sessions_in(tmp_path / "sessions.db"), verifier)
 
 
 def nearly(key: str, other: str) -> Iterator[bytes]:

@@ -12,11 +12,12 @@ import pytest
 from issuer import config
 from issuer.errors import Faults
 from issuer.policy import Terms
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
 from tests.policies import BASE, Case, every_case, write
 from tests.support.deployment import Local
+from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream, wait_for
 
 #: One user the more, so that it is another policy than any of the corpus.
@@ -28,7 +29,7 @@ class Running:
     """A deployment, and the folder whose policy it follows."""
 
     folder: Path
-    store: SqliteSessions
+    store: Sessions
     gateways: Gateways
     policy: PolicyInForce
 
@@ -59,7 +60,7 @@ def running(
     deployment = Local(local_upstream.url, {})
     try:
         deployment.start("gateway")
-        store = SqliteSessions(folder.with_name("sessions.db"))
+        store = sessions_in(folder.with_name("sessions.db"))
         gateways = Gateways([deployment.internal], deployment.sync_key.encode())
         wait_for(lambda: gateways.each[0].state().ok, 20, "the gateway listens")
         policy = PolicyInForce(path, Terms(), store, gateways)

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from issuer.config import POLICY_FILE
-from issuer.store.sqlite import SqliteSessions
 from tests.support.deployment import USERS, Local, answers, deployed, wait_ready
+from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream, wait_for
 
 TAKEN = "policy 2 is in force"
@@ -70,7 +70,7 @@ def test_changed_roles_count_within_a_second_without_a_restart(house: House) -> 
     assert house.lifetimes() == {100}
     workers = house.deployment.workers("issuer")
     house.change("50")
-    store = SqliteSessions(house.deployment.data / "sessions.db")
+    store = sessions_in(house.deployment.data / "sessions.db")
     wait_for(lambda: store.policy_serial() == 2, 3, "they are taken, though nobody asked")
     assert house.lifetimes() == {50}
     wait_for(lambda: house.told(TAKEN, "reconciler") == 1, 3, "the reconciler has them")

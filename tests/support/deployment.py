@@ -169,6 +169,10 @@ class Local:
         env = self._environment(part)
         self._children[part] = processes.start(self._services[part], self.data, env)
 
+    def service(self, part: str) -> processes.Service:
+        """How a part is started, for another one of its kind."""
+        return self._services[part]
+
     def stop(self, part: str, how: signal.Signals = signal.SIGTERM) -> None:
         """See `Deployment.stop`. A killed master leaves no worker behind."""
         child = self._children.pop(part)

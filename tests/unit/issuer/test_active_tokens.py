@@ -15,11 +15,12 @@ from issuer.errors import (
     TooManyTokens,
 )
 from issuer.store import Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync import active_tokens, batches
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateways
 from tests.conftest import wait_until
+from tests.support.stores import sessions_in
 
 NOW = 1_800_000_000
 MAX_OF_SUBJECT = 10
@@ -46,17 +47,15 @@ def session(name: str, subject: str = "USRSalice", role: str = "user", ttl: int 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SqliteSessions:
-    return SqliteSessions(tmp_path / "sessions.db")
+def store(tmp_path: Path) -> Sessions:
+    return sessions_in(tmp_path / "sessions.db")
 
 
-def make(
-    store: SqliteSessions, gateways: Gateways, most: int = 100, now: int = NOW
-) -> ActiveTokens:
+def make(store: Sessions, gateways: Gateways, most: int = 100, now: int = NOW) -> ActiveTokens:
     return ActiveTokens(store, gateways, most, lambda: now + 0.9)
 
 
-def test_a_token_is_in_the_store_before_any_gateway_hears_of_it(store: SqliteSessions) -> None:
+def test_a_token_is_in_the_store_before_any_gateway_hears_of_it(store: Sessions) -> None:
     gateways = FakeGateways(OK)
     seen: list[bool] = []
     gateways.on_push = lambda: seen.append(store.find(session("1").jti) is not None)
@@ -66,7 +65,7 @@ def test_a_token_is_in_the_store_before_any_gateway_hears_of_it(store: SqliteSes
 
 
 def test_a_revocation_is_in_the_store_before_any_gateway_hears_of_it(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
@@ -94,7 +93,7 @@ def test_a_revocation_is_in_the_store_before_any_gateway_hears_of_it(
     ],
 )
 def test_a_token_is_active_unless_one_gateway_is_full_or_none_answers(
-    store: SqliteSessions, acks: list[Ack], refusal: type[Exception] | None
+    store: Sessions, acks: list[Ack], refusal: type[Exception] | None
 ) -> None:
     gateways = FakeGateways(*acks)
     tokens = make(store, gateways)
@@ -109,7 +108,7 @@ def test_a_token_is_active_unless_one_gateway_is_full_or_none_answers(
     assert store.count_active(NOW) == 0
 
 
-def test_at_capacity_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
+def test_at_capacity_no_gateway_hears_of_the_token(store: Sessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways, most=2)
     tokens.activate(session("1"), MAX_OF_SUBJECT)
@@ -123,7 +122,7 @@ def test_at_capacity_no_gateway_hears_of_the_token(store: SqliteSessions) -> Non
     tokens.activate(session("3"), MAX_OF_SUBJECT)
 
 
-def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: SqliteSessions) -> None:
+def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: Sessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
     for name in ("1", "2"):
@@ -135,7 +134,7 @@ def test_s8_over_the_bound_of_one_user_no_gateway_hears_of_the_token(store: Sqli
     tokens.activate(session("4", "USRSbob"), 2)
 
 
-def test_without_a_store_nothing_is_pushed(store: SqliteSessions) -> None:
+def test_without_a_store_nothing_is_pushed(store: Sessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
     tokens.activate(session("1"), MAX_OF_SUBJECT)
@@ -149,7 +148,7 @@ def test_without_a_store_nothing_is_pushed(store: SqliteSessions) -> None:
     [([OK, OK], ()), ([OK, AWAY], ("away",)), ([FULL, AWAY], ("away", "full"))],
 )
 def test_a_revocation_names_the_gateways_that_have_not_acknowledged_it(
-    store: SqliteSessions, acks: list[Ack], pending: tuple[str, ...]
+    store: Sessions, acks: list[Ack], pending: tuple[str, ...]
 ) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
@@ -171,7 +170,7 @@ def test_a_revocation_names_the_gateways_that_have_not_acknowledged_it(
     ],
 )
 def test_only_what_is_selected_is_revoked(
-    store: SqliteSessions, selection: Selection, names: set[str]
+    store: Sessions, selection: Selection, names: set[str]
 ) -> None:
     tokens = make(store, FakeGateways(OK))
     every = [session("1"), session("2"), session("3", "ADMNroot", "admin")]
@@ -208,7 +207,7 @@ def hold_up(gateways: FakeGateways, count: int) -> None:
 
 
 def test_logins_at_the_same_time_share_a_message_and_each_has_its_own_outcome(
-    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+    store: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "GATHER_SECONDS", 20)
     gateways = FakeGateways(OK)
@@ -228,7 +227,7 @@ def test_logins_at_the_same_time_share_a_message_and_each_has_its_own_outcome(
 
 
 def test_of_logins_that_share_a_message_none_is_granted_that_no_gateway_heard_of(
-    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+    store: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "GATHER_SECONDS", 20)
     gateways = FakeGateways(AWAY)
@@ -241,7 +240,7 @@ def test_of_logins_that_share_a_message_none_is_granted_that_no_gateway_heard_of
     assert revoked == {session(str(number)).jti for number in range(4)}
 
 
-def test_revocations_at_the_same_time_each_answer_their_own(store: SqliteSessions) -> None:
+def test_revocations_at_the_same_time_each_answer_their_own(store: Sessions) -> None:
     tokens = make(store, FakeGateways(OK))
     every = [session(str(number)) for number in range(8)]
     for one in every:
@@ -253,13 +252,13 @@ def test_revocations_at_the_same_time_each_answer_their_own(store: SqliteSession
     assert store.count_active(NOW) == 0
 
 
-def test_a_revocation_of_nothing_tells_nobody(store: SqliteSessions) -> None:
+def test_a_revocation_of_nothing_tells_nobody(store: Sessions) -> None:
     gateways = FakeGateways(AWAY)
     done = make(store, gateways).revoke(Selection())
     assert (done.sessions, done.pending, gateways.pushed) == ([], (), [])
 
 
-def test_a_revocation_again_is_pushed_again(store: SqliteSessions) -> None:
+def test_a_revocation_again_is_pushed_again(store: Sessions) -> None:
     gateways = FakeGateways(OK)
     tokens = make(store, gateways)
     tokens.activate(session("1"), MAX_OF_SUBJECT)
@@ -271,7 +270,7 @@ def test_a_revocation_again_is_pushed_again(store: SqliteSessions) -> None:
 
 
 def test_an_expired_token_is_revoked_everywhere_too_and_is_not_counted(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     gateways = FakeGateways(OK)
     make(store, gateways).activate(session("1"), MAX_OF_SUBJECT)
@@ -281,7 +280,7 @@ def test_an_expired_token_is_revoked_everywhere_too_and_is_not_counted(
 
 
 def test_many_revocations_go_out_in_messages_of_bounded_size(
-    store: SqliteSessions, monkeypatch: pytest.MonkeyPatch
+    store: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(active_tokens, "PUSH_ENTRIES", 2)
     gateways = FakeGateways(OK)
@@ -296,13 +295,11 @@ def test_many_revocations_go_out_in_messages_of_bounded_size(
 
 
 @pytest.mark.parametrize(("late", "active"), [(0, True), (899, True), (900, False), (901, False)])
-def test_a_token_is_active_until_its_time_is_over(
-    store: SqliteSessions, late: int, active: bool
-) -> None:
+def test_a_token_is_active_until_its_time_is_over(store: Sessions, late: int, active: bool) -> None:
     make(store, FakeGateways(OK)).activate(session("1"), MAX_OF_SUBJECT)
     tokens = make(store, FakeGateways(OK), now=NOW + late)
     assert tokens.is_active(session("1").jti) is active
 
 
-def test_j30_a_token_never_issued_is_not_active(store: SqliteSessions) -> None:
+def test_j30_a_token_never_issued_is_not_active(store: Sessions) -> None:
     assert not make(store, FakeGateways(OK)).is_active(session("1").jti)

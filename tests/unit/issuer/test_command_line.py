@@ -23,7 +23,7 @@ from issuer.commands import signing_keys
 from issuer.keys.key_file import KeyFile
 from issuer.policy.roles import Roles
 from issuer.store import Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync import reconciler
 from issuer.sync.reconciler import Reconciler
 from issuer.users import credentials
@@ -31,6 +31,7 @@ from tests.conftest import SECRET_KEY, wait_until
 from tests.support.fake_gateway import SYNC_KEY, TOMBSTONE, FakeGateway
 from tests.support.listening import listening
 from tests.support.policies import write_policy
+from tests.support.stores import sessions_in
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = int(time.time())
@@ -234,8 +235,8 @@ def test_the_real_command_prints_faults_and_no_traceback(settings: dict[str, str
 
 
 @pytest.fixture
-def store(settings: dict[str, str]) -> SqliteSessions:
-    opened = SqliteSessions(Path(settings["DATABASE_URL"].removeprefix("sqlite:///")))
+def store(settings: dict[str, str]) -> Sessions:
+    opened = sessions_in(Path(settings["DATABASE_URL"].removeprefix("sqlite:///")))
     for name, subject, role in (
         ("1", "USRSalice", "user"),
         ("2", "USRSalice", "user"),
@@ -261,7 +262,7 @@ def store(settings: dict[str, str]) -> SqliteSessions:
     ],
 )
 def test_revoke_revokes_what_it_is_told_in_the_store_and_at_the_gateway(
-    store: SqliteSessions,
+    store: Sessions,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -279,7 +280,7 @@ def test_revoke_revokes_what_it_is_told_in_the_store_and_at_the_gateway(
 
 
 def test_revoke_says_2_when_a_gateway_has_not_acknowledged_it(
-    store: SqliteSessions, settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+    store: Sessions, settings: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert issuer_main.main(["revoke", "--all"]) == 2
     assert store.count_active(NOW) == 0
@@ -287,7 +288,7 @@ def test_revoke_says_2_when_a_gateway_has_not_acknowledged_it(
 
 
 def test_revoke_of_no_role_is_a_fault_and_revokes_nothing(
-    store: SqliteSessions, capsys: pytest.CaptureFixture[str]
+    store: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert issuer_main.main(["revoke", "--role", "root"]) == 1
     assert "root is no role" in capsys.readouterr().err
@@ -295,7 +296,7 @@ def test_revoke_of_no_role_is_a_fault_and_revokes_nothing(
 
 
 def test_a_backup_can_be_restored_and_replaces_no_file(
-    store: SqliteSessions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Sessions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup = str(tmp_path / "backup.db")
     assert issuer_main.main(["backup", backup]) == 0
@@ -320,7 +321,7 @@ def test_a_backup_can_be_restored_and_replaces_no_file(
     ],
 )
 def test_a_command_that_is_not_whole_does_nothing(
-    store: SqliteSessions, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    store: Sessions, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
         issuer_main.main(arguments)

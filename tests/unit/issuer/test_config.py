@@ -27,7 +27,7 @@ def test_the_least_settings_have_the_documented_defaults(environ: Environ) -> No
     settings = config.read(environ)
     assert settings.algorithm == "HS256"
     assert settings.gateway_urls == ("http://127.0.0.1:8081",)
-    assert settings.database_path == Path("sessions.db")
+    assert settings.database_url == "sqlite:///sessions.db"
     assert settings.key_file == Path("signing-keys.json")
     assert settings.cookie_secure is True
     assert settings.terms == Terms("", "portero", 86_400)
@@ -53,7 +53,7 @@ def test_every_setting_is_taken(environ: Environ) -> None:
     assert settings.secret_key == environ["SECRET_KEY"].encode()
     assert settings.sync_key == environ["SYNC_KEY"].encode()
     assert settings.most_active_tokens == 7
-    assert settings.database_path == Path("/var/lib/portero.db")
+    assert settings.database_url == "sqlite:////var/lib/portero.db"
     assert settings.key_file == Path("/var/lib/signing-keys.json")
     assert settings.gateway_urls == ("http://one:8081", "http://two:8081")
     assert settings.cookie_secure is False

@@ -9,7 +9,8 @@ import pytest
 
 from issuer.errors import StoreUnavailable
 from issuer.store import Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
+from tests.support.stores import sessions_in
 
 NOW = int(time.time())
 PAGE = 4096
@@ -20,8 +21,8 @@ def session(name: str) -> Session:
     return Session(name.rjust(22, "A"), "AGNRTEST01", "agent_reasoning", NOW, NOW + 3600, "f")
 
 
-def filled(path: Path) -> SqliteSessions:
-    store = SqliteSessions(path)
+def filled(path: Path) -> Sessions:
+    store = sessions_in(path)
     for number in range(60):
         store.add(session(f"kept{number}"), MANY, NOW)
         store.add(session(f"gone{number}"), MANY, NOW)
@@ -29,12 +30,12 @@ def filled(path: Path) -> SqliteSessions:
     return store
 
 
-def revived(store: SqliteSessions) -> list[str]:
+def revived(store: Sessions) -> list[str]:
     found = store.live_after("", NOW, MANY)
     return [one.jti for one in found if "gone" in one.jti and one.is_active(NOW)]
 
 
-def copy_of_file(store: SqliteSessions, folder: Path) -> bytes:
+def copy_of_file(store: Sessions, folder: Path) -> bytes:
     """The store's content as one file, without its log beside it."""
     path = folder / "one-file.db"
     store.backup(path)
@@ -49,7 +50,7 @@ def test_f20_a_truncated_store_is_refused_or_revives_nothing(tmp_path: Path) -> 
         path = tmp_path / f"cut-{size}.db"
         path.write_bytes(whole[:size])
         try:
-            store = SqliteSessions(path)
+            store = sessions_in(path)
             store.check()
         except StoreUnavailable:
             refused += 1
@@ -67,7 +68,7 @@ def test_f20_a_store_of_random_pages_is_refused(tmp_path: Path) -> None:
         path = tmp_path / f"page-{page}.db"
         path.write_bytes(damaged)
         with pytest.raises(StoreUnavailable):
-            SqliteSessions(path).check()
+            sessions_in(path).check()
 
 
 def test_f20_a_restored_backup_revokes_all_it_holds(tmp_path: Path) -> None:
@@ -85,10 +86,10 @@ def test_f20_a_restored_backup_revokes_all_it_holds(tmp_path: Path) -> None:
 def test_f20_a_backup_put_in_place_as_a_file_revokes_all_it_holds(tmp_path: Path) -> None:
     store = filled(tmp_path / "sessions.db")
     store.backup(tmp_path / "backup.db")
-    opened = SqliteSessions(tmp_path / "backup.db")
+    opened = sessions_in(tmp_path / "backup.db")
     assert opened.count_active(NOW) == 0
     assert opened.epoch() != store.epoch()
-    again = SqliteSessions(tmp_path / "backup.db")
+    again = sessions_in(tmp_path / "backup.db")
     assert again.epoch() == opened.epoch(), "it begins its own history once"
 
 
@@ -103,8 +104,8 @@ def test_a_restore_of_what_is_no_backup_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_backup_can_be_made_while_others_write(tmp_path: Path) -> None:
     store = filled(tmp_path / "sessions.db")
-    other = SqliteSessions(tmp_path / "sessions.db")
+    other = sessions_in(tmp_path / "sessions.db")
     other.add(replace(session("meanwhile")), MANY, NOW)
     store.backup(tmp_path / "backup.db")
-    assert SqliteSessions(tmp_path / "backup.db").find(session("meanwhile").jti) is not None
+    assert sessions_in(tmp_path / "backup.db").find(session("meanwhile").jti) is not None
     assert (tmp_path / "backup.db").stat().st_mode & 0o777 == 0o600

@@ -26,12 +26,13 @@ from issuer import config, create_app
 from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import KeyFile
 from issuer.store import Addition, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.web import responses
 from tests.conftest import SECRET_KEY, USERS, password
 from tests.support.fake_gateway import FakeGateway
 from tests.support.listening import Reply, listening
 from tests.support.policies import write_policy
+from tests.support.stores import sessions_in
 
 BASIC_DOORS = {
     "agent_reasoning": "/llm/login",
@@ -676,14 +677,14 @@ def test_s8_over_the_bound_of_one_user_a_login_is_429(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = house.token("agi")
-    real = SqliteSessions.add_each
+    real = Sessions.add_each
 
     def one_a_user(
-        store: SqliteSessions, additions: Sequence[Addition], most: int, now: int
+        store: Sessions, additions: Sequence[Addition], most: int, now: int
     ) -> Sequence[object]:
         return real(store, [replace(one, most_of_subject=1) for one in additions], most, now)
 
-    monkeypatch.setattr(SqliteSessions, "add_each", one_a_user)
+    monkeypatch.setattr(Sessions, "add_each", one_a_user)
     answer = house.log_in("agi")
     assert (answer.status_code, code_of(answer)) == (429, "rate_limit_exceeded")
     assert answer.headers["Retry-After"]
@@ -691,8 +692,8 @@ def test_s8_over_the_bound_of_one_user_a_login_is_429(
     assert house.log_in("user").status_code == 302
 
 
-def store_of(house: House) -> SqliteSessions:
-    return SqliteSessions(Path(house.environ["DATABASE_URL"].removeprefix("sqlite:///")))
+def store_of(house: House) -> Sessions:
+    return sessions_in(Path(house.environ["DATABASE_URL"].removeprefix("sqlite:///")))
 
 
 @pytest.mark.parametrize(
@@ -1031,10 +1032,10 @@ def test_health_is_open_and_tells_no_detail(lonely: House, path: str, body: dict
 def test_without_its_store_the_issuer_lives_but_is_not_ready(
     lonely: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: SqliteSessions) -> int:
+    def broken(_: Sessions) -> int:
         raise StoreUnavailable("the disk is gone")
 
-    monkeypatch.setattr(SqliteSessions, "position", broken)
+    monkeypatch.setattr(Sessions, "position", broken)
     assert lonely.client.get("/healthz").status_code == 200
     answer = lonely.client.get("/readyz")
     assert (answer.status_code, code_of(answer)) == (503, "not_ready")
@@ -1091,10 +1092,10 @@ def test_there_is_nothing_anywhere_else(lonely: House, path: str) -> None:
 def test_k5_an_accident_is_500_without_a_word_about_it(
     lonely: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def accident(_: SqliteSessions) -> int:
+    def accident(_: Sessions) -> int:
         raise RuntimeError("a detail")
 
-    monkeypatch.setattr(SqliteSessions, "position", accident)
+    monkeypatch.setattr(Sessions, "position", accident)
     for headers in (BROWSER, JSON):
         answer = lonely.client.get("/readyz", headers=headers)
         assert answer.status_code == 500
@@ -1368,14 +1369,14 @@ def test_one_request_sees_one_version_of_the_roles(
 ) -> None:
     """The role goes between the two questions that the start page asks of it."""
     token = house.token("user")
-    real = SqliteSessions.find
+    real = Sessions.find
 
-    def find_and_change(self: SqliteSessions, jti: str) -> Session | None:
+    def find_and_change(self: Sessions, jti: str) -> Session | None:
         change_roles(roles_file, house, lambda roles: roles.pop("user"))
         return real(self, jti)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteSessions, "find", find_and_change)
+        patch.setattr(Sessions, "find", find_and_change)
         page = house.client.get("/", headers=cookie(token))
     assert page.status_code == 200
     assert page.text.count("<li>") >= 3  # what the role may use

@@ -12,12 +12,13 @@ from issuer.errors import Faults, StoreUnavailable
 from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.store import StoredPolicy
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync.gateways import PushedPolicy
 from issuer.sync.policy_in_force import PolicyInForce
 from tests.policies.llm_servers import PEM
 from tests.support.fake_gateway import SYNC_KEY
 from tests.support.policies import write_policy
+from tests.support.stores import sessions_in
 
 TERMS = Terms("", "portero", 86_400)
 
@@ -41,7 +42,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "policy.yaml"
-        self.store = SqliteSessions(folder / "sessions.db")
+        self.store = sessions_in(folder / "sessions.db")
         self.gateways = Told()
 
     def process(self, terms: Terms = TERMS, takes: bool = True) -> PolicyInForce:
@@ -206,15 +207,15 @@ def test_a_file_that_changes_again_while_it_is_put_is_not_put(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = house.process()
-    real = SqliteSessions.put_policy
+    real = Sessions.put_policy
 
-    def put_after_a_change(self: SqliteSessions, *words: Any, **more: Any) -> StoredPolicy | None:
+    def put_after_a_change(self: Sessions, *words: Any, **more: Any) -> StoredPolicy | None:
         house.write(300)
         return real(house.store, *words, **more)
 
     house.write(200)
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteSessions, "put_policy", put_after_a_change)
+        patch.setattr(Sessions, "put_policy", put_after_a_change)
         look(one)
     assert (ttl_of(one), house.store.policy_serial()) == (100, 1)
     look(one)
@@ -231,11 +232,11 @@ def test_a_store_that_fails_is_asked_again_and_what_is_known_stays_in_force(
 
     house.write(200)
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteSessions, "put_policy", fail)
+        patch.setattr(Sessions, "put_policy", fail)
         one.look()
         with pytest.raises(StoreUnavailable):
             one.look()
-        patch.setattr(SqliteSessions, "policy_serial", fail)
+        patch.setattr(Sessions, "policy_serial", fail)
         assert ttl_of(one) == 100
     look(one)
     assert ttl_of(one) == 200

@@ -20,7 +20,7 @@ from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.policy.roles import Roles
 from issuer.store import KEPT_SECONDS, OF_API_KEY, ApiKey, Selection, Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.sync import reconciler
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import (
@@ -39,6 +39,7 @@ from issuer.sync.reconciler import SKEW_SECONDS, Reconciler, _Projection
 from issuer.users.credentials_in_force import CredentialsInForce
 from tests.conftest import SECRET_KEY, wait_until
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway
+from tests.support.stores import sessions_in
 
 NOW = int(time.time())
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
@@ -84,24 +85,24 @@ class ModelGateways(Gateways):
         return [send(gateway) for gateway in self.each]
 
 
-def keys_of(store: SqliteSessions) -> KeyFile:
+def keys_of(store: Sessions) -> KeyFile:
     """The key file beside a store; made when it is not there."""
-    path = store._path.with_name(config.KEY_FILE)
+    path = store.database.path.with_name(config.KEY_FILE)
     made = KeyFile(path, "HS256", SECRET_KEY.encode(), lambda: 3600)
     if not path.exists():
         made.prepare(NOW)
     return made
 
 
-def policy_of(store: SqliteSessions) -> PolicyInForce:
+def policy_of(store: Sessions) -> PolicyInForce:
     """The shipped policy, in force."""
     terms = Terms("", "portero", 86_400)
     return PolicyInForce(config.POLICY_FILE, terms, store, ModelGateways())
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SqliteSessions:
-    return SqliteSessions(tmp_path / "sessions.db")
+def store(tmp_path: Path) -> Sessions:
+    return sessions_in(tmp_path / "sessions.db")
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def gateway() -> ModelGateway:
 
 
 def add_key(
-    store: SqliteSessions, name: str, subject: str = "USRSalice", models: Sequence[str] = ()
+    store: Sessions, name: str, subject: str = "USRSalice", models: Sequence[str] = ()
 ) -> str:
     """An API key of a user; its ID."""
     key_id = name.rjust(16, "A")
@@ -126,22 +127,22 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "PERIOD_SECONDS", 0.01)
 
 
-def add(store: SqliteSessions, *names: str, subject: str = "USRSalice", ends: int = 9_000) -> None:
+def add(store: Sessions, *names: str, subject: str = "USRSalice", ends: int = 9_000) -> None:
     for name in names:
         issued = min(NOW, NOW + ends - 1)
         one = Session(name.rjust(22, "A"), subject, "user", issued, NOW + ends, "old fingerprint")
         store.add(one, 1000, NOW)
 
 
-def revoke(store: SqliteSessions, name: str) -> None:
+def revoke(store: Sessions, name: str) -> None:
     store.revoke(Selection(jti=name.rjust(22, "A")), NOW)
 
 
-def truth(store: SqliteSessions) -> set[str]:
+def truth(store: Sessions) -> set[str]:
     return {session.jti for session in store.active(int(time.time()), 1000)}
 
 
-def refresh(store: SqliteSessions, gateway: ModelGateway) -> list[str]:
+def refresh(store: Sessions, gateway: ModelGateway) -> list[str]:
     """One round of a fresh reconciler; what it sent."""
     gateway.sent.clear()
     _Projection(gateway, store, keys_of(store), policy_of(store)).refresh()
@@ -149,7 +150,7 @@ def refresh(store: SqliteSessions, gateway: ModelGateway) -> list[str]:
 
 
 def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1", "2", "3")
     revoke(store, "2")
@@ -159,14 +160,14 @@ def test_an_empty_gateway_gets_a_snapshot_and_is_ready_at_its_end(
 
 
 def test_an_empty_store_makes_an_empty_gateway_ready(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     assert refresh(store, gateway) == ["state", "keys", "policy", "begin", "end"]
     assert gateway.model.least == 1
 
 
 def test_a_gateway_that_has_everything_is_asked_and_told_that_it_is_current(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
@@ -174,7 +175,7 @@ def test_a_gateway_that_has_everything_is_asked_and_told_that_it_is_current(
 
 
 def test_what_changed_since_is_sent_in_order_and_without_a_snapshot(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
@@ -188,7 +189,7 @@ def test_what_changed_since_is_sent_in_order_and_without_a_snapshot(
 
 
 def test_a_revocation_is_never_undone_by_an_activation_that_comes_late(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
@@ -199,9 +200,9 @@ def test_a_revocation_is_never_undone_by_an_activation_that_comes_late(
 
 
 def test_a_gateway_that_has_seen_another_store_gets_a_snapshot(
-    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path
+    store: Sessions, gateway: ModelGateway, tmp_path: Path
 ) -> None:
-    other = SqliteSessions(tmp_path / "lost.db")
+    other = sessions_in(tmp_path / "lost.db")
     add(other, "7", "8", "9")
     refresh(other, gateway)
     add(store, "1")
@@ -210,15 +211,23 @@ def test_a_gateway_that_has_seen_another_store_gets_a_snapshot(
     assert gateway.model.position == 1
 
 
+def copy_raw(store: Sessions, path: Path) -> None:
+    """As an operator does who knows no `backup`: nothing in it says what it is."""
+    with (
+        closing(sqlite3.connect(store.database.path)) as live,
+        closing(sqlite3.connect(path)) as copy,
+    ):
+        live.backup(copy)
+
+
 def test_a_gateway_ahead_of_the_store_shows_that_an_older_file_came_back_and_all_is_revoked(
-    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Sessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(store, "1", "2")
-    with closing(sqlite3.connect(tmp_path / "older.db")) as copy:
-        store._connection().backup(copy)
+    copy_raw(store, tmp_path / "older.db")
     revoke(store, "1")
     refresh(store, gateway)
-    older = SqliteSessions(tmp_path / "older.db")
+    older = sessions_in(tmp_path / "older.db")
     assert len(truth(older)) == 2
     refresh(older, gateway)
     assert "older" in caplog.text
@@ -227,7 +236,7 @@ def test_a_gateway_ahead_of_the_store_shows_that_an_older_file_came_back_and_all
     assert refresh(older, gateway) == ["state", "apply"]
 
 
-def test_a_restarted_gateway_gets_a_snapshot(store: SqliteSessions, gateway: ModelGateway) -> None:
+def test_a_restarted_gateway_gets_a_snapshot(store: Sessions, gateway: ModelGateway) -> None:
     add(store, "1")
     refresh(store, gateway)
     gateway.model.restart()
@@ -237,7 +246,7 @@ def test_a_restarted_gateway_gets_a_snapshot(store: SqliteSessions, gateway: Mod
 
 
 def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     gateway.apply(Changes(activate=[("Z" * 22, NOW + 9_000)]))
     add(store, "1")
@@ -246,7 +255,7 @@ def test_what_the_store_no_longer_has_is_gone_after_a_snapshot(
 
 
 def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
-    store: SqliteSessions,
+    store: Sessions,
 ) -> None:
     gateway = ModelGateway(FakeGateway(now=lambda: time.time() - SKEW_SECONDS))
     add(store, "1", ends=-SKEW_SECONDS - 1)
@@ -257,14 +266,14 @@ def test_what_has_expired_by_every_gateways_clock_is_in_no_snapshot(
 
 
 def test_a_gateway_that_does_not_answer_is_only_asked(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     gateway.away = True
     assert refresh(store, gateway) == ["state"]
 
 
 def test_what_is_revoked_while_a_snapshot_runs_stays_revoked(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1", "2", "3")
     tell = gateway._tell
@@ -282,7 +291,7 @@ def test_what_is_revoked_while_a_snapshot_runs_stays_revoked(
 
 
 def test_what_is_activated_while_a_snapshot_runs_is_active_at_its_end(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "5", "6")
     tell = gateway._tell
@@ -301,7 +310,7 @@ def test_what_is_activated_while_a_snapshot_runs_is_active_at_its_end(
 
 
 def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
-    store: SqliteSessions, caplog: pytest.LogCaptureFixture
+    store: Sessions, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = ModelGateway(FakeGateway(most=3))
     add(store, "1", "2", "3", "4", "5")
@@ -310,7 +319,7 @@ def test_a_full_gateway_gets_no_end_of_its_snapshot_and_is_not_ready(
     assert "full" in caplog.text
 
 
-def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions) -> None:
+def test_changes_that_do_not_fit_are_sent_again_next_time(store: Sessions) -> None:
     gateway = ModelGateway(FakeGateway(most=2))
     add(store, "1")
     refresh(store, gateway)
@@ -323,17 +332,16 @@ def test_changes_that_do_not_fit_are_sent_again_next_time(store: SqliteSessions)
 
 
 def test_a_gateway_with_a_newer_policy_than_the_store_shows_that_an_older_file_came_back(
-    store: SqliteSessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Sessions, gateway: ModelGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
-    with closing(sqlite3.connect(tmp_path / "older.db")) as copy:
-        store._connection().backup(copy)
+    copy_raw(store, tmp_path / "older.db")
     known = store.policy()
     assert known is not None
     store.put_policy(known.sources + " ", known.compiled)
     refresh(store, gateway)
-    older = SqliteSessions(tmp_path / "older.db")
+    older = sessions_in(tmp_path / "older.db")
     refresh(older, gateway)
     assert "older" in caplog.text
     assert truth(older) == set()
@@ -344,7 +352,7 @@ def test_a_gateway_with_a_newer_policy_than_the_store_shows_that_an_older_file_c
 @pytest.mark.parametrize("ready", [False, True], ids=["snapshot", "changes"])
 @pytest.mark.parametrize("messages", range(9))
 def test_killed_before_any_message_and_started_again_the_gateway_is_equal(
-    store: SqliteSessions, gateway: ModelGateway, messages: int, ready: bool
+    store: Sessions, gateway: ModelGateway, messages: int, ready: bool
 ) -> None:
     add(store, "0")
     if ready:
@@ -382,7 +390,7 @@ STEPS = st.lists(
 def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
-    store = SqliteSessions(tmp_path_factory.mktemp("history") / "sessions.db")
+    store = sessions_in(tmp_path_factory.mktemp("history") / "sessions.db")
     gateway = ModelGateway(FakeGateway())
     for step, number in steps:
         if step == "add" and store.find(str(number).rjust(22, "A")) is None:
@@ -405,7 +413,7 @@ def test_after_any_history_one_undisturbed_round_makes_the_gateway_equal(
 
 @contextmanager
 def running(
-    store: SqliteSessions,
+    store: Sessions,
     path: Path,
     all_roles: Roles,
     *each: ModelGateway,
@@ -434,14 +442,14 @@ def people(tmp_path: Path) -> Path:
     return path
 
 
-def log_in(store: SqliteSessions, credentials: CredentialsInForce, name: str, subject: str) -> None:
+def log_in(store: Sessions, credentials: CredentialsInForce, name: str, subject: str) -> None:
     fingerprint = credentials.in_force().fingerprint(subject) or ""
     session = Session(name.rjust(22, "A"), subject, "user", NOW, NOW + 9_000, fingerprint)
     store.add(session, 1000, NOW)
 
 
 def test_the_loop_keeps_every_gateway_equal(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     with running(store, people, all_roles, one, two) as credentials:
@@ -454,7 +462,7 @@ def test_the_loop_keeps_every_gateway_equal(
 
 
 def test_a_gateway_whose_messages_fail_badly_holds_up_no_other(
-    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+    store: Sessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Odd(ModelGateway):
         def state(self) -> Ack:
@@ -475,7 +483,7 @@ def test_a_gateway_whose_messages_fail_badly_holds_up_no_other(
     ],
 )
 def test_changed_credentials_revoke_the_live_tokens_of_that_user_alone(
-    store: SqliteSessions, people: Path, all_roles: Roles, after: str
+    store: Sessions, people: Path, all_roles: Roles, after: str
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway) as credentials:
@@ -490,7 +498,7 @@ def test_changed_credentials_revoke_the_live_tokens_of_that_user_alone(
 
 
 def test_a_faulty_credentials_file_revokes_nobody(
-    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+    store: Sessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway) as credentials:
@@ -504,7 +512,7 @@ def test_a_faulty_credentials_file_revokes_nobody(
 
 
 def test_the_loop_forgets_sessions_whose_time_is_long_over(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     add(store, "1", ends=-2 * KEPT_SECONDS)
     with running(store, people, all_roles, ModelGateway(FakeGateway())):
@@ -513,7 +521,7 @@ def test_the_loop_forgets_sessions_whose_time_is_long_over(
 
 @pytest.mark.parametrize(("ahead", "alive"), [(3600, True), (2 * KEPT_SECONDS, False)])
 def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
-    store: SqliteSessions, people: Path, all_roles: Roles, ahead: int, alive: bool
+    store: Sessions, people: Path, all_roles: Roles, ahead: int, alive: bool
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     credentials = CredentialsInForce(people, lambda: all_roles, store.salt())
@@ -537,22 +545,25 @@ def test_no_token_stays_alive_whose_session_a_clock_ahead_may_have_forgotten(
 # Keys
 
 
-def of_short_tokens(store: SqliteSessions) -> KeyFile:
+def of_short_tokens(store: Sessions) -> KeyFile:
     """The same key file, for tokens that live a second."""
-    return KeyFile(store._path.with_name(config.KEY_FILE), "HS256", SECRET_KEY.encode(), lambda: 1)
+    return KeyFile(
+        store.database.path.with_name(config.KEY_FILE),
+        "HS256",
+        SECRET_KEY.encode(),
+        lambda: 1,
+    )
 
 
-def states(store: SqliteSessions) -> list[str]:
+def states(store: Sessions) -> list[str]:
     return [entry.state for entry in keys_of(store).read().entries]
 
 
-def kids(store: SqliteSessions) -> set[str]:
+def kids(store: Sessions) -> set[str]:
     return {entry.kid for entry in keys_of(store).read().in_force()}
 
 
-def test_a_gateway_gets_its_keys_before_any_token(
-    store: SqliteSessions, gateway: ModelGateway
-) -> None:
+def test_a_gateway_gets_its_keys_before_any_token(store: Sessions, gateway: ModelGateway) -> None:
     add(store, "1")
     assert refresh(store, gateway)[:2] == ["state", "keys"]
     assert gateway.model.keys.keys() == kids(store)
@@ -560,7 +571,7 @@ def test_a_gateway_gets_its_keys_before_any_token(
 
 
 def test_a_gateway_that_does_not_take_the_keys_gets_no_token(
-    store: SqliteSessions, caplog: pytest.LogCaptureFixture
+    store: Sessions, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = ModelGateway(FakeGateway(key="another sync key, which opens nothing of this"))
     add(store, "1")
@@ -571,7 +582,7 @@ def test_a_gateway_that_does_not_take_the_keys_gets_no_token(
 
 
 def test_other_keys_are_brought_to_a_gateway_that_has_the_tokens(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
@@ -583,7 +594,7 @@ def test_other_keys_are_brought_to_a_gateway_that_has_the_tokens(
 
 
 def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1")
     refresh(store, gateway)
@@ -593,7 +604,7 @@ def test_a_gateway_that_was_restarted_gets_keys_and_tokens_again(
 
 
 def test_a_waiting_key_signs_once_every_gateway_has_it(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     two.away = True
@@ -609,7 +620,7 @@ def test_a_waiting_key_signs_once_every_gateway_has_it(
 
 
 def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
     with running(store, people, all_roles, one, two):
@@ -623,7 +634,7 @@ def test_a_waiting_key_does_not_sign_for_what_a_gateway_had_acknowledged_before(
 
 
 def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gateway(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     (old,) = kids(store)
@@ -636,7 +647,7 @@ def test_a_key_whose_last_token_has_ended_goes_from_the_file_and_from_every_gate
 
 
 def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     keys_of(store).add(None, NOW)
@@ -646,13 +657,13 @@ def test_a_reconciler_that_starts_while_a_key_waits_brings_it_and_lets_it_sign(
 
 
 def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
-    store: SqliteSessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
+    store: Sessions, people: Path, all_roles: Roles, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway):
         wait_until(lambda: bool(gateway.model.keys), "it has its key")
         before = dict(gateway.model.keys)
-        path = store._path.with_name(config.KEY_FILE)
+        path = store.database.path.with_name(config.KEY_FILE)
         whole = path.read_text()
         path.write_text(whole[:-20])
         wait_until(lambda: "key file" in caplog.text, "it is told")
@@ -663,7 +674,7 @@ def test_a_broken_key_file_takes_no_key_from_a_gateway_and_is_told(
 
 
 def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     path = people.with_name(config.KEY_FILE)
@@ -681,7 +692,7 @@ def test_a_key_file_that_is_gone_takes_no_key_from_a_gateway(
 
 
 def test_api_keys_travel_with_the_tokens_and_with_what_must_be_known_of_them(
-    store: SqliteSessions, gateway: ModelGateway
+    store: Sessions, gateway: ModelGateway
 ) -> None:
     add(store, "1", "2")
     first = add_key(store, "first", models=["tiny"])
@@ -698,7 +709,7 @@ def test_api_keys_travel_with_the_tokens_and_with_what_must_be_known_of_them(
 
 
 def test_a_message_holds_no_more_keys_than_a_gateway_can_take(
-    store: SqliteSessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
+    store: Sessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciler, "PART_ENTRIES", 100)
     monkeypatch.setattr(reconciler, "PART_MODEL_CHARACTERS", 20)
@@ -713,7 +724,7 @@ def test_a_message_holds_no_more_keys_than_a_gateway_can_take(
 
 
 def test_when_keys_were_used_is_asked_once_a_minute_and_kept(
-    store: SqliteSessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
+    store: Sessions, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = add_key(store, "k")
     projection = _Projection(gateway, store, keys_of(store), policy_of(store))
@@ -733,7 +744,7 @@ def test_when_keys_were_used_is_asked_once_a_minute_and_kept(
 
 
 def test_api_keys_outlive_their_owners_secret_and_end_with_the_owner(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     gateway = ModelGateway(FakeGateway())
     with running(store, people, all_roles, gateway) as credentials:
@@ -747,7 +758,7 @@ def test_api_keys_outlive_their_owners_secret_and_end_with_the_owner(
 
 
 def test_api_keys_end_for_good_where_the_role_has_none_any_more(
-    store: SqliteSessions, people: Path, all_roles: Roles
+    store: Sessions, people: Path, all_roles: Roles
 ) -> None:
     admins = add_key(store, "admins", subject="ADMNroot")
     people.write_text(f"{people.read_text()}ADMNroot={HASH}\n")

@@ -18,10 +18,11 @@ from issuer import __main__ as issuer_main
 from issuer.errors import Faults
 from issuer.policy.roles import Roles
 from issuer.store import Session
-from issuer.store.sqlite import SqliteSessions
+from issuer.store.sessions import Sessions
 from issuer.users import credentials, credentials_file
 from tests.support.fake_gateway import TOMBSTONE, FakeGateway
 from tests.support.listening import listening
+from tests.support.stores import sessions_in
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = int(time.time())
@@ -76,8 +77,8 @@ def session(number: str, subject: str) -> Session:
 
 
 @pytest.fixture
-def store(environ: dict[str, str]) -> SqliteSessions:
-    opened = SqliteSessions(Path(environ["DATABASE_URL"].removeprefix("sqlite:///")))
+def store(environ: dict[str, str]) -> Sessions:
+    opened = sessions_in(Path(environ["DATABASE_URL"].removeprefix("sqlite:///")))
     for number, subject in (("1", "USRStwo"), ("2", "USRStwo"), ("3", "AGNRone")):
         opened.add(session(number, subject), 100, NOW)
     return opened
@@ -143,7 +144,7 @@ def test_a_terminal_shows_no_secret(file: Path, all_roles: Roles) -> None:
 
 
 def test_another_secret_touches_one_line_and_revokes_before_it_answers(
-    file: Path, say: Say, store: SqliteSessions, all_roles: Roles
+    file: Path, say: Say, store: Sessions, all_roles: Roles
 ) -> None:
     say(SECRET)
     assert users("passwd", "AGNRone") == 0
@@ -156,7 +157,7 @@ def test_another_secret_touches_one_line_and_revokes_before_it_answers(
 
 def test_a_user_that_is_removed_has_no_line_and_no_token_anywhere(
     file: Path,
-    store: SqliteSessions,
+    store: Sessions,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -173,7 +174,7 @@ def test_a_user_that_is_removed_has_no_line_and_no_token_anywhere(
 
 
 def test_a_gateway_that_has_not_acknowledged_is_named_with_status_2(
-    file: Path, store: SqliteSessions, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+    file: Path, store: Sessions, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
 ) -> None:
     monkeypatch.setenv("GATEWAY_URLS", environ["GATEWAY_URLS"])
     assert users("remove", "USRStwo") == 2
@@ -207,7 +208,7 @@ def test_a_gateway_that_has_not_acknowledged_is_named_with_status_2(
 def test_what_cannot_be_is_told_and_changes_nothing(
     file: Path,
     say: Say,
-    store: SqliteSessions,
+    store: Sessions,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     given: str,
@@ -334,7 +335,7 @@ def test_a_folder_that_cannot_be_written_is_a_fault_and_leaves_all_as_it_is(
 
 
 def test_sessions_lists_the_active_ones_newest_first(
-    file: Path, store: SqliteSessions, capsys: pytest.CaptureFixture[str]
+    file: Path, store: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert issuer_main.main(["sessions"]) == 0
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
@@ -344,7 +345,7 @@ def test_sessions_lists_the_active_ones_newest_first(
 
 
 def test_sessions_of_one_user_are_json_when_asked(
-    file: Path, store: SqliteSessions, capsys: pytest.CaptureFixture[str]
+    file: Path, store: Sessions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert issuer_main.main(["sessions", "--user", "AGNRone", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
