@@ -19,6 +19,7 @@ from issuer.keys.sealing import SHARED_KEYS, Sealing
 from issuer.repeated import repeat
 from issuer.store.documents import Document
 from issuer.store.sessions import Sessions, open_sessions
+from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
@@ -48,6 +49,16 @@ class Parts:
     def api_keys(self) -> ApiKeys:
         """The API keys over these parts."""
         return ApiKeys(self.policy.roles, self.credentials, self.active)
+
+    @property
+    def usage(self) -> Usage:
+        """What was used, as far as it was counted."""
+        return Usage(self.active.store.database)
+
+    @property
+    def counted(self) -> Usage | None:
+        """Where what is used is counted; None where it is not."""
+        return self.usage if self.settings.has_usage else None
 
     def keep_looking(self) -> None:
         """Take changed files within a second, though nobody asks for what is in them."""
@@ -123,7 +134,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
     parts.policy.push()
-    app = web.application(authority, parts.api_keys, settings)
+    app = web.application(authority, parts.api_keys, parts.usage, settings)
     app.extensions["portero"] = parts
     return app
 

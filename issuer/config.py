@@ -44,6 +44,7 @@ class Settings:
     cookie_secure: bool
     base_url: str
     origins: Origins
+    has_usage: bool = True
     last_good_directory: Path | None = None
     remembered_descriptor: int | None = None
 
@@ -134,6 +135,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "credentials_file": _credentials_file(reader),
         **_database(reader),
         "gateway_urls": _gateway_urls(reader),
+        "has_usage": reader.choice("USAGE", "on", ("on", "off")) == "on",
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "cookie_secure": _cookie_secure(reader),
         **_addresses(reader),

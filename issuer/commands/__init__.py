@@ -20,6 +20,7 @@ from issuer.commands import (
     sessions,
     signing_keys,
     tls,
+    usage,
     users,
 )
 
@@ -36,6 +37,7 @@ VERBS = (
     api_keys,
     sessions,
     revoke,
+    usage,
     tls,
 )
 

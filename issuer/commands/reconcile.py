@@ -25,5 +25,7 @@ def run(_: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Reconciler(parts.active, parts.gateways, parts.credentials, parts.keys, parts.policy).run(stop)
+    Reconciler(
+        parts.active, parts.gateways, parts.credentials, parts.keys, parts.policy, parts.counted
+    ).run(stop)
     return 0

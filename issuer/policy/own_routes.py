@@ -18,6 +18,7 @@ OWN_ROUTES = {
         "GET /account/keys model=none",
         "POST /account/keys model=none",
         "DELETE /account/keys/{id} model=none",
+        "GET /account/usage model=none",
     ),
     "console": (
         "GET /admin/ model=none",
@@ -28,5 +29,6 @@ OWN_ROUTES = {
         "POST /admin/api/users/{name}/keys model=none",
         "GET /admin/api/keys model=none",
         "DELETE /admin/api/keys/{id} model=none",
+        "GET /admin/api/usage model=none",
     ),
 }

@@ -118,6 +118,30 @@ leases = Table(
     Column("until", Float, nullable=False),
 )
 
+#: What was used; `day` is a UTC date.
+usage = Table(
+    "usage",
+    metadata,
+    *(
+        Column(name, String, primary_key=True)
+        for name in ("day", "user", "credential", "model", "server")
+    ),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("requests", "prompt_tokens", "completion_tokens")
+    ),
+    sqlite_with_rowid=False,
+)
+
+#: Which of the batches that gateways hand out are in it: the last one of each of their lives.
+usage_batches = Table(
+    "usage_batches",
+    metadata,
+    Column("boot", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: One row. `copied` is set in a backup, so that whoever opens it knows what it is.
 identity = Table(
     "identity",

@@ -30,6 +30,7 @@ POLICY = "/sync/policy"
 STATUS = "/sync/status"
 SERVERS = "/sync/servers"
 USES = "/sync/uses"
+USAGE = "/sync/usage"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
@@ -142,6 +143,12 @@ class Gateway:
     def uses(self) -> Ack:
         """Ask when API keys were used last: its status has them by their IDs in `uses`."""
         return self._send("GET", USES, None)
+
+    def usage(self, boot: str, taken: int) -> Ack:
+        """Fetch what was used behind the batch of this life that the store has: its status has it
+        in `usage`, `number` and `rows`, where there is any.
+        """
+        return self._send("POST", USAGE, {"boot": boot, "taken": taken})
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()

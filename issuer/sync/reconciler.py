@@ -20,6 +20,7 @@ from issuer.repeated import repeat
 from issuer.store import KEPT_SECONDS, OF_API_KEY, Selection, Session
 from issuer.store.leases import Lease
 from issuer.store.sessions import Sessions
+from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
@@ -51,13 +52,16 @@ class Reconciler:
         credentials: CredentialsInForce,
         keys: KeyFile,
         policy: PolicyInForce,
+        usage: Usage | None = None,
     ) -> None:
         self._tokens = tokens
         self._store = tokens.store
         self._credentials = credentials
         self._keys = keys
         self._policy = policy
-        self._projections = [_Projection(one, tokens.store, keys, policy) for one in gateways.each]
+        self._projections = [
+            _Projection(one, tokens.store, keys, policy, usage) for one in gateways.each
+        ]
         self._lease = Lease(tokens.store.database, "reconciler", LEASE_SECONDS)
         self._leads = threading.Event()
         self._pruned_at = 0
@@ -157,7 +161,12 @@ class _Projection:
     """One gateway's copy of the store's active tokens."""
 
     def __init__(
-        self, gateway: Gateway, store: Sessions, keys: KeyFile, policy: PolicyInForce
+        self,
+        gateway: Gateway,
+        store: Sessions,
+        keys: KeyFile,
+        policy: PolicyInForce,
+        usage: Usage | None = None,
     ) -> None:
         #: The mark of the key list that the gateway has acknowledged.
         self.keys = ""
@@ -165,13 +174,27 @@ class _Projection:
         self._store = store
         self._key_file = keys
         self._policy = policy
+        self._usage = usage
         self._reachable: bool | None = None
         self._asked_at = int(time.time())
 
     def refresh(self) -> None:
-        """Bring the gateway up to the store, by changes where possible, else by a snapshot."""
+        """Bring the gateway up to the store, and what was used there to the store."""
         ack = self._gateway.state()
         self._tell(ack.ok)
+        self._bring(ack)
+        if ack.ok and self._usage:
+            self._fetch_usage(self._usage, str(ack.status.get("boot")))
+
+    def _fetch_usage(self, usage: Usage, boot: str) -> None:
+        """What comes is in the store before the gateway is told so, by the next fetch."""
+        ack = self._gateway.usage(boot, usage.taken(boot))
+        batch = ack.status.get("usage")
+        if ack.ok and batch:
+            usage.add(str(ack.status["boot"]), int(batch["number"]), batch["rows"])
+
+    def _bring(self, ack: Ack) -> None:
+        """By changes where possible, else by a snapshot."""
         if not ack.ok or not self._has_keys(str(ack.status.get("keys"))):
             return
         if self._is_ahead(ack.status):

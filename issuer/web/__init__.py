@@ -23,7 +23,8 @@ from issuer.errors import (
     Unavailable,
     UnknownUser,
 )
-from issuer.web import account, admin, health, login, oauth, responses, validate
+from issuer.store.usage import Usage
+from issuer.web import account, admin, health, login, oauth, responses, usage, validate
 
 log = logging.getLogger("portero")
 
@@ -47,8 +48,10 @@ _HTTP_ERRORS = {
 }
 
 
-def application(authority: Authority, api_keys: ApiKeys, settings: Settings) -> Application:
-    """All endpoints over one authority, and over the API keys."""
+def application(
+    authority: Authority, api_keys: ApiKeys, used: Usage, settings: Settings
+) -> Application:
+    """All endpoints over one authority, over the API keys and what was used."""
     app = _new_app()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config[responses.ORIGINS] = settings.origins
@@ -56,7 +59,8 @@ def application(authority: Authority, api_keys: ApiKeys, settings: Settings) -> 
     app.register_blueprint(oauth.blueprint(authority, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))
     app.register_blueprint(account.blueprint(authority, api_keys))
-    app.register_blueprint(admin.blueprint(authority, api_keys))
+    app.register_blueprint(admin.blueprint(authority, api_keys, used))
+    app.register_blueprint(usage.of_caller(used, authority))
     app.register_blueprint(health.blueprint(authority))
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(TooManyTokens, _too_many_tokens)

@@ -23,15 +23,16 @@ from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.errors import TokenRefused
 from issuer.store import Selection
+from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
-from issuer.web import account, responses
+from issuer.web import account, responses, usage
 
 CONSOLE = "console"
 MAX_LISTED = 1_000
 
 
-def blueprint(authority: Authority, api_keys: ApiKeys) -> Blueprint:
+def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint:
     """The console and its API over one authority."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -87,6 +88,7 @@ def blueprint(authority: Authority, api_keys: ApiKeys) -> Blueprint:
     def revoke_key(key_id: str) -> Response:
         return _revoked(api_keys.revoke(key_id), "No such API key.")
 
+    usage.add_to_console(routes, used)
     return routes
 
 

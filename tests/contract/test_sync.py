@@ -59,6 +59,8 @@ class Asked:
     url: str
     key: str
     lets_pass: Callable[[str], bool | None]
+    #: Have a chat with a token, by its `jti`.
+    use: Callable[[str], object]
     _session: requests.Session = field(default_factory=requests.Session)
 
     def send(
@@ -152,8 +154,12 @@ def fake(most: int) -> Iterator[Asked]:
             return shown[11:27] in gateway.active() and known["digest"] == api_keys.digest(shown)
         return shown in gateway.active() and SIGNING.kid in gateway.keys
 
+    def use(_: str) -> None:
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        gateway.used.append([day, "AGIATEST01", "token", "tiny", "llm", 1, 3, 1])
+
     with listening(gateway.answer) as listener:
-        asked = Asked(listener.url, SYNC_KEY, lets_pass)
+        asked = Asked(listener.url, SYNC_KEY, lets_pass, use)
         yield asked
 
 
@@ -173,7 +179,7 @@ def real(most: int) -> Iterator[Asked]:
         deployment = Local(upstream.url, {"ACTIVE_TOKEN_MEMORY": f"{megabytes}m"})
         stack.callback(deployment.close)
         deployment.start("gateway")
-        asked = Asked(deployment.internal, deployment.sync_key, lets_pass)
+        asked = Asked(deployment.internal, deployment.sync_key, lets_pass, lets_pass)
         wait_for(lambda: is_up(asked), 20, "the gateway listens")
         yield asked
 
@@ -732,6 +738,47 @@ def test_it_tells_when_keys_were_used_to_who_asks_for_that(shared: Asked) -> Non
     assert answer.status == 200
     assert answer.state.keys() == FIELDS | {"uses"}
     assert not {key for key in answer.state["uses"] if len(key) != 16}
+
+
+# What was used
+
+
+def usage_of(asked: Asked, taken: int, boot: str = "") -> Any:
+    """A fetch: the batch; None where there is none."""
+    body = {"boot": boot or asked.state()["boot"], "taken": taken}
+    answer = asked.send("POST", "/sync/usage", body)
+    assert answer.status == 200
+    assert answer.state.keys() - FIELDS <= {"usage"}
+    return answer.state.get("usage")
+
+
+def test_what_was_used_is_one_batch_until_the_next_fetch_says_that_it_is_kept(
+    empty: Asked,
+) -> None:
+    assert empty.put_keys().status == 200
+    assert empty.put_policy().status == 200
+    token = new()
+    empty.whole_snapshot([token])
+    assert usage_of(empty, 0) is None
+    empty.use(token[0])
+    first = wait_for(lambda: usage_of(empty, 0), 10, "it is counted")
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    assert first == {"number": 1, "rows": [[day, "AGIATEST01", "token", "tiny", "llm", 1, 3, 1]]}
+    assert usage_of(empty, 0) == first
+    assert usage_of(empty, 5, boot="another life") == first
+    assert usage_of(empty, 1) is None
+    empty.use(token[0])
+    second = wait_for(lambda: usage_of(empty, 1), 10, "it is counted")
+    assert second == {**first, "number": 2}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"boot": "b"}, {"boot": 1, "taken": 1}, {"boot": "b", "taken": -1}], ids=str
+)
+def test_a_fetch_of_what_was_used_that_does_not_say_what_is_kept_is_400(
+    shared: Asked, wrong: Any
+) -> None:
+    assert shared.send("POST", "/sync/usage", wrong).status == 400
 
 
 # One that starts empty

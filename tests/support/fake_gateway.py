@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -57,6 +57,7 @@ class FakeGateway:
             ("GET", "/sync/status"): lambda _: 200,
             ("GET", "/sync/uses"): lambda _: 200,
             ("GET", "/sync/servers"): lambda _: 200,
+            ("POST", "/sync/usage"): self._hand_out,
         }
         self.restart()
 
@@ -75,6 +76,10 @@ class FakeGateway:
         #: The policy, and how it is named.
         self.policy: State = {}
         self.policy_name = ("", 0)
+        #: What was used and is in no batch yet, and the batch that is handed out.
+        self.used: list[list[Any]] = []
+        self._batch: State = {}
+        self._batch_number = 0
         self._seen: set[str] = set()
         self._boot = f"{time.monotonic_ns():016x}"
 
@@ -110,7 +115,9 @@ class FakeGateway:
             self._forget_expired()
             status = self._messages[method, path](content or {})
             uses = {"uses": dict(self.uses)} if path == "/sync/uses" else {}
-            return status, {**self._state(), **uses}
+            has_batch = path == "/sync/usage" and status == 200 and self._batch
+            usage = {"usage": dict(self._batch)} if has_batch else {}
+            return status, {**self._state(), **uses, **usage}
 
     def _state(self) -> State:
         return {
@@ -125,6 +132,19 @@ class FakeGateway:
             "free_bytes": max(0, self.most - len(self.numbers)) * ENTRY_BYTES,
             "capacity_bytes": self.most * ENTRY_BYTES,
         }
+
+    def _hand_out(self, content: State) -> int:
+        boot, taken = content.get("boot"), cast(Any, content.get("taken"))
+        if not isinstance(boot, str) or not _is_number(taken) or taken < 0:
+            return 400
+        taken = taken if boot == self._boot else 0
+        if taken >= self._batch_number:
+            self._batch = {}
+            if self.used:
+                self._batch_number = int(taken) + 1
+                self._batch = {"number": self._batch_number, "rows": self.used}
+                self.used = []
+        return 200
 
     def _forget_expired(self) -> None:
         now = self._now()

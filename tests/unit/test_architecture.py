@@ -22,10 +22,12 @@ FLASK = {
     "issuer/web/health.py",
     "issuer/web/login.py",
     "issuer/web/oauth.py",
+    "issuer/web/usage.py",
     "issuer/web/validate.py",
 }
 STORE = {
-    f"issuer/store/{name}.py" for name in ("database", "documents", "leases", "sessions", "tables")
+    f"issuer/store/{name}.py"
+    for name in ("database", "documents", "leases", "sessions", "tables", "usage")
 }
 #: Who alone may import what.
 OWNERS = {

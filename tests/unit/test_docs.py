@@ -52,7 +52,7 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
 def test_every_message_of_the_sync_is_in_its_page() -> None:
     text = (ROOT / "docs" / "sync.md").read_text()
     messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync" / "receiver.lua").read_text())
-    assert len(messages) == 6
+    assert len(messages) == 7
     for message in messages:
         assert f"`{message}`" in text
 
@@ -201,7 +201,7 @@ def issuer_rules() -> Iterator[str]:
     """Method and path of everything that the issuer's own listener answers."""
     settings = SimpleNamespace(origins=Origins(), cookie_secure=True, base_url="http://x")
     nobody = cast(Any, SimpleNamespace())
-    app = application(nobody, nobody, cast(Any, settings))
+    app = application(nobody, nobody, nobody, cast(Any, settings))
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:

@@ -41,6 +41,10 @@ local LOGIN_PAGES = {
 
 local upstream_prefix, has_pool
 local max_staleness_seconds
+local is_counting = false
+
+--- What only the request can tell (`decision.decide`).
+local ask = {}
 
 local _M = {}
 
@@ -50,6 +54,8 @@ function _M.start(settings)
     upstream_prefix = settings.llm[1] and settings.llm[1].path or ""
     has_pool = settings.llm[1] ~= nil
     max_staleness_seconds = settings.max_staleness_seconds
+    is_counting = settings.has_usage
+    ask.counted_class = is_counting and "inference" or nil
 end
 
 --- The raw path and query, as the client wrote them: what is judged is what is sent.
@@ -131,9 +137,6 @@ local CODES_OF_TOKEN = {
     ["no keys"] = "not_ready", untold = "not_ready", expired = "expired",
 }
 
---- What only the request can tell (`decision.decide`).
-local ask = {}
-
 --- Who asks.
 function ask.caller(policy, query)
     local text, from = presented(query)
@@ -190,7 +193,8 @@ local function path_of(route, value)
     return upstream_prefix .. path
 end
 
---- Where the request goes on; nil where it stays, and is sent as it came.
+--- Where the request goes on; nil where it stays, and is sent as it came; use is counted there too
+--- (`counted.conf`).
 local function location_of(route, claims, is_renamed)
     if route.answered_by ~= "llm" then
         return ANSWERED_AT[route.answered_by]
@@ -199,7 +203,10 @@ local function location_of(route, claims, is_renamed)
     if limits and admission.is_held(route, limits) then
         return "@limited"
     end
-    return is_renamed and "@renamed" or nil
+    if not is_renamed then
+        return nil
+    end
+    return is_counting and "@limited" or "@renamed"
 end
 
 --- A model in the path or the query is written as paths and queries are.

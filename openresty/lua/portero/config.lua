@@ -72,6 +72,12 @@ local function workers(text)
     return (text == "auto" or text:find("^[1-9]%d?$")) and text or nil, "must be auto or 1 to 99"
 end
 
+local SWITCH = { on = true, off = true }
+
+local function switch(text)
+    return SWITCH[text] and text, "must be on or off"
+end
+
 local address = matching("^[%w._:/%[%]-]+$", "is not a plain address")
 
 local HOST_FORMS = { "^(%w[%w._-]*%w)$", "^(%w)$", "^%[(%x*:[%x:.]+)%]$" }
@@ -390,6 +396,7 @@ function _M.read(env)
         fronts = list(env, "TRUSTED_PROXIES", faults, range, ",\n"),
         connections_per_address = one(env, "CONNECTIONS_PER_ADDRESS", faults,
             whole(1, MAX_CONNECTIONS)),
+        has_usage = one(env, "USAGE", faults, switch, "on") == "on",
         max_staleness_seconds = one(env, "SYNC_MAX_STALENESS_SECONDS", faults,
             whole(0, SECONDS_A_DAY), "0"),
     }

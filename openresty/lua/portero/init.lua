@@ -28,6 +28,7 @@ local receiver = require("portero.sync.receiver")
 local redirect = require("portero.tls.redirect")
 local settings_conf = require("portero.settings_conf")
 local upstreams = require("portero.server.upstreams")
+local usage_counts = require("portero.quota.usage_counts")
 
 -- The request path is one long trace. With LuaJIT's own limits it is too long to be compiled, and
 -- is interpreted for ever: a third of what the gateway costs (see `make bench`).
@@ -93,6 +94,7 @@ end
 
 local function tick()
     metrics.flush()
+    usage_counts.flush()
     limits.renew()
     in_flight.renew()
     api_keys.flush_uses(ngx.time())
@@ -113,6 +115,7 @@ function _M.worker()
     handshake.start(settings)
     redirect.start(settings)
     limits.start()
+    usage_counts.start(settings)
     in_flight.start()
     places.start(settings)
     upstreams.start()

@@ -18,7 +18,7 @@ local TEXT = [[
 # About 130 bytes an entry. docs/operations.md says how to size it.
 lua_shared_dict portero_active_tokens @memory@;
 # API keys: ID -> digest, owner, end, models. About 260 bytes a key, more where it has models.
-lua_shared_dict portero_api_keys @api_key_memory@;
+lua_shared_dict portero_api_keys @api_key_memory@;@usage@
 
 # The LLM servers.
 upstream llm {
@@ -46,7 +46,7 @@ server {
     include public.conf;
     location / {
         proxy_pass @scheme@://llm;
-        include judged.conf;
+        include @judged@.conf;
     }
 }
 server {
@@ -58,6 +58,12 @@ server {
     include inner.conf;
 }@redirect@
 ]]
+
+--- Some 20,000 rows, and as many that are on their way.
+local USAGE = [[
+
+# What was used and is not in the store yet.
+lua_shared_dict portero_usage 16m;]]
 
 local OWN_TLS = "\n    include tls.conf;"
 local CLIENT_CA = "\n    ssl_client_certificate client_ca.pem;\n    ssl_verify_client on;"
@@ -159,6 +165,8 @@ function _M.text(settings, folder, nginx_version)
     local values = {
         memory = settings.active_token_memory,
         api_key_memory = settings.api_key_memory,
+        usage = settings.has_usage and USAGE or "",
+        judged = settings.has_usage and "counted" or "judged",
         servers = servers_of(settings.llm),
         kept = settings.llm_idle_seconds * KEPT_MILLISECONDS,
         pools = pools(settings.llm_idle_seconds * KEPT_MILLISECONDS),

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from issuer.policy import Terms
 from issuer.policy.roles import Roles
 from issuer.store import KEPT_SECONDS, OF_API_KEY, ApiKey, Selection, Session
 from issuer.store.sessions import Sessions
+from issuer.store.usage import Question, Usage
 from issuer.sync import reconciler
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import (
@@ -28,6 +29,7 @@ from issuer.sync.gateways import (
     KEYS,
     POLICY,
     STATUS,
+    USAGE,
     USES,
     Ack,
     Changes,
@@ -61,7 +63,14 @@ class ModelGateway(Gateway):
         self.killed_before: int | None = None
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
-        names = {APPLY: "apply", KEYS: "keys", POLICY: "policy", STATUS: "state", USES: "uses"}
+        names = {
+            APPLY: "apply",
+            KEYS: "keys",
+            POLICY: "policy",
+            STATUS: "state",
+            USES: "uses",
+            USAGE: "usage",
+        }
         return self._tell(names.get(path) or content["step"], method, path, content)
 
     def _tell(self, what: str, method: str, path: str, content: Any) -> Ack:
@@ -721,6 +730,40 @@ def test_a_message_holds_no_more_keys_than_a_gateway_can_take(
     sent = refresh(store, gateway)
     assert sent == ["state", "keys", "policy", "begin", "part", "part", "part", "end"]
     assert gateway.model.active() == keys
+
+
+def test_what_was_used_is_in_the_store_once_whatever_is_killed_between(
+    store: Sessions, gateway: ModelGateway
+) -> None:
+    usage = Usage(store.database)
+
+    def refresh_until_killed(at: int | None) -> None:
+        projection = _Projection(gateway, store, keys_of(store), policy_of(store), usage)
+        gateway.killed_before = None if at is None else len(gateway.sent) + at
+        with suppress(Killed):
+            projection.refresh()
+
+    refresh_until_killed(None)
+    for number in range(1, 6):
+        gateway.model.used.append(["2026-01-01", "USRSA", "token", "tiny", "llm", 1, 3, 1])
+        for at in (0, 1, 2, 3, None):
+            refresh_until_killed(at)
+        rows = usage.asked(Question("2026-01-01", "2026-01-01", ("user",)))
+        assert rows == [
+            {
+                "user": "USRSA",
+                "requests": number,
+                "prompt_tokens": 3 * number,
+                "completion_tokens": number,
+            }
+        ]
+
+
+def test_nothing_is_asked_of_what_was_used_where_nothing_is_counted(
+    store: Sessions, gateway: ModelGateway
+) -> None:
+    refresh(store, gateway)
+    assert "usage" not in gateway.sent
 
 
 def test_when_keys_were_used_is_asked_once_a_minute_and_kept(

@@ -1040,3 +1040,29 @@ describe("start", function()
         assert_refused(503, "not_ready", ask("POST", CHAT, token_of("user")))
     end)
 end)
+
+describe("where use is counted, judge", function()
+    local asked
+
+    before_each(function()
+        local admission = fake.load("portero.quota.admission")
+        asked = {}
+        admission.refusal = function(route) asked[#asked + 1] = route.class end
+        fake.load("portero.quota.usage_counts").start({ has_usage = true })
+        start({ has_usage = true })
+    end)
+
+    it("leaves a caller without limits where it came in, or takes it where that counts", function()
+        local answer = ask("POST", CHAT, token_of("user"))
+        assert.is_nil(answer.exec)
+        answer = ask("POST", "/llm/chat/completions", token_of("user"))
+        assert.equal("@limited", answer.exec)
+        assert.same({ "inference", "inference" }, asked)
+    end)
+
+    it("asks nothing of a request that uses no model", function()
+        ask("GET", "/v1/models", token_of("user"))
+        ask("GET", "/health", token_of("user"))
+        assert.same({}, asked)
+    end)
+end)

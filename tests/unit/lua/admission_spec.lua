@@ -420,3 +420,65 @@ describe("is_held", function()
         assert.is_false(admission.is_held({}, { server_side = {} }))
     end)
 end)
+
+describe("where use is counted", function()
+    local counted
+
+    before_each(function()
+        counted = {}
+        local usage_counts = fake.load("portero.quota.usage_counts")
+        usage_counts.start({ has_usage = true })
+        usage_counts.count = function(...) counted[#counted + 1] = { ... } end
+    end)
+
+    --- A request of a caller without limits, to its end.
+    local function serve(body, answer, changes)
+        changes = changes or {}
+        body_text = body
+        request(changes.headers, changes.route)
+        local claims = { sub = "USRSA", jti = "an ID", is_api_key = changes.is_api_key }
+        local code = admission.refusal(changes.route or ROUTE, nil, "", claims, changes.plan)
+        answered(changes.status)
+        fake.ngx.var.upstream_bytes_sent = changes.sent or "0, 123"
+        fake.ngx.var.llm_server = changes.server
+        pass(answer or '{"usage":{"prompt_tokens":7,"completion_tokens":2}}', true)
+        admission.settle()
+        return code
+    end
+
+    it("counts what a caller without limits has used, of which model and where", function()
+        assert.is_nil(serve('{"model":"a"}'))
+        assert.is_nil(serve('{"model":"a"}', nil, { is_api_key = true, server = "rack" }))
+        assert.same({
+            { NOW, "USRSA", "token", "a", "llm", 7, 2 },
+            { NOW, "USRSA", "an ID", "a", "rack", 7, 2 },
+        }, counted)
+    end)
+
+    it("has a stream tell, and lets the client see none of it", function()
+        serve('{"model":"a","stream":true}')
+        assert.equal('{"stream_options":{"include_usage":true},"model":"a","stream":true}',
+            replaced)
+    end)
+
+    it("refuses nothing for what cannot be read, and counts it without a model", function()
+        for _, body in ipairs({ "no json", '{"model":"a","model":"b"}', "{}" }) do
+            assert.is_nil(serve(body))
+        end
+        assert.same({ 3, nil }, { #counted, counted[1][4] })
+        assert.equal(0, held)
+    end)
+
+    it("counts a request that failed without tokens, and none that no server got", function()
+        serve('{"model":"a"}', nil, { status = 500 })
+        for _, sent in ipairs({ "0", "-", "0, 0" }) do
+            serve('{"model":"a"}', nil, { sent = sent })
+        end
+        assert.same({ { NOW, "USRSA", "token", "a", "llm", 0, 0 } }, counted)
+    end)
+
+    it("charges no limit of a caller that has none", function()
+        serve('{"model":"a"}')
+        assert.equal(0, dict:count())
+    end)
+end)

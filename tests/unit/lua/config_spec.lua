@@ -63,6 +63,7 @@ describe("read", function()
         assert.same({}, faults)
         assert.equal(SYNC_KEY, settings.sync_key)
         assert.equal(0, settings.max_staleness_seconds)
+        assert.is_true(settings.has_usage)
         assert.equal("127.0.0.1", settings.issuer[1].host)
         assert.is_nil(settings.public_origin)
         assert.is_nil(settings.internal_host)
@@ -71,6 +72,8 @@ describe("read", function()
     -- Setting, value, field, what it becomes.
     local VALUES = {
         { "SYNC_MAX_STALENESS_SECONDS", "30", "max_staleness_seconds", 30 },
+        { "USAGE", "off", "has_usage", false },
+        { "USAGE", "on", "has_usage", true },
         { "SYNC_MAX_STALENESS_SECONDS", "86400", "max_staleness_seconds", 86400 },
         { "CONNECTIONS_PER_ADDRESS", "1", "connections_per_address", 1 },
         { "CONNECTIONS_PER_ADDRESS", "65535", "connections_per_address", 65535 },

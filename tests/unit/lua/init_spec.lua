@@ -154,6 +154,7 @@ describe("worker", function()
             target = "/llm/chat/completions",
             headers = { authorization = "Bearer " .. minted.token() },
         })
+        fake.ngx.var.request_id = "one"
         fake.load("portero.access").judge()
         assert.equal("/v1/chat/completions", fake.ngx.var.upstream_target)
     end)

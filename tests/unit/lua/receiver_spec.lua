@@ -791,6 +791,40 @@ describe("GET /sync/servers", function()
     end)
 end)
 
+describe("usage", function()
+    local counts
+
+    before_each(function()
+        counts = fake.load("portero.quota.usage_counts")
+        counts.start({ has_usage = true })
+    end)
+
+    local function fetch(content)
+        local answer = send("POST", "/sync/usage", content)
+        return answer.exit or answer.status, status_in(answer).usage
+    end
+
+    it("is handed out as the same batch until the store has it, in this life alone", function()
+        counts.count(NOW, "USRSA", "token", "a", "llm", 3, 1)
+        counts.flush()
+        active_tokens.start("this life")
+        local boot = active_tokens.status().boot
+        local rows = { { "2023-11-14", "USRSA", "token", "a", "llm", 1, 3, 1 } }
+        for _, message in ipairs({ { boot = boot, taken = 0 }, { boot = "other", taken = 9 } }) do
+            assert.same({ 200, { number = 1, rows = rows } }, { fetch(message) })
+        end
+        assert.same({ 200 }, { fetch({ boot = boot, taken = 1 }) })
+    end)
+
+    it("is asked for by a life's name and a number, else it is 400", function()
+        for _, message in ipairs({ {}, { boot = "b" }, { taken = 1 }, { boot = 1, taken = 1 },
+            { boot = "b", taken = -1 }, { boot = "b", taken = 0.5 }, { boot = "b", taken = "1" } })
+        do
+            assert.equal(400, send("POST", "/sync/usage", message).status)
+        end
+    end)
+end)
+
 describe("metrics", function()
     it("shows the LLM servers that the policy names", function()
         fake.load("portero.server.in_flight").count = function() return 3 end

@@ -370,3 +370,35 @@ describe("beside_model", function()
             judged({ tools = false, fetch = false, priority = 7 }))
     end)
 end)
+
+describe("glance and named", function()
+    local HEADERS = { ["content-type"] = "application/json", ["content-length"] = "9" }
+
+    local function named(word, value, query, headers)
+        fake.request({ method = "POST", headers = headers or HEADERS })
+        local route = { model = word }
+        local found = request_model.glance(route)
+        return request_model.named(route, value, query or "", found) or "none"
+    end
+
+    it("tell the model of a body, a form, a path and a query", function()
+        assert.equal("ok", named("body"))
+        assert.equal("ok", named("body-or-name"))
+        assert.equal("a b", named("path", "a%20b"))
+        assert.equal("q", named("query", nil, "?model=q"))
+        text = "model=f&x=1"
+        text = '--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nf\r\n--x--\r\n'
+        assert.equal("f", named("form", nil, "", {
+            ["content-type"] = "multipart/form-data; boundary=x", ["content-length"] = "9",
+        }))
+    end)
+
+    it("refuse nothing, and tell no model that could be read in two ways", function()
+        for _, body in ipairs({ "no json", '{"model":"a","model":"b"}', '{"model":7}', "{}" }) do
+            text = body
+            assert.equal("none", named("body"))
+        end
+        assert.equal("none", named("body", nil, "", { ["content-type"] = "application/json" }))
+        assert.equal("none", named("listed"))
+    end)
+end)

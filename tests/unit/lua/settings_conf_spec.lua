@@ -51,6 +51,14 @@ describe("text", function()
         end)
     end
 
+    it("counts use unless USAGE is off, and then has nothing of it", function()
+        local on, off = text_of({}), text_of({ USAGE = "off" })
+        assert_says(on, "include counted.conf;")
+        assert_says(on, "lua_shared_dict portero_usage ")
+        assert_says(off, "include judged.conf;")
+        assert.is_nil(off:find("usage", 1, true))
+    end)
+
     it("has the gateway's own door in the runtime directory, whatever that is called", function()
         assert_says(text_of({}), 'listen "unix:/run/portero/inner.sock";')
         assert_says(text_of({}, [[/a "b\c/]]), [[listen "unix:/a \"b\\c/inner.sock";]])

@@ -189,6 +189,36 @@ local function total_of_pieces(pieces)
     return usage.total(meter)
 end
 
+--- Prompt and completion tokens.
+local APART = {
+    ["OpenAI's stream"] = { OPENAI, 19, 3 },
+    ["vLLM's stream that counts on"] = { VLLM_CONTINUOUS, 10, 2 },
+    ["llama-server's own stream"] = { LLAMA_COMPLETION, 6, 2 },
+    ["a sum alone"] = { '{"usage":{"total_tokens":6}}', 6, 0 },
+    ["embeddings"] = { '{"usage":{"prompt_tokens":6,"total_tokens":6}}', 6, 0 },
+    ["Anthropic's, with what was cached"] = {
+        '{"usage":{"input_tokens":3,"cache_creation_input_tokens":5,"cache_read_input_tokens":7,'
+            .. '"output_tokens":2}}', 15, 2,
+    },
+    ["Ollama's"] = { '{"done":true,"prompt_eval_count":11,"eval_count":4}\n', 11, 4 },
+    ["Responses'"] = { '{"usage":{"input_tokens":3,"output_tokens":9,"total_tokens":12}}', 3, 9 },
+    ["a stream that ended early"] = { WORDS, 0, 3 },
+    ["an answer that came whole and tells nothing"] = { '{"results":[]}', 0, 0 },
+    ["nothing"] = { "", 0, 0 },
+}
+
+describe("apart, of feed", function()
+    for what, told in pairs(APART) do
+        it("is what the prompt used and what the answer did, of " .. what, function()
+            local meter = usage.new()
+            for _, piece in ipairs(pieces_of(told[1], 7)) do
+                usage.feed(meter, piece)
+            end
+            assert.same({ told[2], told[3] }, { usage.apart(meter) })
+        end)
+    end
+end)
+
 describe("total, of feed", function()
     for name, answer in pairs(ANSWERS) do
         local text, tokens, source = answer[1], answer[2], answer[3]

@@ -120,6 +120,8 @@ end
 --- end, which is rarer than how they begin; and how much of a text is seen again: the longest name,
 --- its first quote, and what may stand before that.
 local SUMS, READERS, NEEDLES, MAX_NAME = {}, {}, {}, 0
+--- Of them, those of the prompt and those of the answer.
+local PROMPTS, COMPLETIONS = {}, {}
 
 local function look_for(name, read)
     local needle = name:match("_?[^_]+$") .. '"'
@@ -133,6 +135,7 @@ end
 for _, dialect in ipairs(dialects.all()) do
     for _, sum in ipairs(dialect.usage_counts) do
         SUMS[#SUMS + 1] = sum
+        PROMPTS[#PROMPTS + 1], COMPLETIONS[#COMPLETIONS + 1] = sum.prompt, sum.completion
         for _, name in ipairs(sum.object and { sum.object } or sum) do
             look_for(name, sum.object and read_object or read_number)
         end
@@ -253,9 +256,10 @@ function _M.feed(meter, chunk)
     count_events(meter, chunk, news_at and news_at - #held)
 end
 
-local function told(counts)
+--- The greatest of some sums.
+local function greatest(counts, sums)
     local most = 0
-    for _, names in ipairs(SUMS) do
+    for _, names in ipairs(sums) do
         local sum = 0
         for _, name in ipairs(names) do
             sum = sum + counts[name]
@@ -265,12 +269,26 @@ local function told(counts)
     return most
 end
 
+--- The tokens of what has passed so far, apart. What no server has told, as where a stream ended
+--- early, counts as the answer's: its events. One event alone is an answer that came whole.
+---@param meter table
+---@return integer prompt
+---@return integer completion
+function _M.apart(meter)
+    local prompt, completion = greatest(meter.counts, PROMPTS), greatest(meter.counts, COMPLETIONS)
+    local sum = greatest(meter.counts, SUMS)
+    if prompt + completion == 0 and (sum > 0 or meter.events <= 1) then
+        return sum, 0
+    end
+    return prompt, math.max(completion, _M.total(meter) - prompt)
+end
+
 --- The tokens of what has passed so far.
 ---@param meter table
 ---@return integer tokens
 ---@return string source "usage" as the server told, or "events" where it told nothing or too little
 function _M.total(meter)
-    local usage = told(meter.counts)
+    local usage = greatest(meter.counts, SUMS)
     if usage == 0 then
         return meter.events, "events"
     end

@@ -29,6 +29,10 @@ local _M = {
         {
             object = "usage", "input_tokens", "output_tokens",
             "cache_creation_input_tokens", "cache_read_input_tokens",
+            prompt = {
+                "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens",
+            },
+            completion = { "output_tokens" },
         },
     },
     asks_for_usage = {},

@@ -10,8 +10,9 @@
 --   error_event     format of a stream ("sse", "lines") -> how it is ended; %s is that body
 --   stream_format   type -> the format of a stream whose type names none; nil where words would be
 --                   taken for a part of the answer
---   usage_counts    list of counts that make one sum: their names, and `object` where they stand in
---                   an object of that name
+--   usage_counts    list of counts that make one sum: their names, `object` where they stand in
+--                   an object of that name, and which of them are the `prompt`'s, and which the
+--                   `completion`'s, where they tell that apart
 --   asks_for_usage  path -> how a stream's request is made to tell what was used, `field`
 --                   and `options` of its body, and what tells it, `object` and `is_answer`; empty
 --                   where all do so unasked

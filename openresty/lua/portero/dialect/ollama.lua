@@ -11,7 +11,12 @@ local _M = {
     paths = { "/api/" },
     id_headers = {},
     error_event = { sse = "data: %s\n\n", lines = "%s\n" },
-    usage_counts = { { "prompt_eval_count", "eval_count" } },
+    usage_counts = {
+        {
+            "prompt_eval_count", "eval_count",
+            prompt = { "prompt_eval_count" }, completion = { "eval_count" },
+        },
+    },
     asks_for_usage = {},
     keeps = {},
 }

@@ -48,9 +48,15 @@ local _M = {
     error_event = { sse = "data: %s\n\n", lines = "%s\n" },
     usage_counts = {
         { object = "usage", "total_tokens" },
-        { object = "usage", "prompt_tokens", "completion_tokens" },
+        {
+            object = "usage", "prompt_tokens", "completion_tokens",
+            prompt = { "prompt_tokens" }, completion = { "completion_tokens" },
+        },
         -- Of llama-server's own completions.
-        { "tokens_evaluated", "tokens_predicted" },
+        {
+            "tokens_evaluated", "tokens_predicted",
+            prompt = { "tokens_evaluated" }, completion = { "tokens_predicted" },
+        },
     },
     keeps = {},
     asks_for_usage = {

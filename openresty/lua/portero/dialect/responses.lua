@@ -15,7 +15,10 @@ local _M = {
     -- "response.completed" tells them, in the response that it holds.
     usage_counts = {
         { object = "usage", "total_tokens" },
-        { object = "usage", "input_tokens", "output_tokens" },
+        {
+            object = "usage", "input_tokens", "output_tokens",
+            prompt = { "input_tokens" }, completion = { "output_tokens" },
+        },
     },
     asks_for_usage = {},
     keeps = { ["/v1/responses"] = true },

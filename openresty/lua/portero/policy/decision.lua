@@ -200,7 +200,7 @@ local function admitted(route, value, query, claims, ask, plan)
     if route.is_owned and not (claims.limits and claims.limits.server_side) then
         return "response_not_found", route
     end
-    if claims.limits or plan then
+    if claims.limits or plan or route.class == ask.counted_class then
         local code, headers = ask.admit(route, value, query, claims, plan)
         if code then
             return code, route, nil, nil, headers
@@ -255,7 +255,8 @@ local SERVERS = "/servers/"
 ---@param ask table what only the request can tell: `caller(policy, query)` answers its
 ---     claims (sub, role, limits; scope, is_api_key), or nil and a code; `reach(route)` a code or
 ---     nil, and so does `admit(route, value, query, claims, plan)`, which is asked of callers with
----     limits, and of all where the policy names servers; `view(policy)` what is known of those
+---     limits, of all where the policy names servers, and of all for `counted_class`, the class of
+---     routes whose use is counted, if any is; `view(policy)` what is known of servers
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter

@@ -1,6 +1,7 @@
 ---------
 -- Callers with limits: what their requests must pass beyond the role's routes, and what is counted
--- until they end. A caller without limits never comes here, and pays nothing.
+-- until they end. A caller without limits comes here only where use is counted, and is refused
+-- nothing for what cannot be counted; with USAGE=off it pays nothing.
 -- What was taken is given back in the log phase, which always runs; what a killed worker held comes
 -- back with its lease. Each request's own notes are kept by its ID, as it moves between locations.
 
@@ -13,18 +14,24 @@ local own_responses = require("portero.answer.own_responses")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 local usage = require("portero.answer.usage")
+local usage_counts = require("portero.quota.usage_counts")
 
 local ngx, var = ngx, ngx.var
+local find = string.find
 
 local METERED = { inference = true, realtime = true }
+--- Whose use is counted.
+local COUNTED = "inference"
+--- How one pool is called where servers have names.
+local POOL = "llm"
 local FIRST_FAILURE = 300
 local NO_LIMITS = {}
 --- What is forwarded from here on, and may be counted until it ends.
 local HELD = { llm = true, socket = true }
 
---- Request ID -> { user, limits, slot, meter, filter, reader, headers }, from admission to the log
---- phase;
---- until it is admitted also `found`, what its JSON body says.
+--- Request ID -> { user, limits, slot, meter, filter, reader, headers, credential: where its use is
+--- counted, model }, from admission to the log phase; until it is admitted also `found`, what its
+--- JSON body says.
 local tickets = {}
 
 local _M = {}
@@ -97,24 +104,33 @@ local function ask_for_usage(ticket, asked)
     end
 end
 
---- Count what the answer says it used.
+--- Count what the answer says it used. Only who has a limit of tokens is refused for a body that
+--- cannot be read.
 local function begin_meter(ticket, route)
-    if not ticket.limits.tokens_per_minute then
+    local is_limited = ticket.limits.tokens_per_minute
+    if not (is_limited or ticket.credential) then
         return nil
     end
     ticket.meter = usage.new()
     local asked = route.dialect.asks_for_usage[route.target]
-    if not asked then
-        return nil
-    end
     local code
-    if not ticket.found then
+    if not ticket.found and asked then
         ticket.found, code = request_model.read_json()
+    elseif not ticket.found and ticket.credential then
+        ticket.found = request_model.glance(route)
     end
-    if ticket.found and ticket.found.stream == true then
+    if asked and ticket.found and ticket.found.stream == true then
         ask_for_usage(ticket, asked)
     end
-    return code
+    return is_limited and code or nil
+end
+
+--- The model that use is counted for: the real one, where an alias was named.
+local function note_model(ticket, route, value, query, plan)
+    if ticket.credential then
+        ticket.model = plan and plan.model
+            or request_model.named(route, value, query, ticket.found)
+    end
 end
 
 --- Whether what the caller goes on from, or asks for, is its own; only the server that has it is in
@@ -179,7 +195,9 @@ local function first_refusal(ticket, route, value, query, plan)
     if code or not METERED[route.class] or route.is_owned then
         return code
     end
-    return check_tokens(ticket) or begin_meter(ticket, route) or take_slot(ticket)
+    code = check_tokens(ticket) or begin_meter(ticket, route)
+    note_model(ticket, route, value, query, plan)
+    return code or take_slot(ticket)
 end
 
 --- What was read of the body is of use no more; what it shall be is what is sent.
@@ -206,25 +224,34 @@ local function is_noted(route, its_limits)
     return route.is_kept and its_limits.server_side ~= nil
 end
 
+--- Whether its use is counted.
+local function is_used(route)
+    return route.class == COUNTED and usage_counts.is_on()
+end
+
 --- Whether there is something to do as the answer passes, and when it ends.
 ---@param route table
 ---@param its_limits table the caller's
 ---@return boolean
 function _M.is_held(route, its_limits)
-    return its_limits.is_counted or is_noted(route, its_limits) or false
+    return its_limits.is_counted or is_noted(route, its_limits) or is_used(route)
 end
 
---- Judge a request of a caller with limits, or any where the policy names servers. What is allowed
---- must be taken to `@limited`, or `@server`, at once.
+--- Judge a request of a caller with limits, or any where the policy names servers, or where use
+--- is counted. What is allowed must be taken to `@limited`, or `@server`, at once; where use is
+--- counted it may stay.
 ---@param route table
 ---@param value string|nil what stood for the route's parameter
 ---@param query string
----@param claims table with `limits`, which may be nil where the policy names servers
+---@param claims table with `limits`, or nil for none
 ---@param plan table|nil where it does (`decision.decide`)
 ---@return string|nil code of the refusal
 ---@return table|nil headers of the refusal
 function _M.refusal(route, value, query, claims, plan)
     local ticket = { user = claims.sub, limits = claims.limits or NO_LIMITS, headers = {} }
+    if is_used(route) and not route.is_owned then
+        ticket.credential = claims.is_api_key and claims.jti or "token"
+    end
     local code = first_refusal(ticket, route, value, query, plan)
     put_body_down(ticket, code ~= nil, plan)
     if code then
@@ -274,6 +301,24 @@ function _M.filter()
     return stream.filter(chunk)
 end
 
+--- Whether an LLM server got anything of the request.
+local function was_sent()
+    local sent = var.upstream_bytes_sent
+    return sent and find(sent, "[1-9]")
+end
+
+local function count_use(ticket)
+    if was_sent() then
+        local prompt, completion = 0, 0
+        if ticket.meter then
+            prompt, completion = usage.apart(ticket.meter)
+        end
+        local server = var.llm_server
+        usage_counts.count(ngx.time(), ticket.user, ticket.credential, ticket.model,
+            server ~= "" and server or POOL, prompt, completion)
+    end
+end
+
 --- Give back what was taken, and charge what was used (`log`).
 function _M.settle()
     local id = var.request_id
@@ -285,8 +330,11 @@ function _M.settle()
     if ticket.slot then
         limits.release(ticket.slot)
     end
-    if ticket.meter then
+    if ticket.meter and ticket.limits.tokens_per_minute then
         limits.spend(ticket.user, usage.total(ticket.meter))
+    end
+    if ticket.credential then
+        count_use(ticket)
     end
 end
 

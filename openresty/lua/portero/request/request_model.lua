@@ -169,13 +169,51 @@ function _M.refusal(route, value, query, list, watch, plan)
     end, plan)
 end
 
+--- Whether a request has a body that its route takes for JSON.
+local function has_json(route)
+    return (route.model == nil or JSON_WORDS[route.model]) and has_body()
+end
+
+--- What the body says, where nobody is refused for it: nothing where it cannot be read.
+---@param route table
+---@return table|nil found
+function _M.glance(route)
+    if has_json(route) then
+        return (_M.read_json())
+    elseif route.model == "form" and has_body() then
+        local _, _, found = from_form()
+        return found
+    end
+end
+
+local NAMES = {
+    path = model_name.unescape,
+    query = function(_, query) return (model_name.from_query(query)) end,
+}
+
+--- The model that a request names, whether anyone may use it or not; nil where that cannot be told.
+---@param route table
+---@param value string|nil what stood for the route's parameter
+---@param query string
+---@param found table|nil from `refusal`, `look` or `read_json`
+---@return string|nil
+function _M.named(route, value, query, found)
+    local read = NAMES[route.model]
+    if read then
+        return read(value, query)
+    elseif not found or found.is_form then
+        return found and found.model or nil
+    end
+    return (model_name.from_json(found, JSON_WORDS[route.model] and route.model or "body"))
+end
+
 --- What the body of an inference says, whatever its model; nothing where its route takes no JSON.
 ---@param route table
 ---@param watch table
 ---@return string|nil code of the refusal
 ---@return table|nil found from `read_json`
 function _M.look(route, watch)
-    if not (route.model == nil or JSON_WORDS[route.model]) or not has_body() then
+    if not has_json(route) then
         return nil
     end
     local found, code = _M.read_json(watch)

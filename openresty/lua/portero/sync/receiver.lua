@@ -18,6 +18,7 @@ local metrics = require("portero.metrics")
 local places = require("portero.server.places")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
+local usage_counts = require("portero.quota.usage_counts")
 
 local LABEL = "portero-sync-1"
 local WINDOW_SECONDS = 30
@@ -231,6 +232,16 @@ local function servers()
     return nil, { servers = known }
 end
 
+--- What was used since the batch that the store has.
+local function used(message)
+    local taken = message.taken
+    if type(message.boot) ~= "string" or type(taken) ~= "number" or taken % 1 ~= 0 or taken < 0 then
+        return BAD_REQUEST
+    end
+    local is_same_life = message.boot == active_tokens.status().boot
+    return nil, { usage = usage_counts.fetch(is_same_life and taken or 0) }
+end
+
 local MESSAGES = {
     ["POST /sync/keys"] = put_keys,
     ["POST /sync/policy"] = put_policy,
@@ -239,6 +250,7 @@ local MESSAGES = {
     ["GET /sync/status"] = status,
     [USES] = status,
     ["GET /sync/servers"] = servers,
+    ["POST /sync/usage"] = used,
 }
 
 local function parse(method, body)
@@ -275,7 +287,7 @@ function _M.handle()
     ngx.status = code or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
-    answer.servers = more and more.servers
+    answer.servers, answer.usage = more and more.servers, more and more.usage
     answer.keys, answer.policy = keys.mark(), in_force.mark()
     answer.uses = method .. " " .. path == USES and api_keys.uses() or nil
     ngx.say(cjson.encode(answer))

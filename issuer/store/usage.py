@@ -1,0 +1,88 @@
+"""What was used, in the database: a row a day, user, credential, model and server.
+
+A gateway hands its counts out in numbered batches, the same one until it hears that it is here. So
+rows and number are written in one transaction, and it must never add a batch a second time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from issuer.store.database import SQLITE, Database
+from issuer.store.tables import usage, usage_batches
+
+#: What a row is about, and what it counts, in the order in which a gateway tells them.
+KEYS = ("day", "user", "credential", "model", "server")
+COUNTS = ("requests", "prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which days (UTC, `YYYY-MM-DD`, both within), told apart by which of `KEYS`, whose."""
+
+    first: str
+    last: str
+    by: tuple[str, ...]
+    user: str | None = None
+
+
+class Usage:
+    """What every caller has used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def taken(self, boot: str) -> int:
+        """The number of the last batch that is here of one life of a gateway; 0 for none."""
+        return self._database.read(lambda connection: _taken(connection, boot))
+
+    def add(self, boot: str, number: int, rows: Iterable[Sequence[Any]]) -> bool:
+        """Add a batch; whether it was not here yet. A row has `KEYS`, then `COUNTS`."""
+        with self._database.transaction() as connection:
+            if number <= _taken(connection, boot):
+                return False
+            for row in rows:
+                _add(connection, usage, dict(zip(KEYS + COUNTS, row, strict=True)), COUNTS)
+            named = {"boot": boot, "number": number}
+            _set(connection, usage_batches, named, {"number": number})
+            return True
+
+    def asked(self, question: Question) -> list[dict[str, Any]]:
+        """The sums, in the order of what they are told apart by."""
+        by = [usage.c[name] for name in question.by]
+        sums = [func.sum(usage.c[name]).label(name) for name in COUNTS]
+        rows = select(*by, *sums).where(usage.c.day.between(question.first, question.last))
+        if question.user is not None:
+            rows = rows.where(usage.c.user == question.user)
+        found = rows.group_by(*by).order_by(*by)
+        return self._database.read(
+            lambda connection: [_told(row._asdict()) for row in connection.execute(found)]
+        )
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A sum of integers is no integer to every database."""
+    return {name: int(value) if name in COUNTS else value for name, value in row.items()}
+
+
+def _taken(connection: Connection, boot: str) -> int:
+    number = select(usage_batches.c.number).where(usage_batches.c.boot == boot)
+    return int(connection.scalar(number) or 0)
+
+
+def _add(connection: Connection, table: Table, row: dict[str, Any], counts: Sequence[str]) -> None:
+    """A new row, or its counts added to the one that is there."""
+    _set(connection, table, row, {name: table.c[name] + row[name] for name in counts})
+
+
+def _set(
+    connection: Connection, table: Table, row: dict[str, Any], changes: Mapping[str, Any]
+) -> None:
+    dialect = sqlite if connection.dialect.name == SQLITE else postgresql
+    put = dialect.insert(table).values(row)
+    connection.execute(
+        put.on_conflict_do_update(index_elements=list(table.primary_key), set_=dict(changes))
+    )

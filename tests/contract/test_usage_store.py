@@ -1,0 +1,92 @@
+"""What the store promises of usage (`issuer/store/usage.py`), asked of each database there is."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from issuer.store.sessions import open_sessions
+from issuer.store.usage import COUNTS, Question, Usage
+from tests.support.postgresql import Cluster, cluster
+
+DAY = "2026-11-25"
+ROW = [DAY, "USRSA", "token", "tiny", "llm", 1, 3, 2]
+BOTS = [DAY, "AGNRB", "wPJv-2m3B0gR7hQz", "tiny", "rack", 1, 2**40, 0]
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        running: Cluster = request.getfixturevalue("postgresql")
+        return running.database("usage")
+    return f"sqlite:///{tmp_path}/sessions.db"
+
+
+@pytest.fixture
+def usage(url: str) -> Usage:
+    return Usage(open_sessions(url).database)
+
+
+def sums(usage: Usage, *by: str, user: str | None = None) -> list[list[object]]:
+    found = usage.asked(Question("2026-01-01", "2026-12-31", by, user))
+    return [[row[name] for name in (*by, *COUNTS)] for row in found]
+
+
+def test_a_batch_is_added_once_and_its_number_with_it(usage: Usage, url: str) -> None:
+    assert usage.taken("life") == 0
+    assert usage.add("life", 1, [ROW, BOTS]) is True
+    again = Usage(open_sessions(url).database)
+    assert again.taken("life") == 1
+    assert again.add("life", 1, [ROW, BOTS]) is False
+    assert sums(again, "user") == [["AGNRB", 1, 2**40, 0], ["USRSA", 1, 3, 2]]
+
+
+def test_each_life_of_a_gateway_has_numbers_of_its_own(usage: Usage) -> None:
+    for life in ("one", "other"):
+        assert usage.add(life, 1, [ROW]) is True
+    assert (usage.taken("one"), usage.taken("other"), usage.taken("third")) == (1, 1, 0)
+    assert sums(usage, "user") == [["USRSA", 2, 6, 4]]
+
+
+def test_a_batch_with_a_bad_row_leaves_nothing_behind(usage: Usage) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        usage.add("life", 1, [ROW, ROW[:-1]])
+    assert (usage.taken("life"), sums(usage, "user")) == (0, [])
+
+
+def test_it_is_asked_by_day_within_and_by_what_it_is_told_apart(usage: Usage) -> None:
+    days = ["2026-11-24", DAY, "2026-11-26"]
+    usage.add("life", 1, [[day, *ROW[1:]] for day in days])
+    usage.add("life", 2, [BOTS])
+    of_two = usage.asked(Question(days[0], days[1], ("day", "server"), "USRSA"))
+    assert [(row["day"], row["server"], row["requests"]) for row in of_two] == [
+        (days[0], "llm", 1),
+        (days[1], "llm", 1),
+    ]
+    assert sums(usage, "credential", "model", user="AGNRB") == [
+        ["wPJv-2m3B0gR7hQz", "tiny", 1, 2**40, 0]
+    ]
+
+
+def test_batches_that_come_at_once_are_all_there(url: str) -> None:
+    def add(number: int) -> None:
+        mine = Usage(open_sessions(url).database)
+        for batch in range(1, 6):
+            mine.add(f"life {number}", batch, [ROW, BOTS])
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sums(Usage(open_sessions(url).database), "user") == [
+        ["AGNRB", 30, 30 * 2**40, 0],
+        ["USRSA", 30, 90, 60],
+    ]
