@@ -38,6 +38,7 @@ TEST_PACKAGES = (
     "libfaketime",
     "postgresql",
     "prometheus",
+    "chromium",
 )
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_SAVED = Path("/usr/sbin/policy-rc.d.before-portero")

@@ -17,6 +17,7 @@ OWN_ROUTES = {
         "GET /account model=none",
         "GET /account/keys model=none",
         "POST /account/keys model=none",
+        "POST /account/keys/{id} model=none",
         "DELETE /account/keys/{id} model=none",
         "GET /account/usage model=none",
     ),

@@ -24,7 +24,18 @@ from issuer.errors import (
     UnknownUser,
 )
 from issuer.store.usage import Usage
-from issuer.web import account, admin, health, login, oauth, responses, usage, validate
+from issuer.web import (
+    account,
+    admin,
+    chat,
+    health,
+    login,
+    oauth,
+    pages,
+    responses,
+    usage,
+    validate,
+)
 
 log = logging.getLogger("portero")
 
@@ -55,10 +66,11 @@ def application(
     app = _new_app()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config[responses.ORIGINS] = settings.origins
-    app.register_blueprint(login.blueprint(authority, settings.cookie_secure, settings.base_url))
+    app.register_blueprint(login.blueprint(authority, settings.cookie_secure))
     app.register_blueprint(oauth.blueprint(authority, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))
-    app.register_blueprint(account.blueprint(authority, api_keys))
+    app.register_blueprint(chat.blueprint(authority, settings.base_url))
+    app.register_blueprint(account.blueprint(authority, api_keys, settings.base_url))
     app.register_blueprint(admin.blueprint(authority, api_keys, used))
     app.register_blueprint(usage.of_caller(used, authority))
     app.register_blueprint(health.blueprint(authority))
@@ -81,6 +93,7 @@ def _new_app() -> Flask:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.before_request(responses.refuse_other_spellings)
+    app.jinja_env.filters["utc"] = pages.utc
     app.static_folder = "static"
     app.add_url_rule("/static/<path:filename>", "static", app.send_static_file)
     return app

@@ -1,12 +1,13 @@
-"""What callers may ask about themselves: who am I, and my API keys.
+"""What callers may ask about themselves: who am I, and my API keys; JSON for programs, a page for
+browsers, whose forms make and end keys too.
 
 For everybody with a valid token; an API key is told who it is, and makes, lists and ends no keys.
 It asks again itself, as it must never trust a header. A key is in one answer alone: the one that
 made it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, jsonify, make_response, request
 from werkzeug.exceptions import BadRequest
@@ -14,46 +15,155 @@ from werkzeug.exceptions import BadRequest
 from issuer import metrics
 from issuer.api_keys import ApiKeys, Made
 from issuer.authority import Authority
-from issuer.errors import Unacceptable
+from issuer.errors import TooManyApiKeys, Unacceptable
 from issuer.policy.roles import ANY_MODEL, Limits, Roles
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import Claims
 from issuer.tokens import api_keys as forms
 from issuer.tokens.api_keys import Wanted
-from issuer.web import caller, responses
+from issuer.web import caller, pages, responses
 
 _FIELDS = {"name", "days", "models"}
 _NO_SUCH_KEY = "No such API key."
+_FORM = "application/x-www-form-urlencoded"
+_MOST_DIGITS = 9
 
 
-def blueprint(authority: Authority, api_keys: ApiKeys) -> Blueprint:
-    """The endpoints over one authority."""
+class _Shown(NamedTuple):
+    """What the page has to say beside what it always says."""
+
+    status: int = 200
+    made: Made | None = None
+    said: str = ""
+    fault: str = ""
+    given: Mapping[str, str] = {}
+
+
+_NOTHING = _Shown()
+
+
+def blueprint(authority: Authority, api_keys: ApiKeys, base_url: str) -> Blueprint:
+    """The endpoints over one authority; `base_url` is where programs find the gateway."""
     routes = Blueprint("account", __name__, url_prefix="/account")
+
+    def page(claims: Claims, roles: Roles, shown: _Shown = _NOTHING) -> Response:
+        standing = _standing(authority, claims, roles)
+        keys = api_keys.listed(claims.subject) if _is_owner(claims) else []
+        return _page(standing, roles, [one.shown_key for one in keys], base_url, shown)
 
     @routes.get("")
     @caller.asks(authority)
     def who_am_i(claims: Claims, roles: Roles) -> Response:
+        if responses.wants_page():
+            return page(claims, roles)
         return make_response(jsonify(_standing(authority, claims, roles)))
 
     @routes.get("/keys")
     @_by_owner(authority)
-    def keys(claims: Claims) -> Response:
+    def keys(claims: Claims, roles: Roles) -> Response:
+        if responses.wants_page():
+            return page(claims, roles)
         listed = [one.shown_key for one in api_keys.listed(claims.subject)]
         return make_response(jsonify(keys=listed))
 
     @routes.post("/keys")
     @_by_owner(authority)
-    def make(claims: Claims) -> Response:
+    def make(claims: Claims, roles: Roles) -> Response:
+        if _is_form():
+            return page(claims, roles, _made_by_form(api_keys, claims.subject))
         made = api_keys.make(claims.subject, wanted(), claims.subject)
         return made_answer(made)
 
+    @routes.post("/keys/<key_id>")
+    @_by_owner(authority)
+    def revoke_by_form(claims: Claims, roles: Roles, key_id: str) -> Response:
+        """What DELETE does, for forms, which have no other method."""
+        if not responses.wants_page():
+            return responses.error("method_not_allowed", headers={"Allow": "DELETE"})
+        return page(claims, roles, _revoked_by_form(api_keys.revoke(key_id, claims.subject)))
+
     @routes.delete("/keys/<key_id>")
     @_by_owner(authority)
-    def revoke(claims: Claims, key_id: str) -> Response:
+    def revoke(claims: Claims, roles: Roles, key_id: str) -> Response:
         done = api_keys.revoke(key_id, claims.subject)
         return revoked_answer(done)
 
     return routes
+
+
+def _is_form() -> bool:
+    """A browser's, which is shown a page."""
+    return request.mimetype == _FORM and responses.wants_page()
+
+
+def _is_owner(claims: Claims) -> bool:
+    return not claims.is_api_key and claims.scope is None
+
+
+def _made_by_form(api_keys: ApiKeys, owner: str) -> _Shown:
+    """The same as by JSON; what cannot be made is said beside the form, with what it held."""
+    given = request.form.to_dict()
+    try:
+        made = api_keys.make(owner, _wanted_by(given), owner)
+    except Unacceptable as error:
+        return _Shown(400, fault=pages.text("keys.unacceptable", why=error), given=given)
+    except TooManyApiKeys:
+        return _Shown(429, fault=pages.text("keys.too_many"), given=given)
+    return _Shown(201, made=made)
+
+
+def _wanted_by(form: Mapping[str, str]) -> Wanted:
+    days = form.get("days", "").strip()
+    models = [one.strip() for one in form.get("models", "").split(",") if one.strip()]
+    is_whole = days.isascii() and days.isdigit() and len(days) < _MOST_DIGITS
+    return forms.wanted(
+        form.get("name", "").strip(), int(days) if is_whole else days, models or None
+    )
+
+
+def _revoked_by_form(done: Revocation) -> _Shown:
+    metrics.REVOCATIONS.labels("api_key").inc()
+    if not done.sessions:
+        return _Shown(404, fault=pages.text("keys.unknown"))
+    return _Shown(said=pages.text("keys.revoked_pending" if done.pending else "keys.revoked"))
+
+
+def _page(
+    standing: Mapping[str, Any],
+    roles: Roles,
+    keys: Sequence[Mapping[str, Any]],
+    base_url: str,
+    shown: _Shown,
+) -> Response:
+    role = roles.named(standing["role"])
+    assert role is not None
+    rule = role.api_keys if standing["credential"] == "token" else None
+    limits = [(name, most) for name, most in standing["limits"].items() if _is_limit(most)]
+    return pages.page(
+        "account.html",
+        pages.SCRIPTED_POLICY,
+        shown.status,
+        **{**standing, "limits": limits},
+        endpoint=role.login,
+        keys=keys,
+        has_keys=rule is not None,
+        longest_days=rule.longest_days if rule else 0,
+        base_url=base_url,
+        only_model=_plain(standing["models"]),
+        made=shown.made and {"key": shown.made.key, **shown.made.session.shown_key},
+        said=shown.said,
+        fault=shown.fault,
+        given=shown.given,
+    )
+
+
+def _is_limit(most: object) -> bool:
+    return type(most) is int
+
+
+def _plain(models: Sequence[str]) -> str:
+    """A model that the caller may use and that is written out; empty where there is none."""
+    return next((one for one in models if not one.endswith("*")), "")
 
 
 def _by_owner(authority: Authority) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
@@ -62,11 +172,11 @@ def _by_owner(authority: Authority) -> Callable[[Callable[..., Response]], Calla
     def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
         @caller.asks(authority)
         def asked(claims: Claims, roles: Roles, **given: str) -> Response:
-            if claims.is_api_key or claims.scope is not None:
+            if not _is_owner(claims):
                 return responses.error(
                     "insufficient_permissions", "Sign in for this: an API key makes no keys."
                 )
-            return view(claims, **given)
+            return view(claims, roles, **given)
 
         return caller.named_as(view, asked)
 

@@ -14,7 +14,6 @@ from flask import (
     jsonify,
     make_response,
     redirect,
-    render_template,
     request,
 )
 
@@ -26,7 +25,7 @@ from issuer.store import Selection
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
-from issuer.web import account, responses, usage
+from issuer.web import account, caller, pages, responses, usage
 
 CONSOLE = "console"
 MAX_LISTED = 1_000
@@ -56,7 +55,8 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint
 
     @routes.get("/")
     def console() -> Response:
-        return make_response(render_template("admin.html", sessions=_listed(authority)))
+        granted = caller.classes(g.claims, authority.roles())
+        return pages.page("admin.html", routes=granted, sessions=_listed(authority))
 
     @routes.get("/api/sessions")
     def sessions() -> Response:

@@ -12,7 +12,8 @@ from flask import Response, make_response, redirect, request
 
 from issuer.authority import Authority
 from issuer.errors import TokenRefused
-from issuer.tokens import presented_token
+from issuer.policy.roles import Roles
+from issuer.tokens import Claims, presented_token
 from issuer.web import responses
 
 View = Callable[..., Response]
@@ -20,8 +21,10 @@ _SAFE = ("GET", "HEAD")
 OTHER_SITE = "This request came from another site."
 
 
-def asks(authority: Authority) -> Callable[[View], View]:
-    """Call the view with the caller's claims and the roles that they were judged by."""
+def asks(authority: Authority, goal: str = "/account") -> Callable[[View], View]:
+    """Call the view with the caller's claims and the roles that they were judged by. A browser that
+    has to sign in first comes back to `goal`.
+    """
 
     def decorate(view: View) -> View:
         def asked(**given: Any) -> Response:
@@ -30,7 +33,7 @@ def asks(authority: Authority) -> Callable[[View], View]:
                 presented = presented_token.read(request.headers.get)
                 claims = authority.validate(presented.token, roles)
             except TokenRefused:
-                return _to_login()
+                return _to_login(goal)
             unsafe = request.method not in _SAFE
             if unsafe and presented.by_cookie and responses.from_another_site():
                 return responses.error("insufficient_permissions", OTHER_SITE)
@@ -41,12 +44,18 @@ def asks(authority: Authority) -> Callable[[View], View]:
     return decorate
 
 
+def classes(claims: Claims, roles: Roles) -> list[str]:
+    """The classes of routes that the caller may use."""
+    role = roles.named(claims.role)
+    return [one for one in role.routes if claims.may_use(roles, one)] if role else []
+
+
 def named_as(view: View, asked: View) -> View:
     """Flask tells views apart by their names."""
     return functools.wraps(view)(asked)
 
 
-def _to_login() -> Response:
+def _to_login(goal: str) -> Response:
     if responses.wants_page():
-        return make_response(redirect("/login?next=/account"))
+        return make_response(redirect(f"/login?next={goal}"))
     return responses.error("invalid_api_key")

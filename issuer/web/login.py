@@ -1,5 +1,4 @@
-"""The login endpoints: Basic for agents (RFC 7617), a form for people; the way out, and the page
-behind.
+"""The login endpoints: Basic for agents (RFC 7617), a form for people; and the way out.
 
 Thin: the decisions are `Authority`'s. It must never say whether the user or the secret was wrong.
 """
@@ -8,14 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
+from flask import Blueprint, Response, jsonify, make_response, redirect, request
 from werkzeug.exceptions import BadRequest
 
 from issuer import metrics
 from issuer.authority import Authority, Login, Refusal
 from issuer.errors import WIRE_ERRORS, TokenRefused
 from issuer.tokens import presented_token
-from issuer.web import responses
+from issuer.web import pages, responses
 
 BASIC_ENDPOINTS = ("/llm/login", "/agi/login")
 FORM_ENDPOINTS = ("/login", "/admin/login")
@@ -28,19 +27,23 @@ ALIASES = {
     "/auth/login": "/login",
 }
 
-#: A refusal's code, and what is told of it where the code does not say it.
+#: A refusal's code, what programs are told where the code does not say it, and what a page has.
 _REFUSALS = {
-    Refusal.WRONG_CREDENTIALS: ("invalid_api_key", None),
-    Refusal.WRONG_ENDPOINT: ("insufficient_permissions", "Your role logs in at another address."),
+    Refusal.WRONG_CREDENTIALS: ("invalid_api_key", None, "login.wrong"),
+    Refusal.WRONG_ENDPOINT: (
+        "insufficient_permissions",
+        "Your role logs in at another address.",
+        "login.elsewhere",
+    ),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _OTHER_SITE = "This request came from another site."
 _BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
 
 
-def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Blueprint:
-    """All login endpoints; `base_url` is where people and programs find the gateway."""
-    view = _Endpoints(authority, cookie_secure, base_url)
+def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
+    """All login endpoints."""
+    view = _Endpoints(authority, cookie_secure)
     routes = Blueprint("login", __name__)
     for path in (*BASIC_ENDPOINTS, *FORM_ENDPOINTS, *ALIASES):
         endpoint = ALIASES.get(path, path)
@@ -49,7 +52,7 @@ def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Bluep
         if endpoint in FORM_ENDPOINTS:
             routes.add_url_rule(path, f"{path} page", view.page, defaults={"endpoint": endpoint})
     routes.add_url_rule("/logout", "logout", view.logout, methods=["POST"])
-    routes.add_url_rule("/", "home", view.home)
+    routes.add_url_rule("/logout", "logout page", lambda: pages.page("logout.html"))
     routes.add_url_rule("/admin", "console", lambda: redirect("/admin/", 308))
     return routes
 
@@ -57,10 +60,9 @@ def blueprint(authority: Authority, cookie_secure: bool, base_url: str) -> Bluep
 class _Endpoints:
     """The views, over one authority."""
 
-    def __init__(self, authority: Authority, cookie_secure: bool, base_url: str) -> None:
+    def __init__(self, authority: Authority, cookie_secure: bool) -> None:
         self._authority = authority
         self._cookie_secure = cookie_secure
-        self._base_url = base_url
 
     def basic(self, endpoint: str) -> Response:
         """An agent's login: the token in the body."""
@@ -72,7 +74,8 @@ class _Endpoints:
         outcome = self._login(given.username, given.password or "", endpoint)
         if isinstance(outcome, Refusal):
             challenge = _BASIC_CHALLENGE if outcome is Refusal.WRONG_CREDENTIALS else {}
-            return responses.error(*_REFUSALS[outcome], challenge)
+            code, reason, _ = _REFUSALS[outcome]
+            return responses.error(code, reason, challenge)
         return make_response(jsonify(_token_answer(outcome)))
 
     def form(self, endpoint: str) -> Response:
@@ -121,29 +124,6 @@ class _Endpoints:
             return self._forget(make_response(redirect("/login")))
         return self._forget(make_response("", 204))
 
-    def home(self) -> Response:
-        """The page of a signed-in person; a browser without a session goes to the login page."""
-        roles = self._authority.roles()
-        try:
-            claims = self._authority.validate(
-                presented_token.read(request.headers.get).token, roles
-            )
-        except TokenRefused:
-            return make_response(redirect("/login?next=/"))
-        role = roles.named(claims.role)
-        return make_response(
-            render_template(
-                "home.html",
-                subject=claims.subject,
-                role=claims.role,
-                routes=role.routes if role else (),
-                endpoint=role.login if role else "/login",
-                expires_at=claims.expires_at,
-                now=self._authority.now(),
-                base_url=self._base_url,
-            )
-        )
-
     def _login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
         if responses.reads_another(username):
             return Refusal.WRONG_CREDENTIALS
@@ -187,21 +167,16 @@ def _wants_json() -> bool:
 
 
 def _form_again(refusal: Refusal, endpoint: str, fields: Mapping[str, str]) -> Response:
-    code, reason = _REFUSALS[refusal]
+    code, reason, name = _REFUSALS[refusal]
     if not responses.wants_page():
         return responses.error(code, reason)
     status = WIRE_ERRORS[code].status
-    text = reason or "That name and password do not fit together."
-    return _again(endpoint, fields, text, status, code)
+    return _again(endpoint, fields, pages.text(name), status, code)
 
 
 def _form_later(wait_seconds: int, endpoint: str, fields: Mapping[str, str]) -> Response:
     """For a browser that guessed too often, which the gateway has wait: the page alone."""
-    unit = "second" if wait_seconds == 1 else "seconds"
-    text = (
-        "Too many passwords were wrong from your address. "
-        f"Try again in {wait_seconds} {unit}; until then even the right one is not looked at."
-    )
+    text = pages.text("login.wait_one" if wait_seconds == 1 else "login.wait", seconds=wait_seconds)
     answer = _again(endpoint, fields, text, 429, "rate_limit_exceeded")
     answer.headers["Retry-After"] = str(wait_seconds)
     return answer
@@ -233,14 +208,14 @@ def _login_page(
     status: int = 200,
 ) -> Response:
     goal = responses.local_path(goal)
-    page = render_template(
+    answer = pages.page(
         "login.html",
         endpoint=endpoint,
         next="" if goal == "/" else goal,
         username=username,
         error=error,
+        status=status,
     )
-    answer = make_response(page, status)
     if status == 401:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="portero"'
     return answer

@@ -6,11 +6,12 @@ It must never echo a secret, and a redirect never leaves this host.
 import re
 from collections.abc import Mapping
 
-from flask import Response, current_app, jsonify, make_response, render_template, request
+from flask import Response, current_app, jsonify, make_response, request
 
 from issuer.errors import WIRE_ERRORS, envelope
 from issuer.origins import Origins
 from issuer.tokens.presented_token import COOKIE
+from issuer.web import pages
 
 RETRY_SECONDS = "1"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
@@ -74,8 +75,8 @@ def error(
     row = WIRE_ERRORS[code]
     text = message or row.message
     if wants_page():
-        page = render_template("error.html", status=row.status, title=text)
-        answer = make_response(page, row.status)
+        title = message or pages.text_or(f"error.{code}", text)
+        answer = pages.page("error.html", status=row.status, title=title)
     else:
         answer = make_response(jsonify(envelope(code, text)), row.status)
     answer.headers["X-Portero-Code"] = code

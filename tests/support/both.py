@@ -58,7 +58,9 @@ CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
 FIRST = Part(("tests/promises", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers")
 BESIDE = Part(
-    ("tests/unit", CLIENT, "tests/contract", "tests/security", STACKS), "local", ".coverage.local"
+    ("tests/unit", CLIENT, "tests/contract", "tests/security", "tests/browser", STACKS),
+    "local",
+    ".coverage.local",
 )
 #: Each logs somebody in, and takes as long as all others together.
 LOGINS = "tests/unit/issuer/test_login_endpoints.py"

@@ -18,10 +18,12 @@ FLASK = {
     "issuer/web/account.py",
     "issuer/web/admin.py",
     "issuer/web/caller.py",
+    "issuer/web/chat.py",
     "issuer/web/responses.py",
     "issuer/web/health.py",
     "issuer/web/login.py",
     "issuer/web/oauth.py",
+    "issuer/web/pages.py",
     "issuer/web/usage.py",
     "issuer/web/validate.py",
 }

@@ -232,6 +232,10 @@ def test_every_error_of_the_issuer_is_in_the_api_page_and_no_other() -> None:
     assert error_rows(section(API, "### Errors of the issuer")) == used
 
 
+#: What others wrote (docs/dependencies.md).
+OTHERS = ("markdown-it.js", "purify.js")
+
+
 def sources() -> list[Path]:
     """Every file of code, tests among it, but for this one."""
     folders = ("issuer", "openresty", "run", "bench", "demo", "tests")
@@ -243,6 +247,7 @@ def sources() -> list[Path]:
         for path in [*found, ROOT / "Makefile", ROOT / "docker-compose.yml"]
         if (path.suffix in kinds or path.name in ("Dockerfile", "Makefile", "docker-compose.yml"))
         and "node_modules" not in path.parts
+        and path.name not in OTHERS
         and path != Path(__file__).resolve()
     ]
 

@@ -26,12 +26,16 @@ local ALLOWED = {
     ["/llm/login"] = ONLY_LOG_IN, ["/auth/llm/login"] = ONLY_LOG_IN,
     ["/agi/login"] = ONLY_LOG_IN, ["/auth/agi/login"] = ONLY_LOG_IN,
     ["/login"] = PAGE_AND_LOG_IN, ["/auth/login"] = PAGE_AND_LOG_IN,
-    ["/admin/login"] = PAGE_AND_LOG_IN, ["/logout"] = ONLY_LOG_IN,
+    ["/admin/login"] = PAGE_AND_LOG_IN, ["/logout"] = PAGE_AND_LOG_IN,
     ["/oauth/token"] = ONLY_LOG_IN, ["/oauth/revoke"] = ONLY_LOG_IN,
     ["/oauth/introspect"] = ONLY_LOG_IN,
     ["/.well-known/oauth-authorization-server"] = ONLY_READ,
     ["/.well-known/jwks.json"] = ONLY_READ,
     ["/static/portero.css"] = ONLY_READ, ["/static/portero.svg"] = ONLY_READ,
+    ["/static/answer.js"] = ONLY_READ, ["/static/chat.js"] = ONLY_READ,
+    ["/static/conversations.js"] = ONLY_READ, ["/static/markdown.js"] = ONLY_READ,
+    ["/static/markdown-it.js"] = ONLY_READ, ["/static/page.js"] = ONLY_READ,
+    ["/static/purify.js"] = ONLY_READ,
     ["/admin"] = ONLY_READ, ["/healthz"] = ONLY_READ, ["/readyz"] = ONLY_READ,
 }
 
