@@ -20,8 +20,8 @@ from tests.support.upstream import Upstream, recording
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PICTURES = ROOT / ".cache" / "browser"
-#: What a page says of a status that the test provoked; the test looks at what is shown.
-PROVOKED = "Failed to load resource: the server responded with a status of"
+#: What a page says of a refusal, and where tests provoke one; they look at what is shown.
+REFUSED, PROVOKED = "Failed to load resource", ("/v1/", "/account/keys", "/admin/")
 LIMIT = 200
 
 
@@ -62,12 +62,13 @@ class Watched:
         self.faults: list[str] = []
 
     def over(self, page: Page) -> Page:
-        page.on("console", lambda said: self._note(said.type, said.text))
+        page.on("console", lambda said: self._note(said.type, said.text, said.location["url"]))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         return page
 
-    def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and not text.startswith(PROVOKED):
+    def _note(self, kind: str, text: str, url: str) -> None:
+        is_provoked = text.startswith(REFUSED) and any(one in url for one in PROVOKED)
+        if kind in ("error", "warning") and not is_provoked:
             self.faults.append(f"{kind}: {text}")
 
 
