@@ -12,12 +12,15 @@ from pathlib import Path
 
 from issuer import config, web
 from issuer.api_keys import ApiKeys
+from issuer.audit import ITSELF, KEY_ADD, Event
 from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.keys.key_file import KeyFile, Place
 from issuer.keys.sealing import SHARED_KEYS, Sealing
 from issuer.repeated import repeat
+from issuer.store.audit import Audit, Lines
 from issuer.store.documents import Document
+from issuer.store.refusals import Refusals
 from issuer.store.sessions import Sessions, open_sessions
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
@@ -32,6 +35,8 @@ from issuer.users.turns import Turns
 LOGINS_WAITING = 16
 #: How often a process looks at its files by itself.
 LOOK_SECONDS = 0.2
+#: How often what happened is written in the log, and what was refused in the audit too.
+TELL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,17 @@ class Parts:
     gateways: Gateways
     policy: PolicyInForce
     active: ActiveTokens
+    refusals: Refusals
+
+    @property
+    def audit(self) -> Audit:
+        """What happened."""
+        return self.active.store.audit
 
     @property
     def api_keys(self) -> ApiKeys:
         """The API keys over these parts."""
-        return ApiKeys(self.policy.roles, self.credentials, self.active)
+        return ApiKeys(self.policy.roles, self.credentials, self.active, self.refusals)
 
     @property
     def usage(self) -> Usage:
@@ -61,9 +72,14 @@ class Parts:
         return self.usage if self.settings.has_usage else None
 
     def keep_looking(self) -> None:
-        """Take changed files within a second, though nobody asks for what is in them."""
-        for look in (self.policy.look, self.credentials.look):
-            words = (look, LOOK_SECONDS, threading.Event())
+        """Take changed files within a second, though nobody asks for what is in them; and tell of
+        what happened.
+        """
+        lines = Lines(self.audit)
+        looks = {self.policy.look: LOOK_SECONDS, self.credentials.look: LOOK_SECONDS}
+        tells = {self.refusals.flush: TELL_SECONDS, lines.tell: TELL_SECONDS}
+        for work, seconds in (looks | tells).items():
+            words = (work, seconds, threading.Event())
             threading.Thread(target=repeat, args=words, name="looking", daemon=True).start()
 
 
@@ -95,6 +111,7 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
         gateways=gateways,
         policy=policy,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
+        refusals=Refusals(store.audit, gathers=takes_policy),
     )
 
 
@@ -117,7 +134,8 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     """The WSGI application. Raises `Faults` with every fault of the settings."""
     parts = assemble(config.read(environ), takes_policy=True)
     settings = parts.settings
-    parts.keys.prepare(int(time.time()))
+    if made := parts.keys.prepare(int(time.time())):
+        parts.audit.record(Event(ITSELF, KEY_ADD, made))
     doorkeeper = Doorkeeper(
         Remembered(settings.remembered_descriptor), Turns(_cores_to_spare(), LOGINS_WAITING)
     )
@@ -128,6 +146,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
         parts.credentials,
         doorkeeper,
         parts.active,
+        parts.refusals,
         issuer=settings.terms.issuer,
     )
     # A key that was changed by hand signs from now on: the gateways that can be told are told now,

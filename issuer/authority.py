@@ -5,23 +5,23 @@ and a wrong password, nor hand out a token that is not active yet.
 """
 
 import enum
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from issuer import tokens
-from issuer.errors import NotGranted, TokenRefused
+from issuer import audit, tokens
+from issuer.audit import Actor, Event
+from issuer.errors import NotGranted, TokenRefused, TooManyTokens, Unavailable
 from issuer.keys.key_file import KeyFile
 from issuer.policy import ISSUER
 from issuer.policy.roles import Role, Roles
 from issuer.store import Selection, Session
+from issuer.store.refusals import Refusals
 from issuer.sync.active_tokens import ActiveTokens, Clock, Revocation
 from issuer.tokens import Claims, api_keys
 from issuer.users.credentials import Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
-
-log = logging.getLogger("portero.authority")
 
 
 class Refusal(enum.Enum):
@@ -33,11 +33,17 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True)
 class Known:
-    """Who has shown the right secret. `credential` fingerprints it."""
+    """Who has shown the right secret, and from where. `credential` fingerprints it."""
 
     username: str
     role: Role
     credential: str
+    address: str
+
+    @property
+    def actor(self) -> Actor:
+        """Who this is to the audit."""
+        return Actor(audit.USER, self.username, self.address)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Authority:
         credentials: CredentialsInForce,
         doorkeeper: Doorkeeper,
         active: ActiveTokens,
+        refusals: Refusals,
         clock: Clock = time.time,
         issuer: str = ISSUER,
     ) -> None:
@@ -72,19 +79,30 @@ class Authority:
         self.keys = keys
         self._credentials = credentials
         self._doorkeeper = doorkeeper
+        self.refusals = refusals
         self._clock = clock
 
     def login(self, username: str, secret: str, endpoint: str, address: str) -> Login | Refusal:
         """Mint a token for a right secret at the role's login endpoint. Raises `Unavailable`."""
         known = self.authenticate(username, secret, address)
         if known is None:
-            log.info("login refused at %s for %.64r", endpoint, username)
+            self.refused(username, address)
             return Refusal.WRONG_CREDENTIALS
         if known.role.login != endpoint:
-            own = known.role.login
-            log.info("%s came to %s, its login endpoint is %s", username, endpoint, own)
+            self.refused(username, address, Refusal.WRONG_ENDPOINT.value)
             return Refusal.WRONG_ENDPOINT
         return self.issue(known)
+
+    def refused(
+        self, username: str, address: str, outcome: str = Refusal.WRONG_CREDENTIALS.value
+    ) -> None:
+        """Note a login that was refused. What is nobody's name may be a secret that was typed in
+        the wrong field, and is not noted.
+        """
+        is_user = self._credentials.in_force().fingerprint(username) is not None
+        name = username if is_user else ""
+        actor = Actor(audit.USER, name, address)
+        self.refusals.note(Event(actor, audit.LOGIN, name, outcome, user=name))
 
     def authenticate(self, username: str, secret: str, address: str) -> Known | None:
         """Who this is, if the secret is right: the one question that every way to log in asks.
@@ -93,9 +111,11 @@ class Authority:
         """
         roles = self.roles()
         credentials, role = self._credentials.in_force(roles), roles.of(username)
-        if not self._doorkeeper.check(credentials, username, secret, address) or role is None:
+        with self._noting(username, address):
+            is_right = self._doorkeeper.check(credentials, username, secret, address)
+        if not is_right or role is None:
             return None
-        return Known(username, role, credentials.fingerprint(username) or "")
+        return Known(username, role, credentials.fingerprint(username) or "", address)
 
     def issue(self, known: Known, scope: tuple[str, ...] | None = None) -> Login:
         """A fresh token, active when this returns; `scope` narrows it to some classes of the role.
@@ -103,9 +123,19 @@ class Authority:
         """
         claims = tokens.new_claims(known.username, known.role, self.now(), scope)
         token = tokens.mint(claims, self.keys.keyring().signing(), self.issuer)
-        self.active.activate(_session(claims, known.credential), known.role.active_tokens)
-        log.info("%s logged in, jti %s", known.username, claims.jti)
+        session = _session(claims, known.credential)
+        with self._noting(known.username, known.address):
+            self.active.activate(session, known.role.active_tokens, known.actor)
         return Login(token, claims)
+
+    @contextmanager
+    def _noting(self, username: str, address: str) -> Iterator[None]:
+        """A login that is not granted for another reason than its secret."""
+        try:
+            yield
+        except (TooManyTokens, Unavailable) as refusal:
+            self.refused(username, address, audit.outcome_of(refusal))
+            raise
 
     def validate(self, token: str, roles: Roles | None = None) -> Claims:
         """The claims of a valid token or API key: authentic, in its time, and active. Else
@@ -132,19 +162,26 @@ class Authority:
             raise TokenRefused("not active")
         return claims
 
-    def logout(self, token: str) -> Revocation:
+    def logout(self, token: str, address: str) -> Revocation:
         """Revoke a valid token everywhere. Raises `TokenRefused` for any other, and `NotGranted`
         for an API key, which ends otherwise.
         """
         claims = self.validate(token)
         if claims.is_api_key:
             raise NotGranted("An API key does not log out; it is revoked at /account/keys.")
-        log.info("%s logged out, jti %s", claims.subject, claims.jti)
-        return self.active.revoke(Selection(jti=claims.jti))
+        by = actor_of(claims, address)
+        return self.active.revoke(Selection(jti=claims.jti), by, audit.LOGOUT)
 
     def now(self) -> int:
         """The issuer's clock, in whole Unix seconds."""
         return int(self._clock())
+
+
+def actor_of(claims: Claims, address: str) -> Actor:
+    """Whoever showed a token or an API key, to the audit."""
+    if claims.is_api_key:
+        return Actor(audit.API_KEY, claims.jti, address, owner=claims.subject)
+    return Actor(audit.USER, claims.subject, address)
 
 
 def _session(claims: Claims, credential: str) -> Session:

@@ -41,6 +41,7 @@ class Settings:
     database_url: str = field(repr=False)
     gateway_urls: tuple[str, ...]
     most_active_tokens: int
+    audit_days: int
     cookie_secure: bool
     base_url: str
     origins: Origins
@@ -137,6 +138,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "gateway_urls": _gateway_urls(reader),
         "has_usage": reader.choice("USAGE", "on", ("on", "off")) == "on",
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
+        "audit_days": reader.whole("AUDIT_DAYS", 90, 1, 3_650),
         "cookie_secure": _cookie_secure(reader),
         **_addresses(reader),
         "last_good_directory": reader.path("PORTERO_LAST_GOOD_DIR"),

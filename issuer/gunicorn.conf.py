@@ -38,6 +38,13 @@ logging.basicConfig(
 )
 
 
+# What happened is a line of JSON, and nothing else in it.
+_lines = logging.StreamHandler(sys.stderr)
+_lines.setFormatter(logging.Formatter("%(message)s"))
+logging.getLogger("portero.audit").addHandler(_lines)
+logging.getLogger("portero.audit").propagate = False
+
+
 #: Private directories that the workers share and the master makes and removes: the metrics, which
 #: are summed over the processes, and the last good text of the credentials file.
 SHARED = {
@@ -79,6 +86,14 @@ def _made_memory() -> int:
 def post_worker_init(worker: Any) -> None:
     """A changed file counts within a second."""
     worker.wsgi.extensions["portero"].keep_looking()
+
+
+def worker_exit(server: object, worker: Any) -> None:
+    """What was refused in the last seconds is not lost."""
+    # A worker that could not begin has none.
+    parts = getattr(worker.wsgi, "extensions", {}).get("portero")
+    if parts is not None:
+        parts.refusals.close()
 
 
 def pre_request(worker: Any, request: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from issuer.commands import (
     api_keys,
+    audit,
     backup,
     check,
     explain,
@@ -38,6 +39,7 @@ VERBS = (
     sessions,
     revoke,
     usage,
+    audit,
     tls,
 )
 

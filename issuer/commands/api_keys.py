@@ -1,10 +1,10 @@
 """`api-keys create | list | revoke`: the keys of tools that can hold only one."""
 
 import argparse
-import getpass
 import json
 
 from issuer import assemble, config
+from issuer.audit import operator
 from issuer.commands.told import Bare, Commands, moment, tell_pending
 from issuer.errors import Faults, NotGranted, TooManyApiKeys, Unacceptable, UnknownUser
 from issuer.store import Session
@@ -42,7 +42,7 @@ def _create(options: argparse.Namespace) -> int:
     models = options.models.split(",") if options.models is not None else None
     try:
         wanted = api_keys.wanted(options.name, options.days, models)
-        made = keys.make(options.user, wanted, f"operator {getpass.getuser()}")
+        made = keys.make(options.user, wanted, operator())
     except UnknownUser:
         raise Faults([f"{options.user} is no user"]) from None
     except TooManyApiKeys:
@@ -71,7 +71,7 @@ def _columns(session: Session) -> tuple[str, ...]:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    done = assemble(config.read()).api_keys.revoke(options.id)
+    done = assemble(config.read()).api_keys.revoke(options.id, operator())
     if not done.sessions:
         raise Faults([f"{options.id} is no API key"])
     print(f"revoked {options.id}")

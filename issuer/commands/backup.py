@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from issuer import config
+from issuer.audit import BACKUP, RESTORE, Event, operator
 from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.store.sessions import open_sessions
@@ -23,12 +24,15 @@ def add_to(commands: Commands, _: Bare) -> None:
 def _backup(options: argparse.Namespace) -> int:
     if options.file.exists():
         raise Faults([f"{options.file} is there already"])
-    open_sessions(config.read().database_url).backup(options.file)
+    store = open_sessions(config.read().database_url)
+    store.backup(options.file)
+    store.audit.record(Event(operator(), BACKUP, str(options.file.absolute())))
     print(f"made {options.file}; restored, it revokes the tokens it holds")
     return 0
 
 
 def _restore(options: argparse.Namespace) -> int:
-    revoked = open_sessions(config.read().database_url).restore(options.file)
+    event = Event(operator(), RESTORE, str(options.file.absolute()))
+    revoked = open_sessions(config.read().database_url).restore(options.file, event)
     print(f"restored; {revoked} tokens that were active in the backup are revoked")
     return 0

@@ -26,6 +26,12 @@ def run(_: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     Reconciler(
-        parts.active, parts.gateways, parts.credentials, parts.keys, parts.policy, parts.counted
+        parts.active,
+        parts.gateways,
+        parts.credentials,
+        parts.keys,
+        parts.policy,
+        parts.counted,
+        parts.settings.audit_days,
     ).run(stop)
     return 0

@@ -3,6 +3,7 @@
 import argparse
 
 from issuer import assemble, config
+from issuer.audit import operator
 from issuer.commands.told import Bare, Commands, counted, tell_pending
 from issuer.errors import Faults
 from issuer.store import Selection
@@ -25,6 +26,6 @@ def run(options: argparse.Namespace) -> int:
     if options.role and parts.policy.roles().named(options.role) is None:
         raise Faults([f"{options.role} is no role"])
     chosen = Selection(jti=options.jti, subject=options.user, role=options.role)
-    done = parts.active.revoke(chosen)
+    done = parts.active.revoke(chosen, operator())
     print(f"{counted(done.sessions)} are revoked")
     return tell_pending(done.pending)

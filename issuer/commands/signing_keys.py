@@ -4,7 +4,8 @@ import argparse
 import sys
 import time
 
-from issuer import assemble, config
+from issuer import Parts, assemble, config
+from issuer.audit import KEY_ADD, KEY_RETIRE, Event, operator
 from issuer.commands.told import PENDING_STATUS, Bare, Commands, moment, tell_pending
 from issuer.keys import ALGORITHMS
 from issuer.keys.key_file import SIGNING, VERIFYING
@@ -42,6 +43,7 @@ def _add(options: argparse.Namespace) -> int:
     """Wait for the reconciler to bring it to every gateway; it signs from then on."""
     parts = assemble(config.read())
     kid = parts.keys.add(options.algorithm, int(time.time())).kid
+    _note(parts, KEY_ADD, kid)
     print(f"added {kid}; it signs once every gateway has acknowledged it", flush=True)
     deadline = time.monotonic() + PROMOTED_SECONDS
     while time.monotonic() < deadline:
@@ -60,9 +62,14 @@ def _retire(options: argparse.Namespace) -> int:
     entry = parts.keys.read().find(options.kid)
     if options.now and entry is not None and entry.state == SIGNING:
         # Its successor first: no login shall get a token that a gateway cannot verify yet.
-        parts.keys.add(entry.algorithm, now)
+        _note(parts, KEY_ADD, parts.keys.add(entry.algorithm, now).kid)
         parts.gateways.put_keys(parts.keys.read())
     parts.keys.retire(options.kid, options.now, now)
+    _note(parts, KEY_RETIRE, options.kid)
     pending = [ack.url for ack in parts.gateways.put_keys(parts.keys.read()) if not ack.ok]
     print(f"retired {options.kid}" + ("" if options.now else ", when its last token has ended"))
     return tell_pending(pending)
+
+
+def _note(parts: Parts, event: str, kid: str) -> None:
+    parts.active.store.audit.record(Event(operator(), event, kid))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from issuer import assemble, config
+from issuer.audit import USER_ADD, USER_PASSWD, USER_REMOVE, Event, operator
 from issuer.commands.told import Bare, Commands, counted, tell_pending
 from issuer.config import Settings
 from issuer.errors import Faults
@@ -17,6 +18,7 @@ from issuer.users.credentials_file import Edit
 
 _WHENCE = """The secret comes from a prompt; where standard input is no terminal, it is its first
 line. Its hash alone is written."""
+_TOLD = {USER_PASSWD: "has another secret", USER_REMOVE: "is removed"}
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -46,13 +48,15 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _add(options: argparse.Namespace) -> int:
+    path, settings = _path(), _settings()
     roles = config.read_policy().roles
     credentials_file.check_name(options.name, roles)
     # Told before anybody has to type a secret twice, and judged again when it is written.
-    credentials_file.added(credentials_file.read(_path()), options.name, "")
+    credentials_file.added(credentials_file.read(path), options.name, "")
     secret = _secret(options)
     change = partial(credentials_file.added, name=options.name, hashed=credentials.hashed(secret))
-    credentials_file.edit(_path(), roles, change)
+    credentials_file.edit(path, roles, change)
+    _note(settings, USER_ADD, options.name)
     role = roles.of(options.name)
     print(f"added {options.name}, role {role.name if role else ''}")
     _show(options, secret)
@@ -66,7 +70,7 @@ def _passwd(options: argparse.Namespace) -> int:
     secret = _secret(options)
     change = partial(credentials_file.changed, name=options.name, hashed=credentials.hashed(secret))
     selection = Selection(subject=options.name, api_keys=False)
-    status = _edit_and_revoke(settings, selection, change, "has another secret")
+    status = _edit_and_revoke(settings, selection, change, USER_PASSWD)
     _show(options, secret)
     return status
 
@@ -74,17 +78,23 @@ def _passwd(options: argparse.Namespace) -> int:
 def _remove(options: argparse.Namespace) -> int:
     change = partial(credentials_file.removed, name=options.name)
     selection = Selection(subject=options.name)
-    return _edit_and_revoke(_settings(), selection, change, "is removed")
+    return _edit_and_revoke(_settings(), selection, change, USER_REMOVE)
 
 
-def _edit_and_revoke(settings: Settings, ended: Selection, change: Edit, what: str) -> int:
+def _edit_and_revoke(settings: Settings, ended: Selection, change: Edit, event: str) -> int:
     """The file first, so that nobody logs in with the old secret after the revocation."""
     name = ended.subject or ""
     credentials_file.edit(settings.credentials_file, config.read_policy().roles, change)
     credentials_file.forget_demo_login(settings.credentials_file, name)
-    done = assemble(settings).active.revoke(ended)
-    print(f"{name} {what}; {counted(done.sessions)} are revoked")
+    _note(settings, event, name)
+    done = assemble(settings).active.revoke(ended, operator())
+    print(f"{name} {_TOLD[event]}; {counted(done.sessions)} are revoked")
     return tell_pending(done.pending)
+
+
+def _note(settings: Settings, event: str, name: str) -> None:
+    note = Event(operator(), event, name, user=name)
+    open_sessions(settings.database_url).audit.record(note)
 
 
 def _settings() -> Settings:

@@ -140,8 +140,9 @@ class KeyFile:
         self._seen: object = None
         self._keyring: Keyring | None = None
 
-    def prepare(self, now: int) -> None:
-        """See that there is a key that signs, and that it is the one the settings ask for.
+    def prepare(self, now: int) -> str | None:
+        """See that there is a key that signs, and that it is the one the settings ask for. Answers
+        which one is new.
 
         The first one is the given SECRET_KEY, where that is a key of the algorithm; else it is
         made. Settings that were changed since replace the keys before, at once; a key that was
@@ -152,14 +153,14 @@ class KeyFile:
         with self._changing() as known:
             signs = _in_state(known.entries, SIGNING)
             if signs and known.configured == configured:
-                return
-            if given is not None and known.find(given.kid) is None:
-                self._put(known, _replaced(known, given, now), configured)
-            elif signs and known.configured.startswith(f"{self._algorithm}:"):
+                return None
+            is_new = given is not None and known.find(given.kid) is None
+            if not is_new and signs and known.configured.startswith(f"{self._algorithm}:"):
                 self._put(known, known.entries, configured)
-            else:
-                made = keys.new_key(self._algorithm)
-                self._put(known, _replaced(known, made, now), configured)
+                return None
+            key = given if given is not None and is_new else keys.new_key(self._algorithm)
+            self._put(known, _replaced(known, key, now), configured)
+            return key.kid
 
     def keyring(self) -> Keyring:
         """The keys in force, re-read if the file has changed. Raises `StoreUnavailable`.

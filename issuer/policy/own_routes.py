@@ -31,5 +31,6 @@ OWN_ROUTES = {
         "GET /admin/api/keys model=none",
         "DELETE /admin/api/keys/{id} model=none",
         "GET /admin/api/usage model=none",
+        "GET /admin/api/audit model=none",
     ),
 }

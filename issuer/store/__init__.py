@@ -11,6 +11,7 @@ What it promises (and `tests/contract/test_session_stores.py` asks of it):
 - An *epoch* names one unbroken history. A copy made by `backup` begins a new one when it is opened,
   with all its sessions revoked: what happened after the copy was made is not known to it.
 - The policy has a serial number that only rises, within one epoch; it is put whole or not at all.
+- What a change brings along for the audit is durable with it, or neither is.
 - A failure is `StoreUnavailable`, and then nothing half-done remains.
 
 Times are whole Unix seconds and come in as arguments. A session outlives its token in the store:
@@ -19,6 +20,8 @@ the clock may be wrong that says it has expired, and a stream may outlive its to
 
 from dataclasses import dataclass
 from typing import Any
+
+from issuer.audit import Event
 
 #: So long is a session kept behind its token's end: a clock that is an hour wrong, to one side and
 #: then to the other, forgets no live one.
@@ -57,6 +60,11 @@ class Session:
     revoked_at: int | None = None
     position: int = 0
     api_key: ApiKey | None = None
+
+    @property
+    def audited(self) -> str:
+        """What names it in the audit."""
+        return f"{self.subject}/{self.jti}"
 
     @property
     def shown(self) -> dict[str, str | int]:
@@ -99,10 +107,13 @@ class StoredPolicy:
 
 @dataclass(frozen=True)
 class Addition:
-    """A session to be added while fewer than `most_of_subject` of its subject are active."""
+    """A session to be added while fewer than `most_of_subject` of its subject are active, and the
+    row that it gets in the audit.
+    """
 
     session: Session
     most_of_subject: int | None = None
+    event: Event | None = None
 
 
 @dataclass(frozen=True)
@@ -116,3 +127,13 @@ class Selection:
     role: str | None = None
     credential: str | None = None
     api_keys: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Sessions to be revoked, and the row that it gets in the audit if there are any: its target is
+    what was found.
+    """
+
+    selection: Selection
+    event: Event | None = None

@@ -28,16 +28,19 @@ from sqlalchemy import (
     update,
 )
 
+from issuer.audit import ALL, API_KEY_REVOKE, DISTRUST, ITSELF, POLICY, REVOKE, Actor, Event
 from issuer.errors import CapacityReached, TooManyTokens
 from issuer.store import (
     KEPT_SECONDS,
     OF_API_KEY,
     Addition,
     ApiKey,
+    Ending,
     Selection,
     Session,
     StoredPolicy,
 )
+from issuer.store.audit import Audit, append
 from issuer.store.database import SQLITE, Database, new_epoch
 from issuer.store.tables import (
     IS_KEY,
@@ -66,8 +69,10 @@ class Sessions:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.audit = Audit(database)
         with database.transaction() as connection:
             if _identity(connection, "copied"):
+                append(connection, [Event(ITSELF, DISTRUST, "a copy")])
                 _begin_epoch(connection, int(time.time()))
 
     def add(
@@ -94,12 +99,12 @@ class Sessions:
 
     def revoke(self, selection: Selection, now: int) -> Sequence[Session]:
         """Revoke what is selected, expired or not; answers all of it, what ends last first."""
-        return self.revoke_each([selection], now)[0]
+        return self.revoke_each([Ending(selection)], now)[0]
 
-    def revoke_each(self, selections: Sequence[Selection], now: int) -> Sequence[Sequence[Session]]:
+    def revoke_each(self, endings: Sequence[Ending], now: int) -> Sequence[Sequence[Session]]:
         """The same for several, in one transaction."""
         with self.database.transaction() as connection:
-            return [_revoke_selected(connection, one, now) for one in selections]
+            return [_end(connection, one, now) for one in endings]
 
     def find(self, jti: str) -> Session | None:
         """The session of this `jti`, or None."""
@@ -172,7 +177,11 @@ class Sessions:
         return self.database.read(lambda connection: _counter(connection, "policy"))
 
     def put_policy(
-        self, sources: str, compiled: str, still: Callable[[], bool] = lambda: True
+        self,
+        sources: str,
+        compiled: str,
+        still: Callable[[], bool] = lambda: True,
+        by: Actor | None = None,
     ) -> StoredPolicy | None:
         """Make a policy durable under the next serial number; the same again keeps its own.
 
@@ -188,6 +197,7 @@ class Sessions:
             put = StoredPolicy(_raise(connection, "policy"), sources, compiled)
             connection.execute(delete(policy))
             connection.execute(insert(policy).values(**vars(put)))
+            append(connection, [Event(by, POLICY, f"policy {put.serial}")] if by else [])
             return put
 
     def prune(self, now: int) -> int:
@@ -203,9 +213,10 @@ class Sessions:
         """The name of this store's history."""
         return str(self.database.read(lambda connection: _identity(connection, "epoch")))
 
-    def begin_epoch(self, now: int) -> int:
+    def begin_epoch(self, now: int, event: Event | None = None) -> int:
         """Trust nothing of what is here: revoke all, and begin a history. Answers how many."""
         with self.database.transaction() as connection:
+            append(connection, [event] if event else [])
             return _begin_epoch(connection, now)
 
     def check(self) -> None:
@@ -216,10 +227,10 @@ class Sessions:
         """A consistent copy, while others write. Opened as a store it revokes all it holds."""
         self.database.copy_to(path)
 
-    def restore(self, path: Path) -> int:
+    def restore(self, path: Path, event: Event | None = None) -> int:
         """Take over a backup in place of all that is here. Answers how many it revoked."""
         self.database.copy_from(path)
-        return self.begin_epoch(int(time.time()))
+        return self.begin_epoch(int(time.time()), event)
 
     def _select(self, rows: Select[Any]) -> list[Session]:
         return self.database.read(
@@ -248,6 +259,7 @@ class _Batch:
         self._position, self._rows = _counters(connection, "position", "rows")
         self._of_subjects = _count_of_subjects(connection, additions, now)
         self._added: list[Session] = []
+        self._events: list[Event] = []
         self._is_full = False
 
     def add(self, addition: Addition) -> CapacityReached | TooManyTokens | None:
@@ -262,6 +274,7 @@ class _Batch:
         self._position += 1
         self._rows += 1
         self._added.append(replace(session, revoked_at=None, position=self._position))
+        self._events += [addition.event] if addition.event else []
         return None
 
     def write(self) -> None:
@@ -275,6 +288,7 @@ class _Batch:
         self._connection.execute(
             _SET_COUNTER, [{"counter": name, "raised": value} for name, value in raised.items()]
         )
+        append(self._connection, self._events)
 
     def _make_room(self) -> bool:
         """Counting is slow on a large table, so it is done only when the rows could be too many."""
@@ -324,12 +338,14 @@ def _begin_epoch(connection: Connection, now: int) -> int:
     return active
 
 
-def _revoke(connection: Connection, chosen: ColumnElement[bool], now: int) -> None:
-    """Each revocation gets a position of its own, so that no page of changes can split one."""
+def _revoke(connection: Connection, chosen: ColumnElement[bool], now: int) -> int:
+    """Each revocation gets a position of its own, so that no page of changes can split one. Answers
+    how many there were.
+    """
     unrevoked = select(sessions.c.jti).where(sessions.c.revoked_at.is_(None), chosen)
     found = connection.scalars(unrevoked).all()
     if not found:
-        return
+        return 0
     last = _raise(connection, "position", len(found))
     rows = [{"id": jti, "place": last - index} for index, jti in enumerate(found)]
     connection.execute(
@@ -338,13 +354,28 @@ def _revoke(connection: Connection, chosen: ColumnElement[bool], now: int) -> No
         .values(revoked_at=now, position=bindparam("place")),
         rows,
     )
+    return len(rows)
 
 
-def _revoke_selected(connection: Connection, selection: Selection, now: int) -> list[Session]:
-    chosen = and_(true(), *_conditions(selection))
-    _revoke(connection, chosen, now)
+def _end(connection: Connection, ending: Ending, now: int) -> list[Session]:
+    chosen = and_(true(), *_conditions(ending.selection))
+    changed = _revoke(connection, chosen, now)
     rows = _ROWS.where(chosen).order_by(sessions.c.expires_at.desc())
-    return [_session(row) for row in connection.execute(rows)]
+    found = [_session(row) for row in connection.execute(rows)]
+    if ending.event and changed:
+        append(connection, [_told(ending.event, ending.selection, found)])
+    return found
+
+
+def _told(event: Event, selection: Selection, found: Sequence[Session]) -> Event:
+    """What is said of what was found; what nothing was found by is never told."""
+    one = found[0]
+    if selection.jti is not None:
+        name = API_KEY_REVOKE if event.event == REVOKE and one.api_key else event.event
+        return replace(event, event=name, target=one.audited, user=one.subject)
+    if selection.subject is not None:
+        return replace(event, target=one.subject, user=one.subject)
+    return replace(event, target=f"role {one.role}" if selection.role else ALL)
 
 
 def _conditions(selection: Selection) -> list[ColumnElement[bool]]:

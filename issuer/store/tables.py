@@ -19,12 +19,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    func,
     insert,
     inspect,
     select,
     text,
 )
 
+from issuer.audit import LOGIN
 from issuer.store import OF_API_KEY
 
 metadata = MetaData()
@@ -142,6 +144,39 @@ usage_batches = Table(
     sqlite_with_rowid=False,
 )
 
+#: A row an event; `issuer/audit.py` says what is in it.
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("event", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("user", String, nullable=False),
+    Column("times", BigInteger, nullable=False),
+    Column("hash", String, nullable=False),
+)
+#: Most rows are logins, each of the user whom it concerns: they stand in one index alone.
+IS_NO_LOGIN = audit.c.event != text(f"'{LOGIN}'")
+OF_ANOTHER = audit.c.name != audit.c.user
+_index("audit_of_user", audit.c.user, audit.c.sequence)
+_index("audit_of_another", audit.c.name, audit.c.sequence, where=OF_ANOTHER)
+_index("audit_of_event", audit.c.event, audit.c.sequence, where=IS_NO_LOGIN)
+
+#: One row: the last row of the audit, and the last one that was pruned.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", String, nullable=False),
+    Column("anchor_sequence", BigInteger, nullable=False),
+    Column("anchor_hash", String, nullable=False),
+)
+
 #: One row. `copied` is set in a backup, so that whoever opens it knows what it is.
 identity = Table(
     "identity",
@@ -180,6 +215,11 @@ def create(connection: Connection, epoch: str, salt: bytes) -> None:
     missing = [{"name": name, "value": 0} for name in COUNTED if name not in known]
     if missing:
         connection.execute(insert(counters), missing)
+    if connection.execute(select(audit_head.c.sequence)).first() is None:
+        # Where there are rows and no head, someone took it: no hash is theirs, and that shows.
+        last = connection.scalar(select(func.max(audit.c.sequence))) or 0
+        none = {"sequence": last, "hash": "", "anchor_sequence": 0, "anchor_hash": ""}
+        connection.execute(insert(audit_head).values(**none))
     if connection.execute(select(identity.c.epoch)).first() is None:
         connection.execute(insert(identity).values(epoch=epoch, salt=salt, copied=0))
 

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from issuer import audit
+from issuer.audit import Actor, Event
 from issuer.errors import CapacityReached, NoGatewayReached, PorteroError
-from issuer.store import Addition, Selection, Session
+from issuer.store import Addition, Ending, Selection, Session
 from issuer.store.sessions import Sessions
 from issuer.sync.batches import Batches
 from issuer.sync.gateways import Ack, Changes, Gateways
@@ -47,27 +49,30 @@ class ActiveTokens:
         self._activations = Batches(self._add, self._tell_added)
         self._revocations = Batches(self._revoke, self._tell_revoked)
 
-    def activate(self, session: Session, most_of_subject: int) -> None:
+    def activate(self, session: Session, most_of_subject: int, by: Actor) -> None:
         """Make a token active: durable, then acknowledged by every gateway that answers.
 
         Raises `CapacityReached`, `TooManyTokens`, `NoGatewayReached` or `StoreUnavailable`; the
         token is then not active and must not be handed out.
         """
-        known = self._activations.do(Addition(session, most_of_subject))
+        name = audit.API_KEY_CREATE if session.api_key else audit.LOGIN
+        event = Event(by, name, target=session.audited, user=session.subject)
+        known = self._activations.do(Addition(session, most_of_subject, event))
         if isinstance(known, _Refused):
             if known.is_stored:
-                self.revoke(Selection(jti=session.jti))
+                self.revoke(Selection(jti=session.jti), audit.ITSELF)
             raise known.reason
 
-    def revoke(self, selection: Selection) -> Revocation:
+    def revoke(self, selection: Selection, by: Actor, event: str = audit.REVOKE) -> Revocation:
         """Revoke tokens: durable, then at once on every gateway that answers.
 
         Expired ones too: a gateway may go by another clock, and a stream may outlive its token.
         """
+        ending = Ending(selection, Event(by, event))
         if selection.jti is not None:
-            return self._revocations.do(selection)
+            return self._revocations.do(ending)
         # Many may be meant: nobody else shall wait for all of them to be told.
-        return self._tell_revoked(self._revoke([selection]))[0]
+        return self._tell_revoked(self._revoke([ending]))[0]
 
     def is_active(self, jti: str) -> bool:
         """What the store says, which is what the gateways shall say."""
@@ -91,8 +96,8 @@ class ActiveTokens:
         refused = _Refused(reason, is_stored=True)
         return [one if isinstance(one, _Refused) else refused for one in added]
 
-    def _revoke(self, selections: Sequence[Selection]) -> Sequence[Sequence[Session]]:
-        return self.store.revoke_each(selections, self._now())
+    def _revoke(self, endings: Sequence[Ending]) -> Sequence[Sequence[Session]]:
+        return self.store.revoke_each(endings, self._now())
 
     def _tell_revoked(self, revoked: Sequence[Sequence[Session]]) -> Sequence[Revocation]:
         sessions = [session for some in revoked for session in some]

@@ -9,12 +9,14 @@ theirs: what counts is looked at once more while no other process can put one. N
 of an LLM server lie in the store, or go to a gateway, but sealed.
 """
 
+import hashlib
 import json
 import logging
 import threading
 from pathlib import Path
 
 from issuer import policy
+from issuer.audit import ITSELF, POLICY, REFUSED, Event
 from issuer.errors import Faults, StoreUnavailable
 from issuer.policy import Policy, Sources, Terms
 from issuer.policy.roles import Roles
@@ -23,6 +25,9 @@ from issuer.store.sessions import Sessions
 from issuer.sync.gateways import Gateways, PushedPolicy
 
 log = logging.getLogger("portero.policy")
+
+#: Every process sees a faulty file by itself, within so long.
+REFUSED_TOGETHER_SECONDS = 10
 
 
 class PolicyInForce:
@@ -119,9 +124,20 @@ class PolicyInForce:
         known = self._store.policy()
         if known is None:
             raise faulty
-        faulty.tell(log)
+        self._refuse(faulty)
         found = self._parsed(self._of_store(known))
-        return found, self._store.put_policy(known.sources, self._text(found)) or known
+        text = self._text(found)
+        return found, self._store.put_policy(known.sources, text, by=ITSELF) or known
+
+    def _refuse(self, faulty: Faults) -> None:
+        """The audit has how many faults there are, and what tells them from others: a fault may
+        quote what was written.
+        """
+        mark = hashlib.sha256(str(faulty).encode()).hexdigest()[:8]
+        target = f"{len(faulty.faults)} faults ({mark})"
+        event = Event(ITSELF, POLICY, target, REFUSED)
+        self._store.audit.record_change(event, REFUSED_TOGETHER_SECONDS)
+        faulty.tell(log)
 
     def _of_store(self, stored: StoredPolicy) -> Sources:
         return Sources.from_json(stored.sources, self._sealing.unseal)
@@ -135,7 +151,7 @@ class PolicyInForce:
         try:
             found = self._parsed(sources)
         except Faults as faulty:
-            faulty.tell(log)
+            self._refuse(faulty)
             self._judged = sources
             return
         stored = self._put(sources, found)
@@ -152,6 +168,7 @@ class PolicyInForce:
             sources.to_json(self._sealing.seal_alike),
             self._text(found),
             still=lambda: self._read() == sources,
+            by=ITSELF,
         )
 
     def _text(self, found: Policy) -> str:

@@ -14,16 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from issuer.audit import DISTRUST, ITSELF, KEY_ADD, KEY_EXPIRE, KEY_PROMOTE, Event
 from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import WAITING, KeyFile
 from issuer.repeated import repeat
 from issuer.store import KEPT_SECONDS, OF_API_KEY, Selection, Session
+from issuer.store.audit import KEPT_DAYS
 from issuer.store.leases import Lease
 from issuer.store.sessions import Sessions
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
+from issuer.sync.servers_seen import ServersSeen
 from issuer.users.credentials_in_force import CredentialsInForce
 
 log = logging.getLogger("portero.reconciler")
@@ -53,6 +56,7 @@ class Reconciler:
         keys: KeyFile,
         policy: PolicyInForce,
         usage: Usage | None = None,
+        audit_days: int = KEPT_DAYS,
     ) -> None:
         self._tokens = tokens
         self._store = tokens.store
@@ -64,12 +68,14 @@ class Reconciler:
         ]
         self._lease = Lease(tokens.store.database, "reconciler", LEASE_SECONDS)
         self._leads = threading.Event()
+        self._audit_days = audit_days
         self._pruned_at = 0
         self._changed_before: set[tuple[str, str]] = set()
 
     def run(self, stop: threading.Event) -> None:
         """Serve each gateway in a thread of its own: a slow one delays no other."""
-        self._keys.prepare(int(time.time()))
+        if made := self._keys.prepare(int(time.time())):
+            self._store.audit.record(Event(ITSELF, KEY_ADD, made))
         led = [self._tidy, *(one.refresh for one in self._projections)]
         works = [self._lead, self._policy.look, *map(self._if_leading, led)]
         with ThreadPoolExecutor(len(works)) as pool:
@@ -107,9 +113,11 @@ class Reconciler:
         their tokens: none is trusted then.
         """
         if now < self._pruned_at - KEPT_SECONDS:
-            revoked = self._store.begin_epoch(now)
+            event = Event(ITSELF, DISTRUST, "the clock was set back")
+            revoked = self._store.begin_epoch(now, event)
             log.critical("the clock was set back by hours; %d active tokens are revoked", revoked)
         self._store.prune(now)
+        self._store.audit.prune(now, self._audit_days)
         self._pruned_at = now
 
     def _revoke_changed_credentials(self, now: int) -> None:
@@ -125,7 +133,7 @@ class Reconciler:
         for subject, credential in changed & self._changed_before:
             what = "API keys" if credential == OF_API_KEY else "tokens"
             log.warning("revoking the %s of %s: its credentials changed", what, subject)
-            self._tokens.revoke(Selection(subject=subject, credential=credential))
+            self._tokens.revoke(Selection(subject=subject, credential=credential), ITSELF)
         self._changed_before = changed
 
     def _stands(self, subject: str, credential: str) -> bool:
@@ -142,9 +150,11 @@ class Reconciler:
         waiting = [entry.kid for entry in known.entries if entry.state == WAITING]
         if waiting and all(one.keys == mark_of(known) for one in self._projections):
             self._keys.promote(waiting[0], now)
+            self._store.audit.record(Event(ITSELF, KEY_PROMOTE, waiting[0]))
             log.warning("key %s signs from now on", waiting[0])
-        if known.over(now):
+        if over := known.over(now):
             self._keys.expire(now)
+            self._store.audit.record(*(Event(ITSELF, KEY_EXPIRE, kid) for kid in over))
 
 
 def _fitting(sessions: Sequence[Session]) -> Sequence[Session]:
@@ -175,6 +185,7 @@ class _Projection:
         self._key_file = keys
         self._policy = policy
         self._usage = usage
+        self._servers = ServersSeen(gateway, store.audit)
         self._reachable: bool | None = None
         self._asked_at = int(time.time())
 
@@ -207,6 +218,7 @@ class _Projection:
             return
         self._send_changes(int(ack.status.get("position") or 0))
         self._fetch_uses()
+        self._servers.look(self._policy)
 
     def _fetch_uses(self) -> None:
         """What it tells may be told again: a later time counts, and none is lost by asking."""
@@ -247,7 +259,8 @@ class _Projection:
         """The store has gone back in time: someone put an older file in its place. What happened
         since, revocations among it, is not known, so all that it holds is revoked.
         """
-        revoked = self._store.begin_epoch(int(time.time()))
+        event = Event(ITSELF, DISTRUST, "an older file")
+        revoked = self._store.begin_epoch(int(time.time()), event)
         log.critical(
             "the session store is older than what %s has seen: it was replaced by an older file; "
             "its %d active tokens are revoked",

@@ -70,8 +70,8 @@ def blueprint(authority: Authority, api_keys: ApiKeys, base_url: str) -> Bluepri
     @_by_owner(authority)
     def make(claims: Claims, roles: Roles) -> Response:
         if _is_form():
-            return page(claims, roles, _made_by_form(api_keys, claims.subject))
-        made = api_keys.make(claims.subject, wanted(), claims.subject)
+            return page(claims, roles, _made_by_form(api_keys, claims))
+        made = api_keys.make(claims.subject, wanted(), caller.actor(claims))
         return made_answer(made)
 
     @routes.post("/keys/<key_id>")
@@ -80,12 +80,13 @@ def blueprint(authority: Authority, api_keys: ApiKeys, base_url: str) -> Bluepri
         """What DELETE does, for forms, which have no other method."""
         if not responses.wants_page():
             return responses.error("method_not_allowed", headers={"Allow": "DELETE"})
-        return page(claims, roles, _revoked_by_form(api_keys.revoke(key_id, claims.subject)))
+        done = api_keys.revoke(key_id, caller.actor(claims), claims.subject)
+        return page(claims, roles, _revoked_by_form(done))
 
     @routes.delete("/keys/<key_id>")
     @_by_owner(authority)
     def revoke(claims: Claims, roles: Roles, key_id: str) -> Response:
-        done = api_keys.revoke(key_id, claims.subject)
+        done = api_keys.revoke(key_id, caller.actor(claims), claims.subject)
         return revoked_answer(done)
 
     return routes
@@ -100,11 +101,11 @@ def _is_owner(claims: Claims) -> bool:
     return not claims.is_api_key and claims.scope is None
 
 
-def _made_by_form(api_keys: ApiKeys, owner: str) -> _Shown:
+def _made_by_form(api_keys: ApiKeys, claims: Claims) -> _Shown:
     """The same as by JSON; what cannot be made is said beside the form, with what it held."""
     given = request.form.to_dict()
     try:
-        made = api_keys.make(owner, _wanted_by(given), owner)
+        made = api_keys.make(claims.subject, _wanted_by(given), caller.actor(claims))
     except Unacceptable as error:
         return _Shown(400, fault=pages.text("keys.unacceptable", why=error), given=given)
     except TooManyApiKeys:

@@ -25,7 +25,7 @@ from issuer.store import Selection
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
-from issuer.web import account, caller, pages, responses, usage
+from issuer.web import account, audit_question, caller, pages, responses, usage
 
 CONSOLE = "console"
 MAX_LISTED = 1_000
@@ -64,11 +64,11 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint
 
     @routes.delete("/api/sessions/<jti>")
     def revoke_session(jti: str) -> Response:
-        return _revoked(authority.active.revoke(Selection(jti=jti, api_keys=False)))
+        return _revoked(_revoke(authority, Selection(jti=jti, api_keys=False)))
 
     @routes.delete("/api/users/<name>/sessions")
     def revoke_user(name: str) -> Response:
-        return _revoked(authority.active.revoke(Selection(subject=name, api_keys=False)))
+        return _revoked(_revoke(authority, Selection(subject=name, api_keys=False)))
 
     @routes.get("/api/keys")
     def keys() -> Response:
@@ -82,14 +82,27 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint
     def make_key(name: str) -> Response:
         if g.claims.scope is not None:
             return responses.error("insufficient_permissions", "A narrowed token makes no API key.")
-        return account.made_answer(api_keys.make(name, account.wanted(), g.claims.subject))
+        return account.made_answer(api_keys.make(name, account.wanted(), caller.actor(g.claims)))
 
     @routes.delete("/api/keys/<key_id>")
     def revoke_key(key_id: str) -> Response:
-        return _revoked(api_keys.revoke(key_id), "No such API key.")
+        return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), "No such API key.")
 
     usage.add_to_console(routes, used)
+    routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
     return routes
+
+
+def _audit_page(authority: Authority) -> Response:
+    asked = audit_question.asked(request.args)
+    authority.refusals.flush()
+    rows = authority.active.store.audit.rows(**vars(asked))
+    last = rows[-1].sequence if len(rows) == asked.most else None
+    return make_response(jsonify(audit=[row.shown for row in rows], next=last))
+
+
+def _revoke(authority: Authority, selection: Selection) -> Revocation:
+    return authority.active.revoke(selection, caller.actor(g.claims))
 
 
 def _listed_keys(api_keys: ApiKeys, owner: str | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from flask import Response, make_response, redirect, request
 
-from issuer.authority import Authority
+from issuer.audit import Actor
+from issuer.authority import Authority, actor_of
 from issuer.errors import TokenRefused
 from issuer.policy.roles import Roles
 from issuer.tokens import Claims, presented_token
@@ -48,6 +49,11 @@ def classes(claims: Claims, roles: Roles) -> list[str]:
     """The classes of routes that the caller may use."""
     role = roles.named(claims.role)
     return [one for one in role.routes if claims.may_use(roles, one)] if role else []
+
+
+def actor(claims: Claims) -> Actor:
+    """Whoever asks, to the audit."""
+    return actor_of(claims, responses.client_address())
 
 
 def named_as(view: View, asked: View) -> View:

@@ -108,7 +108,7 @@ class _Endpoints:
             presented = presented_token.read(request.headers.get)
             if presented.by_cookie and responses.from_another_site():
                 return responses.error("insufficient_permissions", _OTHER_SITE)
-            pending = self._authority.logout(presented.token).pending
+            pending = self._authority.logout(presented.token, responses.client_address()).pending
         except TokenRefused:
             # A browser leaves the cookie out of another site's form, and would still let it go.
             if responses.from_unnamed_site():
@@ -125,9 +125,11 @@ class _Endpoints:
         return self._forget(make_response("", 204))
 
     def _login(self, username: str, secret: str, endpoint: str) -> Login | Refusal:
+        address = responses.client_address()
         if responses.reads_another(username):
+            self._authority.refused("", address)
             return Refusal.WRONG_CREDENTIALS
-        outcome = self._authority.login(username, secret, endpoint, responses.client_address())
+        outcome = self._authority.login(username, secret, endpoint, address)
         metrics.LOGINS.labels(
             endpoint, outcome.value if isinstance(outcome, Refusal) else "ok"
         ).inc()

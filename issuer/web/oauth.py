@@ -13,12 +13,13 @@ from urllib.parse import unquote_plus
 from flask import Blueprint, Response, jsonify, make_response, request
 
 from issuer import metrics
+from issuer.audit import Actor
 from issuer.authority import Authority, Known, Login, Refusal
 from issuer.errors import TokenRefused, TooManyTokens, Unavailable
 from issuer.policy.roles import Roles
 from issuer.store import Selection
 from issuer.tokens import AUDIENCE, Claims
-from issuer.web import responses
+from issuer.web import caller, responses
 
 TOKEN, REVOKE, INTROSPECT = "/oauth/token", "/oauth/revoke", "/oauth/introspect"
 METADATA = "/.well-known/oauth-authorization-server"
@@ -102,14 +103,14 @@ class _Endpoints:
     def revoke(self) -> Response:
         """End a token or an API key of the caller's own; one that is not valid is gone already."""
         form = _form()
-        caller, _ = self._caller(form)
+        by, _ = self._caller(form)
         found = self._found(_token_of(form))
         if found is None:
             return _answer({})
-        if found.subject != caller:
+        if found.subject != by.user:
             raise OAuthError("unauthorized_client", "The token was issued to another client.")
         selection = Selection(jti=found.jti, api_keys=found.is_api_key)
-        pending = self._authority.active.revoke(selection).pending
+        pending = self._authority.active.revoke(selection, by).pending
         metrics.REVOCATIONS.labels("oauth").inc()
         if pending:
             return _answer({"revoked": True, "pending": list(pending)}, 202)
@@ -161,9 +162,10 @@ class _Endpoints:
                 continue
             if known := self._authority.authenticate(name, secret, address):
                 return known
+        self._authority.refused(client.spellings[0][0], address)
         return None
 
-    def _caller(self, form: Mapping[str, str]) -> tuple[str, bool]:
+    def _caller(self, form: Mapping[str, str]) -> tuple[Actor, bool]:
         """Who asks, by name and secret or by a token or key of its own, and whether it may ask
         about others'. Raises `OAuthError`.
         """
@@ -173,12 +175,12 @@ class _Endpoints:
             claims = self._found(given.token or "", roles)
             if claims is None:
                 raise _invalid_client()
-            return claims.subject, _may_introspect(claims, roles)
+            return caller.actor(claims), _may_introspect(claims, roles)
         client = _client(form)
         known = self._known(client) if client else None
         if known is None:
             raise _invalid_client()
-        return known.username, any(one in known.role.routes for one in INTROSPECTING)
+        return known.actor, any(one in known.role.routes for one in INTROSPECTING)
 
     def _found(self, token: str, roles: Roles | None = None) -> Claims | None:
         try:

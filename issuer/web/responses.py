@@ -15,6 +15,7 @@ from issuer.web import pages
 
 RETRY_SECONDS = "1"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}\Z", re.ASCII)
 #: How a target begins that names the host too (RFC 9112 §3.2.2).
 _AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
 #: What the gateway says of a login (`openresty/lua/portero/quota/login_attempts.lua`).
@@ -95,7 +96,8 @@ def local_path(wanted: str | None) -> str:
 
 def client_address() -> str:
     """Where the client is: the gateway's word, which lets no client say it; else who asks us."""
-    return request.headers.get("X-Real-Ip") or request.remote_addr or ""
+    told = request.headers.get("X-Real-Ip", "")
+    return told if _ADDRESS.match(told) else request.remote_addr or ""
 
 
 def over_tls() -> bool:

@@ -24,6 +24,7 @@ from issuer.store import (
     OF_API_KEY,
     Addition,
     ApiKey,
+    Ending,
     Selection,
     Session,
     StoredPolicy,
@@ -347,8 +348,8 @@ def test_several_that_cannot_all_be_added_leave_nothing_half_done(store: Session
 
 def test_several_are_revoked_each_with_its_own_answer(store: Sessions) -> None:
     add(store, 1, 2, 3)
-    selections = [Selection(jti=session(number).jti) for number in (1, 3, 4)]
-    revoked = store.revoke_each(selections, NOW)
+    endings = [Ending(Selection(jti=session(number).jti)) for number in (1, 3, 4)]
+    revoked = store.revoke_each(endings, NOW)
     assert list(map(names, revoked)) == [names([session(1)]), names([session(3)]), []]
     assert store.count_active(NOW) == 1
 

@@ -66,7 +66,7 @@ class Sides:
         active = ActiveTokens(store, nobody, 1_000_000)
         self.now = NOW + 1
         self._authority = Authority(
-            lambda: ROLES, keys, nobody, nobody, active, clock=lambda: self.now
+            lambda: ROLES, keys, nobody, nobody, active, nobody, clock=lambda: self.now
         )
 
     def add(self, session: Session) -> None:

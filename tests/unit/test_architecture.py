@@ -29,7 +29,7 @@ FLASK = {
 }
 STORE = {
     f"issuer/store/{name}.py"
-    for name in ("database", "documents", "leases", "sessions", "tables", "usage")
+    for name in ("audit", "database", "documents", "leases", "sessions", "tables", "usage")
 }
 #: Who alone may import what.
 OWNERS = {

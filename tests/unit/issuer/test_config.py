@@ -29,6 +29,7 @@ def test_the_least_settings_have_the_documented_defaults(environ: Environ) -> No
     assert settings.gateway_urls == ("http://127.0.0.1:8081",)
     assert settings.database_url == "sqlite:///sessions.db"
     assert settings.key_file == Path("signing-keys.json")
+    assert settings.audit_days == 90
     assert settings.cookie_secure is True
     assert settings.terms == Terms("", "portero", 86_400)
     assert settings.policy_file == config.POLICY_FILE
@@ -41,6 +42,7 @@ def test_every_setting_is_taken(environ: Environ) -> None:
             "JWT_ALGORITHM": "HS512",
             "TOKEN_TTL_SECONDS": "30",
             "TOKEN_CACHE_SIZE": "7",
+            "AUDIT_DAYS": "30",
             "DATABASE_URL": "sqlite:////var/lib/portero.db",
             "GATEWAY_URLS": " http://one:8081/ , http://two:8081 ,",
             "COOKIE_SECURE": "false",
@@ -53,6 +55,7 @@ def test_every_setting_is_taken(environ: Environ) -> None:
     assert settings.secret_key == environ["SECRET_KEY"].encode()
     assert settings.sync_key == environ["SYNC_KEY"].encode()
     assert settings.most_active_tokens == 7
+    assert settings.audit_days == 30
     assert settings.database_url == "sqlite:////var/lib/portero.db"
     assert settings.key_file == Path("/var/lib/signing-keys.json")
     assert settings.gateway_urls == ("http://one:8081", "http://two:8081")
@@ -236,7 +239,7 @@ def test_a_secret_given_twice_stops_the_start(environ: Environ, tmp_path: Path) 
         *(("JWT_ALGORITHM", value) for value in ("none", "hs256", "HS1", "HS256,HS384")),
         *(
             (name, value)
-            for name in ("TOKEN_TTL_SECONDS", "TOKEN_CACHE_SIZE")
+            for name in ("TOKEN_TTL_SECONDS", "TOKEN_CACHE_SIZE", "AUDIT_DAYS")
             for value in ("0", "-1", "1.5", "1e3", "many", "0x10", "1_000", "١٢", "99999999999")
         ),
         *(("COOKIE_SECURE", value) for value in ("yes", "0", "True", "FALSE")),

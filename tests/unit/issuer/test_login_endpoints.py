@@ -26,6 +26,7 @@ from issuer import config, create_app
 from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import KeyFile
 from issuer.store import Addition, Session
+from issuer.store.audit import Lines
 from issuer.store.sessions import Sessions
 from issuer.web import responses
 from tests.conftest import SECRET_KEY, USERS, password
@@ -1152,10 +1153,14 @@ def test_i1_no_secret_and_no_token_is_ever_logged(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
+    parts = house.app.extensions["portero"]
+    lines = Lines(parts.audit)
     token = house.token("user")
     house.log_in("user", secret="a wrong secret")
     house.client.post("/logout", headers=cookie(token))
     house.client.get("/validate", headers=bearer(token))
+    parts.refusals.flush()
+    lines.tell()
     assert jti_of(token) in caplog.text
     said = (token, token.rpartition(".")[2], password(USERS["user"]), "a wrong secret", SECRET_KEY)
     assert not any(secret in caplog.text for secret in said)
@@ -1165,7 +1170,12 @@ def test_i2_a_name_with_line_ends_forges_no_line_in_the_log(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    parts = house.app.extensions["portero"]
+    lines = Lines(parts.audit)
     house.knock("/login", "x\r\n2026-01-01 INFO ADMNroot logged in\x1b[2J", "wrong")
+    parts.refusals.flush()
+    lines.tell()
+    assert "wrong_credentials" in caplog.text
     assert "\x1b" not in caplog.text
     assert not any(line.startswith("2026-01-01") for line in caplog.text.splitlines())
 
