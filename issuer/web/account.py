@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, jsonify, make_response, request
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from issuer import metrics
 from issuer.api_keys import ApiKeys, Made
@@ -185,11 +185,12 @@ def _by_owner(authority: Authority) -> Callable[[Callable[..., Response]], Calla
 
 
 def wanted() -> Wanted:
-    """The API key that a JSON body asks for. Raises `Unacceptable`, `UnsupportedMediaType`."""
+    """The API key that a JSON body asks for. Raises `Unacceptable`."""
     try:
         body = request.get_json()
-    except (BadRequest, RecursionError):
-        raise Unacceptable("Send one JSON object in UTF-8, with name and days.") from None
+    except (BadRequest, UnsupportedMediaType, RecursionError):
+        text = "Send one JSON object in UTF-8, as application/json, with name and days."
+        raise Unacceptable(text) from None
     if not isinstance(body, dict) or not {"name", "days"} <= body.keys() <= _FIELDS:
         raise Unacceptable("Send a JSON object of name, days and, if wanted, models.")
     return forms.wanted(body["name"], body["days"], body.get("models"))

@@ -41,18 +41,28 @@ def arrives_as(line: Line) -> str:
     return "GET /v1/models" if is_entry else f"{line.method} {line.example}"
 
 
+#: The status, and what arrived at the LLM server.
+Judged = tuple[int, list[str]]
+
+
 def unexpected(caller: Caller, upstream: Upstream, served: list[Line]) -> list[str]:
     """Every pair of role and route that is not judged as roles.json says."""
     found = []
     roles = shipped()["roles"]
+    granted = {one for role in roles.values() for one in role["routes"]}
     for role, user in USERS.items():
         token = caller.token(user)
         for line in served:
             upstream.seen.clear()
             status = ask(caller, token, line).status_code
             arrived = [seen.line.rpartition(" ")[0] for seen in upstream.seen]
-            may = line.kind in roles[role]["routes"]
-            if (status, arrived) != ((200, [arrives_as(line)]) if may else (403, [])):
+            # What makes a server fetch is for roles that may (`server_side`); none as shipped.
+            may = line.kind in roles[role]["routes"] and line.model != "needs=fetch"
+            # A response that is nobody's is not there (test_server_side.py has those that are).
+            allowed: Judged = (404, []) if line.model == "response" else (200, [arrives_as(line)])
+            # What no role may use is not there either.
+            refused: Judged = (403, []) if line.kind in granted else (404, [])
+            if (status, arrived) != (allowed if may else refused):
                 found.append(f"{role} {line}: {status} {arrived}")
     return found
 
