@@ -237,6 +237,7 @@ def _terms(reader: _Reader) -> Terms:
         issuer=origins.base_url(reader.text("PUBLIC_URL")) or policy.ISSUER,
         ttl_bound_seconds=reader.whole("TOKEN_TTL_SECONDS", 86_400, 1, 86_400),
         has_upstream=bool(reader.text("LLM_UPSTREAM")),
+        has_usage=reader.text("USAGE", "on") != "off",
     )
 
 

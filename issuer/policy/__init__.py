@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from issuer.errors import Faults
-from issuer.policy import named_files, roles, routes, schema, server_side, servers
+from issuer.policy import budgets, named_files, roles, routes, schema, server_side, servers
 from issuer.policy.named_files import NamedFile
 from issuer.policy.own_routes import ACCOUNT
 from issuer.policy.roles import Limits, Roles
@@ -92,14 +92,15 @@ def _unsealed(key: str, text: str, unseal: Sealer) -> NamedFile:
 @dataclass(frozen=True)
 class Terms:
     """The settings that a policy is compiled under. No kind: all there are, or those of the
-    policy's own servers. `has_upstream`: whether a setting names a pool of LLM servers. `issuer` is
-    what tokens have for `iss`.
+    policy's own servers. `has_upstream`: whether a setting names a pool of LLM servers;
+    `has_usage`: whether use is counted. `issuer` is what tokens have for `iss`.
     """
 
     llm_kind: str = ""
     web_ui: str = "portero"
     ttl_bound_seconds: int | None = None
     has_upstream: bool = False
+    has_usage: bool = True
     issuer: str = ISSUER
 
 
@@ -138,6 +139,11 @@ class Policy:
             "routes": [row for _, row in table],
             **self._compiled_servers(grants),
         }
+        self.groups = tuple(budgets.groups_of(document)) if content else ()
+        if self.groups:
+            self.compiled["groups"] = [group.compiled() for group in self.groups]
+        #: Whether anybody has a budget, so that gateways must know what is spent.
+        self.has_budgets = budgets.first_place(document) is not None
         if terms.issuer != ISSUER:
             self.compiled["issuer"] = terms.issuer
 
@@ -308,6 +314,7 @@ def parse(sources: Sources, terms: Terms) -> Policy:
         faults += schema.faults_of(document, schema.POLICY)
         faults += roles.rule_faults(document)
         faults += servers.rule_faults(document, tuple(sources.kinds), sources.files)
+        faults += budgets.rule_faults(document, roles.codes_of(document))
     told = [*_settings_faults(document, sources, terms), *sorted_texts(faults)]
     if told:
         raise Faults(told)
@@ -320,7 +327,9 @@ def parse(sources: Sources, terms: Terms) -> Policy:
 
 
 def beside_servers(sources: Sources, terms: Terms) -> list[str]:
-    """The settings of one pool, beside a policy that has servers of its own: no start with both."""
+    """Settings that a policy rules out: those of one pool, beside servers of its own, and USAGE=off
+    beside budgets. No start with both.
+    """
     return list(_beside(Document(NAME, sources.policy), terms))
 
 
@@ -352,6 +361,10 @@ def _settings_faults(document: Document, sources: Sources, terms: Terms) -> Iter
 
 
 def _beside(document: Document, terms: Terms) -> Iterator[str]:
+    budget = None if terms.has_usage else budgets.first_place(document)
+    if budget:
+        place = f"{NAME} line {document.line(*budget)}: {spell(budget)}"
+        yield f"USAGE: must be on, as {place} is a budget"
     given = {"LLM_UPSTREAM": terms.has_upstream, "LLM_KIND": bool(terms.llm_kind)}
     for name in given if servers.are_named(document) else ():
         if given[name]:

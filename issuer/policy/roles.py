@@ -31,6 +31,8 @@ class Limits:
     tokens_per_minute: int | None
     concurrent_requests: int | None
     largest_body_bytes: int
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
 
     @property
     def any_model(self) -> bool:
@@ -162,6 +164,11 @@ def rule_faults(document: Document) -> Iterator[Fault]:
     for name in _members(document, "users"):
         if is_subject(name) and name[:CODE_LENGTH] not in owners:
             yield document.fault(("users", name), "begins with no role's code")
+
+
+def codes_of(document: Document) -> set[str]:
+    """The codes of the roles, where they are codes."""
+    return set(_codes(document).values())
 
 
 def is_subject(name: str) -> bool:

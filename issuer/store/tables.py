@@ -135,6 +135,16 @@ usage = Table(
     sqlite_with_rowid=False,
 )
 
+#: The tokens of it by user and `period`, a day or a month (`YYYY-MM`).
+spent = Table(
+    "spent",
+    metadata,
+    Column("period", String, primary_key=True),
+    Column("user", String, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: Which of the batches that gateways hand out are in it: the last one of each of their lives.
 usage_batches = Table(
     "usage_batches",

@@ -4,6 +4,7 @@ A gateway hands its counts out in numbered batches, the same one until it hears 
 rows and number are written in one transaction, and it must never add a batch a second time.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from issuer.store.database import SQLITE, Database
-from issuer.store.tables import usage, usage_batches
+from issuer.store.tables import spent, usage, usage_batches
 
 #: What a row is about, and what it counts, in the order in which a gateway tells them.
 KEYS = ("day", "user", "credential", "model", "server")
 COUNTS = ("requests", "prompt_tokens", "completion_tokens")
+#: The characters of a date that are its month.
+MONTH = 7
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,30 @@ class Usage:
         with self._database.transaction() as connection:
             if number <= _taken(connection, boot):
                 return False
-            for row in rows:
-                _add(connection, usage, dict(zip(KEYS + COUNTS, row, strict=True)), COUNTS)
-            named = {"boot": boot, "number": number}
-            _set(connection, usage_batches, named, {"number": number})
+            named = [dict(zip(KEYS + COUNTS, row, strict=True)) for row in rows]
+            for row in named:
+                _add(connection, usage, row, COUNTS)
+            for (period, user), tokens in _spent(named).items():
+                row = {"period": period, "user": user, "tokens": tokens}
+                _add(connection, spent, row, ("tokens",))
+            batch = {"boot": boot, "number": number}
+            _set(connection, usage_batches, batch, {"number": number})
             return True
+
+    def spent(self, boot: str, day: str) -> tuple[int, dict[str, tuple[int, int]]]:
+        """Which batch of this life is in it, and by user the tokens of that day and its month."""
+        month = day[:MONTH]
+        rows = select(spent).where(spent.c.period.in_((day, month)))
+
+        def read(connection: Connection) -> tuple[int, dict[str, tuple[int, int]]]:
+            # First: what is added between the two is then told a second time, by the gateway.
+            taken = _taken(connection, boot)
+            found: dict[str, dict[str, int]] = {}
+            for row in connection.execute(rows):
+                found.setdefault(row.user, {})[row.period] = int(row.tokens)
+            return taken, {user: (of.get(day, 0), of.get(month, 0)) for user, of in found.items()}
+
+        return self._database.read(read)
 
     def asked(self, question: Question) -> list[dict[str, Any]]:
         """The sums, in the order of what they are told apart by."""
@@ -61,6 +83,15 @@ class Usage:
         return self._database.read(
             lambda connection: [_told(row._asdict()) for row in connection.execute(found)]
         )
+
+
+def _spent(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
+    """Tokens by period and user."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        for period in (row["day"], row["day"][:MONTH]):
+            sums[period, row["user"]] += row["prompt_tokens"] + row["completion_tokens"]
+    return sums
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

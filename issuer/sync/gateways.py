@@ -31,6 +31,7 @@ STATUS = "/sync/status"
 SERVERS = "/sync/servers"
 USES = "/sync/uses"
 USAGE = "/sync/usage"
+SPENT = "/sync/spent"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
@@ -149,6 +150,10 @@ class Gateway:
         in `usage`, `number` and `rows`, where there is any.
         """
         return self._send("POST", USAGE, {"boot": boot, "taken": taken})
+
+    def put_spent(self, **content: Any) -> Ack:
+        """Tell what is spent of budgets: `boot`, `number`, `day`, `rows` and `complete`."""
+        return self._send("POST", SPENT, content)
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()

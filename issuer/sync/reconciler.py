@@ -24,6 +24,7 @@ from issuer.store.leases import Lease
 from issuer.store.sessions import Sessions
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
+from issuer.sync.budgets import SpentBudgets
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.servers_seen import ServersSeen
@@ -186,6 +187,7 @@ class _Projection:
         self._policy = policy
         self._usage = usage
         self._servers = ServersSeen(gateway, store.audit)
+        self._spent = SpentBudgets(gateway, usage) if usage else None
         self._reachable: bool | None = None
         self._asked_at = int(time.time())
 
@@ -203,6 +205,9 @@ class _Projection:
         batch = ack.status.get("usage")
         if ack.ok and batch:
             usage.add(str(ack.status["boot"]), int(batch["number"]), batch["rows"])
+        policy = self._policy.in_force()
+        if ack.ok and self._spent and policy.has_budgets:
+            self._spent.bring(str(ack.status["boot"]), policy.groups)
 
     def _bring(self, ack: Ack) -> None:
         """By changes where possible, else by a snapshot."""

@@ -781,6 +781,38 @@ def test_a_fetch_of_what_was_used_that_does_not_say_what_is_kept_is_400(
     assert shared.send("POST", "/sync/usage", wrong).status == 400
 
 
+# What is spent of budgets
+
+
+def spent(asked: Asked, **changes: Any) -> int:
+    """What is told of it, with changes; the status."""
+    told: dict[str, Any] = {
+        "boot": asked.state()["boot"],
+        "number": 0,
+        "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "rows": [["u:AGIATEST01", 5, 7, []], ["g:team", 5, 7, ["AGIATEST01"]]],
+        "complete": True,
+    }
+    return asked.send("POST", "/sync/spent", {**told, **changes}).status
+
+
+def test_what_is_spent_is_taken_by_the_life_that_it_is_told_to(shared: Asked) -> None:
+    assert [spent(shared), spent(shared), spent(shared, rows=[])] == [200, 200, 200]
+    assert spent(shared, boot="another life") == 409
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"boot": 1}, {"number": -1}, {"number": "1"}, {"day": "today"}, {"day": 1}),
+        *({"rows": 1}, {"rows": [["u:a", 1]]}, {"rows": [["u:a", 1, -1]]}, {"rows": [[1, 1, 1]]}),
+    ],
+    ids=str,
+)
+def test_what_is_told_of_budgets_in_another_form_is_400(shared: Asked, wrong: Any) -> None:
+    assert spent(shared, **wrong) == 400
+
+
 # One that starts empty
 
 

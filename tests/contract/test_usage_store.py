@@ -90,3 +90,13 @@ def test_batches_that_come_at_once_are_all_there(url: str) -> None:
         ["AGNRB", 30, 30 * 2**40, 0],
         ["USRSA", 30, 90, 60],
     ]
+
+
+def test_what_is_spent_is_told_by_user_of_a_day_and_its_month_with_the_batch_it_is_up_to(
+    usage: Usage,
+) -> None:
+    usage.add("life", 1, [ROW, ["2026-11-24", *ROW[1:]], ["2026-10-31", *ROW[1:]], BOTS])
+    usage.add("other", 7, [ROW])
+    assert usage.spent("life", DAY) == (1, {"USRSA": (10, 15), "AGNRB": (2**40, 2**40)})
+    assert usage.spent("other", "2026-11-26") == (7, {"USRSA": (0, 15), "AGNRB": (0, 2**40)})
+    assert usage.spent("third", "2026-12-01") == (0, {})

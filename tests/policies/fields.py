@@ -9,6 +9,7 @@ from tests.policies import BASE, Case
 
 SECONDS = "must be a whole number of seconds, 1 to 86400"
 MINUTE = "must be a whole number, 1 to 1000000000, or null"
+LONG = "must be a whole number, 1 to 1000000000000, or null"
 MODEL = "must be a model's name"
 QUOTES = "in quotes"
 
@@ -121,6 +122,12 @@ OF_A_ROLE = (
     ("requests_per_minute", "unlimited", MINUTE),
     ("tokens_per_minute", "null", ""),
     ("tokens_per_minute", "20000", ""),
+    ("tokens_per_day", "null", ""),
+    ("tokens_per_day", "1000000000000", ""),
+    ("tokens_per_day", "0", LONG),
+    ("tokens_per_month", "1", ""),
+    ("tokens_per_month", "1000000000001", LONG),
+    ("tokens_per_month", "1.5", "a whole number in plain digits"),
     ("tokens_per_minute", "0", MINUTE),
     ("tokens_per_minute", "true", MINUTE),
     ("tokens_per_minute", "[]", MINUTE),
@@ -181,7 +188,7 @@ OF_A_ROLE = (
     ("api_keys", "{most: 1000000, longest_days: 1}", ""),
     ("api_keys", "10", "must be a table of most and longest_days, or null"),
     ("api_keys", "[]", "must be a table of most and longest_days, or null"),
-    ("tokens_per_day", "1000", "is not a known field"),
+    ("tokens_per_year", "1000", "is not a known field"),
     ("$schema", "x", "is not a known field"),
 )
 
@@ -207,6 +214,9 @@ OF_A_USER = (
     ("requests_per_minute", "7", ""),
     ("requests_per_minute", "0", MINUTE),
     ("tokens_per_minute", "7", ""),
+    ("tokens_per_day", "7", ""),
+    ("tokens_per_month", "null", ""),
+    ("tokens_per_month", "-1", LONG),
     ("tokens_per_minute", "no", "is no, which YAML may read as another value"),
     ("concurrent_requests", "7", ""),
     ("concurrent_requests", "1001", "must be a whole number, 1 to 1000, or null"),

@@ -2,21 +2,18 @@
 
 import random
 import re
-import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
 
-from run import processes
 from tests.promises.conftest import Figure, of_each_kind, size
 from tests.promises.recorder import KINDS, Recorder
-from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
+from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
+from tests.support.gateways import another_gateway, two_gateways
 from tests.support.history import check
 from tests.support.link import Link, linked
 from tests.support.upstream import Upstream, wait_for
@@ -39,44 +36,6 @@ def behind_a_link(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, 
             yield deployment, link
     finally:
         deployment.close()
-
-
-@contextmanager
-def another_gateway(deployment: Local) -> Iterator[tuple[str, int]]:
-    """A second gateway of the same deployment: its address, and its internal port."""
-    public, internal = free_ports(2)
-    with tempfile.TemporaryDirectory(prefix="portero-gw2-") as runtime:
-        Path(runtime).chmod(0o711)
-        env = {
-            **deployment.env,
-            "GATEWAY_LISTEN": f"127.0.0.1:{public}",
-            "INTERNAL_LISTEN": f"127.0.0.1:{internal}",
-            "GATEWAY_RUNTIME_DIR": runtime,
-        }
-        service = processes.Service("gateway-2", ("sh", "openresty/gateway.sh"))
-        child = processes.start(service, deployment.data, env)
-        try:
-            yield f"http://127.0.0.1:{public}", internal
-        finally:
-            child.process.send_signal(signal.SIGTERM)
-            child.process.wait(10)
-            processes.kill_group(child.process)
-
-
-@contextmanager
-def two_gateways(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, str]]:
-    """A deployment with two gateways, and where the second listens."""
-    with (
-        deployed(upstream.url, **settings) as deployment,
-        another_gateway(deployment) as (second, internal),
-    ):
-        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
-        yield deployment, second
 
 
 def position(internal: str) -> int:

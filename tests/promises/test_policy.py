@@ -14,9 +14,10 @@ import requests
 
 from issuer.sync.gateways import Gateway
 from tests.promises.conftest import Figure, size
-from tests.promises.test_network import behind_a_link, two_gateways
+from tests.promises.test_network import behind_a_link
 from tests.stack.test_streams import open_stream
 from tests.support.deployment import USERS, Caller, Local, deployed, wait_ready
+from tests.support.gateways import two_gateways
 from tests.support.policies import write_policy
 from tests.support.stores import sessions_in
 from tests.support.upstream import Upstream, wait_for

@@ -20,10 +20,11 @@ from issuer.tokens import Claims
 from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert
-from tests.promises.test_network import _messages, another_gateway, behind_a_link
+from tests.promises.test_network import _messages, behind_a_link
 from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
 from tests.support.fake_gateway import unseal
 from tests.support.forge import parts
+from tests.support.gateways import another_gateway
 from tests.support.history import SERVED, Operation, check
 from tests.support.link import linked
 from tests.support.policies import shipped_policy

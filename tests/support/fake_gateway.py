@@ -58,6 +58,7 @@ class FakeGateway:
             ("GET", "/sync/uses"): lambda _: 200,
             ("GET", "/sync/servers"): lambda _: 200,
             ("POST", "/sync/usage"): self._hand_out,
+            ("POST", "/sync/spent"): self._put_spent,
         }
         self.restart()
 
@@ -80,6 +81,8 @@ class FakeGateway:
         self.used: list[list[Any]] = []
         self._batch: State = {}
         self._batch_number = 0
+        #: Name of a user or a group -> what was told: tokens of the day, and of the month.
+        self.spent: dict[str, tuple[int, int]] = {}
         self._seen: set[str] = set()
         self._boot = f"{time.monotonic_ns():016x}"
 
@@ -144,6 +147,17 @@ class FakeGateway:
                 self._batch_number = int(taken) + 1
                 self._batch = {"number": self._batch_number, "rows": self.used}
                 self.used = []
+        return 200
+
+    def _put_spent(self, content: State) -> int:
+        rows, day = content.get("rows"), content.get("day")
+        is_good = isinstance(content.get("boot"), str) and _is_count(content.get("number"))
+        is_day = isinstance(day, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", day)
+        if not (is_good and is_day and isinstance(rows, list) and all(map(_is_spent, rows))):
+            return 400
+        if content["boot"] != self._boot:
+            return 409
+        self.spent.update({row[0]: (row[1], row[2]) for row in rows})
         return 200
 
     def _forget_expired(self) -> None:
@@ -252,6 +266,15 @@ def unseal(sync_key: str, sealed: str) -> bytes:
     key = hmac.new(sync_key.encode(), label, hashlib.sha256).digest()
     raw = base64.b64decode(sealed, validate=True)
     return AESGCM(key).decrypt(raw[:12], raw[12:], label)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_spent(row: Any) -> bool:
+    is_row = isinstance(row, list) and len(row) > 2 and isinstance(row[0], str)
+    return is_row and _is_count(row[1]) and _is_count(row[2])
 
 
 def mac_of(key: str, method: str, path: str, sent_at: str, body: bytes) -> str:

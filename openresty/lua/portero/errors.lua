@@ -85,6 +85,12 @@ local ERRORS = {
         429, "You have used as many tokens as your limit for a minute.",
         code = "rate_limit_exceeded", limit = "tokens",
     },
+    budget_spent = {
+        429, "You, or a group that you are in, have used as many tokens as the budget of the day "
+            .. "or the month has.",
+        code = "insufficient_quota", limit = "insufficient_quota",
+        headers = { ["x-should-retry"] = "false" },
+    },
     too_many_at_once = {
         429, "You have as many requests running as your limit allows.",
         code = "rate_limit_exceeded", limit = "requests",

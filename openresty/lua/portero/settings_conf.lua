@@ -63,7 +63,9 @@ server {
 local USAGE = [[
 
 # What was used and is not in the store yet.
-lua_shared_dict portero_usage 16m;]]
+lua_shared_dict portero_usage 16m;
+# What users and groups with budgets have used of them.
+lua_shared_dict portero_budgets 16m;]]
 
 local OWN_TLS = "\n    include tls.conf;"
 local CLIENT_CA = "\n    ssl_client_certificate client_ca.pem;\n    ssl_verify_client on;"

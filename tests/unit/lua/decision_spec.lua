@@ -42,6 +42,25 @@ describe("load", function()
         assert.equal("issuer", policy.routes.GET.exact["/"].answered_by)
     end)
 
+    it("has budgets of users and of their groups, whatever else they are held to", function()
+        local policy = loaded({ agi = { tokens_per_day = 5, concurrent_requests = 2 } },
+            { USRSown = { tokens_per_month = 9 }, USRSfree = false }, function(listed)
+                listed.groups = {
+                    { name = "a", tokens_per_day = 7, members = { "AGIAX", "USRSown",
+                        "USRSfree" } },
+                    { name = "b", members = { "USRSown", "XXXXnobody" }, tokens_per_month = 8 },
+                }
+            end)
+        local of_a, of_b = { group = "a", day = 7 }, { group = "b", month = 8 }
+        local agi, own = policy.users.AGIAX, policy.users.USRSown
+        assert.same({ { day = 5 }, of_a }, agi.budgets)
+        assert.same({ 2, true }, { agi.concurrent_requests, agi.is_counted })
+        assert.same({ { month = 9 }, of_a, of_b }, own.budgets)
+        assert.same({ budgets = { of_a }, is_counted = true }, policy.users.USRSfree)
+        assert.same({ { day = 5 } }, policy.roles.agi.limits.budgets)
+        assert.is_true(policy.roles.agi.limits.is_counted)
+    end)
+
     it("has limits as far as there are any", function()
         local limits = {
             requests_per_minute = 5, tokens_per_minute = 6, concurrent_requests = 7,

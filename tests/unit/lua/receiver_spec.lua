@@ -791,6 +791,47 @@ describe("GET /sync/servers", function()
     end)
 end)
 
+describe("what is spent", function()
+    local GOOD = { number = 0, day = "2023-11-14", complete = true, rows = { { "u:USRSA", 1, 2 } } }
+
+    before_each(function()
+        active_tokens.start("this life")
+        fake.load("portero.quota.usage_counts").start({ has_usage = true })
+    end)
+
+    local function tell(changes)
+        local message = { boot = "this life" }
+        for name, value in pairs(GOOD) do
+            message[name] = value
+        end
+        for name, value in pairs(changes) do
+            message[name] = value
+        end
+        return send("POST", "/sync/spent", message).status
+    end
+
+    it("is taken, by this life alone", function()
+        assert.equal(200, tell({}))
+        assert.equal(2, fake.shared.portero_budgets:get("2023-11u:USRSA"))
+        assert.equal(409, tell({ boot = "another" }))
+        fake.load("portero.quota.usage_counts").start({ has_usage = false })
+        assert.equal(409, tell({}))
+    end)
+
+    it("is 507 where it finds no room", function()
+        fake.shared.portero_budgets.most_entries = 0
+        assert.equal(507, tell({}))
+    end)
+
+    it("is 400 in any other form, and then nothing of it is taken", function()
+        for _, changes in ipairs({ { boot = 1 }, { number = -1 }, { day = "today" }, { rows = 1 },
+            { rows = { { "u:USRSA", 1, 2 }, { "u:USRSB", 1 } } }, { rows = { { 1, 1, 1 } } } }) do
+            assert.equal(400, tell(changes))
+        end
+        assert.equal(0, fake.shared.portero_budgets:count())
+    end)
+end)
+
 describe("usage", function()
     local counts
 

@@ -23,6 +23,13 @@ local NOTHING = {
 
 local _M = {}
 
+--- What a user may spend in a day and in a month (`quota/budgets.lua`); nil where that is not
+--- limited.
+local function own_budgets(listed)
+    local day, month = listed.tokens_per_day, listed.tokens_per_month
+    return (day or month) and { { day = day, month = month } } or nil
+end
+
 --- What a caller is held to beyond its routes; nil when that is nothing.
 ---@param listed table|nil
 ---@param is_ollama boolean
@@ -31,7 +38,7 @@ local function limits_of(listed, is_ollama, has_servers)
     if not listed then
         return nil
     end
-    local models = listed.models
+    local models, budgets = listed.models, own_budgets(listed)
     return {
         models = models and model_name.compile(models, is_ollama),
         -- The same for a server that takes a name by its bytes, where another may be Ollama.
@@ -39,12 +46,13 @@ local function limits_of(listed, is_ollama, has_servers)
         requests_per_minute = listed.requests_per_minute,
         tokens_per_minute = listed.tokens_per_minute,
         concurrent_requests = listed.concurrent_requests,
+        budgets = budgets,
         largest_body_bytes = listed.largest_body_bytes,
         -- { tools, fetch, priority }: what a body may ask for; nil where it is not looked at.
         server_side = listed.server_side,
         -- What is counted must be given back, or charged, when a request ends.
         is_counted = (listed.requests_per_minute or listed.tokens_per_minute
-            or listed.concurrent_requests) ~= nil,
+            or listed.concurrent_requests or budgets) ~= nil,
     }
 end
 
@@ -60,6 +68,24 @@ local function role_of(name, listed, is_ollama, has_servers)
         api_keys = listed.api_keys,
         limits = limits_of(listed.limits, is_ollama, has_servers),
     }
+end
+
+--- Have a group's members share what it may spend, beside what else they are held to.
+local function add_group(users, by_code, group)
+    for _, user in ipairs(group.members) do
+        local role = by_code[sub(user, 1, CODE_CHARACTERS)]
+        local known = users[user]
+        local limits = {}
+        for name, value in pairs((known == nil and role and role.limits) or known or {}) do
+            limits[name] = value
+        end
+        limits.budgets = { unpack(limits.budgets or {}) }
+        limits.budgets[#limits.budgets + 1] = {
+            group = group.name, day = group.tokens_per_day, month = group.tokens_per_month,
+        }
+        limits.is_counted = true
+        users[user] = limits
+    end
 end
 
 --- Build what requests are judged by. An error for what is no policy.
@@ -78,6 +104,9 @@ function _M.load(listed)
     end
     for name, own in pairs(listed.users) do
         users[name] = limits_of(own.limits, is_ollama, fleet ~= nil) or false
+    end
+    for _, group in ipairs(listed.groups or {}) do
+        add_group(users, by_code, group)
     end
     local routes, by_name = route_table.compile(listed.routes)
     return {

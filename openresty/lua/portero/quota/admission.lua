@@ -6,6 +6,7 @@
 -- back with its lease. Each request's own notes are kept by its ID, as it moves between locations.
 
 local request_model = require("portero.request.request_model")
+local budgets = require("portero.quota.budgets")
 local body = require("portero.request.body")
 local candidates = require("portero.policy.candidates")
 local limits = require("portero.quota.limits")
@@ -72,6 +73,19 @@ local function check_tokens(ticket)
     return check(ticket, "tokens", ticket.limits.tokens_per_minute, 1, "too_many_tokens")
 end
 
+--- A budget is not asked for again: it takes hours until there is something to spend.
+local function check_budgets(ticket)
+    local its = ticket.limits.budgets
+    if not its then
+        return nil
+    end
+    local code, seconds = budgets.refusal(ticket.user, its, ngx.time())
+    if seconds then
+        ticket.headers["Retry-After"] = seconds
+    end
+    return code
+end
+
 local function take_slot(ticket)
     local most = ticket.limits.concurrent_requests
     if not most then
@@ -107,7 +121,7 @@ end
 --- Count what the answer says it used. Only who has a limit of tokens is refused for a body that
 --- cannot be read.
 local function begin_meter(ticket, route)
-    local is_limited = ticket.limits.tokens_per_minute
+    local is_limited = ticket.limits.tokens_per_minute or ticket.limits.budgets
     if not (is_limited or ticket.credential) then
         return nil
     end
@@ -195,7 +209,7 @@ local function first_refusal(ticket, route, value, query, plan)
     if code or not METERED[route.class] or route.is_owned then
         return code
     end
-    code = check_tokens(ticket) or begin_meter(ticket, route)
+    code = check_tokens(ticket) or check_budgets(ticket) or begin_meter(ticket, route)
     note_model(ticket, route, value, query, plan)
     return code or take_slot(ticket)
 end
@@ -312,6 +326,9 @@ local function count_use(ticket)
         local prompt, completion = 0, 0
         if ticket.meter then
             prompt, completion = usage.apart(ticket.meter)
+        end
+        if ticket.limits.budgets then
+            budgets.spend(ticket.user, ticket.limits.budgets, prompt + completion, ngx.time())
         end
         local server = var.llm_server
         usage_counts.count(ngx.time(), ticket.user, ticket.credential, ticket.model,

@@ -187,4 +187,37 @@ function _M.fetch(taken)
     end) or nil
 end
 
+--- What of today, and of its month, is in no batch that the store has, by user.
+local function add_row(of_day, of_month, day_asked, row)
+    local user, tokens = row[2], row[7] + row[8]
+    if row[1] == day_asked then
+        of_day[user] = (of_day[user] or 0) + tokens
+    end
+    if sub(row[1], 1, 7) == sub(day_asked, 1, 7) then
+        of_month[user] = (of_month[user] or 0) + tokens
+    end
+end
+
+--- Tokens that are counted here and not in the store, but for what is in workers' memory.
+---@param taken integer the number of the last batch that the store has
+---@param day_asked string a date
+---@return table of_day user -> tokens
+---@return table of_month user -> tokens
+function _M.waiting(taken, day_asked)
+    local of_day, of_month = {}, {}
+    alone(function()
+        local frozen = (dict:get(NUMBER) or 0) > taken and dict:get(FROZEN)
+        for _, row in ipairs(frozen and cjson.decode(frozen) or {}) do
+            add_row(of_day, of_month, day_asked, row)
+        end
+        for _, key in ipairs(dict:get_keys(0)) do
+            local text = sub(key, 1, 1) == ROW and dict:get(key)
+            if text then
+                add_row(of_day, of_month, day_asked, listed(sub(key, 2), text))
+            end
+        end
+    end)
+    return of_day, of_month
+end
+
 return _M

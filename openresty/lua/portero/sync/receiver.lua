@@ -7,6 +7,7 @@
 local cjson = require("cjson.safe")
 local active_tokens = require("portero.token.active_tokens")
 local api_keys = require("portero.token.api_keys")
+local budgets = require("portero.quota.budgets")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
 local handshake = require("portero.tls.handshake")
@@ -242,6 +243,32 @@ local function used(message)
     return nil, { usage = usage_counts.fetch(is_same_life and taken or 0) }
 end
 
+local function is_count(value)
+    return type(value) == "number" and value % 1 == 0 and value >= 0
+end
+
+local function are_spent(rows)
+    for _, row in ipairs(rows) do
+        if type(row) ~= "table" or type(row[1]) ~= "string" or not is_count(row[2])
+            or not is_count(row[3]) then
+            return false
+        end
+    end
+    return true
+end
+
+--- What is spent of budgets; what another life was told of does not count here.
+local function put_spent(message)
+    if type(message.boot) ~= "string" or not is_count(message.number)
+        or not tostring(message.day):find("^%d%d%d%d%-%d%d%-%d%d$")
+        or type(message.rows) ~= "table" or not are_spent(message.rows) then
+        return BAD_REQUEST
+    elseif message.boot ~= active_tokens.status().boot or not usage_counts.is_on() then
+        return CONFLICT
+    end
+    return not budgets.put(message) and FULL or nil
+end
+
 local MESSAGES = {
     ["POST /sync/keys"] = put_keys,
     ["POST /sync/policy"] = put_policy,
@@ -251,6 +278,7 @@ local MESSAGES = {
     [USES] = status,
     ["GET /sync/servers"] = servers,
     ["POST /sync/usage"] = used,
+    ["POST /sync/spent"] = put_spent,
 }
 
 local function parse(method, body)
