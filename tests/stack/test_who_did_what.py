@@ -1,8 +1,12 @@
 """Who did what, of a running deployment: by the gateway's door, by a command, and in the log."""
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from run.plan import free_port
+from tests.stack.test_servers import LISTED_SECONDS, house
 from tests.support.deployment import Caller, Local
 from tests.support.upstream import wait_for
 
@@ -53,3 +57,21 @@ def test_what_people_and_commands_did_is_told_by_the_api_the_command_and_the_log
     last = lines(local_deployment)[-1]
     assert f"the last is {last['sequence']}, {last['hash']}" in verified.stdout
     assert caller.call(caller.token(user), ASKED, method="GET").status_code == 403
+
+
+def of_servers(deployment: Local, event: str) -> set[tuple[str, str]]:
+    """Which LLM servers there are rows of, and what came of them."""
+    told = json.loads(deployment.command("audit", "--json", "--event", event).stdout)["audit"]
+    return {(row["target"], row["outcome"]) for row in told if row["actor"]["kind"] == "portero"}
+
+
+def test_an_llm_server_that_goes_down_is_told_and_the_policy_that_moved_it(tmp_path: Path) -> None:
+    with house(tmp_path) as servers:
+        told = partial(of_servers, servers.running)
+        up = {("box", "ok"), ("rack", "ok"), ("attic", "ok")}
+        wait_for(lambda: told("servers.up") == up, LISTED_SECONDS, "all were seen")
+        away = f"http://127.0.0.1:{free_port()}"
+        servers.write(lambda content: content["servers"][2].update(url=away))
+        wait_for(lambda: told("servers.down") == {("attic", "down")}, 15, "it was seen")
+        assert ("policy 2", "ok") in told("policy.take")
+        assert servers.running.command("audit", "verify").returncode == 0
