@@ -234,6 +234,32 @@ def test_a_killed_worker_reconciler_or_gateway_doubles_nothing_and_loses_no_more
         wait_for_sums(deployment, AGENT, (60, 180, 60))
 
 
+def test_the_access_log_and_the_histograms_tell_what_was_used(
+    running: Local, upstream: Upstream
+) -> None:
+    caller = Caller(running)
+    token = caller.token(FAST)
+    answer = caller.call(token, body={**CHAT, "model": "logged-model"})
+
+    def entry() -> dict[str, Any] | None:
+        lines = [line for line in running.output("gateway").splitlines() if line[:1] == "{"]
+        found = [one for one in map(json.loads, lines) if one.get("model") == "logged-model"]
+        return found[0] if found else None
+
+    logged = wait_for(entry, 10, "the access log is written")
+    assert logged["request_id"] == answer.headers["x-request-id"]
+    wanted = {"credential": "token", "server": "llm", "prompt_tokens": 3, "completion_tokens": 1}
+    assert {name: logged[name] for name in wanted} == wanted
+    assert 0 <= logged["first_byte_seconds"] <= logged["seconds"] + 0.001
+    assert "hi" not in json.dumps(logged)
+    text = caller.call(caller.token(ADMIN), "/metrics", "GET").text
+    other = 'gen_ai_request_model="other"'
+    for name in ("server_request_duration_seconds", "server_time_to_first_token_seconds"):
+        assert f"gen_ai_{name}_count{{{other}}} " in text
+    assert f'gen_ai_client_token_usage_sum{{{other},gen_ai_token_type="input"}} ' in text
+    assert "logged-model" not in text
+
+
 def test_with_usage_off_nothing_is_read_or_counted(upstream: Upstream) -> None:
     with deployed(upstream.url, USAGE="off") as deployment:
         caller = Caller(deployment)

@@ -465,7 +465,7 @@ describe("where use is counted", function()
         for _, body in ipairs({ "no json", '{"model":"a","model":"b"}', "{}" }) do
             assert.is_nil(serve(body))
         end
-        assert.same({ 3, nil }, { #counted, counted[1][4] })
+        assert.same({ 3, "other" }, { #counted, counted[1][4] })
         assert.equal(0, held)
     end)
 
@@ -475,6 +475,27 @@ describe("where use is counted", function()
             serve('{"model":"a"}', nil, { sent = sent })
         end
         assert.same({ { NOW, "USRSA", "token", "a", "llm", 0, 0 } }, counted)
+    end)
+
+    it("tells the access log what was used, and when the first of it came", function()
+        serve('{"model":"a"}', nil, { is_api_key = true })
+        local var = fake.ngx.var
+        assert.same({ "a", "an ID", "llm", 7, 2, "0.000" }, {
+            var.used_model, var.used_credential, var.llm_server, var.used_prompt,
+            var.used_completion, var.used_first_seconds,
+        })
+    end)
+
+    it("names in metrics what the policy itself names alone", function()
+        fake.load("portero.policy.in_force").current = function()
+            return { labels = { a = true } }
+        end
+        serve('{"model":"a"}')
+        serve('{"model":"made-up"}')
+        local text = fake.load("portero.histograms").exposition()
+        assert.matches('_count{gen_ai_request_model="a"} 1', text, 1, true)
+        assert.matches('_count{gen_ai_request_model="other"} 1', text, 1, true)
+        assert.is_nil(text:find("made-up", 1, true))
     end)
 
     it("charges no limit of a caller that has none", function()

@@ -61,6 +61,24 @@ describe("load", function()
         assert.is_true(policy.roles.agi.limits.is_counted)
     end)
 
+    it("has labels for the models that it names whole, a hundred at most", function()
+        local policy = loaded({ agi = { models = { "a", "b*" } } },
+            { USRSA = { models = { 'q"', "c" } } }, function(listed)
+                listed.servers = { { name = "s", kind = "vllm", models = { "d" } } }
+                listed.aliases = { { name = "fast", models = { "e" } } }
+            end)
+        assert.same({ a = true, c = true, d = true, e = true }, policy.labels)
+        local many = {}
+        for number = 1, 300 do
+            many[number] = "m" .. number
+        end
+        local count = 0
+        for _ in pairs(loaded({ agi = { models = many } }).labels) do
+            count = count + 1
+        end
+        assert.equal(100, count)
+    end)
+
     it("has limits as far as there are any", function()
         local limits = {
             requests_per_minute = 5, tokens_per_minute = 6, concurrent_requests = 7,

@@ -55,6 +55,11 @@ describe("count", function()
         assert.same({ { DAY, "USRSA", "token", "other", "llm", 4, 4, 8 } }, fetched(0).rows)
     end)
 
+    it("goes by names as name_of has them", function()
+        assert.equal("llama3:8b", counts.name_of("llama3:8b"))
+        assert.equal("other", counts.name_of(nil))
+    end)
+
     it("puts under one name what one caller makes up", function()
         for number = 1, 2000 do
             count("USRSA", "model-" .. number)

@@ -9,9 +9,10 @@ local candidates = require("portero.policy.candidates")
 local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
 
-local match, sub = string.match, string.sub
+local find, match, sub = string.find, string.match, string.sub
 
 local CODE_CHARACTERS = 4
+local MOST_LABELS = 100
 --- What tokens have for `iss` where the deployment has no address of its own.
 local ISSUER = "portero"
 
@@ -70,6 +71,31 @@ local function role_of(name, listed, is_ollama, has_servers)
     }
 end
 
+local function add_labels(labels, names)
+    for _, name in ipairs(names or {}) do
+        if labels.count < MOST_LABELS and not labels[name] and not find(name, '[*"\\%c]') then
+            labels[name], labels.count = true, labels.count + 1
+        end
+    end
+end
+
+--- The models that the policy itself names: these alone may be labels of metrics, a few.
+local function labels_of(listed)
+    local labels = { count = 0 }
+    for _, part in ipairs({ listed.roles, listed.users }) do
+        for _, holder in pairs(part) do
+            add_labels(labels, holder.limits and holder.limits.models)
+        end
+    end
+    for _, part in ipairs({ listed.servers or {}, listed.aliases or {} }) do
+        for _, row in ipairs(part) do
+            add_labels(labels, row.models)
+        end
+    end
+    labels.count = nil
+    return labels
+end
+
 --- Have a group's members share what it may spend, beside what else they are held to.
 local function add_group(users, by_code, group)
     for _, user in ipairs(group.members) do
@@ -91,9 +117,9 @@ end
 --- Build what requests are judged by. An error for what is no policy.
 ---@param listed table as `issuer/policy/` compiles it (docs/sync.md)
 ---@return table policy { roles = by name, by_code = the same by code, users = limits by name
----     (false: none), routes, is_ollama, issuer = what tokens have for `iss` }; where it names
----     servers fleet (of `candidates`) too, servers and aliases as they were pushed, and by_name,
----     the routes behind a server's name
+---     (false: none), routes, is_ollama, labels = models that metrics may name, issuer = what
+---     tokens have for `iss` }; where it names servers fleet (of `candidates`) too, servers and
+---     aliases as they were pushed, and by_name, the routes behind a server's name
 function _M.load(listed)
     local is_ollama = listed.model_names == "ollama"
     local fleet = candidates.load(listed)
@@ -109,6 +135,7 @@ function _M.load(listed)
         add_group(users, by_code, group)
     end
     local routes, by_name = route_table.compile(listed.routes)
+    local labels = labels_of(listed)
     return {
         roles = roles,
         by_code = by_code,
@@ -117,6 +144,7 @@ function _M.load(listed)
         routes = routes,
         by_name = fleet and by_name,
         is_ollama = is_ollama,
+        labels = labels,
         fleet = fleet,
         servers = fleet and fleet.rows,
         aliases = fleet and fleet.aliases,

@@ -9,6 +9,8 @@ local request_model = require("portero.request.request_model")
 local budgets = require("portero.quota.budgets")
 local body = require("portero.request.body")
 local candidates = require("portero.policy.candidates")
+local histograms = require("portero.histograms")
+local in_force = require("portero.policy.in_force")
 local limits = require("portero.quota.limits")
 local server_side = require("portero.request.server_side")
 local own_responses = require("portero.answer.own_responses")
@@ -18,7 +20,7 @@ local usage = require("portero.answer.usage")
 local usage_counts = require("portero.quota.usage_counts")
 
 local ngx, var = ngx, ngx.var
-local find = string.find
+local find, max = string.find, math.max
 
 local METERED = { inference = true, realtime = true }
 --- Whose use is counted.
@@ -299,11 +301,18 @@ function _M.add_headers()
     end
 end
 
+local function seconds_since_start()
+    return max(0, ngx.now() - ngx.req.start_time())
+end
+
 --- Count and filter what passes, then watch it as any stream is watched (`body_filter`).
 function _M.filter()
     local ticket = tickets[var.request_id]
     local chunk, is_last = ngx.arg[1], ngx.arg[2]
     if ticket and ticket.meter then
+        if chunk ~= "" and not ticket.first_seconds then
+            ticket.first_seconds = seconds_since_start()
+        end
         usage.feed(ticket.meter, chunk)
     end
     if ticket and ticket.reader then
@@ -321,6 +330,21 @@ local function was_sent()
     return sent and find(sent, "[1-9]")
 end
 
+--- For the access log, which is written after this.
+local function log_use(model, server, credential, prompt, completion, first_seconds)
+    var.llm_server, var.used_model, var.used_credential = server, model, credential
+    var.used_prompt, var.used_completion = prompt, completion
+    if first_seconds then
+        var.used_first_seconds = ("%.3f"):format(first_seconds)
+    end
+end
+
+--- A label of metrics: what the policy itself names, and nothing else.
+local function label_of(model)
+    local policy = in_force.current()
+    return policy and policy.labels[model] and model or "other"
+end
+
 local function count_use(ticket)
     if was_sent() then
         local prompt, completion = 0, 0
@@ -331,8 +355,13 @@ local function count_use(ticket)
             budgets.spend(ticket.user, ticket.limits.budgets, prompt + completion, ngx.time())
         end
         local server = var.llm_server
-        usage_counts.count(ngx.time(), ticket.user, ticket.credential, ticket.model,
-            server ~= "" and server or POOL, prompt, completion)
+        server = server and server ~= "" and server or POOL
+        local model = usage_counts.name_of(ticket.model)
+        usage_counts.count(ngx.time(), ticket.user, ticket.credential, model, server, prompt,
+            completion)
+        log_use(model, server, ticket.credential, prompt, completion, ticket.first_seconds)
+        histograms.note(label_of(model), seconds_since_start(), ticket.first_seconds, prompt,
+            completion)
     end
 end
 

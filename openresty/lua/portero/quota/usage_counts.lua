@@ -55,8 +55,10 @@ local function date_of(now)
     return day
 end
 
---- A name that any reader of a row reads alike.
-local function name_of(model)
+--- A model's name that any reader of a row reads alike.
+---@param model string|nil
+---@return string
+function _M.name_of(model)
     return model and #model <= MAX_MODEL and not find(model, "[^ -~]") and model or OTHER
 end
 
@@ -81,7 +83,7 @@ end
 ---@param completion integer tokens
 function _M.count(now, user, credential, model, server, prompt, completion)
     local start = date_of(now) .. "\n" .. user .. "\n" .. credential .. "\n"
-    local row = row_of(start, name_of(model), server)
+    local row = row_of(start, _M.name_of(model), server)
     row[1], row[2], row[3] = row[1] + 1, row[2] + prompt, row[3] + completion
     if ngx.worker.exiting() then
         _M.flush()

@@ -11,6 +11,7 @@ local budgets = require("portero.quota.budgets")
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
 local handshake = require("portero.tls.handshake")
+local histograms = require("portero.histograms")
 local in_flight = require("portero.server.in_flight")
 local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
@@ -327,7 +328,8 @@ function _M.metrics()
     local status = active_tokens.status()
     status.certificate_seconds_left = handshake.seconds_left()
     status.api_keys_free_bytes, status.api_keys_capacity_bytes = api_keys.memory()
-    ngx.print(metrics.exposition(status, active_tokens.staleness(), known_servers()))
+    ngx.print(metrics.exposition(status, active_tokens.staleness(), known_servers()),
+        histograms.exposition())
 end
 
 return _M
