@@ -17,6 +17,7 @@ from issuer.authority import Authority
 from issuer.config import Settings
 from issuer.keys.key_file import KeyFile, Place
 from issuer.keys.sealing import SHARED_KEYS, Sealing
+from issuer.people import People
 from issuer.repeated import repeat
 from issuer.store.audit import Audit, Lines
 from issuer.store.documents import Document
@@ -30,6 +31,7 @@ from issuer.users.credentials import Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
 from issuer.users.remembered import Remembered
 from issuer.users.turns import Turns
+from issuer.web.console import House
 
 #: First logins that may wait for their turn; more would answer too late to be of use.
 LOGINS_WAITING = 16
@@ -65,6 +67,17 @@ class Parts:
     def usage(self) -> Usage:
         """What was used, as far as it was counted."""
         return Usage(self.active.store.database)
+
+    @property
+    def house(self) -> House:
+        """What the console looks at."""
+        return House(
+            people=People(self.settings.credentials_file, self.policy.roles, self.active),
+            policy=self.policy,
+            policy_file=self.settings.policy_file,
+            gateways=self.gateways,
+            used=self.usage,
+        )
 
     @property
     def counted(self) -> Usage | None:
@@ -153,7 +166,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     # all others by the reconciler before they get any token.
     parts.gateways.put_keys(parts.keys.read())
     parts.policy.push()
-    app = web.application(authority, parts.api_keys, parts.usage, settings)
+    app = web.application(authority, parts.api_keys, parts.house, settings)
     app.extensions["portero"] = parts
     return app
 

@@ -75,6 +75,19 @@ class PolicyInForce:
     def _pushed(self, stored: StoredPolicy) -> PushedPolicy:
         return PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
 
+    @property
+    def serial(self) -> int:
+        """The number of the policy in force."""
+        return self._stored.serial
+
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the files as they stand, which are not in force then."""
+        try:
+            self._parsed(self._read())
+        except Faults as found:
+            return found.faults
+        return ()
+
     def push(self) -> None:
         """Tell the gateways that can be told; the reconciler tells the others."""
         self._gateways.put_policy(self.pushed())

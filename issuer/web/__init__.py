@@ -23,7 +23,6 @@ from issuer.errors import (
     Unavailable,
     UnknownUser,
 )
-from issuer.store.usage import Usage
 from issuer.web import (
     account,
     admin,
@@ -36,6 +35,7 @@ from issuer.web import (
     usage,
     validate,
 )
+from issuer.web.console import House
 
 log = logging.getLogger("portero")
 
@@ -60,9 +60,9 @@ _HTTP_ERRORS = {
 
 
 def application(
-    authority: Authority, api_keys: ApiKeys, used: Usage, settings: Settings
+    authority: Authority, api_keys: ApiKeys, house: House, settings: Settings
 ) -> Application:
-    """All endpoints over one authority, over the API keys and what was used."""
+    """All endpoints over one authority, the API keys, and what the console looks at."""
     app = _new_app()
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config[responses.ORIGINS] = settings.origins
@@ -71,8 +71,8 @@ def application(
     app.register_blueprint(validate.blueprint(authority))
     app.register_blueprint(chat.blueprint(authority, settings.base_url))
     app.register_blueprint(account.blueprint(authority, api_keys, settings.base_url))
-    app.register_blueprint(admin.blueprint(authority, api_keys, used))
-    app.register_blueprint(usage.of_caller(used, authority))
+    app.register_blueprint(admin.blueprint(authority, api_keys, house))
+    app.register_blueprint(usage.of_caller(house.used, authority))
     app.register_blueprint(health.blueprint(authority))
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(TooManyTokens, _too_many_tokens)

@@ -22,16 +22,15 @@ from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
 from issuer.errors import TokenRefused
 from issuer.store import Selection
-from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
-from issuer.web import account, audit_question, caller, pages, responses, usage
+from issuer.web import account, audit_question, caller, console, responses, usage
 
 CONSOLE = "console"
 MAX_LISTED = 1_000
 
 
-def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint:
+def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> Blueprint:
     """The console and its API over one authority."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -52,11 +51,6 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint
             return responses.error("insufficient_permissions")
         g.claims = claims
         return None
-
-    @routes.get("/")
-    def console() -> Response:
-        granted = caller.classes(g.claims, authority.roles())
-        return pages.page("admin.html", routes=granted, sessions=_listed(authority))
 
     @routes.get("/api/sessions")
     def sessions() -> Response:
@@ -88,8 +82,9 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage) -> Blueprint
     def revoke_key(key_id: str) -> Response:
         return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), "No such API key.")
 
-    usage.add_to_console(routes, used)
+    usage.add_to_console(routes, house.used)
     routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
+    console.add_to(routes, authority, api_keys, house)
     return routes
 
 

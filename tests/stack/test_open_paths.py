@@ -34,6 +34,7 @@ ALLOWED = {
     "/static/portero.svg": READ,
     "/static/answer.js": READ,
     "/static/chat.js": READ,
+    "/static/console.js": READ,
     "/static/conversations.js": READ,
     "/static/markdown.js": READ,
     "/static/markdown-it.js": READ,

@@ -19,6 +19,7 @@ FLASK = {
     "issuer/web/admin.py",
     "issuer/web/caller.py",
     "issuer/web/chat.py",
+    "issuer/web/console.py",
     "issuer/web/responses.py",
     "issuer/web/health.py",
     "issuer/web/login.py",

@@ -153,7 +153,7 @@ describe("allowed", function()
             assert.matches("^[A-Z, ]+$", open_paths.allowed(path).Allow)
             count = count + 1
         end
-        assert.equal(25, count)
+        assert.equal(26, count)
         assert.equal("POST", open_paths.allowed("/llm/login").Allow)
         for _, path in ipairs({ "/", "/v1/models", "//llm/login" }) do
             assert.is_nil(open_paths.allowed(path))

@@ -35,7 +35,7 @@ local ALLOWED = {
     ["/static/answer.js"] = ONLY_READ, ["/static/chat.js"] = ONLY_READ,
     ["/static/conversations.js"] = ONLY_READ, ["/static/markdown.js"] = ONLY_READ,
     ["/static/markdown-it.js"] = ONLY_READ, ["/static/page.js"] = ONLY_READ,
-    ["/static/purify.js"] = ONLY_READ,
+    ["/static/purify.js"] = ONLY_READ, ["/static/console.js"] = ONLY_READ,
     ["/admin"] = ONLY_READ, ["/healthz"] = ONLY_READ, ["/readyz"] = ONLY_READ,
 }
 

@@ -1,0 +1,325 @@
+"""The console's pages: what an admin looks at first when something is wrong, and mends it.
+
+Registered on the admin blueprint, which has judged by then who asks. Each change is asked once, on
+a page of its own that works without scripts, and the page behind it says what was done. It must
+never show a secret but the one that was just made.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from issuer import metrics, usage
+from issuer.api_keys import ApiKeys
+from issuer.authority import Authority
+from issuer.errors import Faults, Unacceptable
+from issuer.people import People
+from issuer.policy.explanation import Explainer
+from issuer.store import Selection, Session
+from issuer.store.usage import Usage
+from issuer.sync.active_tokens import Revocation
+from issuer.sync.gateways import Gateways
+from issuer.sync.policy_in_force import PolicyInForce
+from issuer.web import caller, pages
+
+#: Rows of a page, and how many of the newest a filter looks through.
+SHOWN, LOOKED_THROUGH = 200, 10_000
+#: Label of a page -> its path; the order is that of the links.
+PAGES = {
+    "console.overview": "/admin/",
+    "console.sessions": "/admin/sessions",
+    "console.users": "/admin/users",
+    "console.keys": "/admin/keys",
+    "console.servers": "/admin/servers",
+    "console.usage": "/admin/usage",
+    "console.policy": "/admin/policy",
+}
+
+
+@dataclass(frozen=True)
+class House:
+    """What the console looks at, beside the authority and the API keys."""
+
+    people: People
+    policy: PolicyInForce
+    policy_file: Path
+    gateways: Gateways
+    used: Usage
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a change has to say: a text, or a fault, and a secret that was made."""
+
+    said: str = ""
+    fault: str = ""
+    secret: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that a form asks for: what is asked before, the button, and how it is done."""
+
+    question: str
+    button: str
+    make: Callable[[str], Done]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def add_to(routes: Blueprint, authority: Authority, api_keys: ApiKeys, house: House) -> None:
+    """All pages of the console."""
+    view = _Pages(authority, api_keys, house)
+    for path, page in view.shown.items():
+        name = page.__name__
+        routes.add_url_rule(path, f"{name} page", page)
+    for path in view.changes:
+        routes.add_url_rule(path, f"{path} change", view.change(path), methods=["POST"])
+    routes.add_url_rule("/policy", "explain", view.explain, methods=["POST"])
+
+
+class _Pages:
+    """The views."""
+
+    def __init__(self, authority: Authority, api_keys: ApiKeys, house: House) -> None:
+        self._authority = authority
+        self._api_keys = api_keys
+        self._house = house
+        self.shown: dict[str, Callable[..., Response]] = {
+            "/": self.overview,
+            "/sessions": self.sessions,
+            "/users": self.users,
+            "/keys": self.keys,
+            "/servers": self.servers,
+            "/usage": self.usage,
+            "/policy": self.policy,
+        }
+        end = "console.revoke"
+        self.changes: dict[str, dict[str, Change]] = {
+            "/sessions": {
+                "session": Change("console.sure_session", end, self._end(_session)),
+                "user": Change("console.sure_user_sessions", end, self._end(_user)),
+                "role": Change("console.sure_role_sessions", end, self._end(_role)),
+                "all": Change("console.sure_all_sessions", end, self._end(_all)),
+            },
+            "/keys": {"key": Change("console.sure_key", end, self._end_key)},
+            "/users": {
+                "add": Change("console.sure_add", "console.add_user", self._add),
+                "renew": Change("console.sure_renew", "console.new_secret", self._renew),
+                "remove": Change("console.sure_remove", "console.remove", self._remove),
+            },
+        }
+
+    # What is shown
+
+    def overview(self) -> Response:
+        """How things stand; console.js adds what moves."""
+        now = self._authority.now()
+        servers = self._servers()
+        return self._page(
+            "overview",
+            script="/static/console.js",
+            active=self._authority.active.store.count_active(now),
+            gateways=[(one.url, one.state().ok) for one in self._house.gateways.each],
+            servers=servers,
+            faults=self._house.policy.faults(),
+            serial=self._house.policy.serial,
+        )
+
+    def sessions(self, done: Done = Done()) -> Response:
+        """The newest active tokens, as far as the filter lets."""
+        asked = request.args.get("filter", "").strip()
+        now = self._authority.now()
+        most = LOOKED_THROUGH if asked else SHOWN
+        found = self._authority.active.store.active(now, most)
+        rows = [one for one in found if _is_meant(asked, one)]
+        return self._page(
+            "sessions",
+            done,
+            rows=rows[:SHOWN],
+            count=self._authority.active.store.count_active(now),
+            filter=asked,
+            roles=[role.name for role in self._authority.roles()],
+        )
+
+    def users(self, done: Done = Done()) -> Response:
+        """Who has credentials."""
+        asked = request.args.get("filter", "").strip()
+        try:
+            found = self._house.people.listed()
+        except Faults as error:
+            return self._page("users", Done(fault=str(error)), rows=[], filter=asked, codes=[])
+        rows = [one for one in found if asked.lower() in " ".join(one).lower()]
+        codes = [role.code for role in self._authority.roles()]
+        return self._page("users", done, rows=rows[:SHOWN], filter=asked, codes=codes)
+
+    def keys(self, done: Done = Done()) -> Response:
+        """Everybody's API keys."""
+        asked = request.args.get("filter", "").strip()
+        found = [one.shown_key_to_admins for one in self._api_keys.listed(None, LOOKED_THROUGH)]
+        rows = [one for one in found if asked in one["user"] or asked in one["name"]]
+        return self._page("keys", done, rows=rows[:SHOWN], filter=asked)
+
+    def servers(self) -> Response:
+        """The LLM servers, as each gateway sees them."""
+        return self._page("servers", rows=self._servers())
+
+    def usage(self) -> Response:
+        """What was used, told apart by what is asked."""
+        words = {name: value for name, value in request.args.items() if value}
+        by = words.get("by", "user,model,day")
+        try:
+            asked = usage.question({**words, "by": by}, datetime.now(UTC).date())
+        except Unacceptable as error:
+            return self._page("usage", Done(fault=str(error)), rows=[], asked=None, by=by)
+        rows = self._house.used.asked(asked)
+        return self._page("usage", rows=rows[:SHOWN], asked=asked, by=by)
+
+    def policy(self, told: Mapping[str, Any] | None = None) -> Response:
+        """The file, its faults, and the answer to a question."""
+        try:
+            text = self._house.policy_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            text = type(error).__name__
+        return self._page(
+            "policy",
+            text=text,
+            file=self._house.policy_file.name,
+            faults=self._house.policy.faults(),
+            serial=self._house.policy.serial,
+            told=told,
+            asked=request.form,
+        )
+
+    def explain(self) -> Response:
+        """Whether a user may do something, and the rule and line that say so."""
+        form = {name: value.strip() for name, value in request.form.items()}
+        in_force = self._house.policy.in_force()
+        known = self._known() if in_force.servers else None
+        answer = Explainer(in_force, known).explain(
+            form.get("user", ""),
+            form.get("method", "") or "POST",
+            form.get("path", "") or "/",
+            form.get("model") or None,
+        )
+        return self.policy(vars(answer))
+
+    def _known(self) -> list[dict[str, Any]] | None:
+        each = self._house.gateways.each
+        return next((told for one in each if (told := one.servers()) is not None), None)
+
+    def _servers(self) -> list[dict[str, Any]]:
+        """A row a server and gateway."""
+        named = self._house.policy.in_force().servers
+        told = {one.url: one.servers() for one in self._house.gateways.each} if named else {}
+        return [
+            {"kind": one.kind.name, "url": str(one.url), **_told_of(one.name, rows), "gateway": at}
+            for one in named
+            for at, rows in told.items()
+        ]
+
+    # What is changed
+
+    def change(self, path: str) -> Callable[[], Response]:
+        """The view that asks once, then does it and says so."""
+
+        def asked() -> Response:
+            known = self.changes[path]
+            kind, which = request.form.get("what", ""), request.form.get("which", "").strip()
+            change = known.get(kind)
+            if change is None:
+                raise Unacceptable("Nothing of that kind is done here.")
+            if request.form.get("sure") != "yes":
+                return self._sure(path, kind, which, change)
+            metrics.REVOCATIONS.labels("admin").inc()
+            return self.shown[path](self._made(change, which))
+
+        return asked
+
+    def _sure(self, path: str, kind: str, which: str, change: Change) -> Response:
+        return self._page(
+            "sure",
+            path=f"/admin{path}",
+            what=kind,
+            which=which,
+            question=pages.text(change.question, which=which),
+            button=pages.text(change.button),
+        )
+
+    def _made(self, change: Change, which: str) -> Done:
+        try:
+            return change.make(which)
+        except Faults as error:
+            return Done(fault=str(error))
+
+    def _end(self, chosen: Callable[[str], Selection]) -> Callable[[str], Done]:
+        return lambda which: _ended(self._authority.active.revoke(chosen(which)))
+
+    def _end_key(self, which: str) -> Done:
+        return _ended(self._api_keys.revoke(which))
+
+    def _add(self, name: str) -> Done:
+        secret = self._house.people.add(name)
+        return Done(pages.text("console.added", which=name), secret=secret)
+
+    def _renew(self, name: str) -> Done:
+        secret, done = self._house.people.renew(name)
+        count = len(done.sessions)
+        return Done(pages.text("console.renewed", which=name, count=count), secret=secret)
+
+    def _remove(self, name: str) -> Done:
+        count = len(self._house.people.remove(name).sessions)
+        return Done(pages.text("console.removed", which=name, count=count))
+
+    def _page(self, name: str, done: Done = Done(), **values: Any) -> Response:
+        here = PAGES.get(f"console.{name}", "")
+        return pages.page(
+            f"console_{name}.html",
+            pages.SCRIPTED_POLICY,
+            400 if done.fault else 200,
+            routes=caller.classes(g.claims, self._authority.roles()),
+            ways=PAGES,
+            at=here,
+            done=done,
+            **values,
+        )
+
+
+def _session(which: str) -> Selection:
+    return Selection(jti=which, api_keys=False)
+
+
+def _user(which: str) -> Selection:
+    return Selection(subject=which, api_keys=False)
+
+
+def _role(which: str) -> Selection:
+    return Selection(role=which, api_keys=False)
+
+
+def _all(_: str) -> Selection:
+    return Selection(api_keys=False)
+
+
+def _ended(done: Revocation) -> Done:
+    """How many, and whether every gateway knows."""
+    if not done.sessions:
+        return Done(fault=pages.text("console.nothing_ended"))
+    name = "console.ended_pending" if done.pending else "console.ended"
+    return Done(pages.text(name, count=len(done.sessions)))
+
+
+def _is_meant(asked: str, session: Session) -> bool:
+    return not asked or asked in (session.jti, session.role) or asked in session.subject
+
+
+def _told_of(name: str, rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """What a gateway says of a server; one that does not answer says nothing."""
+    none: dict[str, Any] = {"name": name, "state": "no answer", "models": [], "in_flight": 0}
+    if rows is None:
+        return none
+    found = next((dict(row) for row in rows if row.get("name") == name), {"state": "unknown"})
+    return {**none, "last_error": "", **found, "models": list(found.get("models") or [])}

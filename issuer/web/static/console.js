@@ -1,0 +1,42 @@
+// Figures that move, of the gateway that answers: what its metrics count, asked again and again, as
+// what came in between. Without scripts, or without the class metrics, the page is whole without them.
+
+const EVERY_MS = 2000;
+const place = document.getElementById("live-figures");
+const number = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 1 });
+let before = null;
+
+function valuesOf(text) {
+  const found = { allowed: 0, refused: 0, tokens: 0, in_flight: 0 };
+  for (const [, name, labels, value] of text.matchAll(/^(\w+)(?:\{([^}]*)\})? (\S+)/gm)) {
+    if (name === "portero_decisions_total") found[labels.includes('decision="allowed"') ? "allowed" : "refused"] += Number(value);
+    if (name === "gen_ai_client_token_usage_sum") found.tokens += Number(value);
+    if (name === "portero_llm_server_in_flight") found.in_flight += Number(value);
+  }
+  return found;
+}
+
+function show(now, seconds) {
+  for (const one of place.querySelectorAll("[data-figure]")) {
+    const name = one.dataset.figure;
+    const value = name === "in_flight" ? now[name] : Math.max(0, now[name] - before[name]) / seconds;
+    one.textContent = number.format(value);
+  }
+  place.hidden = false;
+}
+
+async function look() {
+  const answer = await fetch(place.dataset.metrics);
+  if (!answer.ok) return;
+  const now = valuesOf(await answer.text());
+  const at = performance.now();
+  if (before) show(now, (at - before.at) / 1000);
+  before = { ...now, at };
+}
+
+async function keepLooking() {
+  if (!document.hidden) await look().catch(() => {});
+  setTimeout(keepLooking, EVERY_MS);
+}
+
+if (place) keepLooking();
