@@ -28,6 +28,7 @@ OWN_ROUTES = {
         "GET /admin/keys model=none",
         "GET /admin/servers model=none",
         "GET /admin/usage model=none",
+        "GET /admin/audit model=none",
         "GET /admin/policy model=none",
         "POST /admin/sessions model=none",
         "POST /admin/users model=none",

@@ -15,6 +15,7 @@ from flask import Blueprint, Response, g, request
 
 from issuer import metrics, usage
 from issuer.api_keys import ApiKeys
+from issuer.audit import EVENTS, Actor
 from issuer.authority import Authority
 from issuer.errors import Faults, Unacceptable
 from issuer.people import People
@@ -24,7 +25,7 @@ from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
-from issuer.web import caller, pages
+from issuer.web import audit_question, caller, pages
 
 #: Rows of a page, and how many of the newest a filter looks through.
 SHOWN, LOOKED_THROUGH = 200, 10_000
@@ -36,6 +37,7 @@ PAGES = {
     "console.keys": "/admin/keys",
     "console.servers": "/admin/servers",
     "console.usage": "/admin/usage",
+    "console.audit": "/admin/audit",
     "console.policy": "/admin/policy",
 }
 
@@ -95,6 +97,7 @@ class _Pages:
             "/keys": self.keys,
             "/servers": self.servers,
             "/usage": self.usage,
+            "/audit": self.audit,
             "/policy": self.policy,
         }
         end = "console.revoke"
@@ -178,6 +181,19 @@ class _Pages:
         rows = self._house.used.asked(asked)
         return self._page("usage", rows=rows[:SHOWN], asked=asked, by=by)
 
+    def audit(self) -> Response:
+        """Who did what, the newest first."""
+        words = {name: value.strip() for name, value in request.args.items() if value.strip()}
+        words["user"] = words.pop("filter", "")
+        try:
+            asked = audit_question.asked({name: one for name, one in words.items() if one})
+        except Unacceptable as error:
+            return self._page("audit", Done(fault=str(error)), rows=[], asked=None, events=EVENTS)
+        self._authority.refusals.flush()
+        rows = self._authority.active.store.audit.rows(**vars(asked))
+        older = rows[-1].sequence if len(rows) == asked.most else None
+        return self._page("audit", rows=rows, asked=asked, events=EVENTS, older=older)
+
     def policy(self, told: Mapping[str, Any] | None = None) -> Response:
         """The file, its faults, and the answer to a question."""
         try:
@@ -256,22 +272,22 @@ class _Pages:
             return Done(fault=str(error))
 
     def _end(self, chosen: Callable[[str], Selection]) -> Callable[[str], Done]:
-        return lambda which: _ended(self._authority.active.revoke(chosen(which)))
+        return lambda which: _ended(self._authority.active.revoke(chosen(which), _actor()))
 
     def _end_key(self, which: str) -> Done:
-        return _ended(self._api_keys.revoke(which))
+        return _ended(self._api_keys.revoke(which, _actor()))
 
     def _add(self, name: str) -> Done:
-        secret = self._house.people.add(name)
+        secret = self._house.people.add(name, _actor())
         return Done(pages.text("console.added", which=name), secret=secret)
 
     def _renew(self, name: str) -> Done:
-        secret, done = self._house.people.renew(name)
+        secret, done = self._house.people.renew(name, _actor())
         count = len(done.sessions)
         return Done(pages.text("console.renewed", which=name, count=count), secret=secret)
 
     def _remove(self, name: str) -> Done:
-        count = len(self._house.people.remove(name).sessions)
+        count = len(self._house.people.remove(name, _actor()).sessions)
         return Done(pages.text("console.removed", which=name, count=count))
 
     def _page(self, name: str, done: Done = Done(), **values: Any) -> Response:
@@ -286,6 +302,11 @@ class _Pages:
             done=done,
             **values,
         )
+
+
+def _actor() -> Actor:
+    """Who does it, to the audit."""
+    return caller.actor(g.claims)
 
 
 def _session(which: str) -> Selection:

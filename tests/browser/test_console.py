@@ -10,6 +10,7 @@ from tests.browser.conftest import picture_of
 from tests.browser.test_account import status_with
 from tests.browser.test_pages import serious
 from tests.support.deployment import Caller, Local
+from tests.support.upstream import wait_for
 
 ADMIN = "ADMNTEST01"
 OpenPage = Callable[..., Page]
@@ -24,7 +25,16 @@ def sure(page: Page, button: str) -> None:
 
 def test_every_page_is_a_link_away_and_as_good_for_everybody(open_page: OpenPage) -> None:
     page = open_page("/admin/", ADMIN)
-    for name in ("Sessions", "Users", "API keys", "LLM servers", "Usage", "Policy", "Overview"):
+    for name in (
+        "Sessions",
+        "Users",
+        "API keys",
+        "LLM servers",
+        "Usage",
+        "Audit",
+        "Policy",
+        "Overview",
+    ):
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         assert serious(page) == [], name
@@ -129,6 +139,40 @@ def test_a_key_of_somebody_is_ended(open_page: OpenPage, portero: Local) -> None
     sure(page, "Revoke")
     expect(page.get_by_text("Revoked everywhere: 1.")).to_be_visible()
     assert status_with(portero, made["key"]) == 401
+
+
+def test_who_did_what_is_found_by_the_filter(open_page: OpenPage, portero: Local) -> None:
+    caller = Caller(portero)
+    token = caller.token("AGNRTEST02")
+    path = "/admin/api/users/AGNRTEST02/sessions"
+    assert caller.call(caller.token(ADMIN), path, "DELETE").status_code == 200
+    assert caller.call(token).status_code == 401
+    page = open_page("/admin/audit", ADMIN, java_script_enabled=False)
+    page.get_by_role("searchbox", name="Filter").fill("AGNRTEST02")
+    page.get_by_label("Event").select_option("tokens.revoke")
+    page.get_by_role("button", name="Show").click()
+    row = page.get_by_role("row").nth(1)
+    for text in (f"{ADMIN} (user)", "tokens.revoke", "AGNRTEST02", "ok", "127.0.0.1"):
+        expect(row).to_contain_text(text)
+
+
+def test_what_was_used_is_a_table_and_a_file(open_page: OpenPage, portero: Local) -> None:
+    caller = Caller(portero)
+    caller.call(caller.token("AGIATEST01"))
+    page = open_page("/admin/usage", ADMIN)
+
+    def is_there() -> bool:
+        page.reload()
+        return page.get_by_role("cell", name="AGIATEST01").count() > 0
+
+    wait_for(is_there, what="the row")
+    page.get_by_label("By").select_option("model")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("cell", name="tiny")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    text = download.value.path().read_text()
+    assert text.startswith("model,requests,prompt_tokens,completion_tokens")
 
 
 @SCRIPTS

@@ -188,6 +188,23 @@ def revoke(*words: str) -> Callable[[House], object]:
     return act
 
 
+def by_console(page: str, what: str, which: str) -> Callable[[House], object]:
+    """The form that the console asks with, answered yes."""
+
+    def act(house: House) -> TestResponse:
+        house.token(PERSON)
+        form = {"what": what, "which": which, "sure": "yes"}
+        return house.ask("POST", f"/admin/{page}", house.token(ADMIN), data=form)
+
+    return act
+
+
+def key_by_console(house: House) -> TestResponse:
+    key_id = house.key(house.token(PERSON))
+    form = {"what": "key", "which": key_id, "sure": "yes"}
+    return house.ask("POST", "/admin/keys", house.token(ADMIN), data=form)
+
+
 USER_KEYS = f"/admin/api/users/{PERSON}/keys"
 #: Every endpoint and command that changes something.
 CHANGES = {
@@ -210,6 +227,13 @@ CHANGES = {
         delete_key("/account/keys", PERSON), audit.API_KEY_REVOKE, f"{PERSON}/ID"
     ),
     "POST /account/keys/<key_id>": by_user(revoke_by_form, audit.API_KEY_REVOKE, f"{PERSON}/ID"),
+    "POST /admin/sessions": by_user(
+        by_console("sessions", "user", PERSON), audit.REVOKE, PERSON, ADMIN
+    ),
+    "POST /admin/keys": by_user(key_by_console, audit.API_KEY_REVOKE, f"{PERSON}/ID", ADMIN),
+    "POST /admin/users": by_user(
+        by_console("users", "remove", PERSON), audit.USER_REMOVE, PERSON, ADMIN
+    ),
     "POST /admin/api/users/<name>/keys": by_user(
         lambda h: h.key(h.token(ADMIN), USER_KEYS), audit.API_KEY_CREATE, f"{PERSON}/ID", ADMIN
     ),
@@ -254,7 +278,7 @@ CHANGES = {
 #: What changes nothing, or (`init`, `tls make`) makes files before there is a store. What
 #: `reconcile` does by itself has tests below.
 NO_CHANGES = {
-    *("POST /validate", "POST /oauth/introspect"),
+    *("POST /validate", "POST /oauth/introspect", "POST /admin/policy"),
     *("init", "check", "explain", "servers", "reconcile", "sessions", "audit", "usage", "tls make"),
     *("signing-keys list", "users list", "api-keys list"),
 }
