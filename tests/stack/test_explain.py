@@ -51,6 +51,7 @@ OF_ISSUER = (
     "No such API key.",
     "with name and days.",
     "This path is asked by other methods",
+    "Nothing of that kind is done here.",
 )
 
 

@@ -919,7 +919,7 @@ def test_an_admin_sees_who_has_active_tokens(house: House) -> None:
     assert (row["subject"], row["role"]) == (USERS["agi"], "agi")
     assert row["expires_at"] - row["issued_at"] == 1800
     assert row.keys() == {"jti", "subject", "role", "issued_at", "expires_at"}
-    console = house.client.get("/admin/", headers=cookie(admin) | BROWSER)
+    console = house.client.get("/admin/sessions", headers=cookie(admin) | BROWSER)
     assert console.status_code == 200
     assert jti_of(agent) in console.text
     assert agent not in console.text
