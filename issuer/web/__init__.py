@@ -70,7 +70,7 @@ def application(
     app.register_blueprint(oauth.blueprint(authority, settings.base_url))
     app.register_blueprint(validate.blueprint(authority))
     app.register_blueprint(chat.blueprint(authority, settings.base_url))
-    app.register_blueprint(account.blueprint(authority, api_keys, settings.base_url))
+    app.register_blueprint(account.blueprint(authority, api_keys, house.used, settings.base_url))
     app.register_blueprint(admin.blueprint(authority, api_keys, house))
     app.register_blueprint(usage.of_caller(house.used, authority))
     app.register_blueprint(health.blueprint(authority))

@@ -7,16 +7,18 @@ made it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, jsonify, make_response, request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
-from issuer import metrics
+from issuer import metrics, usage
 from issuer.api_keys import ApiKeys, Made
 from issuer.authority import Authority
 from issuer.errors import TooManyApiKeys, Unacceptable
 from issuer.policy.roles import ANY_MODEL, Limits, Roles
+from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import Claims
 from issuer.tokens import api_keys as forms
@@ -42,14 +44,15 @@ class _Shown(NamedTuple):
 _NOTHING = _Shown()
 
 
-def blueprint(authority: Authority, api_keys: ApiKeys, base_url: str) -> Blueprint:
+def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage, base_url: str) -> Blueprint:
     """The endpoints over one authority; `base_url` is where programs find the gateway."""
     routes = Blueprint("account", __name__, url_prefix="/account")
 
     def page(claims: Claims, roles: Roles, shown: _Shown = _NOTHING) -> Response:
         standing = _standing(authority, claims, roles)
         keys = api_keys.listed(claims.subject) if _is_owner(claims) else []
-        return _page(standing, roles, [one.shown_key for one in keys], base_url, shown)
+        days = _used_by_day(used, claims.subject)
+        return _page(standing, roles, [one.shown_key for one in keys], days, base_url, shown)
 
     @routes.get("")
     @caller.asks(authority)
@@ -133,6 +136,7 @@ def _page(
     standing: Mapping[str, Any],
     roles: Roles,
     keys: Sequence[Mapping[str, Any]],
+    days: Sequence[Mapping[str, Any]],
     base_url: str,
     shown: _Shown,
 ) -> Response:
@@ -147,6 +151,8 @@ def _page(
         **{**standing, "limits": limits},
         endpoint=role.login,
         keys=keys,
+        used=days,
+        most_used=max((one["tokens"] for one in days), default=0),
         has_keys=rule is not None,
         longest_days=rule.longest_days if rule else 0,
         base_url=base_url,
@@ -156,6 +162,15 @@ def _page(
         fault=shown.fault,
         given=shown.given,
     )
+
+
+def _used_by_day(used: Usage, user: str) -> list[dict[str, Any]]:
+    """A row a day (UTC) and model of the last thirty days, the newest first, tokens summed."""
+    asked = usage.question({"by": "day,model"}, datetime.now(UTC).date(), user)
+    return [
+        {**row, "tokens": row["prompt_tokens"] + row["completion_tokens"]}
+        for row in sorted(used.asked(asked), key=lambda row: str(row["day"]), reverse=True)
+    ]
 
 
 def _is_limit(most: object) -> bool:

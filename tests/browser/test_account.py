@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.test_chat import CHAT, events_of
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Upstream
+from tests.support.upstream import Upstream, wait_for
 
 USER = "USRSTEST01"
 OpenPage = Callable[..., Page]
@@ -53,7 +53,7 @@ def test_a_key_is_made_shown_once_used_and_revoked(
     row = page.get_by_role("row").filter(has_text="<b>My & tool</b>")
     row.get_by_role("button", name="Revoke").click()
     expect(page.get_by_text("The key is revoked everywhere")).to_be_visible()
-    expect(page.get_by_role("row")).to_have_count(0)
+    expect(page.get_by_role("row").filter(has_text="<b>My & tool</b>")).to_have_count(0)
     assert status_with(portero, key) == 401
 
 
@@ -100,6 +100,19 @@ def test_what_cannot_be_made_is_said_and_the_form_keeps_what_it_held(
     page.get_by_role("textbox", name="Key name").fill("One more")
     page.get_by_role("button", name="Make key").click()
     expect(page.get_by_role("alert")).to_contain_text("revoke one first")
+
+
+def test_what_one_has_used_is_shown_by_day_and_model(open_page: OpenPage, portero: Local) -> None:
+    caller = Caller(portero)
+    caller.call(caller.token(USER))
+    page = open_page("/account", USER)
+
+    def is_there() -> bool:
+        page.reload()
+        return page.get_by_role("row").filter(has_text="tiny").count() > 0
+
+    wait_for(is_there, what="the row")
+    expect(page.get_by_role("meter").first).to_be_visible()
 
 
 def test_who_has_no_keys_is_offered_none(open_page: OpenPage) -> None:
