@@ -95,6 +95,7 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     yield from _model_rows(
         folder, plain, stack.enter_context(_portero(folder, upstream, ALGORITHMS[0]))
     )
+    yield from _usage_rows(folder, upstream, stack)
     yield from _server_rows(folder, upstream, stack)
     asking = stack.enter_context(
         proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
@@ -117,11 +118,23 @@ def _model_rows(folder: Path, plain: Server, portero: Local) -> Iterator[Row]:
         yield Row(f"Portero, {size}, models limited", _server(portero), script, without)
 
 
+def _usage_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
+    """What it costs to count what is used; all other rows count nothing."""
+    counting = stack.enter_context(_portero(folder, upstream, ALGORITHMS[0], usage="on"))
+    free = _active_tokens(counting, ALGORITHMS[0], 1)
+    script = write_script(folder, "usage-small", free)
+    base = f"Portero, known token, {ALGORITHMS[0]}"
+    yield Row("Portero, known token, usage counted", _server(counting), script, base)
+    script = write_script(folder, "usage-4096", free, SIZES["4 KiB"])
+    base = "Portero, 4 KiB, models not limited"
+    yield Row("Portero, 4 KiB, usage counted", _server(counting), script, base)
+
+
 def _server_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
     """What it costs where the policy names servers: by the model, and by an alias of it."""
     listed = [fleet.row(name, upstream) for name in ("one", "two", "three")]
     policy = fleet.compiled(listed, [{"name": "fast", "models": ["tiny"]}])
-    running = stack.enter_context(fleet.fleet(policy, GATEWAY_WORKERS="1"))
+    running = stack.enter_context(fleet.fleet(policy, GATEWAY_WORKERS="1", USAGE="off"))
     pin(running.deployment.pid("gateway"), GATEWAY_CORE)
     for name, model in (("three servers", "tiny"), ("three servers, an alias", "fast")):
         script = write_script(
@@ -136,10 +149,11 @@ def _limit_models(content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _portero(folder: Path, upstream: int, algorithm: str) -> Iterator[Local]:
+def _portero(folder: Path, upstream: int, algorithm: str, usage: str = "off") -> Iterator[Local]:
     url = f"http://127.0.0.1:{upstream}"
     settings = {
         "GATEWAY_WORKERS": "1",
+        "USAGE": usage,
         "JWT_ALGORITHM": algorithm,
         "POLICY_FILE": str(write_policy(folder / "policy.yaml", _limit_models)),
     }

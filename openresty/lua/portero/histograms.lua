@@ -31,30 +31,37 @@ end
 --- No name of a decision, or of a server's count, begins like this.
 local MARK = "h\n"
 
---- name \n labels -> { by bound: how many, sum, count }.
-local seen = {}
+local DURATION, FIRST, USED = KINDS[1][1], KINDS[2][1], KINDS[3][1]
+
+--- model -> the four series of it, each { name, labels, bounds, counts by place, sum }; a model's
+--- are made once, as there are few.
+local series_of = {}
 
 local _M = {}
 
-local function place_of(bounds, value)
-    for place = 1, #bounds do
-        if value <= bounds[place] then
-            return place
-        end
-    end
-    return #bounds + 1
+local function new_series(name, labels)
+    return { name = name, labels = labels, bounds = BOUNDS[name], places = {}, sum = 0 }
 end
 
-local function observe(name, labels, value)
-    local key = name .. "\n" .. labels
-    local known = seen[key]
-    if not known then
-        known = { places = {}, sum = 0 }
-        seen[key] = known
+local function series_of_model(model)
+    local label = 'gen_ai_request_model="' .. model .. '"'
+    local series = {
+        new_series(DURATION, label), new_series(FIRST, label),
+        new_series(USED, label .. ',gen_ai_token_type="input"'),
+        new_series(USED, label .. ',gen_ai_token_type="output"'),
+    }
+    series_of[model] = series
+    return series
+end
+
+local function observe(series, value)
+    local bounds, place = series.bounds, 1
+    while bounds[place] and value > bounds[place] do
+        place = place + 1
     end
-    local place = place_of(BOUNDS[name], value)
-    known.places[place] = (known.places[place] or 0) + 1
-    known.sum = known.sum + value
+    local places = series.places
+    places[place] = (places[place] or 0) + 1
+    series.sum = series.sum + value
 end
 
 --- Note one request that an LLM server got.
@@ -64,25 +71,34 @@ end
 ---@param prompt integer tokens
 ---@param completion integer tokens
 function _M.note(model, seconds, first_seconds, prompt, completion)
-    local label = 'gen_ai_request_model="' .. model .. '"'
-    observe(KINDS[1][1], label, seconds)
+    local series = series_of[model] or series_of_model(model)
+    observe(series[1], seconds)
     if first_seconds then
-        observe(KINDS[2][1], label, first_seconds)
+        observe(series[2], first_seconds)
     end
     if prompt + completion > 0 then
-        observe(KINDS[3][1], label .. ',gen_ai_token_type="input"', prompt)
-        observe(KINDS[3][1], label .. ',gen_ai_token_type="output"', completion)
+        observe(series[3], prompt)
+        observe(series[4], completion)
+    end
+end
+
+local function flush_series(series)
+    local start = MARK .. series.name .. "\n" .. series.labels .. "\n"
+    for place, count in pairs(series.places) do
+        dict:incr(start .. place, count, 0)
+    end
+    if next(series.places) then
+        dict:incr(start .. "sum", series.sum, 0)
+        series.places, series.sum = {}, 0
     end
 end
 
 --- Add this worker's counts to the shared ones.
 function _M.flush()
-    for key, known in pairs(seen) do
-        for place, count in pairs(known.places) do
-            dict:incr(MARK .. key .. "\n" .. place, count, 0)
+    for _, all in pairs(series_of) do
+        for _, series in ipairs(all) do
+            flush_series(series)
         end
-        dict:incr(MARK .. key .. "\nsum", known.sum, 0)
-        seen[key] = nil
     end
 end
 

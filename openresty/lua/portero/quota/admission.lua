@@ -20,7 +20,9 @@ local usage = require("portero.answer.usage")
 local usage_counts = require("portero.quota.usage_counts")
 
 local ngx, var = ngx, ngx.var
-local find, max = string.find, math.max
+local byte, find, max = string.byte, string.find, math.max
+
+local ZERO, NINE = byte("09", 1, 2)
 
 local METERED = { inference = true, realtime = true }
 --- Whose use is counted.
@@ -327,7 +329,8 @@ end
 --- Whether an LLM server got anything of the request.
 local function was_sent()
     local sent = var.upstream_bytes_sent
-    return sent and find(sent, "[1-9]")
+    local first = sent and byte(sent)
+    return first and (first > ZERO and first <= NINE or find(sent, "[1-9]"))
 end
 
 --- For the access log, which is written after this.

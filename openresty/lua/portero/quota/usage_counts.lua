@@ -31,6 +31,8 @@ local NUMBER, FROZEN, LOCK, COUNT = "number", "frozen", "lock", "count"
 local counted, rows = {}, 0
 local day_number, day = 0, ""
 local is_on = false
+--- Most requests name the model that the one before did.
+local last_model, last_name = nil, OTHER
 
 local _M = {}
 
@@ -55,11 +57,19 @@ local function date_of(now)
     return day
 end
 
+local function is_name(model)
+    return #model <= MAX_MODEL and not find(model, "[^ -~]")
+end
+
 --- A model's name that any reader of a row reads alike.
 ---@param model string|nil
 ---@return string
 function _M.name_of(model)
-    return model and #model <= MAX_MODEL and not find(model, "[^ -~]") and model or OTHER
+    if model == last_model then
+        return last_name
+    end
+    last_model, last_name = model, model and is_name(model) and model or OTHER
+    return last_name
 end
 
 local function row_of(start, model, server)
