@@ -50,6 +50,8 @@ def shipped(terms: Terms = DEFAULT) -> policy.Policy:
 #: What everybody may ask about themselves, in the order of the table.
 ACCOUNT = [
     "DELETE /account/keys/{id}",
+    "GET /account/usage",
+    "POST /account/keys/{id}",
     "GET /account/keys",
     "POST /account/keys",
     "GET /account",
