@@ -2,7 +2,8 @@
 
 Each has one running deployment for all tests that do not break it. What breaks it asks for
 `breakable`, what needs settings of its own for `anew`. What only makes sense in one of the two asks
-for `local_deployment` or `containers`, and runs once.
+for `local_deployment` or `containers`, and runs once. Containers of its own cost a test 20 s, so
+one of each kind of setting is `in_containers_too`; the others run as local processes alone.
 """
 
 import fcntl
@@ -47,13 +48,20 @@ def runtime_of(item: pytest.Item) -> str:
     return str(parameters.get("runtime", only))
 
 
+def is_for_local(item: pytest.Item) -> bool:
+    """Whether this is a test with settings of its own that need not be seen in containers too."""
+    names = getattr(item, "fixturenames", ())
+    is_of_containers = runtime_of(item) == "containers" and "anew" in names
+    return is_of_containers and item.get_closest_marker("in_containers_too") is None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = {"", *chosen_runtimes()}
-    left_out = [item for item in items if runtime_of(item) not in wanted]
+    left_out = [item for item in items if runtime_of(item) not in wanted or is_for_local(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if runtime_of(item) in wanted]
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         item.user_properties.append(("runtime", runtime_of(item)))
 

@@ -64,6 +64,7 @@ def assert_limited(answer: requests.Response, kind: str) -> None:
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
+@pytest.mark.in_containers_too
 def test_of_ten_clients_in_four_workers_exactly_as_many_requests_pass_as_allowed(
     with_limits: WithLimits, local_upstream: Upstream
 ) -> None:

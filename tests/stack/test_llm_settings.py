@@ -70,6 +70,7 @@ def ways_to_ask(caller: Caller) -> Iterator[tuple[str, str, str]]:
     yield caller.token("AGNRTEST01"), "POST", "/v1/chat/completions"
 
 
+@pytest.mark.in_containers_too
 def test_the_key_is_sent_from_every_location_and_the_callers_own_from_none_u4(
     anew: Anew, upstream: Upstream, limited_agents: dict[str, str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_revoked_tokens_stream_is_cut_whatever_it_is_called_s1(
     assert is_told == (not keeps_length and (said_by_its_path or not kind))
 
 
+@pytest.mark.in_containers_too
 def test_a_stream_outlives_its_token_unless_the_role_says_otherwise(
     anew: Callable[..., AbstractContextManager[Deployment]], upstream: Upstream
 ) -> None:

@@ -132,6 +132,7 @@ def test_other_headers_of_fronts_change_nothing_and_break_nothing_f3(
         assert upstream.seen[-1].values(name.lower()) == []
 
 
+@pytest.mark.in_containers_too
 def test_the_access_log_has_the_clients_own_address_f3(trusting: Caller) -> None:
     headers = {"X-Forwarded-For": f"evil, {CLIENT}"}
     request_id = trusting.call("bad", headers=headers).headers["x-request-id"]

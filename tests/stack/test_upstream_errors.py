@@ -93,6 +93,7 @@ def preflight(caller: Caller, origin: str, path: str = "/v1/chat/completions") -
     return caller.call(path=path, method="OPTIONS", headers={"Origin": origin, **ASKED})
 
 
+@pytest.mark.in_containers_too
 def test_a_page_of_a_configured_origin_may_ask_and_read(anew: Anew, upstream: Upstream) -> None:
     with anew(CORS_ORIGINS=f"{ORIGIN}, http://localhost:3000") as running:
         caller = Caller(running)

@@ -1,6 +1,6 @@
 """`make test`: two pytests side by side, as neither keeps the cores busy by itself. One has
-the promises and the stacks in containers, the other what starts nothing and the stacks of local
-processes: about as long. What counts seconds of whole containers comes behind both, alone.
+the stacks of local processes, the other those in containers; the rest is shared out so that both
+take about as long. What counts seconds of whole containers comes behind both, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -56,12 +56,12 @@ CLIENT = "sdk/tests"
 MEASURED = ("issuer", "sdk/src")
 CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
-FIRST = Part(("tests/promises", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers")
-BESIDE = Part(
-    ("tests/unit", CLIENT, "tests/contract", "tests/security", "tests/browser", STACKS),
-    "local",
-    ".coverage.local",
+#: Where they stand is a matter of time alone: both parts shall take as long.
+OTHERS = ("tests/contract", "tests/security", "tests/browser")
+FIRST = Part(
+    ("tests/promises", *OTHERS, STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"
 )
+BESIDE = Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local")
 #: Each logs somebody in, and takes as long as all others together.
 LOGINS = "tests/unit/issuer/test_login_endpoints.py"
 UNIT = (Part((LOGINS,), "", ""), Part(("tests/unit", CLIENT, f"--ignore={LOGINS}"), "", ""))
