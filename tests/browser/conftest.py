@@ -31,13 +31,13 @@ def _policy(content: dict[str, Any]) -> None:
     content["roles"]["user"]["api_keys"] = {"most": 3, "longest_days": 90}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def llm() -> Iterator[Upstream]:
     with recording() as one:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def portero(llm: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The deployment that all pages are of."""
     policy = write_policy(tmp_path_factory.mktemp("policy") / "policy.yaml", _policy)
@@ -45,7 +45,7 @@ def portero(llm: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

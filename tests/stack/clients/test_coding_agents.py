@@ -192,7 +192,7 @@ def codex_with_token(home: Home, asked: Asked) -> dict[str, str]:
         "stream_max_retries": 0,
     }
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in provider.items())
-    chosen = f'model = "{asked.model}"\nmodel_provider = "portero"\n'
+    chosen = f'model = "{asked.model}"\nmodel_provider = "portero"\nweb_search = "disabled"\n'
     home.write(".codex/config.toml", f"{chosen}{QUIET}[model_providers.portero]\n{lines}")
     return {"PORTERO_TOKEN": asked.token}
 
