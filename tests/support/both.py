@@ -62,9 +62,13 @@ FIRST = Part(
     ("tests/promises", *OTHERS, STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"
 )
 BESIDE = Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local")
-#: Each logs somebody in, and takes as long as all others together.
-LOGINS = "tests/unit/issuer/test_login_endpoints.py"
-UNIT = (Part((LOGINS,), "", ""), Part(("tests/unit", CLIENT, f"--ignore={LOGINS}"), "", ""))
+#: Each logs somebody in; with what `make run` is made of and the client package they take about as
+#: long as all others.
+LOGINS, RUN = "tests/unit/issuer/test_login_endpoints.py", "tests/unit/run"
+UNIT = (
+    Part((LOGINS, RUN, CLIENT), "", ""),
+    Part(("tests/unit", f"--ignore={LOGINS}", f"--ignore={RUN}"), "", ""),
+)
 LAST = Part((ALONE,), "containers", ".coverage.last")
 
 
