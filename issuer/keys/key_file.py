@@ -244,7 +244,7 @@ class KeyFile:
     def _retiring(self, entries: Sequence[Entry], entry: Entry, now: int) -> Sequence[Entry]:
         """A verifying key never gets more time than it had; one that never signed needs none."""
         if entry.state == SIGNING:
-            raise Faults([f"{entry.kid} signs; 'keys add' replaces it, or retire it --now"])
+            raise Faults([f"{entry.kid} signs; 'signing-keys add' replaces it, or retire it --now"])
         if entry.state == WAITING:
             return _without(entries, [entry.kid])
         until = min(entry.until, now + self._longest_life_seconds())

@@ -33,6 +33,17 @@ MAX_LISTED = 1_000
 def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> Blueprint:
     """The console and its API over one authority."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
+    _ask_for_console(routes, authority)
+    _add_sessions(routes, authority)
+    _add_keys(routes, api_keys)
+    usage.add_to_console(routes, house.used)
+    routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
+    console.add_to(routes, authority, api_keys, house)
+    return routes
+
+
+def _ask_for_console(routes: Blueprint, authority: Authority) -> None:
+    """Before anything here is answered."""
 
     @routes.before_request
     def granted_only() -> Response | None:
@@ -52,6 +63,8 @@ def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> 
         g.claims = claims
         return None
 
+
+def _add_sessions(routes: Blueprint, authority: Authority) -> None:
     @routes.get("/api/sessions")
     def sessions() -> Response:
         return make_response(jsonify(sessions=_listed(authority)))
@@ -64,6 +77,8 @@ def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> 
     def revoke_user(name: str) -> Response:
         return _revoked(_revoke(authority, Selection(subject=name, api_keys=False)))
 
+
+def _add_keys(routes: Blueprint, api_keys: ApiKeys) -> None:
     @routes.get("/api/keys")
     def keys() -> Response:
         return make_response(jsonify(keys=_listed_keys(api_keys)))
@@ -81,11 +96,6 @@ def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> 
     @routes.delete("/api/keys/<key_id>")
     def revoke_key(key_id: str) -> Response:
         return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), "No such API key.")
-
-    usage.add_to_console(routes, house.used)
-    routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
-    console.add_to(routes, authority, api_keys, house)
-    return routes
 
 
 def _audit_page(authority: Authority) -> Response:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,26 +29,11 @@ from issuer.errors import StoreUnavailable
 from issuer.store import OF_API_KEY, Addition, ApiKey, Ending, Selection, Session
 from issuer.store.audit import DAY_SECONDS, Lines
 from issuer.store.sessions import Sessions, open_sessions
-from tests.support.postgresql import Cluster, cluster
 
 NOW = 1_800_000_000
 MANY = 1_000_000
 ROOT = Actor(OPERATOR, "root")
 ALICE = Actor(USER, "USRSalice", "192.0.2.7")
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[Cluster]:
-    with cluster() as running:
-        yield running
-
-
-@pytest.fixture(params=("sqlite", "postgresql"))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        running: Cluster = request.getfixturevalue("postgresql")
-        return running.database("audit")
-    return f"sqlite:///{tmp_path}/sessions.db"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,6 @@ from issuer.store import (
     StoredPolicy,
 )
 from issuer.store.sessions import Sessions, open_sessions
-from tests.support.postgresql import Cluster, cluster
 from tests.support.stores import sessions_in
 
 NOW = 1_800_000_000
@@ -38,33 +37,20 @@ MANY = 1_000_000
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = multiprocessing.get_context("spawn")
 
-KINDS = ("sqlite", "postgresql")
-
 
 @dataclass
 class Place:
     """Where one store lives; every `open` is a new client of it."""
 
-    kind: str
     url: str
-    other_url: str
 
     def open(self) -> Sessions:
         return open_sessions(self.url)
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[Cluster]:
-    with cluster() as running:
-        yield running
-
-
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "postgresql":
-        running: Cluster = request.getfixturevalue("postgresql")
-        return Place("postgresql", running.database("one"), running.database("other"))
-    return Place("sqlite", *(f"sqlite:///{tmp_path}/{name}.db" for name in ("sessions", "other")))
+@pytest.fixture
+def place(url: str) -> Place:
+    return Place(url)
 
 
 @pytest.fixture
@@ -442,8 +428,10 @@ def test_credentials_in_use_are_those_of_active_sessions(store: Sessions) -> Non
     assert list(store.credentials_in_use(NOW + 5)) == [("USRSalice", "print USRSalice")]
 
 
-def test_the_salt_is_made_once_and_is_another_stores_never(place: Place, store: Sessions) -> None:
-    other = open_sessions(place.other_url)
+def test_the_salt_is_made_once_and_is_another_stores_never(
+    place: Place, store: Sessions, tmp_path: Path
+) -> None:
+    other = sessions_in(tmp_path / "other.db")
     assert len(store.salt()) >= 16
     assert place.open().salt() == store.salt() != other.salt()
 

@@ -1,32 +1,15 @@
 """What the store promises of usage (`issuer/store/usage.py`), asked of each database there is."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from issuer.store.sessions import open_sessions
 from issuer.store.usage import COUNTS, Question, Usage
-from tests.support.postgresql import Cluster, cluster
 
 DAY = "2026-11-25"
 ROW = [DAY, "USRSA", "token", "tiny", "llm", 1, 3, 2]
 BOTS = [DAY, "AGNRB", "wPJv-2m3B0gR7hQz", "tiny", "rack", 1, 2**40, 0]
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[Cluster]:
-    with cluster() as running:
-        yield running
-
-
-@pytest.fixture(params=("sqlite", "postgresql"))
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        running: Cluster = request.getfixturevalue("postgresql")
-        return running.database("usage")
-    return f"sqlite:///{tmp_path}/sessions.db"
 
 
 @pytest.fixture

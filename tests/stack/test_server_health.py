@@ -171,9 +171,9 @@ def test_a_caller_sees_what_it_may_use_and_no_more(asking: Asking) -> None:
 def test_a_list_asks_no_server_and_a_server_is_asked_by_one_worker_alone(asking: Asking) -> None:
     asking.wild.seen.clear()
     begin = time.monotonic()
-    wait_for(lambda: len(asking.wild.seen) >= 2, SOON, "two rounds")
-    rounds, seconds = len(asking.wild.seen), time.monotonic() - begin
-    assert rounds <= seconds / 2 + 2
+    wait_for(lambda: len(asking.wild.seen) >= 4, 2 * SOON, "four rounds")
+    # One asker needs three pauses of two seconds for that; each worker for itself would need one.
+    assert time.monotonic() - begin > 5
     before = len(asking.wild.seen)
     for _ in range(20):
         assert asking.get("/v1/models").status_code == 200
@@ -195,8 +195,9 @@ def test_one_that_comes_to_no_end_delays_nobody_and_is_down_until_it_does(asking
     asking.wild.raw_answer = ENDLESS
     told = asking.wait_until("wild", "down")
     assert "did not" in told["last_error"]
-    begin = time.monotonic()
-    assert (asking.get("/v1/models").status_code, time.monotonic() - begin < 2) == (200, True)
+    asked = len(asking.wild.seen)
+    assert asking.get("/v1/models").status_code == 200
+    assert len(asking.wild.seen) - asked <= 1, "a list asks no server"
     assert asking.metric("up", "wild") == 0
     assert asking.metric("up", "box") == 1
     asking.wild.raw_answer = None

@@ -5,20 +5,6 @@ local fake_ngx = require("fake_ngx")
 
 local fake, balancer, hosts, upstreams
 
---- The balancer of nginx: what it was told to choose.
-local function fake_balancer()
-    local this = { chosen = {}, more_tries = nil }
-    function this.set_more_tries(count) this.more_tries = count end
-    function this.set_current_peer(address, port)
-        if this.refuses then
-            return nil, "refused"
-        end
-        this.chosen[#this.chosen + 1] = address .. ":" .. port
-        return true
-    end
-    return this
-end
-
 --- A resolver whose names the spec sets, and whose async answers take one tick.
 local function fake_resolver()
     return {
@@ -34,8 +20,7 @@ end
 
 before_each(function()
     fake = fake_ngx.install()
-    balancer, hosts = fake_balancer(), {}
-    package.loaded["ngx.balancer"] = balancer
+    balancer, hosts = fake.balancer, {}
     package.loaded["portero.server.resolver"] = fake_resolver()
     upstreams = fake.load("portero.server.upstreams")
 end)
