@@ -116,7 +116,9 @@ case "${1:-start}" in
         # One that was killed has left its socket behind, to which nginx could not listen.
         grep -qF " $runtime/inner.sock" /proc/net/unix || rm -f "$runtime/inner.sock"
         # It ends with this process, which nginx takes the place of.
-        [ -z "${TLS_CERTIFICATE:-}" ] || setpriv --pdeathsig TERM sh "$home/gateway.sh" watch &
+        if [ -n "${TLS_CERTIFICATE:-}" ]; then
+            setpriv --pdeathsig TERM sh "$home/gateway.sh" watch &
+        fi
         run_nginx "$runtime" nginx.conf "${GATEWAY_WORKERS:-auto}"
         ;;
     watch)

@@ -315,6 +315,15 @@ def _stop_daemon() -> None:
     if pid is not None:
         _end(pid)
     _restore_network()
+    _remove_run()
+
+
+def _remove_run() -> None:
+    """A daemon that ends in haste leaves its containers' network namespaces mounted in here."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    ours = [line.split()[1] for line in mounts if line.split()[1].startswith(f"{RUN}/")]
+    for mount in reversed(ours):
+        _run(["umount", "--lazy", mount], os.environ, check=False)
     shutil.rmtree(RUN, ignore_errors=True)
 
 

@@ -115,6 +115,8 @@ def is_wanted() -> bool:
     """Whether somebody else uses the engine that we started, or wants to keep it."""
     if engine.KEEP.exists():
         return True
+    if not engine.LEASE.exists():
+        return False
     with engine.LEASE.open() as lease:
         try:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
