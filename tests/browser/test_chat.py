@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import LIMIT
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Spoken, Upstream
+from tests.support.upstream import Spoken, Upstream, wait_for
 
 USER = "USRSTEST01"
 CHAT = "/v1/chat/completions"
@@ -38,6 +38,11 @@ def answered(page: Page) -> None:
     """Wait until an answer has come to its end."""
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     expect(page.get_by_role("article")).not_to_have_count(0)
+
+
+def answered_nobody(llm: Upstream) -> None:
+    """Wait until the LLM server has found that nobody hears its answer any more."""
+    wait_for(lambda: llm.departures, what="the end of the answer at the LLM server")
 
 
 def asked(llm: Upstream) -> list[dict[str, Any]]:
@@ -110,6 +115,140 @@ def test_conversations_are_kept_in_the_browser_alone_and_all_deleted(
     page.get_by_role("button", name="Delete all conversations").click()
     expect(page.get_by_role("button", name="The first one")).to_have_count(0)
     assert "first" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_conversations_deleted_during_an_answer_stay_deleted(
+    open_page: OpenPage, llm: Upstream
+) -> None:
+    llm.events, llm.gap = 10_000, 0.05
+    page = open_page(user=USER)
+    say(page, "Forget this.")
+    expect(page.get_by_role("log")).to_contain_text("0123")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete all conversations").click()
+    answered_nobody(llm)
+    expect(page.get_by_text("All conversations are deleted.")).to_be_visible()
+    expect(page.get_by_role("button", name="Forget this.")).to_have_count(0)
+    assert "Forget" not in page.evaluate("JSON.stringify(localStorage)")
+    llm.answers[CHAT] = events_of("Hello.")
+    say(page, "Keep this.")
+    expect(page.get_by_role("log")).to_contain_text("Hello.")
+    page.reload()
+    expect(page.get_by_role("button", name="Keep this.")).to_be_visible()
+    expect(page.get_by_role("button", name="Forget this.")).to_have_count(0)
+
+
+def test_a_question_outlives_a_tab_that_is_closed_before_its_answer(
+    open_page: OpenPage, llm: Upstream
+) -> None:
+    page = open_page(user=USER)
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("tiny")
+    llm.mood = "hang"
+    say(page, "A long thought")
+    wait_for(lambda: asked(llm), what="the question at the LLM server")
+    context = page.context
+    page.close()
+    llm.mood = "answer"
+    other = context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="A long thought").click()
+    expect(other.get_by_role("article")).to_have_count(1)
+    llm.answers[CHAT] = events_of("Here I am.")
+    other.get_by_role("button", name="Try again").click()
+    expect(other.get_by_role("log")).to_contain_text("Here I am.")
+
+
+def test_what_has_come_of_an_answer_is_kept_when_its_page_is_left(
+    open_page: OpenPage, llm: Upstream
+) -> None:
+    llm.events, llm.gap = 10_000, 0.05
+    page = open_page(user=USER)
+    say(page, "Count.")
+    expect(page.get_by_role("log")).to_contain_text("0123")
+    page.goto("/account")
+    page.goto("/")
+    page.get_by_role("button", name="Count.").click()
+    expect(page.get_by_role("log")).to_contain_text("0123")
+
+
+def test_a_click_on_the_conversation_that_is_answered_loses_none_of_it(
+    open_page: OpenPage, llm: Upstream
+) -> None:
+    llm.answers[CHAT] = events_of("Hello.")
+    page = open_page(user=USER)
+    log = page.get_by_role("log")
+    say(page, "The first question")
+    expect(log).to_contain_text("Hello.")
+    answered(page)
+    llm.answers.clear()
+    llm.events, llm.gap = 10_000, 0.05
+    say(page, "Count.")
+    expect(log).to_contain_text("0123")
+    page.get_by_role("button", name="The first question").click()
+    expect(log).to_contain_text("0123")
+    page.get_by_role("button", name="Stop").click()
+    answered(page)
+    llm.answers[CHAT] = events_of("The end.")
+    say(page, "And then?")
+    expect(log).to_contain_text("The end.")
+    told = [one["content"] for one in asked(llm)[-1]["messages"]]
+    assert told[:3] == ["The first question", "Hello.", "Count."]
+    assert told[3].startswith("0123")
+    assert told[4:] == ["And then?"]
+    page.reload()
+    page.get_by_role("button", name="The first question").click()
+    expect(page.get_by_role("article")).to_have_count(6)
+
+
+def test_an_answer_is_lost_to_none_that_does_not_come(open_page: OpenPage, llm: Upstream) -> None:
+    llm.answers[CHAT] = events_of("Good.")
+    page = open_page(user=USER)
+    log, alert = page.get_by_role("log"), page.get_by_role("alert")
+    say(page, "Hello")
+    expect(log).to_contain_text("Good.")
+    answered(page)
+
+    def try_again_in_vain(text: str) -> None:
+        page.get_by_role("button", name="Try again").click()
+        expect(alert).to_contain_text(text)
+        answered(page)
+        expect(log).to_contain_text("Good.")
+        expect(page.get_by_role("article")).to_have_count(2)
+
+    for status, text in ((503, "not ready"), (429, "Try again in 1 s")):
+        llm.answers[CHAT] = status
+        try_again_in_vain(text)
+    page.route(f"**{CHAT}", lambda route: route.abort())
+    try_again_in_vain("The connection failed")
+    page.unroute(f"**{CHAT}")
+    page.reload()
+    page.get_by_role("button", name="Hello").click()
+    expect(log).to_contain_text("Good.")
+    llm.answers[CHAT] = events_of("Better.")
+    page.get_by_role("button", name="Try again").click()
+    expect(log).to_contain_text("Better.")
+    expect(log).not_to_contain_text("Good.")
+    assert {len(one["messages"]) for one in asked(llm)} == {1}
+
+
+def test_an_answer_outlives_a_tab_that_is_closed_before_another_has_come(
+    open_page: OpenPage, llm: Upstream
+) -> None:
+    llm.answers[CHAT] = events_of("Good.")
+    page = open_page(user=USER)
+    say(page, "Hello")
+    expect(page.get_by_role("log")).to_contain_text("Good.")
+    answered(page)
+    llm.mood = "hang"
+    page.get_by_role("button", name="Try again").click()
+    wait_for(lambda: len(asked(llm)) == 2, what="the question at the LLM server")
+    context = page.context
+    page.close()
+    llm.mood = "answer"
+    other = context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Hello").click()
+    expect(other.get_by_role("log")).to_contain_text("Good.")
 
 
 def test_another_user_of_the_same_browser_is_shown_none_of_them(

@@ -19,6 +19,7 @@ const draft = `portero.draft.${place.dataset.subject}`;
 
 let current = fresh();
 let pictures = [];
+// The answer that comes: {conversation, message, former, controller}.
 let running = null;
 
 function say(name, values = {}) {
@@ -90,9 +91,19 @@ function showList() {
   $("conversations").replaceChildren(...kept.all().map((one) => {
     const button = element("button", { type: "button", className: "link", textContent: one.title || say("untitled"), dir: "auto" });
     if (one.id === current.id) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => { stop(); current = one; showConversation(); });
+    button.addEventListener("click", () => openKept(one.id));
     return element("li", {}, button);
   }));
+}
+
+// The current one is open already, and what is kept of it may be less: its answer may be coming.
+function openKept(id) {
+  if (id === current.id) return;
+  const found = kept.find(id);
+  if (!found) return showList(); // another page of this browser deleted it
+  stop();
+  current = found;
+  showConversation();
 }
 
 function showLeft(headers) {
@@ -160,7 +171,7 @@ function takeDraft() {
   if (!found) return "";
   sessionStorage.removeItem(draft);
   const fields = JSON.parse(found);
-  current = kept.all().find((one) => one.id === fields.id) ?? current;
+  current = kept.find(fields.id) ?? current;
   showConversation();
   for (const id of ["message", "system", "temperature"]) $(id).value = fields[id] ?? "";
   return fields.model ?? "";
@@ -185,11 +196,12 @@ function bodyOf(conversation) {
   };
 }
 
-function setRunning(controller) {
-  running = controller;
-  $("stop").hidden = !controller;
-  $("send").disabled = Boolean(controller);
-  $("again").hidden = Boolean(controller) || current.messages.length === 0;
+function setRunning(answering) {
+  running = answering;
+  $("log").setAttribute("aria-busy", String(Boolean(answering)));
+  $("stop").hidden = !answering;
+  $("send").disabled = Boolean(answering);
+  $("again").hidden = Boolean(answering) || current.messages.length === 0;
 }
 
 // An answer that grows is drawn a few times a second, and read aloud when it is whole.
@@ -208,37 +220,51 @@ function drawing(article, message) {
   };
 }
 
-async function answer() {
-  const conversation = current;
+// A conversation with what has come of its answer; until a word has, with the former one.
+function soFar({ conversation, message, former }) {
+  return { ...conversation, messages: [...conversation.messages, ...(message.text ? [message] : former)] };
+}
+
+// What is asked is kept at once, and what has come of its answer when the page is left.
+function keepRunning() {
+  if (running) kept.keep(soFar(running));
+}
+
+async function answer(former = []) {
   const message = { role: "assistant", text: "", images: [], model: $("model").value };
-  const body = bodyOf(conversation);
-  const article = articleOf(message);
   const controller = new AbortController();
+  const answering = { conversation: current, message, former, controller };
+  const article = articleOf(message);
   const drawn = drawing(article, message);
   clearTrouble();
-  $("log").setAttribute("aria-busy", "true");
+  setRunning(answering);
+  keepRunning();
+  showList();
   $("log").append(article);
   $("left").textContent = say("thinking");
   toEnd();
-  setRunning(controller);
   try {
-    const finish = await ask(body, controller.signal, {
+    const finish = await ask(bodyOf(answering.conversation), controller.signal, {
       head: (headers) => { $("left").textContent = say("thinking"); showLeft(headers); },
       text: (text) => { message.text += text; drawn.soon(); },
     });
     if ($("left").textContent === say("thinking")) $("left").textContent = say("answered");
     if (finish === "length") $("left").textContent = say("cut_length");
   } catch (error) {
-    tellOf(error, controller);
+    if (running === answering) tellOf(error, controller);
   } finally {
     drawn.now();
-    $("log").removeAttribute("aria-busy");
-    if (message.text) conversation.messages.push(message);
-    else article.remove();
-    if (running === controller) setRunning(null);
-    if (!kept.keep(conversation)) $("left").textContent = say("not_kept");
-    showList();
+    if (running === answering) settle(answering, article);
   }
+}
+
+function settle(answering, article) {
+  const { conversation, message, former } = answering;
+  if (!message.text) article.replaceWith(...former.map(articleOf));
+  conversation.messages = soFar(answering).messages;
+  setRunning(null);
+  if (!kept.keep(conversation)) $("left").textContent = say("not_kept");
+  showList();
 }
 
 function tellOf(error, controller) {
@@ -266,14 +292,15 @@ function send(event) {
 
 function again() {
   if (running) return;
-  while (current.messages.at(-1)?.role === "assistant") current.messages.pop();
+  const asked = current.messages.findLastIndex((one) => one.role === "user");
+  const former = current.messages.splice(asked + 1);
   current.system = $("system").value;
   showConversation();
-  answer();
+  answer(former);
 }
 
 function stop() {
-  running?.abort();
+  running?.controller.abort();
 }
 
 // Images
@@ -320,6 +347,7 @@ async function loadModels(wanted) {
 function deleteAll() {
   if (!confirm(say("delete_sure"))) return;
   stop();
+  setRunning(null); // a stopped answer ends later than this, and would keep its conversation again
   kept.deleteAll();
   current = fresh();
   showConversation();
@@ -345,6 +373,9 @@ $("message").addEventListener("keydown", (event) => {
     $("ask").requestSubmit();
   }
 });
+
+window.addEventListener("pagehide", keepRunning);
+document.addEventListener("visibilitychange", () => { if (document.hidden) keepRunning(); });
 
 $("no-script").remove();
 showList();

@@ -18,6 +18,10 @@ export class Conversations {
     }
   }
 
+  find(id) {
+    return this.all().find((one) => one.id === id);
+  }
+
   /** Whether there was room. Another page of this browser may have kept others meanwhile. */
   keep(conversation) {
     const others = this.all().filter((one) => one.id !== conversation.id);
