@@ -9,8 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import IO
 
 #: Which runtimes the tests in tests/stack go through: a comma list. Not set: both.
 RUNTIMES = "PORTERO_TEST_RUNTIMES"
@@ -29,7 +32,7 @@ class Part:
     def words(self) -> list[str]:
         """The command; the table of coverage comes when all have ended."""
         measured = (*map("--cov={}".format, MEASURED), "--cov-report=") if self.coverage else ()
-        return [sys.executable, "-m", "pytest", *measured, *self.wanted()]
+        return [sys.executable, "-m", "pytest", "--durations=25", *measured, *self.wanted()]
 
     def wanted(self) -> Sequence[str]:
         """What there is to run; stacks go through their runtime alone."""
@@ -44,10 +47,18 @@ class Part:
         chosen = os.environ.get(RUNTIMES, "")
         return not chosen.strip() or self.runtime in chosen
 
-    def told(self, status: int) -> str:
-        """How it ended."""
-        word = "passed" if status == 0 else f"failed ({status})"
-        return f"{' '.join(self.paths)} ({self.runtime}): {word}"
+    def told(self, ended: "Ended") -> str:
+        """How it ended, and after how long: what to move where they drift apart."""
+        word = "passed" if ended.status == 0 else f"failed ({ended.status})"
+        return f"{' '.join(self.paths)} ({self.runtime}): {word} after {ended.seconds:.0f} s"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The exit status of a part, and how long it took."""
+
+    status: int
+    seconds: float
 
 
 STACKS = "tests/stack"
@@ -74,32 +85,39 @@ LAST = Part((ALONE,), "containers", ".coverage.last")
 
 def main(first: Part = FIRST, beside: Part = BESIDE, last: Part = LAST) -> int:
     """Run all; what runs beside is told once the other has ended."""
-    statuses = [*_side_by_side(first, beside), _run(last) if last.wanted() else 0]
+    ended = [*_side_by_side(first, beside), _run(last) if last.wanted() else Ended(0, 0)]
     covered = report([part.coverage for part in (first, beside, last)])
-    told = zip((first, beside, last), statuses, strict=True)
-    print("\n" + "; ".join(part.told(status) for part, status in told))
-    return next(filter(None, [*statuses, covered]), 0)
+    print("\n" + _told((first, beside, last), ended))
+    return next(filter(None, [*(one.status for one in ended), covered]), 0)
 
 
 def unit() -> int:
     """`make unit`, on both cores too."""
-    return next(filter(None, _side_by_side(*UNIT)), 0)
+    ended = _side_by_side(*UNIT)
+    print("\n" + _told(UNIT, ended))
+    return next(filter(None, (one.status for one in ended)), 0)
 
 
-def _run(part: Part) -> int:
-    return subprocess.run(part.words(), env=part.environment()).returncode
+def _told(parts: Sequence[Part], ended: Sequence[Ended]) -> str:
+    return "; ".join(part.told(one) for part, one in zip(parts, ended, strict=True))
 
 
-def _side_by_side(first: Part, beside: Part) -> tuple[int, int]:
-    with tempfile.TemporaryFile("w+") as told:
-        other = subprocess.Popen(
-            beside.words(), env=beside.environment(), stdout=told, stderr=subprocess.STDOUT
-        )
-        status = _run(first)
-        other.wait()
+def _run(part: Part, output: IO[str] | None = None) -> Ended:
+    began = time.monotonic()
+    run = subprocess.run(
+        part.words(), env=part.environment(), stdout=output, stderr=output and subprocess.STDOUT
+    )
+    return Ended(run.returncode, time.monotonic() - began)
+
+
+def _side_by_side(first: Part, beside: Part) -> tuple[Ended, Ended]:
+    with tempfile.TemporaryFile("w+") as told, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(_run, beside, told)
+        ended = _run(first)
+        both = ended, other.result()
         told.seek(0)
         print(f"\n{'beside it: ' + ' '.join(beside.paths):=^80}\n{told.read()}", flush=True)
-    return status, other.returncode
+    return both
 
 
 def report(files: Sequence[str]) -> int:
