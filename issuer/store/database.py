@@ -36,9 +36,13 @@ SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 def fault_of_url(text_of_url: str) -> str:
     """What is wrong with a DATABASE_URL, in words without its password; empty where nothing is."""
+    if text_of_url.startswith(POSTGRESQL) and text_of_url.count("@") > 1:
+        # What is behind the first would pass for host, port or database, which errors name.
+        return "has more than one @; write one that is in the password as %40"
     try:
         url = make_url(text_of_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # A ValueError has the port in it, which may be a password without its @.
         return "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
     if url.drivername == SQLITE:
         return "" if url.database and not url.host else "must be sqlite:///FILE"

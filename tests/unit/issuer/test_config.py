@@ -283,6 +283,22 @@ def test_a_wrong_value_of_these_stops_the_start_as_well(
     assert any(fault.startswith((name, "SECRET_KEY")) for fault in faults(settings))
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("se@cret@db", "se@cret:qwx@db", "se@cret/qwx@db", "se@1:cret@db", "se@cret?qwx=@db"),
+        *("@secret@db", "secret@@db", "secret:qwx@db:x", "secret"),
+    ],
+)
+def test_a_database_url_whose_password_is_not_encoded_is_a_fault_that_tells_none_of_it(
+    environ: Environ, rest: str
+) -> None:
+    url = f"postgresql://portero:{rest}/portero"
+    found = faults(environ | {"DATABASE_URL": url, "SEAL_KEY": "0123456789abcdefghijklmnopqrstuv"})
+    (fault,) = [one for one in found if one.startswith("DATABASE_URL: ")]
+    assert not any(part in fault for part in ("se@", "cret", "qwx"))
+
+
 def test_n20_nothing_set_lists_all_that_is_missing() -> None:
     found = faults({})
     assert [fault.split(":")[0] for fault in found] == [
