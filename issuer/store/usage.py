@@ -15,6 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from issuer.store.database import SQLITE, Database
 from issuer.store.tables import spent, usage, usage_batches
 
+Insert = sqlite.Insert | postgresql.Insert
+
 #: What a row is about, and what it counts, in the order in which a gateway tells them.
 KEYS = ("day", "user", "credential", "model", "server")
 COUNTS = ("requests", "prompt_tokens", "completion_tokens")
@@ -48,13 +50,15 @@ class Usage:
             if number <= _taken(connection, boot):
                 return False
             named = [dict(zip(KEYS + COUNTS, row, strict=True)) for row in rows]
-            for row in named:
-                _add(connection, usage, row, COUNTS)
-            for (period, user), tokens in _spent(named).items():
-                row = {"period": period, "user": user, "tokens": tokens}
-                _add(connection, spent, row, ("tokens",))
-            batch = {"boot": boot, "number": number}
-            _set(connection, usage_batches, batch, {"number": number})
+            _add(connection, usage, named, COUNTS)
+            sums = [
+                {"period": period, "user": user, "tokens": tokens}
+                for (period, user), tokens in _spent(named).items()
+            ]
+            _add(connection, spent, sums, ("tokens",))
+            put = _insert(connection, usage_batches)
+            batch = [{"boot": boot, "number": number}]
+            _put(connection, put, batch, {"number": put.excluded.number})
             return True
 
     def spent(self, boot: str, day: str) -> tuple[int, dict[str, tuple[int, int]]]:
@@ -104,16 +108,26 @@ def _taken(connection: Connection, boot: str) -> int:
     return int(connection.scalar(number) or 0)
 
 
-def _add(connection: Connection, table: Table, row: dict[str, Any], counts: Sequence[str]) -> None:
-    """A new row, or its counts added to the one that is there."""
-    _set(connection, table, row, {name: table.c[name] + row[name] for name in counts})
-
-
-def _set(
-    connection: Connection, table: Table, row: dict[str, Any], changes: Mapping[str, Any]
+def _add(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], counts: Sequence[str]
 ) -> None:
-    dialect = sqlite if connection.dialect.name == SQLITE else postgresql
-    put = dialect.insert(table).values(row)
-    connection.execute(
-        put.on_conflict_do_update(index_elements=list(table.primary_key), set_=dict(changes))
-    )
+    """New rows, or their counts added to those that are there."""
+    put = _insert(connection, table)
+    _put(connection, put, rows, {name: table.c[name] + put.excluded[name] for name in counts})
+
+
+def _insert(connection: Connection, table: Table) -> Insert:
+    return sqlite.insert(table) if connection.dialect.name == SQLITE else postgresql.insert(table)
+
+
+def _put(
+    connection: Connection,
+    put: Insert,
+    rows: Sequence[Mapping[str, Any]],
+    changes: Mapping[str, Any],
+) -> None:
+    """All at once: others wait for this transaction."""
+    if rows:
+        keys = list(put.table.primary_key)
+        known = put.on_conflict_do_update(index_elements=keys, set_=dict(changes))
+        connection.execute(known, rows)

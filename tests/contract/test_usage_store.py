@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import sqlalchemy
 
 from issuer.store.sessions import open_sessions
 from issuer.store.usage import COUNTS, Question, Usage
@@ -56,6 +57,22 @@ def test_it_is_asked_by_day_within_and_by_what_it_is_told_apart(usage: Usage) ->
     assert sums(usage, "credential", "model", user="AGNRB") == [
         ["wPJv-2m3B0gR7hQz", "tiny", 1, 2**40, 0]
     ]
+
+
+def test_a_batch_of_many_rows_asks_the_database_as_often_as_one_of_one(usage: Usage) -> None:
+    asked: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        asked.append(statement)
+
+    sqlalchemy.event.listen(usage._database._engine, "before_cursor_execute", note)
+    usage.add("life", 1, [ROW])
+    of_one = len(asked)
+    many = [[DAY, f"USRS{number % 50}", *ROW[2:]] for number in range(200)]
+    usage.add("life", 2, many)
+    assert len(asked) == 2 * of_one
+    assert sum(int(str(row[1])) for row in sums(usage, "user")) == 201
+    assert usage.spent("life", DAY)[1]["USRS7"] == (4 * 5, 4 * 5)
 
 
 def test_batches_that_come_at_once_are_all_there(url: str) -> None:
