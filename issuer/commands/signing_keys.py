@@ -62,7 +62,8 @@ def _retire(options: argparse.Namespace) -> int:
     entry = parts.keys.read().find(options.kid)
     if options.now and entry is not None and entry.state == SIGNING:
         # Its successor first: no login shall get a token that a gateway cannot verify yet.
-        _note(parts, KEY_ADD, parts.keys.add(entry.algorithm, now).kid)
+        if not parts.keys.read().waiting():
+            _note(parts, KEY_ADD, parts.keys.add(entry.algorithm, now).kid)
         parts.gateways.put_keys(parts.keys.read())
     parts.keys.retire(options.kid, options.now, now)
     _note(parts, KEY_RETIRE, options.kid)

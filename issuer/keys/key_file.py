@@ -64,6 +64,10 @@ class KeyList:
         """The entry of a `kid`, gone ones too."""
         return next((entry for entry in self.entries if entry.kid == kid), None)
 
+    def waiting(self) -> list[str]:
+        """The `kid` of the key that signs next, if there is one."""
+        return _in_state(self.entries, WAITING)
+
     def over(self, now: int) -> list[str]:
         """The `kid` of each key whose last token has ended."""
         return [one.kid for one in self.entries if one.state == VERIFYING and one.until <= now]
@@ -202,7 +206,7 @@ class KeyFile:
     def add(self, algorithm: str | None, now: int) -> Entry:
         """A new key that waits for the gateways. Raises `Faults` while another one waits."""
         with self._changing() as known:
-            if _in_state(known.entries, WAITING):
+            if known.waiting():
                 raise Faults(["a new key is waiting for the gateways already"])
             entry = _entry(keys.new_key(algorithm or self._algorithm), WAITING, now)
             self._put(known, [*known.entries, entry])

@@ -463,6 +463,22 @@ def test_keys_retire_now_replaces_a_signing_key_and_tells_the_gateways_before_it
     assert_no_secret(said.out + said.err)
 
 
+@pytest.mark.usefixtures("started")
+def test_keys_retire_now_has_the_key_that_waits_sign_in_the_place_of_a_leaked_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signing_keys, "PROMOTED_SECONDS", 0.0)
+    with listening((model := FakeGateway()).answer) as listener:
+        monkeypatch.setenv("GATEWAY_URLS", listener.url)
+        leaked = key_file().keyring().signing().kid
+        assert issuer_main.main(["keys", "add"]) == 2
+        (waiting,) = key_file().read().waiting()
+        assert issuer_main.main(["keys", "retire", leaked, "--now"]) == 0
+    assert key_file().keyring().signing().kid == waiting
+    assert model.keys.keys() == {waiting}
+    assert len(key_file().read().entries) == 2
+
+
 def test_keys_retire_takes_an_id_that_begins_with_a_dash_for_no_option(
     settings: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
