@@ -26,7 +26,8 @@ Rows = Sequence[Mapping[str, Any]]
 def question(words: Mapping[str, str], today: date, user: str | None = None) -> Question:
     """Of `from`, `to` and `by`, each of which may be missing. Raises `Unacceptable`."""
     last = _day(words, "to", today)
-    first = _day(words, "from", last - timedelta(days=DAYS - 1))
+    back = min(timedelta(days=DAYS - 1), last - date.min)
+    first = _day(words, "from", last - back)
     if first > last:
         raise Unacceptable("from must not be later than to.")
     return Question(first.isoformat(), last.isoformat(), _by(words.get("by")), user)
