@@ -140,7 +140,17 @@ class PolicyInForce:
         self._refuse(faulty)
         found = self._parsed(self._of_store(known))
         text = self._text(found)
-        return found, self._store.put_policy(known.sources, text, by=ITSELF) or known
+        stored = self._store.put_policy(
+            known.sources,
+            text,
+            # Another process may have taken a newer one meanwhile.
+            still=lambda: self._store.policy_serial() == known.serial,
+            by=ITSELF,
+        )
+        if stored:
+            return found, stored
+        self._judged = self._seen = self._read()
+        return self._begin()
 
     def _refuse(self, faulty: Faults) -> None:
         """The audit has how many faults there are, and what tells them from others: a fault may

@@ -175,6 +175,29 @@ def test_a_process_that_begins_with_a_faulty_file_takes_the_last_good_policy(
     assert ttl_of(one) == 200
 
 
+def test_a_process_that_begins_with_a_faulty_file_puts_no_older_policy_over_a_newer_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = house.process()
+    good, real = house.path.read_text(), Sessions.policy
+    house.path.write_text("")
+
+    def known_until_another_is_put(self: Sessions) -> StoredPolicy | None:
+        monkeypatch.setattr(Sessions, "policy", real)
+        known = self.policy()
+        house.write(200)
+        look(other)
+        house.path.write_text("")
+        return known
+
+    monkeypatch.setattr(Sessions, "policy", known_until_another_is_put)
+    one = house.process()
+    assert (ttl_of(one), ttl_of(other), house.store.policy_serial()) == (200, 200, 2)
+    house.path.write_text(good)
+    look(one)
+    assert ttl_of(one) == 100
+
+
 def test_without_a_good_policy_at_all_there_is_no_start(house: House) -> None:
     house.path.write_text("roles: 1")
     with pytest.raises(Faults):
