@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 from flask import Blueprint, Response, jsonify, make_response, request
 
 from issuer import metrics
-from issuer.audit import Actor
+from issuer.audit import OK, Actor
 from issuer.authority import Authority, Known, Login, Refusal
 from issuer.errors import TokenRefused, TooManyTokens, Unavailable
 from issuer.policy.roles import Roles
@@ -28,6 +28,7 @@ GRANT = "client_credentials"
 FORM = "application/x-www-form-urlencoded"
 #: How a client may say who it is (RFC 7591 section 2).
 METHODS = ["client_secret_basic", "client_secret_post"]
+INVALID_SCOPE = "invalid_scope"
 #: Classes of which one lets a caller ask about tokens of others.
 INTROSPECTING = ("metrics", "console")
 
@@ -148,11 +149,13 @@ class _Endpoints:
 
     def _login(self, client: _Client, scope: tuple[str, ...] | None) -> Login:
         known = self._known(client)
-        metrics.LOGINS.labels(TOKEN, "ok" if known else Refusal.WRONG_CREDENTIALS.value).inc()
+        outcome = _outcome(known, scope)
+        metrics.LOGINS.labels(TOKEN, outcome).inc()
         if known is None:
             raise _invalid_client()
-        if scope is not None and not set(scope) <= set(known.role.routes):
-            raise OAuthError("invalid_scope", "scope must be route classes that your role has.")
+        if outcome != OK:
+            self._authority.refused(known.username, known.address, outcome)
+            raise OAuthError(outcome, "scope must be route classes that your role has.")
         return self._authority.issue(known, scope)
 
     def _known(self, client: _Client) -> Known | None:
@@ -205,6 +208,15 @@ class _Endpoints:
             "jti": claims.jti,
             "role": claims.role,
         }
+
+
+def _outcome(known: Known | None, scope: tuple[str, ...] | None) -> str:
+    """What the metrics have of a login. A scope that names no class asks for nothing at all."""
+    if known is None:
+        return Refusal.WRONG_CREDENTIALS.value
+    if scope is None:
+        return OK
+    return OK if scope and set(scope) <= set(known.role.routes) else INVALID_SCOPE
 
 
 def _may_introspect(claims: Claims, roles: Roles) -> bool:

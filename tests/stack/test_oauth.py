@@ -147,7 +147,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], int, str]] = {
         "invalid_request",
     ),
     "a class of another role": (who(AGENT), {"scope": "console", **GRANT}, 400, "invalid_scope"),
-    "no class at all": (who(AGENT), {"scope": "models everything", **GRANT}, 400, "invalid_scope"),
+    "a scope of spaces": (who(AGENT), {"scope": " ", **GRANT}, 400, "invalid_scope"),
+    "a class that is none": (
+        who(AGENT),
+        {"scope": "models everything", **GRANT},
+        400,
+        "invalid_scope",
+    ),
 }
 
 

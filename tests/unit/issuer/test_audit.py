@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple, cast
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
 from issuer import __main__ as issuer_main
@@ -353,6 +357,23 @@ def test_refused_logins_are_rows_of_the_user_and_never_of_a_name_that_is_nobodys
     assert CANARY not in str(house.rows())
 
 
+@pytest.mark.parametrize("scope", [" ", "console", "inference everything"])
+def test_a_login_whose_scope_is_not_granted_is_a_row_and_counted(house: House, scope: str) -> None:
+    def count() -> float:
+        labels = {"endpoint": "/oauth/token", "outcome": "invalid_scope"}
+        return REGISTRY.get_sample_value("portero_logins_total", labels) or 0
+
+    before = count()
+    form = {"grant_type": "client_credentials", "scope": scope}
+    secret = {"client_id": AGENT, "client_secret": password(AGENT)}
+    answer = house.ask("POST", "/oauth/token", data=form | secret)
+    assert answer.json
+    assert (answer.status_code, answer.json["error"]) == (400, "invalid_scope")
+    (row,) = house.rows(audit.LOGIN)
+    assert (row.name, row.target, row.outcome) == (AGENT, AGENT, "invalid_scope")
+    assert count() == before + 1
+
+
 def test_a_flood_of_refused_logins_is_few_rows(house: House) -> None:
     for number in range(10):
         house.knock("/login", f"USRSnobody{number}", "x")
@@ -568,6 +589,12 @@ def test_verify_says_which_row_is_the_first_that_is_wrong(
 def test_a_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="TIME is"):
         since(text)
+
+
+@given(st.text() | st.datetimes().map(str) | st.from_regex(r"[0-9]{1,7}[a-z]", fullmatch=True))
+def test_every_text_is_a_time_or_refused(text: str) -> None:
+    with suppress(argparse.ArgumentTypeError):
+        assert isinstance(since(text), int)
 
 
 def test_times_may_be_given_as_a_day_as_a_moment_and_as_how_long_ago() -> None:
