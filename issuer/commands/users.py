@@ -3,22 +3,20 @@
 import argparse
 import getpass
 import sys
-from functools import partial
 from pathlib import Path
 
-from issuer import assemble, config
-from issuer.audit import USER_ADD, USER_PASSWD, USER_REMOVE, Event, operator
+from issuer import config
+from issuer.audit import operator
 from issuer.commands.told import Bare, Commands, counted, tell_pending
-from issuer.config import Settings
 from issuer.errors import Faults
-from issuer.store import Selection
+from issuer.people import People
 from issuer.store.sessions import open_sessions
+from issuer.sync.active_tokens import ActiveTokens, Revocation
+from issuer.sync.gateways import Gateways
 from issuer.users import credentials, credentials_file
-from issuer.users.credentials_file import Edit
 
 _WHENCE = """The secret comes from a prompt; where standard input is no terminal, it is its first
 line. Its hash alone is written."""
-_TOLD = {USER_PASSWD: "has another secret", USER_REMOVE: "is removed"}
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -48,60 +46,39 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _add(options: argparse.Namespace) -> int:
-    path, settings = _path(), _settings()
-    roles = config.read_policy().roles
-    credentials_file.check_name(options.name, roles)
-    # Told before anybody has to type a secret twice, and judged again when it is written.
-    credentials_file.added(credentials_file.read(path), options.name, "")
-    secret = _secret(options)
-    change = partial(credentials_file.added, name=options.name, hashed=credentials.hashed(secret))
-    credentials_file.edit(path, roles, change)
-    _note(settings, USER_ADD, options.name)
-    role = roles.of(options.name)
+    secret = _people().add(options.name, operator(), lambda: _secret(options))
+    role = config.read_policy().roles.of(options.name)
     print(f"added {options.name}, role {role.name if role else ''}")
     _show(options, secret)
     return 0
 
 
 def _passwd(options: argparse.Namespace) -> int:
-    settings = _settings()
-    path = settings.credentials_file
-    credentials_file.changed(credentials_file.read(path), options.name, "")
-    secret = _secret(options)
-    change = partial(credentials_file.changed, name=options.name, hashed=credentials.hashed(secret))
-    selection = Selection(subject=options.name, api_keys=False)
-    status = _edit_and_revoke(settings, selection, change, USER_PASSWD)
+    secret, done = _people().renew(options.name, operator(), lambda: _secret(options))
+    status = _tell(f"{options.name} has another secret", done)
     _show(options, secret)
     return status
 
 
 def _remove(options: argparse.Namespace) -> int:
-    change = partial(credentials_file.removed, name=options.name)
-    selection = Selection(subject=options.name)
-    return _edit_and_revoke(_settings(), selection, change, USER_REMOVE)
+    done = _people().remove(options.name, operator())
+    return _tell(f"{options.name} is removed", done)
 
 
-def _edit_and_revoke(settings: Settings, ended: Selection, change: Edit, event: str) -> int:
-    """The file first, so that nobody logs in with the old secret after the revocation."""
-    name = ended.subject or ""
-    credentials_file.edit(settings.credentials_file, config.read_policy().roles, change)
-    credentials_file.forget_demo_login(settings.credentials_file, name)
-    _note(settings, event, name)
-    done = assemble(settings).active.revoke(ended, operator())
-    print(f"{name} {_TOLD[event]}; {counted(done.sessions)} are revoked")
+def _tell(what: str, done: Revocation) -> int:
+    print(f"{what}; {counted(done.sessions)} are revoked")
     return tell_pending(done.pending)
 
 
-def _note(settings: Settings, event: str, name: str) -> None:
-    note = Event(operator(), event, name, user=name)
-    open_sessions(settings.database_url).audit.record(note)
-
-
-def _settings() -> Settings:
-    """With a store that can be written, so that nothing is left half done."""
+def _people() -> People:
+    """By the policy file as it stands, and though the credentials file is faulty, which a command
+    may mend.
+    """
     settings = config.read()
-    open_sessions(settings.database_url).check()
-    return settings
+    store = open_sessions(settings.database_url)
+    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    active = ActiveTokens(store, gateways, settings.most_active_tokens)
+    return People(settings.credentials_file, lambda: config.read_policy().roles, active)
 
 
 def _path() -> Path:
