@@ -89,8 +89,7 @@ def _add_keys(routes: Blueprint, api_keys: ApiKeys) -> None:
 
     @routes.post("/api/users/<name>/keys")
     def make_key(name: str) -> Response:
-        if g.claims.scope is not None:
-            return responses.error("insufficient_permissions", "A narrowed token makes no API key.")
+        caller.refuse_narrowed(g.claims)
         return account.made_answer(api_keys.make(name, account.wanted(), caller.actor(g.claims)))
 
     @routes.delete("/api/keys/<key_id>")

@@ -12,7 +12,7 @@ from flask import Response, make_response, redirect, request
 
 from issuer.audit import Actor
 from issuer.authority import Authority, actor_of
-from issuer.errors import TokenRefused
+from issuer.errors import NotGranted, TokenRefused
 from issuer.policy.roles import Roles
 from issuer.tokens import Claims, presented_token
 from issuer.web import responses
@@ -49,6 +49,14 @@ def classes(claims: Claims, roles: Roles) -> list[str]:
     """The classes of routes that the caller may use."""
     role = roles.named(claims.role)
     return [one for one in role.routes if claims.may_use(roles, one)] if role else []
+
+
+def refuse_narrowed(claims: Claims) -> None:
+    """Raise `NotGranted` where a secret or a key would do more than the token that it was asked
+    for with.
+    """
+    if claims.scope is not None:
+        raise NotGranted("A narrowed token makes no secret and no API key.")
 
 
 def actor(claims: Claims) -> Actor:

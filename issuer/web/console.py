@@ -6,7 +6,7 @@ never show a secret but the one that was just made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Change:
-    """A change that a form asks for: what is asked before, the button, and how it is done."""
+    """A change that a form asks for: what is asked before, the button, how it is done, and whether
+    a secret comes of it.
+    """
 
     question: str
     button: str
     make: Callable[[str], Done]
-    names: Mapping[str, str] = field(default_factory=dict)
+    makes_secret: bool = False
 
 
 def add_to(routes: Blueprint, authority: Authority, api_keys: ApiKeys, house: House) -> None:
@@ -110,8 +112,8 @@ class _Pages:
             },
             "/keys": {"key": Change("console.sure_key", end, self._end_key)},
             "/users": {
-                "add": Change("console.sure_add", "console.add_user", self._add),
-                "renew": Change("console.sure_renew", "console.new_secret", self._renew),
+                "add": Change("console.sure_add", "console.add_user", self._add, True),
+                "renew": Change("console.sure_renew", "console.new_secret", self._renew, True),
                 "remove": Change("console.sure_remove", "console.remove", self._remove),
             },
         }
@@ -248,9 +250,10 @@ class _Pages:
             change = known.get(kind)
             if change is None:
                 raise Unacceptable("Nothing of that kind is done here.")
+            if change.makes_secret:
+                caller.refuse_narrowed(g.claims)
             if request.form.get("sure") != "yes":
                 return self._sure(path, kind, which, change)
-            metrics.REVOCATIONS.labels("admin").inc()
             return self.shown[path](self._made(change, which))
 
         return asked
@@ -272,10 +275,10 @@ class _Pages:
             return Done(fault=str(error))
 
     def _end(self, chosen: Callable[[str], Selection]) -> Callable[[str], Done]:
-        return lambda which: _ended(self._authority.active.revoke(chosen(which), _actor()))
+        return lambda which: _revoked(self._authority.active.revoke(chosen(which), _actor()))
 
     def _end_key(self, which: str) -> Done:
-        return _ended(self._api_keys.revoke(which, _actor()))
+        return _revoked(self._api_keys.revoke(which, _actor()))
 
     def _add(self, name: str) -> Done:
         secret = self._house.people.add(name, _actor())
@@ -283,12 +286,10 @@ class _Pages:
 
     def _renew(self, name: str) -> Done:
         secret, done = self._house.people.renew(name, _actor())
-        count = len(done.sessions)
-        return Done(pages.text("console.renewed", which=name, count=count), secret=secret)
+        return replace(_ended(done, "console.renewed", name), secret=secret)
 
     def _remove(self, name: str) -> Done:
-        count = len(self._house.people.remove(name, _actor()).sessions)
-        return Done(pages.text("console.removed", which=name, count=count))
+        return _ended(self._house.people.remove(name, _actor()), "console.removed", name)
 
     def _page(self, name: str, done: Done = Done(), **values: Any) -> Response:
         here = PAGES.get(f"console.{name}", "")
@@ -325,12 +326,17 @@ def _all(_: str) -> Selection:
     return Selection(api_keys=False)
 
 
-def _ended(done: Revocation) -> Done:
+def _revoked(done: Revocation) -> Done:
+    """Of what is asked for as a revocation and nothing else, there must be something."""
+    said = _ended(done, "console.ended")
+    return said if done.sessions else Done(fault=pages.text("console.nothing_ended"))
+
+
+def _ended(done: Revocation, label: str, which: str = "") -> Done:
     """How many, and whether every gateway knows."""
-    if not done.sessions:
-        return Done(fault=pages.text("console.nothing_ended"))
-    name = "console.ended_pending" if done.pending else "console.ended"
-    return Done(pages.text(name, count=len(done.sessions)))
+    metrics.REVOCATIONS.labels("admin").inc()
+    name = f"{label}_pending" if done.pending else label
+    return Done(pages.text(name, which=which, count=len(done.sessions)))
 
 
 def _is_meant(asked: str, session: Session) -> bool:

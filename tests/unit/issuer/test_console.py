@@ -1,0 +1,194 @@
+"""What the console's forms change, say and count, and whom they refuse; by the whole application.
+`tests/browser/test_console.py` has the pages as people see them.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from prometheus_client import REGISTRY
+from werkzeug.test import TestResponse
+
+from issuer import create_app
+from issuer.errors import StoreUnavailable
+from issuer.store import database
+from issuer.store.audit import Audit
+from issuer.users import credentials
+from issuer.web import pages
+from tests.conftest import USERS, password
+from tests.support.fake_gateway import FakeGateway
+from tests.support.listening import Message, Reply, listening
+
+PERSON, ADMIN = USERS["user"], USERS["admin"]
+NEW = "USRSnew"
+
+
+@dataclass
+class House:
+    """An issuer whose gateway may stop to answer."""
+
+    app: Flask
+    client: FlaskClient
+    credentials: Path
+    database: Path
+    down: list[bool] = field(default_factory=list)
+
+    def token(self, user: str, **form: str) -> str:
+        form |= {"grant_type": "client_credentials", "client_id": user}
+        form |= {"client_secret": password(user)}
+        answer = self.client.post("/oauth/token", data=form)
+        assert answer.json, answer.text
+        return str(answer.json["access_token"])
+
+    def ask(self, token: str, path: str, **form: str) -> TestResponse:
+        headers = {"Authorization": f"Bearer {token}"}
+        return self.client.open(
+            path, method="POST" if form else "GET", data=form or None, headers=headers
+        )
+
+    def change(self, token: str, path: str, what: str, which: str = PERSON) -> TestResponse:
+        return self.ask(token, path, what=what, which=which, sure="yes")
+
+    def is_valid(self, token: str) -> bool:
+        headers = {"Authorization": f"Bearer {token}"}
+        return self.client.get("/validate", headers=headers).status_code == 200
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> Iterator[House]:
+    monkeypatch.setattr(credentials, "COST", 10)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    gateway, down = FakeGateway(), list[bool]()
+
+    def answer(message: Message) -> Reply:
+        return Reply(500) if down else gateway.answer(message)
+
+    with listening(answer) as listener:
+        app = create_app(environ | {"GATEWAY_URLS": listener.url})
+        yield House(
+            app,
+            app.test_client(use_cookies=False),
+            Path(environ["CREDENTIALS_FILE"]),
+            Path(environ["DATABASE_URL"].removeprefix("sqlite:///")),
+            down,
+        )
+
+
+@pytest.mark.parametrize(("what", "which"), [("add", NEW), ("renew", PERSON)])
+def test_a_narrowed_token_gets_no_secret_which_would_do_more_than_itself(
+    house: House, what: str, which: str
+) -> None:
+    narrowed, before = house.token(ADMIN, scope="console"), house.credentials.read_text()
+    for sure in ("", "yes"):
+        answer = house.ask(narrowed, "/admin/users", what=what, which=which, sure=sure)
+        assert answer.status_code == 403
+        assert answer.headers["X-Portero-Code"] == "insufficient_permissions"
+    assert house.credentials.read_text() == before
+    assert house.change(house.token(ADMIN), "/admin/users", what, which).status_code == 200
+    assert house.credentials.read_text() != before
+
+
+def test_a_narrowed_token_ends_what_a_whole_one_does(house: House) -> None:
+    narrowed, theirs = house.token(ADMIN, scope="console"), house.token(PERSON)
+    assert house.change(narrowed, "/admin/users", "remove").status_code == 200
+    assert not house.is_valid(theirs)
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+@pytest.mark.parametrize(
+    ("path", "what", "text"),
+    [
+        ("/admin/users", "renew", "console.renewed"),
+        ("/admin/users", "remove", "console.removed"),
+        ("/admin/sessions", "user", "console.ended"),
+    ],
+)
+def test_a_change_says_how_many_it_ended_and_whether_every_gateway_knows(
+    house: House, path: str, what: str, text: str, is_down: bool
+) -> None:
+    admin, theirs = house.token(ADMIN), house.token(PERSON)
+    house.down += [True] * is_down
+    answer = house.change(admin, path, what)
+    said = pages.texts("en")[f"{text}_pending" if is_down else text]
+    assert said.format(which=PERSON, count=1) in answer.text
+    assert not house.is_valid(theirs)
+
+
+def count() -> float:
+    return REGISTRY.get_sample_value("portero_revocations_total", {"way": "admin"}) or 0
+
+
+def key_id(house: House) -> str:
+    headers = {"Authorization": f"Bearer {house.token(PERSON)}"}
+    made = house.client.post("/account/keys", json={"name": "x", "days": 1}, headers=headers)
+    assert made.json
+    return str(made.json["id"])
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "which", "counted"),
+    [
+        ("/admin/users", "add", NEW, 0),
+        ("/admin/users", "add", "nobody", 0),
+        ("/admin/users", "renew", NEW, 0),
+        ("/admin/users", "renew", PERSON, 1),
+        ("/admin/users", "remove", PERSON, 1),
+        ("/admin/sessions", "user", PERSON, 1),
+        ("/admin/sessions", "session", "JTI", 1),
+        ("/admin/keys", "key", "KEY", 1),
+    ],
+)
+def test_what_ends_sessions_is_counted_as_a_revocation_and_nothing_else(
+    house: House, path: str, what: str, which: str, counted: int
+) -> None:
+    admin, theirs = house.token(ADMIN), house.token(PERSON)
+    claims: dict[str, Any] = jwt.decode(theirs, options={"verify_signature": False})
+    meant = {"JTI": str(claims["jti"]), "KEY": key_id(house)}.get(which, which)
+    before = count()
+    house.ask(admin, path, what=what, which=meant)
+    assert count() == before, "it was asked whether they are sure"
+    house.change(admin, path, what, meant)
+    assert count() == before + counted
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Somebody writes to the store, and does not come to an end."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize(("what", "which"), [("add", NEW), ("renew", PERSON), ("remove", PERSON)])
+def test_while_the_store_cannot_be_written_no_user_is_changed(
+    house: House, what: str, which: str
+) -> None:
+    admin, before = house.token(ADMIN), house.credentials.read_text()
+    with held(house.database):
+        assert house.change(admin, "/admin/users", what, which).status_code == 503
+        assert house.credentials.read_text() == before
+    assert house.change(admin, "/admin/users", what, which).status_code == 200
+    assert house.credentials.read_text() != before
+
+
+@pytest.mark.parametrize("what", ["renew", "remove"])
+def test_what_was_issued_is_ended_though_it_can_have_no_row(
+    house: House, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("session store: full")
+
+    admin, theirs = house.token(ADMIN), house.token(PERSON)
+    monkeypatch.setattr(Audit, "record", fail)
+    assert house.change(admin, "/admin/users", what).status_code == 503
+    assert not house.is_valid(theirs)
