@@ -73,12 +73,20 @@ FIRST = Part(
     ("tests/promises", *OTHERS, STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"
 )
 BESIDE = Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local")
-#: Each logs somebody in; with what `make run` is made of and the client package they take about as
-#: long as all others.
-LOGINS, RUN = "tests/unit/issuer/test_login_endpoints.py", "tests/unit/run"
+#: With the client package they take about as long as all others.
+ISSUER = "tests/unit/issuer"
+ASIDE = (
+    "tests/unit/run",
+    f"{ISSUER}/test_login_endpoints.py",
+    f"{ISSUER}/test_command_line.py",
+    f"{ISSUER}/test_users_command.py",
+    f"{ISSUER}/test_presented_token.py",
+)
+#: It installs the package for each version of Python, which is `make test`'s to do.
+INSTALLING = f"--ignore={CLIENT}/test_sdk_package.py"
 UNIT = (
-    Part((LOGINS, RUN, CLIENT), "", ""),
-    Part(("tests/unit", f"--ignore={LOGINS}", f"--ignore={RUN}"), "", ""),
+    Part((*ASIDE, CLIENT, INSTALLING), "", ""),
+    Part(("tests/unit", *map("--ignore={}".format, ASIDE)), "", ""),
 )
 LAST = Part((ALONE,), "containers", ".coverage.last")
 
