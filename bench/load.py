@@ -16,6 +16,17 @@ TEXT = (
     'every request by itself".\n Ist das schön? ' + "It was a bright cold day in April. " * 20
 )
 
+#: How each script below ends: its requests in turn, and what they came to.
+IN_TURN = """
+request = function()
+    at = at % #requests + 1
+    return requests[at]
+end
+done = function(summary, latency)
+    print(summary.requests, summary.errors.status, latency:percentile(50), latency:percentile(99))
+end
+"""
+
 #: Each request takes the next token of the file, so that none is seen twice before all were. They
 #: are written beforehand: else this script is what is measured.
 SCRIPT = """
@@ -28,13 +39,6 @@ init = function()
         requests[#requests + 1] = wrk.format("POST", "/v1/chat/completions", headers, body)
     end
 end
-request = function()
-    at = at % #requests + 1
-    return requests[at]
-end
-done = function(summary, latency)
-    print(summary.requests, summary.errors.status, latency:percentile(50), latency:percentile(99))
-end
 """
 
 
@@ -45,13 +49,6 @@ init = function()
         local headers = {{ ["Authorization"] = authorization }}
         requests[#requests + 1] = wrk.format("POST", "{endpoint}", headers)
     end
-end
-request = function()
-    at = at % #requests + 1
-    return requests[at]
-end
-done = function(summary, latency)
-    print(summary.requests, summary.errors.status, latency:percentile(50), latency:percentile(99))
 end
 """
 
@@ -75,7 +72,7 @@ def write_script(
     listed.write_text("\n".join(tokens) + "\n")
     body.write_text(json.dumps({**chat_of(size), "model": model}))
     script = folder / f"{name}.lua"
-    script.write_text(SCRIPT.format(tokens=listed, body=body))
+    script.write_text(SCRIPT.format(tokens=listed, body=body) + IN_TURN)
     return script
 
 
@@ -83,7 +80,7 @@ def write_login_script(folder: Path, endpoint: str, authorizations: Sequence[str
     """A wrk script that logs these users in, in turn."""
     lines, script = folder / "logins.lines", folder / "logins.lua"
     lines.write_text("\n".join(authorizations) + "\n")
-    script.write_text(LOGIN_SCRIPT.format(lines=lines, endpoint=endpoint))
+    script.write_text(LOGIN_SCRIPT.format(lines=lines, endpoint=endpoint) + IN_TURN)
     return script
 
 

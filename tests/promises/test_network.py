@@ -12,8 +12,8 @@ import requests
 
 from tests.promises.conftest import Figure, of_each_kind, size
 from tests.promises.recorder import KINDS, Recorder
-from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
-from tests.support.gateways import another_gateway, two_gateways
+from tests.support.deployment import Caller, Local, deployed, wait_ready
+from tests.support.gateways import another_gateway, push_to, two_gateways
 from tests.support.history import check
 from tests.support.link import Link, linked
 from tests.support.upstream import Upstream, wait_for
@@ -151,12 +151,7 @@ def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affe
         another_gateway(deployment) as (second, internal),
         linked(internal) as link,
     ):
-        deployment.env["GATEWAY_URLS"] += f",{link.url}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        push_to(deployment, second, link.url)
         first, other = KINDS[kind](deployment), KINDS[kind](deployment, second)
         token, doomed = first.login(), first.login()
         assert (first.use(token), other.use(token)) == (200, 200)

@@ -21,10 +21,10 @@ from tests.promises.conftest import Figure, size
 from tests.promises.recorder import Recorder
 from tests.promises.stores import ROLE, USER, insert
 from tests.promises.test_network import _messages, behind_a_link
-from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
+from tests.support.deployment import Caller, Local, deployed
 from tests.support.fake_gateway import unseal
 from tests.support.forge import parts
-from tests.support.gateways import another_gateway
+from tests.support.gateways import another_gateway, push_to
 from tests.support.history import SERVED, Operation, check
 from tests.support.link import linked
 from tests.support.policies import shipped_policy
@@ -237,12 +237,7 @@ def test_a_new_key_does_not_sign_before_a_gateway_that_is_away_has_it(
         another_gateway(deployment) as (second, internal),
         linked(internal) as link,
     ):
-        deployment.env["GATEWAY_URLS"] += f",{link.url}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        push_to(deployment, second, link.url)
         first, other = Recorder(deployment), Recorder(deployment, second)
         old = signing_kid(deployment)
 

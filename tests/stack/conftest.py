@@ -134,6 +134,14 @@ def local_upstream() -> Iterator[Upstream]:
         yield upstream
 
 
+@pytest.fixture
+def seen(local_upstream: Upstream) -> Iterator[Upstream]:
+    """The recording LLM server of local processes, with a clean record."""
+    local_upstream.forget()
+    yield local_upstream
+    local_upstream.forget()
+
+
 @pytest.fixture(scope="session")
 def bridge_upstream(docker: Docker) -> Iterator[Upstream]:
     """On the one address of this machine that containers reach, and no other."""

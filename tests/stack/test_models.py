@@ -45,13 +45,6 @@ def limited(
         yield running
 
 
-@pytest.fixture
-def seen(local_upstream: Upstream) -> Iterator[Upstream]:
-    local_upstream.forget()
-    yield local_upstream
-    local_upstream.forget()
-
-
 @pytest.fixture(scope="module")
 def token(limited: Deployment) -> str:
     return Caller(limited).token("AGNFTEST01")

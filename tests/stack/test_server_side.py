@@ -46,13 +46,6 @@ def running(
         yield deployment
 
 
-@pytest.fixture
-def seen(local_upstream: Upstream) -> Iterator[Upstream]:
-    local_upstream.forget()
-    yield local_upstream
-    local_upstream.forget()
-
-
 @pytest.fixture(scope="module")
 def tokens(running: Deployment) -> dict[str, str]:
     caller = Caller(running)

@@ -40,10 +40,15 @@ def two_gateways(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, s
         deployed(upstream.url, **settings) as deployment,
         another_gateway(deployment) as (second, internal),
     ):
-        deployment.env["GATEWAY_URLS"] += f",http://127.0.0.1:{internal}"
-        for part in ("issuer", "reconciler"):
-            deployment.stop(part)
-            deployment.start(part)
-        wait_ready(deployment)
-        wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
+        push_to(deployment, second, f"http://127.0.0.1:{internal}")
         yield deployment, second
+
+
+def push_to(deployment: Local, second: str, internal: str) -> None:
+    """Have the issuer push to one more gateway, at that internal address; it is ready after."""
+    deployment.env["GATEWAY_URLS"] += f",{internal}"
+    for part in ("issuer", "reconciler"):
+        deployment.stop(part)
+        deployment.start(part)
+    wait_ready(deployment)
+    wait_for(lambda: answers(f"{second}/readyz", 200), 10, "the second gateway is ready")
