@@ -53,6 +53,16 @@ class Settings:
     seal_key: bytes = field(default=b"", repr=False)
 
     @property
+    def is_file(self) -> bool:
+        """Whether the store is a file of this machine."""
+        return _is_file(self.database_url)
+
+    @property
+    def database_file(self) -> Path:
+        """The file of the store, where it is one."""
+        return _file_of(self.database_url)
+
+    @property
     def key_file(self) -> Path:
         """The list of signing keys: beside the file of the store, and never in a backup of it.
         Where there is a `seal_key` it is in the store, sealed.
@@ -172,6 +182,17 @@ def data_directory(environ: Mapping[str, str] = os.environ) -> Path:
     if reader.faults or path is None:
         raise Faults(reader.faults)
     return path.absolute().parent
+
+
+def issuer_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Host and port of the issuer's own listener, as who is on its machine finds it. Raises
+    `Faults` for what is no address.
+    """
+    listen = _Reader(environ).text("ISSUER_LISTEN", "127.0.0.1:9000")
+    host, _, port = listen.rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        raise Faults(["ISSUER_LISTEN: must be HOST:PORT"])
+    return _ON_ALL.get(host, host).strip("[]"), int(port)
 
 
 def read_sync(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, ...], bytes] | None:

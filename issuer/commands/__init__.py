@@ -13,6 +13,7 @@ from issuer.commands import (
     audit,
     backup,
     check,
+    doctor,
     explain,
     init,
     reconcile,
@@ -29,6 +30,7 @@ from issuer.commands import (
 VERBS = (
     init,
     check,
+    doctor,
     explain,
     servers,
     reconcile,

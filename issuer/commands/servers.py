@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from issuer import config
-from issuer.commands.told import Bare, Commands
+from issuer.commands.told import Bare, Commands, harmless
 from issuer.store.sessions import open_sessions
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
@@ -84,9 +84,7 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         wrong = "" if row["state"] == "up" else str(row.get("last_error") or "")
         said = (row["name"], row["kind"], row["url"], row["state"], _listed(row["models"]), wrong)
-        line = "  ".join(filter(None, (row["gateway"] if several else "", *said)))
-        # What a server says is no command to a terminal.
-        print("".join(one if one.isprintable() else "?" for one in line))
+        print(harmless("  ".join(filter(None, (row["gateway"] if several else "", *said)))))
 
 
 def _listed(models: Sequence[str]) -> str:

@@ -29,6 +29,11 @@ def counted(sessions: Sequence[Session]) -> str:
     return f"{tokens} and {keys} API keys" if keys else tokens
 
 
+def harmless(line: str) -> str:
+    """What others have said is no command to a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in line)
+
+
 def moment(seconds: int) -> str:
     """A time in whole Unix seconds, as people and machines read it (RFC 3339, UTC)."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,6 +30,8 @@ KEYS = "/sync/keys"
 POLICY = "/sync/policy"
 STATUS = "/sync/status"
 SERVERS = "/sync/servers"
+POOL = "/sync/pool"
+METRICS = "/metrics"
 USES = "/sync/uses"
 USAGE = "/sync/usage"
 SPENT = "/sync/spent"
@@ -43,6 +46,11 @@ ROUND_SECONDS = 1.8
 #: Large ones may take longer: many entries, and nobody is waiting.
 BULK_SECONDS = 5.0
 BULK_BYTES = 64 * 1024
+
+#: A gateway that tries to connect to several LLM servers takes some seconds.
+POOL_SECONDS = 15.0
+#: A line of Prometheus' text form, of a metric without labels.
+_SAMPLE = re.compile(r"^(portero_\w+) (\S+)$", re.MULTILINE)
 
 #: ID and end; of an API key that is activated also what else must be known of it.
 Entry = tuple[str, int] | tuple[str, int, Mapping[str, Any]]
@@ -140,6 +148,25 @@ class Gateway:
         """
         ack = self._send("GET", SERVERS, None)
         return list(ack.status.get("servers") or []) if ack.ok else None
+
+    def pool(self) -> list[dict[str, Any]] | None:
+        """Whether the gateway can connect to each server of LLM_UPSTREAM: rows with `address`, and
+        with `error` where it cannot. It tries for 2 s each. None where it does not answer.
+        """
+        ack = self._send("GET", POOL, None, POOL_SECONDS)
+        return list(ack.status.get("pool") or []) if ack.ok else None
+
+    def metrics(self) -> dict[str, float] | None:
+        """Its metrics that have no labels, which need no key, and so are to be had whatever its
+        clock says. None where it does not answer.
+        """
+        end = time.monotonic() + ROUND_SECONDS
+        try:
+            code, text = self._once(self._new(), "GET", METRICS, b"", end)
+            lines = _SAMPLE.findall(text.decode())
+            return {name: float(value) for name, value in lines} if code == 200 else None
+        except FAILURES:
+            return None
 
     def uses(self) -> Ack:
         """Ask when API keys were used last: its status has them by their IDs in `uses`."""

@@ -319,6 +319,7 @@ def test_a_message_whose_form_is_wrong_is_used_up_and_one_that_was_refused_is_no
         *("POST //sync/apply", "POST /sync/%61pply", "POST /SYNC/apply"),
         *("GET /sync/snapshot", "POST /sync/status", "POST /sync/other", "GET /sync/", "GET /sync"),
         *("POST /sync/servers", "GET /sync/servers/", "GET /sync/servers?x=1"),
+        *("POST /sync/pool", "GET /sync/pool/", "GET /sync/pool?x=1"),
         *("GET /", "GET /healthz", "POST /v1/chat/completions"),
     ],
 )

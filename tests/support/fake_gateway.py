@@ -57,6 +57,7 @@ class FakeGateway:
             ("GET", "/sync/status"): lambda _: 200,
             ("GET", "/sync/uses"): lambda _: 200,
             ("GET", "/sync/servers"): lambda _: 200,
+            ("GET", "/sync/pool"): lambda _: 200,
             ("POST", "/sync/usage"): self._hand_out,
             ("POST", "/sync/spent"): self._put_spent,
         }

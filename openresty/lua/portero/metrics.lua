@@ -60,6 +60,8 @@ end
 local GAUGES = {
     { "portero_ready", "1 once the first snapshot is whole.",
         function(status) return status.ready and 1 or 0 end },
+    { "portero_time_seconds", "The gateway's clock, in Unix seconds.",
+        function() return ("%.3f"):format(ngx.now()) end },
     { "portero_snapshot_generation", "The least valid generation of the active-token set.",
         function(status) return status.least end },
     { "portero_sync_position", "The store's last change that was applied here.",

@@ -72,6 +72,11 @@ describe("exposition", function()
         end)
     end
 
+    it("shows this machine's clock", function()
+        fake.clock.now = 1700000000.25
+        assert.matches("\nportero_time_seconds 1700000000.250\n", exposition(), 1, true)
+    end)
+
     it("shows the staleness where the issuer was ever heard, and else no such series", function()
         assert.matches("\nportero_sync_staleness_seconds 2.5\n", exposition({}, 2.5), 1, true)
         assert.matches("\nportero_sync_staleness_seconds 0\n", exposition({}, 0), 1, true)

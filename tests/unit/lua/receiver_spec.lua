@@ -791,6 +791,27 @@ describe("GET /sync/servers", function()
     end)
 end)
 
+describe("GET /sync/pool", function()
+    local function pool(addresses)
+        fake.load("portero.server.upstreams").reach = function(name)
+            assert.equal("llm", name)
+            return addresses
+        end
+        local answer = send("GET", "/sync/pool")
+        assert.equal(200, answer.status)
+        return status_in(answer).pool
+    end
+
+    it("tells of each address whether a connection was had", function()
+        local rows = { { address = "10.0.0.1:80" }, { address = "b", error = "timeout" } }
+        assert.same(rows, pool(rows))
+    end)
+
+    it("has no such field without a pool", function()
+        assert.is_nil(pool({}))
+    end)
+end)
+
 describe("what is spent", function()
     local GOOD = { number = 0, day = "2023-11-14", complete = true, rows = { { "u:USRSA", 1, 2 } } }
 

@@ -53,6 +53,30 @@ local function pick(name)
     return new_request(name)()
 end
 
+describe("reach", function()
+    before_each(function() fake.sent, fake.said = {}, {} end)
+
+    it("connects to each address, and closes again", function()
+        set("10.0.0.1", "10.0.0.2")
+        assert.same({ { address = "10.0.0.1:8000" }, { address = "10.0.0.2:8000" } },
+            upstreams.reach("llm"))
+        assert.equal(2, fake.closed)
+    end)
+
+    it("says why there was no connection", function()
+        set("10.0.0.1")
+        fake.connect_error = "connection refused"
+        assert.same({ { address = "10.0.0.1:8000", error = "connection refused" } },
+            upstreams.reach("llm"))
+    end)
+
+    it("says which name is not known", function()
+        set("nowhere")
+        assert.same({ { address = "nowhere", error = "its name is not known" } },
+            upstreams.reach("llm"))
+    end)
+end)
+
 describe("pick", function()
     it("chooses the only server every time, and asks for no second try", function()
         set("10.0.0.1")

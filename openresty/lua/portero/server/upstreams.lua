@@ -9,6 +9,7 @@ local resolver = require("portero.server.resolver")
 
 local BAD_GATEWAY = 502
 local TICK_SECONDS = 2
+local CONNECT_MILLISECONDS = 2000
 
 local pools = {}
 
@@ -67,6 +68,31 @@ end
 ---@return boolean
 function _M.is_known(name)
     return pools[name].peers[1] ~= nil
+end
+
+local function reached(peer)
+    local socket = ngx.socket.tcp()
+    socket:settimeout(CONNECT_MILLISECONDS)
+    local ok, err = socket:connect(peer.address, peer.port)
+    socket:close()
+    return { address = peer.address .. ":" .. peer.port, error = not ok and err or nil }
+end
+
+--- Open a connection to each server of an upstream, and say what came of it: who asks how all is
+--- waits for that, no request does.
+---@param name string
+---@return table[] { address, error: string|nil } a server without a known address has its name
+function _M.reach(name)
+    local found = {}
+    for _, server in ipairs(pools[name].servers) do
+        if not server.addresses[1] then
+            found[#found + 1] = { address = server.host, error = "its name is not known" }
+        end
+    end
+    for _, peer in ipairs(pools[name].peers) do
+        found[#found + 1] = reached(peer)
+    end
+    return found
 end
 
 --- The next peer in turn for a new request, and the one behind the last for a retry. Which one was

@@ -20,6 +20,7 @@ local metrics = require("portero.metrics")
 local places = require("portero.server.places")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
+local upstreams = require("portero.server.upstreams")
 local usage_counts = require("portero.quota.usage_counts")
 
 local LABEL = "portero-sync-1"
@@ -234,6 +235,12 @@ local function servers()
     return nil, { servers = known }
 end
 
+--- Changes nothing; where the policy names the servers nobody asks the pool, which is empty then.
+local function pool()
+    local reached = upstreams.reach("llm")
+    return nil, { pool = #reached > 0 and reached or nil }
+end
+
 --- What was used since the batch that the store has.
 local function used(message)
     local taken = message.taken
@@ -278,6 +285,7 @@ local MESSAGES = {
     ["GET /sync/status"] = status,
     [USES] = status,
     ["GET /sync/servers"] = servers,
+    ["GET /sync/pool"] = pool,
     ["POST /sync/usage"] = used,
     ["POST /sync/spent"] = put_spent,
 }
@@ -317,6 +325,7 @@ function _M.handle()
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
     answer.servers, answer.usage = more and more.servers, more and more.usage
+    answer.pool = more and more.pool
     answer.keys, answer.policy = keys.mark(), in_force.mark()
     answer.uses = method .. " " .. path == USES and api_keys.uses() or nil
     ngx.say(cjson.encode(answer))
