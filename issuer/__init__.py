@@ -52,6 +52,7 @@ class Parts:
     policy: PolicyInForce
     active: ActiveTokens
     refusals: Refusals
+    lines: Lines
 
     @property
     def audit(self) -> Audit:
@@ -88,12 +89,18 @@ class Parts:
         """Take changed files within a second, though nobody asks for what is in them; and tell of
         what happened.
         """
-        lines = Lines(self.audit)
         looks = {self.policy.look: LOOK_SECONDS, self.credentials.look: LOOK_SECONDS}
-        tells = {self.refusals.flush: TELL_SECONDS, lines.tell: TELL_SECONDS}
+        tells = {self.refusals.flush: TELL_SECONDS, self.lines.tell: TELL_SECONDS}
         for work, seconds in (looks | tells).items():
             words = (work, seconds, threading.Event())
             threading.Thread(target=repeat, args=words, name="looking", daemon=True).start()
+
+    def close(self) -> None:
+        """Tell what nobody has told yet. Raises `StoreUnavailable`."""
+        try:
+            self.refusals.close()
+        finally:
+            self.lines.tell()
 
 
 def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
@@ -102,6 +109,8 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
     Raises `Faults` for bad files, `StoreUnavailable` for the store.
     """
     store = open_sessions(settings.database_url)
+    # Before the other parts, which may do something that has a row: take a policy, make a key.
+    lines = Lines(store.audit)
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
     policy = PolicyInForce(
         settings.policy_file, settings.terms, store, gateways, takes=takes_policy
@@ -125,6 +134,7 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
         policy=policy,
         active=ActiveTokens(store, gateways, settings.most_active_tokens),
         refusals=Refusals(store.audit, gathers=takes_policy),
+        lines=lines,
     )
 
 

@@ -89,11 +89,11 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: object, worker: Any) -> None:
-    """What was refused in the last seconds is not lost."""
+    """What was refused in the last seconds, and what has no line in the log yet, is not lost."""
     # A worker that could not begin has none.
     parts = getattr(worker.wsgi, "extensions", {}).get("portero")
     if parts is not None:
-        parts.refusals.close()
+        parts.close()
 
 
 def pre_request(worker: Any, request: Any) -> None:

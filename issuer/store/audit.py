@@ -8,6 +8,7 @@ or cut off shows. It must never change a row.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -137,20 +138,25 @@ class Audit:
 
 
 class Lines:
-    """The rows as JSON lines in the log: those that come after it was made, whoever wrote them."""
+    """The rows as JSON lines in the log: those that come after it was made, whoever wrote them.
+    Safe for threads.
+    """
 
     def __init__(self, rows: Audit) -> None:
         self._rows = rows
         self._told = rows.head()
+        self._telling = threading.Lock()
 
     def tell(self) -> None:
-        """A line each, for what is new. Raises `StoreUnavailable`."""
-        head = self._rows.head()
-        if head < self._told:  # a backup was taken over, which is the last of its rows
-            self._told = head - 1
-        for row in self._rows.after(self._told):
-            log.info("%s", json.dumps({**row.shown, "hash": row.hash}))
-            self._told = row.sequence
+        """A line each, for all that is new. Raises `StoreUnavailable`."""
+        with self._telling:
+            head = self._rows.head()
+            if head < self._told:  # a backup was taken over, which is the last of its rows
+                self._told = head - 1
+            while page := self._rows.after(self._told):
+                for row in page:
+                    log.info("%s", json.dumps({**row.shown, "hash": row.hash}))
+                    self._told = row.sequence
 
 
 def append(connection: Connection, events: Sequence[Event]) -> None:

@@ -57,6 +57,12 @@ def test_what_people_and_commands_did_is_told_by_the_api_the_command_and_the_log
     last = lines(local_deployment)[-1]
     assert f"the last is {last['sequence']}, {last['hash']}" in verified.stdout
     assert caller.call(caller.token(user), ASKED, method="GET").status_code == 403
+    assert caller.login(user, secret="wrong-secret-in-full").status_code == 401
+    local_deployment.stop("issuer")
+    newest = json.loads(local_deployment.command("audit", "--json").stdout)["audit"][0]
+    told = [row["sequence"] for row in lines(local_deployment)]
+    assert newest["outcome"] == "wrong_credentials"
+    assert told == list(range(told[0], newest["sequence"] + 1))
 
 
 def of_servers(deployment: Local, event: str) -> set[tuple[str, str]]:

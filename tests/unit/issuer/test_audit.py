@@ -6,12 +6,15 @@ import argparse
 import base64
 import io
 import json
+import logging
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -493,6 +496,31 @@ def test_a_server_that_goes_down_and_comes_back_is_told_once_each(house: House) 
         (audit.SERVER_UP, "rack", "ok"),
     ]
     assert {row.address for row in rows} == {"http://g:8081"}
+
+
+def test_each_row_from_a_workers_beginning_to_its_end_is_a_line_in_the_log(
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO, "portero.audit")
+    log = logging.getLogger("portero.audit")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    conf = runpy.run_path(str(config.POLICY_FILE.parents[1] / "issuer" / "gunicorn.conf.py"))
+    before = house.audit.head()
+    policy = Path(house.environ["POLICY_FILE"])
+    policy.write_text(policy.read_text().replace("ttl_seconds: 900", "ttl_seconds: 901"))
+    app = create_app(house.environ)
+    worker = House(app, app.test_client(use_cookies=False), house.environ)
+    worker.knock("/login", PERSON, CANARY)
+    capsys.readouterr()
+    conf["worker_exit"](None, SimpleNamespace(wsgi=app))
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [row["event"] for row in told] == [audit.POLICY, audit.LOGIN]
+    assert [row["sequence"] for row in told] == [before + 1, house.audit.head()]
+    assert told[-1]["hash"] == house.rows()[-1].hash
 
 
 # Asking for rows.
