@@ -58,13 +58,15 @@ KEY_ADD, KEY_PROMOTE = "signing_keys.add", "signing_keys.promote"
 KEY_RETIRE, KEY_EXPIRE = "signing_keys.retire", "signing_keys.expire"
 POLICY = "policy.take"
 SERVER_UP, SERVER_DOWN = "servers.up", "servers.down"
+SERVER_OUT, SERVER_BACK = "servers.take_out", "servers.put_back"
 BACKUP, RESTORE, DISTRUST = "store.backup", "store.restore", "store.distrust"
 PRUNE = "audit.prune"
 
 EVENTS = (
     *(LOGIN, LOGOUT, REVOKE, API_KEY_CREATE, API_KEY_REVOKE),
     *(USER_ADD, USER_REMOVE, USER_PASSWD, KEY_ADD, KEY_PROMOTE, KEY_RETIRE, KEY_EXPIRE),
-    *(POLICY, SERVER_UP, SERVER_DOWN, BACKUP, RESTORE, DISTRUST, PRUNE),
+    *(POLICY, SERVER_UP, SERVER_DOWN, SERVER_OUT, SERVER_BACK),
+    *(BACKUP, RESTORE, DISTRUST, PRUNE),
 )
 
 OK, REFUSED = "ok", "refused"

@@ -1,14 +1,18 @@
-"""`servers`: the LLM servers of the policy, and what each gateway knows of them."""
+"""`servers`: the LLM servers of the policy, what each gateway knows of them, and which get no new
+requests.
+"""
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from issuer import config
-from issuer.commands.told import Bare, Commands, harmless
+from issuer.audit import operator
+from issuer.commands.told import Bare, Commands, harmless, moment, tell_pending
+from issuer.store import TakenOut
 from issuer.store.sessions import open_sessions
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
@@ -27,27 +31,64 @@ def add_to(commands: Commands, _: Bare) -> None:
     words = commands.add_parser(
         "servers",
         help="the LLM servers of the policy, and what each gateway knows of them",
-        description="Exit status 0: all are up. 1: one is not. 2: a gateway did not answer.",
+        description="Exit status 0: all are up. 1: one is not. 2: a gateway did not answer, or has "
+        "yet to acknowledge.",
     )
     words.add_argument("--json", action="store_true", help="one JSON object")
     words.add_argument(
         "--wait", type=float, default=0, metavar="SECONDS", help="until each was asked once"
     )
     words.set_defaults(command=run)
+    verbs = words.add_subparsers(metavar="take-out | put-back")
+    _add_verb(verbs, "take-out", "give a server no new requests; those that run go on", _take_out)
+    _add_verb(verbs, "put-back", "give it requests again", _put_back)
 
 
-def run(options: argparse.Namespace) -> int:
-    """A line a server and gateway: name, kind, URL, state, models, and what was wrong last."""
+Verb = Callable[[argparse.Namespace], int]
+
+
+def _add_verb(verbs: Commands, name: str, told: str, verb: Verb) -> None:
+    words = verbs.add_parser(name, help=told)
+    words.add_argument("name", metavar="NAME")
+    words.set_defaults(command=verb)
+
+
+def _take_out(options: argparse.Namespace) -> int:
+    """0 when every gateway has acknowledged, 2 while one has not. Raises `Faults`."""
+    pending = _in_force()[0].take_out(options.name, operator())
+    print(f"{options.name} gets no new requests")
+    return tell_pending(pending)
+
+
+def _put_back(options: argparse.Namespace) -> int:
+    """The same, undone."""
+    pending = _in_force()[0].put_back(options.name, operator())
+    print(f"{options.name} gets requests again")
+    return tell_pending(pending)
+
+
+def _in_force() -> tuple[PolicyInForce, Gateways]:
     settings = config.read()
     gateways = Gateways(settings.gateway_urls, settings.sync_key)
     store = open_sessions(settings.database_url)
     policy = PolicyInForce(settings.policy_file, settings.terms, store, gateways, takes=False)
+    return policy, gateways
+
+
+def run(options: argparse.Namespace) -> int:
+    """A line a server and gateway: name, kind, URL, state, models, and what was wrong last."""
+    policy, gateways = _in_force()
+    taken_out = policy.taken_out()
     servers = [
         {"name": one.name, "kind": one.kind.name, "url": str(one.url)}
         for one in policy.in_force().servers
     ]
     told = _asked(gateways, options.wait if servers else 0)
-    rows = [server | _of(url, server["name"], told) for server in servers for url in told]
+    rows = [
+        server | _of(url, server["name"], told) | _out(taken_out.get(server["name"]))
+        for server in servers
+        for url in told
+    ]
     if options.json:
         print(json.dumps({"servers": rows}))
     elif rows:
@@ -55,6 +96,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("the policy names no servers; LLM_UPSTREAM says where the LLM is", file=sys.stderr)
     return _status(rows)
+
+
+def _out(taken: TakenOut | None) -> dict[str, Any]:
+    """What the issuer says of it, in place of what a gateway does."""
+    return {"taken_out": vars(taken)} if taken else {}
 
 
 def _asked(gateways: Gateways, seconds: float) -> Told:
@@ -76,6 +122,7 @@ def _of(url: str, name: str, told: Told) -> dict[str, Any]:
     if rows is None:
         return {"gateway": url, "state": "no answer", "models": []}
     found = next((row for row in rows if row.get("name") == name), {"state": UNKNOWN})
+    found = {field: value for field, value in found.items() if field != "taken_out"}
     return {"gateway": url, "state": UNKNOWN, **found, "models": list(found.get("models") or [])}
 
 
@@ -83,8 +130,13 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     several = len({row["gateway"] for row in rows}) > 1
     for row in rows:
         wrong = "" if row["state"] == "up" else str(row.get("last_error") or "")
-        said = (row["name"], row["kind"], row["url"], row["state"], _listed(row["models"]), wrong)
-        print(harmless("  ".join(filter(None, (row["gateway"] if several else "", *said)))))
+        said = (row["name"], row["kind"], row["url"], row["state"], _listed(row["models"]))
+        more = (_said_out(row.get("taken_out")), wrong)
+        print(harmless("  ".join(filter(None, (row["gateway"] if several else "", *said, *more)))))
+
+
+def _said_out(taken: Mapping[str, Any] | None) -> str:
+    return f"taken out by {taken['by']} at {moment(taken['since'])}" if taken else ""
 
 
 def _listed(models: Sequence[str]) -> str:

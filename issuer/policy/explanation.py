@@ -36,7 +36,8 @@ return require("portero.policy.decision"), require("portero.policy.model_name")
 #: What a gateway knows of the policy's servers: rows with name, state, models, and in_flight.
 Known = Sequence[Mapping[str, Any]]
 #: States of servers that are asked where no other is, and those that are not.
-_AFTER, _OUT = ("unknown", "misconfigured"), ("ejected", "down")
+_TAKEN_OUT = "taken out"
+_AFTER, _OUT = ("unknown", "misconfigured"), ("ejected", "down", _TAKEN_OUT)
 #: Where a request may say which model it asks for.
 _NAMED = ("body", "body-or-name", "form", "query", "path")
 
@@ -123,15 +124,15 @@ class Explainer:
     def _state(self, server: Server, row: Mapping[str, Any] | None) -> dict[str, Any]:
         """One that the gateway has not heard of has not been asked yet."""
         told = row or {}
-        state, models = told.get("state", "unknown"), told.get("models") or ()
+        state, models = _state_of(told), told.get("models") or ()
         is_ollama = server.kind.model_names == "ollama"
         names = [_sent(str(name)) for name in models]
         return {
-            "is_listed": state != "unknown",
-            "is_known": bool(models) or state == "up",
+            "is_listed": told.get("state", "unknown") != "unknown",
+            "is_known": bool(models) or told.get("state") == "up",
             "is_up": state not in _OUT,
             "is_first": state not in (*_AFTER, *_OUT),
-            "is_misconfigured": state == "misconfigured",
+            "is_misconfigured": told.get("state") == "misconfigured",
             "models": {self._model_name.canonical(name, is_ollama): name for name in names},
         }
 
@@ -184,7 +185,7 @@ class Explainer:
         the fewest requests for its weight.
         """
         row = self._known.get(name, {}) if self._known else {}
-        state = row.get("state", "unknown")
+        state = _state_of(row)
         (place,) = (at for at, one in enumerate(self._policy.servers) if one.name == name)
         share = (int(row.get("in_flight") or 0) + 1) / self._policy.servers[place].weight
         return (state in _OUT) * 2 + (state in _AFTER), share, place
@@ -192,7 +193,12 @@ class Explainer:
     def _said_of(self, name: str) -> str:
         row = self._known.get(name, {}) if self._known else {}
         count = int(row.get("in_flight") or 0)
-        return f"{row.get('state', 'unknown')}, {count} request{'' if count == 1 else 's'} now"
+        return f"{_state_of(row)}, {count} request{'' if count == 1 else 's'} now"
+
+
+def _state_of(row: Mapping[str, Any]) -> str:
+    """What decides about it: what an admin has said comes before what it does."""
+    return _TAKEN_OUT if row.get("taken_out") else str(row.get("state", "unknown"))
 
 
 def _either(names: Sequence[str], word: str = "or") -> str:

@@ -11,6 +11,7 @@ What it promises (and `tests/contract/test_session_stores.py` asks of it):
 - An *epoch* names one unbroken history. A copy made by `backup` begins a new one when it is opened,
   with all its sessions revoked: what happened after the copy was made is not known to it.
 - The policy has a serial number that only rises, within one epoch; it is put whole or not at all.
+  The LLM servers that are taken out belong to it: the number rises with them too.
 - What a change brings along for the audit is durable with it, or neither is.
 - A failure is `StoreUnavailable`, and then nothing half-done remains.
 
@@ -18,7 +19,8 @@ Times are whole Unix seconds and come in as arguments. A session outlives its to
 the clock may be wrong that says it has expired, and a stream may outlive its token too.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from issuer.audit import Event
@@ -97,12 +99,23 @@ class Session:
 
 
 @dataclass(frozen=True)
+class TakenOut:
+    """Since when an LLM server is taken out, and by whom."""
+
+    since: int
+    by: str
+
+
+@dataclass(frozen=True)
 class StoredPolicy:
-    """The last good policy: what it was read from, and what gateways are sent, both as JSON."""
+    """The last good policy: what it was read from, and what gateways are sent, both as JSON; and
+    the LLM servers that are taken out, by their names.
+    """
 
     serial: int
     sources: str
     compiled: str
+    taken_out: Mapping[str, TakenOut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

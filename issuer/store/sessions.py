@@ -39,6 +39,7 @@ from issuer.store import (
     Selection,
     Session,
     StoredPolicy,
+    TakenOut,
 )
 from issuer.store.audit import Audit, append
 from issuer.store.database import SQLITE, Database, new_epoch
@@ -49,6 +50,7 @@ from issuer.store.tables import (
     counters,
     identity,
     policy,
+    servers_out,
     sessions,
 )
 
@@ -194,11 +196,30 @@ class Sessions:
                 return None
             if known and (known.sources, known.compiled) == (sources, compiled):
                 return known
-            put = StoredPolicy(_raise(connection, "policy"), sources, compiled)
+            serial = _raise(connection, "policy")
+            row = {"serial": serial, "sources": sources, "compiled": compiled}
             connection.execute(delete(policy))
-            connection.execute(insert(policy).values(**vars(put)))
-            append(connection, [Event(by, POLICY, f"policy {put.serial}")] if by else [])
-            return put
+            connection.execute(insert(policy).values(**row))
+            append(connection, [Event(by, POLICY, f"policy {serial}")] if by else [])
+            return StoredPolicy(serial, sources, compiled, _taken_out(connection))
+
+    def take_out(self, name: str, taken: TakenOut, event: Event) -> bool:
+        """An LLM server out of the policy's, durably; False where it is out already."""
+        with self.database.transaction() as connection:
+            if name in _taken_out(connection):
+                return False
+            connection.execute(insert(servers_out).values(name=name, **vars(taken)))
+            _raise_policy(connection, event)
+            return True
+
+    def put_back(self, name: str, event: Event) -> bool:
+        """The same, undone; False where it is not out."""
+        with self.database.transaction() as connection:
+            found = connection.execute(delete(servers_out).where(servers_out.c.name == name))
+            if not found.rowcount:
+                return False
+            _raise_policy(connection, event)
+            return True
 
     def prune(self, now: int) -> int:
         """Forget sessions whose time is long over; answers how many."""
@@ -401,8 +422,23 @@ def _identity(connection: Connection, column: str) -> Any:
 
 
 def _policy(connection: Connection) -> StoredPolicy | None:
+    """What is taken out is read last: between two reads it can only be newer than its number, and
+    goes again with the next.
+    """
     row = connection.execute(select(policy)).first()
-    return StoredPolicy(*row) if row else None
+    if row is None:
+        return None
+    return StoredPolicy(row.serial, row.sources, row.compiled, _taken_out(connection))
+
+
+def _taken_out(connection: Connection) -> dict[str, TakenOut]:
+    rows = connection.execute(select(servers_out))
+    return {row.name: TakenOut(row.since, row.by) for row in rows}
+
+
+def _raise_policy(connection: Connection, event: Event) -> None:
+    connection.execute(update(policy).values(serial=_raise(connection, "policy")))
+    append(connection, [event])
 
 
 _SET_COUNTER = (

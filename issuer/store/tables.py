@@ -102,6 +102,17 @@ policy = Table(
     Column("compiled", String, nullable=False),
 )
 
+#: The LLM servers that are taken out, by their names in the policy. What gateways are pushed as one
+#: policy is a row of that and these, so the serial number rises with a change of either.
+servers_out = Table(
+    "servers_out",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("by", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: Sealed texts by their names.
 documents = Table(
     "documents",

@@ -13,14 +13,16 @@ import hashlib
 import json
 import logging
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from issuer import policy
-from issuer.audit import ITSELF, POLICY, REFUSED, Event
+from issuer.audit import ITSELF, POLICY, REFUSED, SERVER_BACK, SERVER_OUT, Actor, Event
 from issuer.errors import Faults, StoreUnavailable
 from issuer.policy import Policy, Sources, Terms
 from issuer.policy.roles import Roles
-from issuer.store import StoredPolicy
+from issuer.store import StoredPolicy, TakenOut
 from issuer.store.sessions import Sessions
 from issuer.sync.gateways import Gateways, PushedPolicy
 
@@ -73,7 +75,44 @@ class PolicyInForce:
         return self._pushed(self._stored)
 
     def _pushed(self, stored: StoredPolicy) -> PushedPolicy:
-        return PushedPolicy(self._store.epoch(), stored.serial, json.loads(stored.compiled))
+        compiled = json.loads(stored.compiled)
+        for row in compiled.get("servers", ()):
+            if row["name"] in stored.taken_out:
+                row["taken_out"] = True
+        return PushedPolicy(self._store.epoch(), stored.serial, compiled)
+
+    def taken_out(self) -> Mapping[str, TakenOut]:
+        """The LLM servers that get no new requests, by their names."""
+        self.in_force()
+        return self._stored.taken_out
+
+    def take_out(self, name: str, actor: Actor) -> tuple[str, ...]:
+        """Give an LLM server no new requests; those that run go on. Durable when this returns, and
+        known to every gateway but those it answers. Raises `Faults` where there is none such, or it
+        is out already.
+        """
+        self._must_be_named(name)
+        taken = TakenOut(int(time.time()), actor.name)
+        if not self._store.take_out(name, taken, Event(actor, SERVER_OUT, name)):
+            raise Faults([f"the LLM server {name} is taken out already"])
+        return self._told()
+
+    def put_back(self, name: str, actor: Actor) -> tuple[str, ...]:
+        """The same, undone."""
+        self._must_be_named(name)
+        if not self._store.put_back(name, Event(actor, SERVER_BACK, name)):
+            raise Faults([f"the LLM server {name} is not taken out"])
+        return self._told()
+
+    def _must_be_named(self, name: str) -> None:
+        if name not in {one.name for one in self.in_force().servers}:
+            raise Faults(["the policy names no LLM server of that name"])
+        if not self._stored.serial:
+            raise Faults(["no policy is in force yet: start the issuer first"])
+
+    def _told(self) -> tuple[str, ...]:
+        """Tell all gateways; those that have not said that they know it."""
+        return tuple(ack.url for ack in self._gateways.put_policy(self.pushed()) if not ack.ok)
 
     @property
     def serial(self) -> int:

@@ -5,6 +5,8 @@ For whose role has the class `console`, as at the gateway, which lets nobody els
 again itself, as it must never trust a header.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from flask import (
@@ -20,7 +22,7 @@ from flask import (
 from issuer import metrics
 from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
-from issuer.errors import TokenRefused
+from issuer.errors import Faults, TokenRefused
 from issuer.store import Selection
 from issuer.sync.active_tokens import Revocation
 from issuer.tokens import presented_token
@@ -36,6 +38,7 @@ def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> 
     _ask_for_console(routes, authority)
     _add_sessions(routes, authority)
     _add_keys(routes, api_keys)
+    _add_servers(routes, house)
     usage.add_to_console(routes, house.used)
     routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
     console.add_to(routes, authority, api_keys, house)
@@ -95,6 +98,25 @@ def _add_keys(routes: Blueprint, api_keys: ApiKeys) -> None:
     @routes.delete("/api/keys/<key_id>")
     def revoke_key(key_id: str) -> Response:
         return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), "No such API key.")
+
+
+def _add_servers(routes: Blueprint, house: console.House) -> None:
+    @routes.post("/api/servers/<name>/take-out")
+    def take_server_out(name: str) -> Response:
+        return _moved(name, partial(house.policy.take_out, name, caller.actor(g.claims)))
+
+    @routes.post("/api/servers/<name>/put-back")
+    def put_server_back(name: str) -> Response:
+        return _moved(name, partial(house.policy.put_back, name, caller.actor(g.claims)))
+
+
+def _moved(name: str, move: Callable[[], Sequence[str]]) -> Response:
+    """200 when every gateway has acknowledged, 202 and which have not otherwise."""
+    try:
+        pending = list(move())
+    except Faults as fault:
+        return responses.error("invalid_request", str(fault))
+    return make_response(jsonify(server=name, pending=pending), 202 if pending else 200)
 
 
 def _audit_page(authority: Authority) -> Response:

@@ -116,6 +116,10 @@ class _Pages:
                 "renew": Change("console.sure_renew", "console.new_secret", self._renew, True),
                 "remove": Change("console.sure_remove", "console.remove", self._remove),
             },
+            "/servers": {
+                "out": Change("console.sure_out", "console.take_out", self._take_out),
+                "back": Change("console.sure_back", "console.put_back", self._put_back),
+            },
         }
 
     # What is shown
@@ -168,9 +172,10 @@ class _Pages:
         rows = [one for one in found if asked in one["user"] or asked in one["name"]]
         return self._page("keys", done, rows=rows[:SHOWN], filter=asked)
 
-    def servers(self) -> Response:
+    def servers(self, done: Done = Done()) -> Response:
         """The LLM servers, as each gateway sees them."""
-        return self._page("servers", rows=self._servers())
+        taken_out = self._house.policy.taken_out()
+        return self._page("servers", done, rows=self._servers(), taken_out=taken_out)
 
     def usage(self) -> Response:
         """What was used, told apart by what is asked."""
@@ -291,6 +296,12 @@ class _Pages:
     def _remove(self, name: str) -> Done:
         return _ended(self._house.people.remove(name, _actor()), "console.removed", name)
 
+    def _take_out(self, name: str) -> Done:
+        return _told("console.taken_out", name, self._house.policy.take_out(name, _actor()))
+
+    def _put_back(self, name: str) -> Done:
+        return _told("console.back_in", name, self._house.policy.put_back(name, _actor()))
+
     def _page(self, name: str, done: Done = Done(), **values: Any) -> Response:
         here = PAGES.get(f"console.{name}", "")
         return pages.page(
@@ -337,6 +348,11 @@ def _ended(done: Revocation, label: str, which: str = "") -> Done:
     metrics.REVOCATIONS.labels("admin").inc()
     name = f"{label}_pending" if done.pending else label
     return Done(pages.text(name, which=which, count=len(done.sessions)))
+
+
+def _told(text: str, which: str, pending: Sequence[str]) -> Done:
+    """What was done, and whether every gateway knows."""
+    return Done(pages.text(f"{text}_pending" if pending else text, which=which))
 
 
 def _is_meant(asked: str, session: Session) -> bool:

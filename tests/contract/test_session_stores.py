@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, TextClause, text
 
+from issuer.audit import ITSELF, SERVER_BACK, SERVER_OUT, Event
 from issuer.errors import CapacityReached, StoreUnavailable, TooManyTokens
 from issuer.store import (
     KEPT_SECONDS,
@@ -28,6 +29,7 @@ from issuer.store import (
     Selection,
     Session,
     StoredPolicy,
+    TakenOut,
 )
 from issuer.store.sessions import Sessions, open_sessions
 from tests.support.stores import sessions_in
@@ -645,6 +647,35 @@ def test_no_other_policy_is_put_while_one_is_asked_whether_it_still_holds(place:
     assert first.put_policy("sooner", "1", still=still) == StoredPolicy(1, "sooner", "1")
     other.join(10)
     assert first.policy() == StoredPolicy(2, "later", "1")
+
+
+def test_a_server_that_is_taken_out_belongs_to_each_policy_until_it_is_put_back(
+    place: Place,
+) -> None:
+    store, other = place.open(), place.open()
+    store.put_policy("a", "1")
+    taken = TakenOut(NOW, "ADMNTEST01")
+    assert store.take_out("rack", taken, Event(ITSELF, SERVER_OUT, "rack"))
+    assert other.policy() == StoredPolicy(2, "a", "1", {"rack": taken})
+    assert other.put_policy("b", "1") == StoredPolicy(3, "b", "1", {"rack": taken})
+    store.begin_epoch(NOW)
+    assert store.policy() == StoredPolicy(3, "b", "1", {"rack": taken})
+    assert other.put_back("rack", Event(ITSELF, SERVER_BACK, "rack"))
+    assert (store.policy(), store.policy_serial()) == (StoredPolicy(4, "b", "1"), 4)
+    told = [row.event for row in store.audit.rows(4)]
+    assert told == [SERVER_BACK, SERVER_OUT]
+
+
+def test_what_changes_nothing_of_what_is_taken_out_has_no_number_and_no_row(
+    store: Sessions,
+) -> None:
+    store.put_policy("a", "1")
+    out, back = (Event(ITSELF, name, "rack") for name in (SERVER_OUT, SERVER_BACK))
+    assert not store.put_back("rack", back)
+    assert store.take_out("rack", TakenOut(NOW, "first"), out)
+    assert not store.take_out("rack", TakenOut(NOW + 1, "second"), out)
+    assert store.policy() == StoredPolicy(2, "a", "1", {"rack": TakenOut(NOW, "first")})
+    assert len(store.audit.rows(9)) == 1
 
 
 def test_a_policy_outlasts_a_new_epoch(store: Sessions) -> None:

@@ -19,7 +19,7 @@ import requests
 
 from run.commands import ROOT
 from run.plan import free_port
-from tests.support.deployment import Caller, Local, deployed
+from tests.support.deployment import Caller, Local, deployed, wait_ready
 from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, recording, wait_for
 
@@ -391,6 +391,99 @@ def test_a_faulty_change_of_servers_leaves_those_before_and_is_told_with_its_lin
         assert "servers[1].url ends in a route" in checked.stderr
     finally:
         servers.write()
+
+
+@pytest.fixture
+def move(servers: House) -> Iterator[Callable[..., requests.Response]]:
+    """Takes a server out or puts it back, as an admin's program does; all are back at the end."""
+    admin, out = servers.caller.token(ADMIN), set[str]()
+
+    def moved(name: str, verb: str, token: str = admin) -> requests.Response:
+        path = f"/admin/api/servers/{name}/{verb}"
+        answer = servers.caller.call(token, path, body={})
+        (out.add if verb == "take-out" else out.discard)(name)
+        return answer
+
+    yield moved
+    for name in tuple(out):
+        moved(name, "put-back")
+
+
+Move = Callable[[str, str], requests.Response]
+
+
+def test_a_server_that_is_taken_out_gets_no_new_requests_and_ends_those_that_run(
+    servers: House, move: Move
+) -> None:
+    token = servers.caller.token(AGENT)
+    servers.box.events, servers.box.gap = 10_000, 0.05
+    body = {"model": "llama3.2:3b", "messages": [], "stream": True}
+    with servers.caller.call(token, body=body, stream=True) as streaming:
+        lines = streaming.iter_lines()
+        assert next(lines)
+        assert move("box", "take-out").json() == {"server": "box", "pending": []}
+        for _ in range(20):
+            assert servers.chat(token, "both").status_code == 200
+        assert len(servers.asked()["attic"]) == 20
+        refused = servers.chat(token, "llama3.2:3b")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "llama3.2:3b" not in listed(servers, token)
+        assert len(servers.asked()["box"]) == 1
+        for _ in range(5):
+            assert next(line for line in lines if line)
+    assert move("box", "put-back").status_code == 200
+    servers.box.events, servers.box.gap = 5, 0.02
+    assert servers.chat(token, "llama3.2:3b").status_code == 200
+    assert "llama3.2:3b" in listed(servers, token)
+
+
+def listed(servers: House, token: str) -> set[str]:
+    answer = servers.caller.call(token, "/v1/models", method="GET")
+    return {model["id"] for model in answer.json()["data"]}
+
+
+def test_a_server_stays_out_over_another_policy_and_a_restart_and_is_told_with_by_whom(
+    servers: House, move: Move
+) -> None:
+    running = servers.running
+    move("box", "take-out")
+    servers.write(lambda content: content["aliases"].update(other="phi-2"))
+    token = servers.caller.token(AGENT)
+    wait_for(lambda: "other" in listed(servers, token), 5, "the policy counts")
+    running.stop("gateway")
+    running.start("gateway")
+    wait_ready(running)
+    wait_for(lambda: states(running) == {"up"}, LISTED_SECONDS, "all were asked")
+    assert servers.chat(token, "llama3.2:3b").status_code == 503
+    shown = running.command("servers", check=False).stdout.splitlines()
+    assert [f"taken out by {ADMIN} at " in line for line in shown] == [True, False, False]
+    told = running.command("explain", AGENT, "POST", "/v1/chat/completions", "--model", "both")
+    assert "attic (up, 0 requests now); else box (taken out, 0 requests now)" in told.stdout
+    running.command("servers", "put-back", "box")
+    assert servers.chat(token, "llama3.2:3b").status_code == 200
+    rows = running.command("audit", "--json").stdout
+    moves = [
+        (row["event"], row["actor"]["name"], row["target"])
+        for row in json.loads(rows)["audit"]
+        if row["event"] in ("servers.take_out", "servers.put_back")
+    ]
+    assert moves[0][::2] == ("servers.put_back", "box")
+    assert moves[1] == ("servers.take_out", ADMIN, "box")
+    servers.write()
+
+
+def test_only_an_admin_moves_a_server_and_only_one_that_there_is(
+    servers: House, move: Callable[..., requests.Response]
+) -> None:
+    assert move("box", "take-out", servers.caller.token(AGENT)).status_code == 403
+    for name, verb, why in (
+        ("nobody", "take-out", "names no LLM server"),
+        ("box", "put-back", "is not taken out"),
+    ):
+        answer = move(name, verb)
+        assert answer.status_code == 400
+        assert why in answer.json()["error"]["message"]
+    assert servers.chat(servers.caller.token(AGENT), "llama3.2:3b").status_code == 200
 
 
 def test_an_upstream_beside_servers_stops_the_start_with_one_clear_line(servers: House) -> None:

@@ -93,6 +93,8 @@ local OF_SERVERS = {
         function(server) return as_number(server.state == "up") end },
     { "portero_llm_server_misconfigured", "gauge", "1 while it refuses the key that it is sent.",
         function(server) return as_number(server.state == "misconfigured") end },
+    { "portero_llm_server_taken_out", "gauge", "1 while an admin has taken it out.",
+        function(server) return as_number(server.taken_out) end },
     { "portero_llm_server_in_flight", "gauge", "Requests that it is answering.",
         function(server) return server.in_flight end },
     { "portero_llm_server_models", "gauge", "Models that it has.",

@@ -47,6 +47,7 @@ AGENT, PERSON, ADMIN = USERS["agi"], USERS["user"], USERS["admin"]
 ADDRESS = "192.0.2.7"
 CANARY = "canary-0123456789abcdefghijklmnop"
 SHELL = audit.operator()
+SERVERS = 'servers: [{name: rack, url: "http://192.0.2.9", kind: vllm}]\n'
 
 
 @dataclass
@@ -111,7 +112,8 @@ def house(
     for name in ("SECRET_KEY_FILE", "SYNC_KEY_FILE", "JWT_ALGORITHM"):
         monkeypatch.delenv(name, raising=False)
     policy = tmp_path / "policy.yaml"
-    policy.write_text(config.POLICY_FILE.read_text())
+    policy.write_text(config.POLICY_FILE.read_text() + SERVERS)
+    monkeypatch.delenv("LLM_UPSTREAM", raising=False)
     with listening(FakeGateway().answer) as listener:
         environ |= {"GATEWAY_URLS": listener.url, "POLICY_FILE": str(policy)}
         for name, value in environ.items():
@@ -212,6 +214,21 @@ def key_by_console(house: House) -> TestResponse:
     return house.ask("POST", "/admin/keys", house.token(ADMIN), data=form)
 
 
+def move(verb: str) -> Callable[[House], object]:
+    """An LLM server, by the admin API."""
+    return lambda h: h.ask("POST", f"/admin/api/servers/rack/{verb}", h.token(ADMIN), json={})
+
+
+def put_back_by_api(house: House) -> None:
+    move("take-out")(house)
+    move("put-back")(house)
+
+
+def put_back(house: House) -> None:
+    house.command("servers", "take-out", "rack")
+    house.command("servers", "put-back", "rack")
+
+
 USER_KEYS = f"/admin/api/users/{PERSON}/keys"
 #: Every endpoint and command that changes something.
 CHANGES = {
@@ -240,6 +257,15 @@ CHANGES = {
     "POST /admin/keys": by_user(key_by_console, audit.API_KEY_REVOKE, f"{PERSON}/ID", ADMIN),
     "POST /admin/users": by_user(
         by_console("users", "remove", PERSON), audit.USER_REMOVE, PERSON, ADMIN
+    ),
+    "POST /admin/servers": by_user(
+        by_console("servers", "out", "rack"), audit.SERVER_OUT, "rack", ADMIN
+    ),
+    "POST /admin/api/servers/<name>/take-out": by_user(
+        move("take-out"), audit.SERVER_OUT, "rack", ADMIN
+    ),
+    "POST /admin/api/servers/<name>/put-back": by_user(
+        put_back_by_api, audit.SERVER_BACK, "rack", ADMIN
     ),
     "POST /admin/api/users/<name>/keys": by_user(
         lambda h: h.key(h.token(ADMIN), USER_KEYS), audit.API_KEY_CREATE, f"{PERSON}/ID", ADMIN
@@ -279,6 +305,10 @@ CHANGES = {
         lambda h: h.command("signing-keys", "add", status=2), audit.KEY_ADD, "ID"
     ),
     "signing-keys retire": typed(retire, audit.KEY_RETIRE, "ID"),
+    "servers take-out": typed(
+        lambda h: h.command("servers", "take-out", "rack"), audit.SERVER_OUT, "rack"
+    ),
+    "servers put-back": typed(put_back, audit.SERVER_BACK, "rack"),
     "backup": typed(lambda h: h.command("backup", "copy.db"), audit.BACKUP, "PATH"),
     "restore": typed(restore, audit.RESTORE, "PATH"),
 }
@@ -294,7 +324,7 @@ NO_CHANGES = {
 def words_of(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
     """Every command that there is, by its words."""
     nested = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
-    if not nested:
+    if not any(one.required for one in nested):
         yield before
     for actions in nested:
         for name, inner in {v: k for k, v in reversed(actions.choices.items())}.items():

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from issuer.audit import OPERATOR, Actor
 from issuer.errors import Faults, StoreUnavailable
 from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
 from issuer.store import StoredPolicy
 from issuer.store.sessions import Sessions
-from issuer.sync.gateways import PushedPolicy
+from issuer.sync.gateways import Ack, PushedPolicy
 from issuer.sync.policy_in_force import PolicyInForce
 from tests.policies.llm_servers import PEM
 from tests.support.fake_gateway import SYNC_KEY
@@ -30,11 +31,12 @@ class Told:
         self.policies: list[PushedPolicy] = []
         self.before: Callable[[], object] = lambda: None
         self.credentials = Sealing(SYNC_KEY.encode(), CREDENTIALS)
+        self.answers: list[Ack] = []
 
-    def put_policy(self, known: PushedPolicy) -> list[Any]:
+    def put_policy(self, known: PushedPolicy) -> list[Ack]:
         self.before()
         self.policies.append(known)
-        return []
+        return self.answers
 
 
 class House:
@@ -368,6 +370,73 @@ def test_an_upstream_beside_servers_stops_the_start_even_with_a_good_policy_in_t
     write_policy(house.path, lambda content: content.update(servers=SERVERS_ALONE))
     with pytest.raises(Faults, match="LLM_UPSTREAM: must not be set beside"):
         house.process(Terms("", "portero", 86_400, has_upstream=True))
+
+
+# Servers that are taken out.
+
+OPS = Actor(OPERATOR, "ops")
+
+
+def out_at_gateways(house: House) -> list[str]:
+    """The servers that the last message to the gateways gives no requests."""
+    rows = house.gateways.policies[-1].compiled["servers"]
+    return [row["name"] for row in rows if row.get("taken_out")]
+
+
+@pytest.fixture
+def two_servers(house: House) -> House:
+    rows = [{"name": name, "url": f"http://{name}", "kind": "vllm"} for name in ("a", "b")]
+    write_policy(house.path, lambda content: content.update(servers=rows))
+    return house
+
+
+def test_a_server_that_is_taken_out_is_durable_and_at_the_gateways_when_it_is_said(
+    two_servers: House,
+) -> None:
+    one, other = two_servers.process(), two_servers.process()
+    two_servers.gateways.answers = [Ack("http://here", True), Ack("http://away", False)]
+    assert one.take_out("a", OPS) == ("http://away",)
+    assert out_at_gateways(two_servers) == ["a"]
+    assert two_servers.gateways.policies[-1].serial == 2
+    assert {name: taken.by for name, taken in other.taken_out().items()} == {"a": "ops"}
+    assert "taken_out" not in one.in_force().compiled["servers"][0]
+    assert other.put_back("a", OPS) == ("http://away",)
+    assert out_at_gateways(two_servers) == []
+    assert one.taken_out() == {}
+
+
+def test_a_server_stays_out_over_a_change_of_the_file_and_a_restart(two_servers: House) -> None:
+    two_servers.process().take_out("b", OPS)
+    rows = [{"name": "b", "url": "http://b", "kind": "vllm", "weight": 3}]
+    write_policy(two_servers.path, lambda content: content.update(servers=rows))
+    again = two_servers.process()
+    again.push()
+    assert out_at_gateways(two_servers) == ["b"]
+    assert two_servers.gateways.policies[-1].compiled["servers"][0]["weight"] == 3
+    assert "b" in again.taken_out()
+
+
+def test_a_command_takes_a_server_out_that_all_follow(two_servers: House) -> None:
+    one = two_servers.process()
+    two_servers.process(takes=False).take_out("a", OPS)
+    assert out_at_gateways(two_servers) == ["a"]
+    assert list(one.taken_out()) == ["a"]
+
+
+def test_what_cannot_be_taken_out_or_put_back_is_refused_and_changes_nothing(
+    two_servers: House,
+) -> None:
+    one = two_servers.process()
+    one.take_out("a", OPS)
+    for move, name, why in (
+        (one.take_out, "c", "names no LLM server"),
+        (one.put_back, "c", "names no LLM server"),
+        (one.take_out, "a", "is taken out already"),
+        (one.put_back, "b", "is not taken out"),
+    ):
+        with pytest.raises(Faults, match=why):
+            move(name, OPS)
+    assert (two_servers.store.policy_serial(), list(one.taken_out())) == (2, ["a"])
 
 
 SERVERS_ALONE = [{"name": "a", "url": "http://a", "kind": "vllm"}]

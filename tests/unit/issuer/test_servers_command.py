@@ -1,6 +1,7 @@
 """`servers`: what each gateway knows of the LLM servers that the policy names."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,11 @@ from typing import Any
 import pytest
 
 from issuer import __main__ as issuer_main
+from issuer import config
+from issuer.audit import operator
+from issuer.store.sessions import open_sessions
+from issuer.sync.gateways import Gateways
+from issuer.sync.policy_in_force import PolicyInForce
 from tests.policies import BASE
 from tests.support.fake_gateway import SYNC_KEY, is_authentic
 from tests.support.listening import Message, Reply, listening
@@ -74,6 +80,63 @@ def test_json_has_what_each_gateway_says(
     rack, attic = json.loads(capsys.readouterr().out)["servers"]
     assert rack == {**RACK, "kind": "vllm", "url": "https://rack.lan:8000/llm", "gateway": url}
     assert attic["state"] == "up"
+
+
+def begin() -> None:
+    """An issuer has taken the policy."""
+    settings = config.read()
+    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    store = open_sessions(settings.database_url)
+    PolicyInForce(settings.policy_file, settings.terms, store, gateways)
+
+
+def test_no_server_is_taken_out_before_there_is_a_policy_in_force(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    monkeypatch.setenv("GATEWAY_URLS", f"http://127.0.0.1:{free_port}")
+    assert issuer_main.main(["servers", "take-out", "rack"]) == 1
+    assert "start the issuer first" in capsys.readouterr().err
+
+
+def test_a_server_is_taken_out_and_put_back_and_shown_with_since_when_and_by_whom(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushed: list[Any] = []
+
+    def answer(message: Message) -> Reply:
+        if message.path == "/sync/policy":
+            rows = json.loads(message.body)["policy"]["servers"]
+            pushed.append([row["name"] for row in rows if row.get("taken_out")])
+            return Reply(200, b"{}")
+        return telling({**RACK, "taken_out": True}, {**ATTIC, "state": "up"})(message)
+
+    monkeypatch.setenv("GATEWAY_URLS", "http://127.0.0.1:9")
+    begin()
+    assert run(monkeypatch, answer, "take-out", "rack")[0] == 0
+    assert pushed[-1] == ["rack"]
+    capsys.readouterr()
+    assert run(monkeypatch, answer)[0] == 0
+    rack, attic = capsys.readouterr().out.splitlines()
+    name = operator().name
+    assert re.search(rf"  up  4 models: .*  taken out by {name} at \d{{4}}-.*Z$", rack)
+    assert "taken out" not in attic
+    run(monkeypatch, answer, "--json")
+    told = json.loads(capsys.readouterr().out)["servers"]
+    assert (told[0]["taken_out"]["by"], "taken_out" in told[1]) == (name, False)
+    assert run(monkeypatch, answer, "put-back", "rack")[0] == 0
+    assert pushed[-1] == []
+    assert run(monkeypatch, answer, "put-back", "rack")[0] == 1
+    assert "is not taken out" in capsys.readouterr().err
+
+
+def test_a_gateway_that_has_yet_to_hear_of_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+    monkeypatch.setenv("GATEWAY_URLS", url)
+    begin()
+    assert issuer_main.main(["servers", "take-out", "rack"]) == 2
+    assert url in capsys.readouterr().err
 
 
 def test_a_server_that_the_gateway_does_not_know_yet_is_unknown(

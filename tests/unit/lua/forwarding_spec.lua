@@ -4,6 +4,7 @@
 
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
+local policies = require("policies")
 
 local CLAIMS = { sub = "AGIAX1", jti = minted.JTI, exp = minted.NOW + 900, iat = minted.NOW }
 
@@ -63,6 +64,20 @@ local function begin(rows, claims)
     fake.request({ target = "/v1/chat/completions" })
     fake.ngx.var.request_id = "request " .. number
     forwarding.begin({ policy = policy, rows = rows or policy.servers }, claims or CLAIMS)
+end
+
+--- An admin takes servers out, in the policy that comes behind the one that requests began with.
+local serial = 0
+local function take_out(...)
+    local listed = policies.listed()
+    listed.servers, serial = {}, serial + 1
+    for index, one in ipairs(policy.servers) do
+        listed.servers[index] = row(one.name)
+    end
+    for _, index in ipairs({ ... }) do
+        listed.servers[index].taken_out = true
+    end
+    assert(fake.load("portero.policy.in_force").put(policies.HISTORY, serial, listed))
 end
 
 --- What nginx notes of the server that was asked: status, bytes sent, whether an answer began.
@@ -235,6 +250,57 @@ describe("enter", function()
         fake.meanwhile = function() in_flight.release("a") end
         forwarding.enter()
         assert.same({ "a" }, aimed)
+    end)
+
+    it("takes none that was taken out since the request began, nor the next one", function()
+        begin()
+        take_out(1, 2)
+        forwarding.enter()
+        assert.equal("c", asked())
+        begin()
+        forwarding.enter()
+        cannot_be_reached()
+        take_out(1, 2, 3)
+        forwarding.enter()
+        assert.equal("c c", asked())
+        assert.equal(503, refused())
+        take_out()
+        begin()
+        forwarding.enter()
+        assert.equal(3, #aimed)
+    end)
+
+    it("says 503 where the only one is taken out, as one that may be back", function()
+        policy = { servers = { row("a", { taken_out = true }) } }
+        take_out(1)
+        begin()
+        forwarding.enter()
+        assert.equal(503, refused())
+        assert.same({}, aimed)
+    end)
+
+    it("gives a place back that has come where the server was taken out meanwhile", function()
+        policy = { servers = { row("a", { max_concurrent = 1 }), row("b") } }
+        for _, rows in ipairs({ { policy.servers[1] }, policy.servers }) do
+            take_out()
+            in_flight.take({ policy.servers[1] })
+            policy.servers[2].max_concurrent = 1
+            in_flight.take({ policy.servers[2] })
+            begin(rows)
+            fake.meanwhile = function()
+                fake.meanwhile = nil
+                take_out(1)
+                in_flight.release("a")
+                policy.servers[2].max_concurrent = 2
+            end
+            forwarding.enter()
+            assert.equal(0, in_flight.count("a"))
+            if #rows == 1 then
+                assert.equal(503, refused())
+            end
+            in_flight.release("b")
+        end
+        assert.same({ "b" }, aimed)
     end)
 
     it("asks for the token again that may have ended while the request waited", function()

@@ -107,11 +107,15 @@ describe("exposition", function()
     end)
 
     for state, lines in pairs({
-        down = { up = 0, misconfigured = 0 }, misconfigured = { up = 0, misconfigured = 1 },
+        down = { up = 0, misconfigured = 0, taken_out = 1 },
+        misconfigured = { up = 0, misconfigured = 1, taken_out = 0 },
     }) do
         it("shows a server that is " .. state, function()
             local text = metrics.exposition(STATUS, nil, {
-                { name = "a", state = state, models = {}, ejections = 0, in_flight = 0 },
+                {
+                    name = "a", state = state, models = {}, ejections = 0, in_flight = 0,
+                    taken_out = state == "down",
+                },
             })
             for name, value in pairs(lines) do
                 local series = ('portero_llm_server_%s{server="a"} %d\n'):format(name, value)

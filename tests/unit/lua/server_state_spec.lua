@@ -55,6 +55,20 @@ describe("view", function()
         assert.equal("unknown", word())
     end)
 
+    it("has one that an admin took out for not up, however well it lists its models", function()
+        state.listed(policy.servers[1], list_of("m"))
+        assert.is_true(a().is_first)
+        policy = { servers = { row("a", { taken_out = true }), row("b") } }
+        assert.is_true(a().is_out)
+        assert.same({ false, false }, { a().is_up, a().is_first })
+        assert.equal("m", a().models.m)
+        local told = state.status(policy)
+        assert.same({ "up", true }, { told[1].state, told[1].taken_out })
+        assert.is_nil(told[2].taken_out)
+        policy = { servers = { row("a"), row("b") } }
+        assert.is_true(a().is_first)
+    end)
+
     it("tells what was not asked yet from what does not list a model", function()
         state.listed(policy.servers[1], list_of())
         assert.is_true(a().is_listed)

@@ -8,6 +8,7 @@
 local active_tokens = require("portero.token.active_tokens")
 local errors = require("portero.errors")
 local in_flight = require("portero.server.in_flight")
+local in_force = require("portero.policy.in_force")
 local places = require("portero.server.places")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
@@ -84,13 +85,24 @@ local function put_down(journey)
     end
 end
 
+--- Whether an admin has taken a server out, by the policy of now: the request's own is that of its
+--- beginning, and it may have been long in coming, or waited, or tried another server.
+local function is_taken_out(name)
+    local policy = in_force.current()
+    local row = policy and policy.fleet and policy.fleet.by_name[name]
+    return row ~= nil and row.taken_out == true
+end
+
 --- Which of the servers that are left may be asked: those that nothing speaks against before those
---- that failed lately. One that is the only one is asked whatever is known of it.
+--- that failed lately. One that is the only one is asked whatever is known of it, but for one that
+--- is taken out.
 local function in_question(journey)
+    shared_versions.look()
     local view = server_state.view(journey.policy)
     local first, further = {}, {}
     for _, row in ipairs(journey.rows) do
-        local state = not journey.tried[row.name] and view[row.name]
+        local is_left = not journey.tried[row.name] and not is_taken_out(row.name)
+        local state = is_left and view[row.name]
         if state and state.is_first then
             first[#first + 1] = row
         elseif state and (state.is_up or #journey.rows == 1) then
@@ -116,18 +128,26 @@ local function wait(journey, rows)
     journey.waiter = waiter
     local row = in_flight.wait(waiter, ngx.now() + WAIT_SECONDS)
     journey.waiter, journey.has_waited = nil, true
+    shared_versions.look()
     return row
 end
 
---- The next server, with a place that is taken there; nil where there is none.
+--- The next server, with a place that is taken there; nil where there is none. One that was taken
+--- out while its place was waited for is not it.
 local function next_of(journey)
-    local first, further = in_question(journey)
-    local row = in_flight.take(first) or in_flight.take(further)
-    if row then
-        return row
+    while true do
+        local first, further = in_question(journey)
+        local row = in_flight.take(first) or in_flight.take(further)
+        if row then
+            return row
+        end
+        local rows = all_of(first, further)
+        row = rows[1] and wait(journey, rows)
+        if not row or not is_taken_out(row.name) then
+            return row
+        end
+        in_flight.release(row.name)
     end
-    local rows = all_of(first, further)
-    return rows[1] and wait(journey, rows)
 end
 
 --- Why the caller may not be served any more: its token may have ended while it waited.
@@ -135,7 +155,6 @@ local function code_of_caller(journey)
     if not journey.has_waited then
         return nil
     end
-    shared_versions.look()
     if journey.claims.exp <= ngx.time() then
         return "expired"
     end

@@ -148,6 +148,7 @@ local function entry_of(row, now)
     local is_silent = ask ~= nil and not ask.ok and not ask.is_refused
     local is_ejected = until_ejected > now or (is_silent and failures >= EJECTED_AFTER)
     local is_misconfigured = until_refused > now or (ask ~= nil and ask.is_refused == true)
+    local is_out = row.taken_out == true
     return {
         row = row,
         is_listed = ask ~= nil,
@@ -155,8 +156,10 @@ local function entry_of(row, now)
         is_silent = is_silent,
         is_ejected = is_ejected,
         is_misconfigured = is_misconfigured,
-        is_up = not is_ejected,
-        is_first = not (is_ejected or is_misconfigured or is_silent or get(row, "behind")),
+        is_out = is_out,
+        is_up = not (is_ejected or is_out),
+        is_first = not (is_out or is_ejected or is_misconfigured or is_silent
+            or get(row, "behind")),
         is_clean = failures == 0 and not get(row, "refused") and not get(row, "level"),
         models = list.models, by_id = list.by_id, entries = list.entries, running = list.running,
     }
@@ -165,10 +168,11 @@ end
 --- What is known now.
 ---@param policy table one with servers
 ---@return table by name: { is_listed: it was asked at least once; is_known: which models it has is
----     known, from itself or from `models:`; is_up: not ejected; is_first: nothing speaks against
----     it; is_ejected; is_misconfigured: it refuses the key that it is sent; is_silent: its list
----     was not to be had; models: canonical name -> the ID that it lists; entries and running: of
----     its lists, each with `id` or `name`; by_id: the entries by those; row: of the policy }
+---     known, from itself or from `models:`; is_out: an admin has taken it out; is_up: neither that
+---     nor ejected; is_first: nothing speaks against it; is_ejected; is_misconfigured: it refuses
+---     the key that it is sent; is_silent: its list was not to be had; models: canonical name ->
+---     the ID that it lists; entries and running: of its lists, each with `id` or `name`; by_id:
+---     the entries by those; row: of the policy }
 function _M.view(policy)
     local version, now = dict:get(VERSION) or 0, ngx.now()
     if version == of_version and policy == of_policy and now < ends then
@@ -363,7 +367,8 @@ end
 --- Every server, for metrics, `explain` and the console.
 ---@param policy table
 ---@return table[] { name, state = "unknown", "up", "ejected", "down" or "misconfigured", since =
----     Unix seconds or nil, models = their IDs, ejections, last_error = text or nil }
+---     Unix seconds or nil, models = their IDs, ejections, last_error = text or nil, taken_out =
+---     true where an admin has taken it out, however it is }
 function _M.status(policy)
     local view, found = _M.view(policy), {}
     for index, row in ipairs(policy.servers) do
@@ -374,6 +379,7 @@ function _M.status(policy)
         found[index] = {
             name = row.name, state = word_of(entry), since = get(row, "since"), models = models,
             ejections = get(row, "ejections") or 0, last_error = get(row, "error"),
+            taken_out = entry.is_out or nil,
         }
     end
     return found
