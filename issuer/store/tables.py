@@ -5,6 +5,7 @@ must never hold a query.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -156,12 +157,14 @@ spent = Table(
     sqlite_with_rowid=False,
 )
 
-#: Which of the batches that gateways hand out are in it: the last one of each of their lives.
+#: Which of the batches that gateways hand out are in it: the last one of each of their lives, and
+#: the UTC date of that.
 usage_batches = Table(
     "usage_batches",
     metadata,
     Column("boot", String, primary_key=True),
     Column("number", BigInteger, nullable=False),
+    Column("day", String, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -215,8 +218,22 @@ def _index_of_active_covers_credentials(connection: Connection) -> None:
     connection.execute(text("DROP INDEX IF EXISTS active_of_subject"))
 
 
+def _batches_have_a_day(connection: Connection) -> None:
+    """None is forgotten sooner for having had none."""
+    if not inspect(connection).has_table(usage_batches.name):
+        return
+    known = {column["name"] for column in inspect(connection).get_columns(usage_batches.name)}
+    if "day" not in known:
+        today = datetime.now(UTC).date().isoformat()
+        added = f"ADD COLUMN day VARCHAR NOT NULL DEFAULT '{today}'"
+        connection.execute(text(f"ALTER TABLE usage_batches {added}"))
+
+
 #: From each version to the next, in order. A step that was released is never changed.
-STEPS: Sequence[Callable[[Connection], None]] = (_index_of_active_covers_credentials,)
+STEPS: Sequence[Callable[[Connection], None]] = (
+    _index_of_active_covers_credentials,
+    _batches_have_a_day,
+)
 
 
 def create(connection: Connection, epoch: str, salt: bytes) -> None:

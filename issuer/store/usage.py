@@ -5,11 +5,12 @@ rows and number are written in one transaction, and it must never add a batch a 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, and_, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from issuer.store.database import SQLITE, Database
@@ -22,6 +23,11 @@ KEYS = ("day", "user", "credential", "model", "server")
 COUNTS = ("requests", "prompt_tokens", "completion_tokens")
 #: The characters of a date that are its month.
 MONTH = 7
+#: Days that clocks and late batches may be behind; a day or month is over for so long before what
+#: was spent in it is forgotten.
+SPENT_DAYS = 3
+#: A gateway that nobody can reach may come back with what it had counted.
+LIFE_DAYS = 90
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,27 @@ class Usage:
             ]
             _add(connection, spent, sums, ("tokens",))
             put = _insert(connection, usage_batches)
-            batch = [{"boot": boot, "number": number}]
-            _put(connection, put, batch, {"number": put.excluded.number})
+            day = datetime.now(UTC).date().isoformat()
+            batch = [{"boot": boot, "number": number, "day": day}]
+            _put(connection, put, batch, {name: put.excluded[name] for name in ("number", "day")})
             return True
+
+    def prune(self, now: int, alive: Collection[str]) -> int:
+        """Forget what is spent of days and months that are over, and where lives of gateways have
+        come to that handed out nothing for `LIFE_DAYS` and are not among `alive`; answers how many
+        rows. What was used is kept.
+        """
+        today = datetime.fromtimestamp(now, UTC).date()
+        day = (today - timedelta(days=SPENT_DAYS)).isoformat()
+        month = (today.replace(day=1) - timedelta(days=SPENT_DAYS)).isoformat()[:MONTH]
+        length = func.length(spent.c.period)
+        of_days = and_(length > MONTH, spent.c.period < day)
+        of_months = and_(length == MONTH, spent.c.period < month)
+        its_end = (today - timedelta(days=LIFE_DAYS)).isoformat()
+        ended = and_(usage_batches.c.day < its_end, usage_batches.c.boot.not_in(list(alive)))
+        with self._database.transaction() as connection:
+            rows = connection.execute(delete(spent).where(or_(of_days, of_months))).rowcount
+            return rows + connection.execute(delete(usage_batches).where(ended)).rowcount
 
     def spent(self, boot: str, day: str) -> tuple[int, dict[str, tuple[int, int]]]:
         """Which batch of this life is in it, and by user the tokens of that day and its month."""

@@ -35,6 +35,7 @@ METRICS = "/metrics"
 USES = "/sync/uses"
 USAGE = "/sync/usage"
 SPENT = "/sync/spent"
+LIMITS = "/sync/limits"
 
 #: A login waits no longer than this for a gateway that is down while another has answered.
 PUSH_SECONDS = 0.25
@@ -181,6 +182,12 @@ class Gateway:
     def put_spent(self, **content: Any) -> Ack:
         """Tell what is spent of budgets: `boot`, `number`, `day`, `rows` and `complete`."""
         return self._send("POST", SPENT, content)
+
+    def put_limits(self, rows: Sequence[tuple[str, int, float]]) -> Ack:
+        """Tell what other gateways have counted of limits of a minute, each row a window, a sum and
+        the seconds until it ends: its status has its own windows, in that form, in `windows`.
+        """
+        return self._send("POST", LIMITS, {"rows": rows})
 
     def _send(self, method: str, path: str, content: Any, timeout: float | None = None) -> Ack:
         body = b"" if content is None else json.dumps(content, separators=(",", ":")).encode()

@@ -26,6 +26,7 @@ from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.budgets import SpentBudgets
 from issuer.sync.gateways import Ack, Changes, Gateway, Gateways, mark_of
+from issuer.sync.limits import MinuteLimits, SharedLimits
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.sync.servers_seen import ServersSeen
 from issuer.users.credentials_in_force import CredentialsInForce
@@ -64,12 +65,14 @@ class Reconciler:
         self._credentials = credentials
         self._keys = keys
         self._policy = policy
+        limits = MinuteLimits() if len(gateways.each) > 1 else None
         self._projections = [
-            _Projection(one, tokens.store, keys, policy, usage) for one in gateways.each
+            _Projection(one, tokens.store, keys, policy, usage, limits) for one in gateways.each
         ]
         self._lease = Lease(tokens.store.database, "reconciler", LEASE_SECONDS)
         self._leads = threading.Event()
         self._audit_days = audit_days
+        self._usage = usage
         self._pruned_at = 0
         self._changed_before: set[tuple[str, str]] = set()
 
@@ -119,6 +122,8 @@ class Reconciler:
             log.critical("the clock was set back by hours; %d active tokens are revoked", revoked)
         self._store.prune(now)
         self._store.audit.prune(now, self._audit_days)
+        if self._usage:
+            self._usage.prune(now, {one.boot for one in self._projections})
         self._pruned_at = now
 
     def _revoke_changed_credentials(self, now: int) -> None:
@@ -178,9 +183,12 @@ class _Projection:
         keys: KeyFile,
         policy: PolicyInForce,
         usage: Usage | None = None,
+        limits: MinuteLimits | None = None,
     ) -> None:
         #: The mark of the key list that the gateway has acknowledged.
         self.keys = ""
+        #: The life of the gateway that was reached last.
+        self.boot = ""
         self._gateway = gateway
         self._store = store
         self._key_file = keys
@@ -188,6 +196,7 @@ class _Projection:
         self._usage = usage
         self._servers = ServersSeen(gateway, store.audit)
         self._spent = SpentBudgets(gateway, usage) if usage else None
+        self._limits = SharedLimits(gateway, limits) if limits else None
         self._reachable: bool | None = None
         self._asked_at = int(time.time())
 
@@ -196,8 +205,13 @@ class _Projection:
         ack = self._gateway.state()
         self._tell(ack.ok)
         self._bring(ack)
-        if ack.ok and self._usage:
-            self._fetch_usage(self._usage, str(ack.status.get("boot")))
+        if not ack.ok:
+            return
+        self.boot = str(ack.status.get("boot"))
+        if self._limits:
+            self._limits.share(self.boot)
+        if self._usage:
+            self._fetch_usage(self._usage, self.boot)
 
     def _fetch_usage(self, usage: Usage, boot: str) -> None:
         """What comes is in the store before the gateway is told so, by the next fetch."""

@@ -32,6 +32,7 @@ from issuer.store import (
     TakenOut,
 )
 from issuer.store.sessions import Sessions, open_sessions
+from issuer.store.usage import Usage
 from tests.support.stores import sessions_in
 
 NOW = 1_800_000_000
@@ -825,6 +826,17 @@ def test_a_store_that_a_former_portero_made_is_taken_over_with_all_it_holds(tmp_
     store.add(key("k"), MANY, NOW)
     assert [one.position for one in store.changes_after(0, 9)] == [1, 2]
     assert sessions_in(path).find("former") == found
+
+
+def test_a_store_whose_batches_of_usage_had_no_day_yet_keeps_what_is_taken(place: Place) -> None:
+    usage = Usage(place.open().database)
+    usage.add("life", 3, [])
+    with place.open().database.transaction() as connection:
+        connection.execute(text("ALTER TABLE usage_batches DROP COLUMN day"))
+        connection.execute(text("UPDATE schema_version SET version = 1"))
+    again = Usage(place.open().database)
+    again.prune(int(time.time()) + 80 * 86_400, set())
+    assert (again.taken("life"), again.add("life", 4, [])) == (3, True)
 
 
 def test_a_store_that_a_later_portero_made_is_left_alone(place: Place) -> None:

@@ -814,6 +814,28 @@ def test_what_is_told_of_budgets_in_another_form_is_400(shared: Asked, wrong: An
     assert spent(shared, **wrong) == 400
 
 
+# Limits of a minute that gateways share
+
+
+def test_what_others_have_counted_of_limits_is_taken_again_and_again(shared: Asked) -> None:
+    for rows in ([["r:AGIATEST01", 5, 59.5]], [["r:AGIATEST01", 4, 60]], [["t:AGIATEST02", 1, 1]]):
+        answer = shared.send("POST", "/sync/limits", {"rows": rows})
+        assert answer.status == 200
+        assert answer.state.keys() == FIELDS, "nothing was counted there"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *(1, [1], [["r:a", 1]], [["r:a", -1, 1]], [["r:a", 1, 0]], [["r:a", 1, 61]]),
+        *([["s:a", 1, 1]], [["r:", 1, 1]], [["r:a", "1", 1]]),
+    ],
+    ids=str,
+)
+def test_what_is_told_of_limits_in_another_form_is_400(shared: Asked, rows: Any) -> None:
+    assert shared.send("POST", "/sync/limits", {"rows": rows}).status == 400
+
+
 # One that starts empty
 
 

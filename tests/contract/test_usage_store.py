@@ -1,6 +1,8 @@
 """What the store promises of usage (`issuer/store/usage.py`), asked of each database there is."""
 
 import threading
+import time
+from datetime import datetime
 
 import pytest
 import sqlalchemy
@@ -100,3 +102,39 @@ def test_what_is_spent_is_told_by_user_of_a_day_and_its_month_with_the_batch_it_
     assert usage.spent("life", DAY) == (1, {"USRSA": (10, 15), "AGNRB": (2**40, 2**40)})
     assert usage.spent("other", "2026-11-26") == (7, {"USRSA": (0, 15), "AGNRB": (0, 2**40)})
     assert usage.spent("third", "2026-12-01") == (0, {})
+
+
+def at(day: str) -> int:
+    """Noon of a UTC date, in Unix seconds."""
+    return int(datetime.fromisoformat(f"{day}T12:00+00:00").timestamp())
+
+
+def test_what_is_spent_of_days_and_months_that_are_over_is_forgotten_and_what_was_used_is_kept(
+    usage: Usage,
+) -> None:
+    days = ["2026-09-30", "2026-10-31", "2026-11-01", "2026-11-22", DAY]
+    usage.add("life", 1, [[day, *ROW[1:]] for day in days])
+
+    def spent(day: str) -> tuple[int, int]:
+        return usage.spent("life", day)[1].get("USRSA", (0, 0))
+
+    assert [spent(day) for day in days] == [(5, 5), (5, 5), (5, 15), (5, 15), (5, 15)]
+    assert usage.prune(at("2026-11-02"), {"life"}) == 2 + 0
+    assert [spent(day) for day in days] == [(0, 0), (5, 5), (5, 15), (5, 15), (5, 15)]
+    assert usage.prune(at(DAY), {"life"}) == 2
+    assert [spent(day) for day in days] == [(0, 0), (0, 5), (0, 15), (5, 15), (5, 15)]
+    usage.prune(at("2026-12-04"), {"life"})
+    assert [spent(day) for day in days] == [(0, 0), (0, 0), (0, 15), (0, 15), (0, 15)]
+    assert sums(usage, "user") == [["USRSA", 5, 15, 10]]
+
+
+def test_where_a_life_of_a_gateway_has_come_to_is_kept_while_it_may_come_back(
+    usage: Usage,
+) -> None:
+    for life in ("one", "other"):
+        usage.add(life, 7, [ROW])
+    now = int(time.time())
+    usage.prune(now + 90 * 86_400, set())
+    assert [usage.taken(life) for life in ("one", "other")] == [7, 7]
+    usage.prune(now + 91 * 86_400, {"one"})
+    assert [usage.taken(life) for life in ("one", "other")] == [7, 0]

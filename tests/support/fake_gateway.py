@@ -60,6 +60,7 @@ class FakeGateway:
             ("GET", "/sync/pool"): lambda _: 200,
             ("POST", "/sync/usage"): self._hand_out,
             ("POST", "/sync/spent"): self._put_spent,
+            ("POST", "/sync/limits"): self._share_limits,
         }
         self.restart()
 
@@ -84,6 +85,9 @@ class FakeGateway:
         self._batch_number = 0
         #: Name of a user or a group -> what was told: tokens of the day, and of the month.
         self.spent: dict[str, tuple[int, int]] = {}
+        #: What it has counted itself of limits of a minute, and what it was told of others.
+        self.windows: list[tuple[str, int, float]] = []
+        self.of_others: dict[str, tuple[int, float]] = {}
         self._seen: set[str] = set()
         self._boot = f"{time.monotonic_ns():016x}"
 
@@ -121,7 +125,9 @@ class FakeGateway:
             uses = {"uses": dict(self.uses)} if path == "/sync/uses" else {}
             has_batch = path == "/sync/usage" and status == 200 and self._batch
             usage = {"usage": dict(self._batch)} if has_batch else {}
-            return status, {**self._state(), **uses, **usage}
+            shares = path == "/sync/limits" and status == 200 and self.windows
+            windows = {"windows": [list(one) for one in self.windows]} if shares else {}
+            return status, {**self._state(), **uses, **usage, **windows}
 
     def _state(self) -> State:
         return {
@@ -159,6 +165,13 @@ class FakeGateway:
         if content["boot"] != self._boot:
             return 409
         self.spent.update({row[0]: (row[1], row[2]) for row in rows})
+        return 200
+
+    def _share_limits(self, content: State) -> int:
+        rows = content.get("rows")
+        if not isinstance(rows, list) or not all(map(_is_window, rows)):
+            return 400
+        self.of_others.update({key: (count, left) for key, count, left in rows})
         return 200
 
     def _forget_expired(self) -> None:
@@ -276,6 +289,13 @@ def _is_count(value: Any) -> bool:
 def _is_spent(row: Any) -> bool:
     is_row = isinstance(row, list) and len(row) > 2 and isinstance(row[0], str)
     return is_row and _is_count(row[1]) and _is_count(row[2])
+
+
+def _is_window(row: Any) -> bool:
+    is_row = isinstance(row, list) and len(row) == 3 and isinstance(row[0], str)
+    is_named = is_row and re.match(r"[rt]:.", row[0]) is not None
+    is_time = is_row and isinstance(row[2], int | float) and 0 < row[2] <= 60
+    return is_named and is_time and _is_count(row[1])
 
 
 def mac_of(key: str, method: str, path: str, sent_at: str, body: bytes) -> str:

@@ -52,7 +52,7 @@ def test_every_setting_is_in_the_configuration_page(name: str) -> None:
 def test_every_message_of_the_sync_is_in_its_page() -> None:
     text = (ROOT / "docs" / "sync.md").read_text()
     messages = re.findall(r'\["(\w+ /sync/\w+)"\]', (LUA / "sync" / "receiver.lua").read_text())
-    assert len(messages) == 9
+    assert len(messages) == 10
     for message in messages:
         assert f"`{message}`" in text
 

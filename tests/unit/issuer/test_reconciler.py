@@ -27,6 +27,7 @@ from issuer.sync.active_tokens import ActiveTokens
 from issuer.sync.gateways import (
     APPLY,
     KEYS,
+    LIMITS,
     POLICY,
     STATUS,
     USAGE,
@@ -70,6 +71,7 @@ class ModelGateway(Gateway):
             STATUS: "state",
             USES: "uses",
             USAGE: "usage",
+            LIMITS: "limits",
         }
         return self._tell(names.get(path) or content["step"], method, path, content)
 
@@ -759,11 +761,45 @@ def test_what_was_used_is_in_the_store_once_whatever_is_killed_between(
         ]
 
 
+def test_what_is_of_no_use_any_more_is_forgotten_but_for_gateways_that_live(
+    store: Sessions, people: Path, all_roles: Roles, gateway: ModelGateway
+) -> None:
+    usage, gateways = Usage(store.database), ModelGateways(gateway)
+    credentials = CredentialsInForce(people, lambda: all_roles, store.salt())
+    active = ActiveTokens(store, gateways, 1000)
+    loop = Reconciler(active, gateways, credentials, keys_of(store), policy_of(store), usage)
+    life = str(gateway.state().status["boot"])
+    day = time.strftime("%Y-%m-%d", time.gmtime(NOW))
+    for boot in (life, "a life that ended"):
+        usage.add(boot, 1, [[day, "USRSalice", "token", "tiny", "llm", 1, 3, 1]])
+    loop._projections[0].refresh()
+    loop._prune(NOW + 200 * 86_400)
+    assert (usage.taken(life), usage.taken("a life that ended")) == (1, 0)
+    assert usage.spent(life, day) == (1, {})
+    assert len(usage.asked(Question(day, day, ("user",)))) == 1
+
+
 def test_nothing_is_asked_of_what_was_used_where_nothing_is_counted(
     store: Sessions, gateway: ModelGateway
 ) -> None:
     refresh(store, gateway)
     assert "usage" not in gateway.sent
+
+
+def test_gateways_are_told_of_each_others_counts_and_a_single_one_of_nothing(
+    store: Sessions, people: Path, all_roles: Roles
+) -> None:
+    one, two = ModelGateway(FakeGateway()), ModelGateway(FakeGateway())
+    one.url, two.url = "http://one", "http://two"
+    one.model.windows = [("r:USRSalice", 3, 50.0)]
+    with running(store, people, all_roles, one, two):
+        wait_until(lambda: "r:USRSalice" in two.model.of_others, "the other is told")
+        assert two.model.of_others["r:USRSalice"][0] == 3
+    assert one.model.of_others == {}
+    alone = ModelGateway(FakeGateway())
+    with running(store, people, all_roles, alone):
+        wait_until(lambda: alone.sent.count("state") > 1, "two rounds")
+    assert "limits" not in alone.sent
 
 
 def test_when_keys_were_used_is_asked_once_a_minute_and_kept(

@@ -454,6 +454,103 @@ describe("a full dictionary", function()
     end)
 end)
 
+describe("windows that gateways share", function()
+    local KEY = "r:" .. USER
+
+    local function take(sum, seconds)
+        return limits.take(KEY, sum, seconds)
+    end
+
+    local function here()
+        return limits.counted_here()
+    end
+
+    it("are told with what was counted here, and not with what others told", function()
+        assert.same({}, here())
+        request(USER, 10)
+        limits.spend(USER, 7)
+        take(5, 60)
+        wait(10)
+        local windows = here()
+        table.sort(windows, function(one, other) return one[1] < other[1] end)
+        assert.same({ { KEY, 1, 50 }, { "t:" .. USER, 7, 50 } }, windows)
+    end)
+
+    it("are counted together: others' requests are used up here too", function()
+        request(USER, 10)
+        assert.is_true(take(5, 60))
+        assert.same({ true, 3, 60 }, { request(USER, 10) })
+        assert.is_true(take(7, 60))
+        assert.same({ true, 0, 60 }, { request(USER, 10) })
+        assert.is_false((request(USER, 10)))
+    end)
+
+    it("are begun by what others have counted, and end as theirs", function()
+        take(9, 40)
+        assert.same({ true, 0, 40 }, { request(USER, 10) })
+        assert.is_false((request(USER, 10)))
+        wait(40.1)
+        assert.same({ true, 9, 60 }, { request(USER, 10) })
+    end)
+
+    it("end with the one that ends first, and count anew then", function()
+        request(USER, 10)
+        take(3, 58)
+        wait(58.1)
+        assert.same({ true, 9, 60 }, { request(USER, 10) })
+        take(1, 60)
+        assert.same({ true, 7, 60 }, { request(USER, 10) })
+    end)
+
+    it("lose nothing of what was told once, told again or less of it", function()
+        request(USER, 10)
+        for _, sum in ipairs({ 4, 4, 2 }) do
+            take(sum, 60)
+        end
+        assert.same({ true, 4, 60 }, { request(USER, 10) })
+    end)
+
+    it("give way within their last two seconds to the next one of another gateway", function()
+        for _ = 1, 10 do
+            request(USER, 10)
+        end
+        wait(58.5)
+        take(2, 59.5)
+        assert.same({ true, 7, 59.5 }, { request(USER, 10) })
+        assert.same({ { KEY, 1, 59.5 } }, here())
+    end)
+
+    it("are not told when they end within two seconds", function()
+        request(USER, 10)
+        wait(58.1)
+        assert.same({}, here())
+    end)
+
+    it("are taken though a request begins the same one meanwhile", function()
+        meanwhile("safe_add", function() request(USER, 10, other_worker()) end)
+        take(3, 59)
+        assert.same({ true, 5, 59 }, { request(USER, 10) })
+    end)
+
+    it("are named by what they count and whose they are", function()
+        for _, key in ipairs({ "r:U", "t:U" }) do
+            assert.is_true(limits.is_window(key))
+        end
+        for _, key in ipairs({ "r:", "s:U:1", "o:r:U", "x", 1 }) do
+            assert.is_false(limits.is_window(key))
+        end
+    end)
+
+    it("say where there is no room for them", function()
+        dict.most_entries = 0
+        assert.is_false(take(1, 60))
+        dict.most_entries = 1
+        request(USER, 10)
+        assert.is_false(take(1, 60))
+        assert.same({ true, 8, 60 }, { request(USER, 10) })
+    end)
+end)
+
 describe("a dictionary that fails in another way", function()
     it("refuses, and says how", function()
         dict.incr = function() return nil, "not a number" end

@@ -853,6 +853,42 @@ describe("what is spent", function()
     end)
 end)
 
+describe("limits of a minute that gateways share", function()
+    local KEY = "r:USRSA"
+    local limits
+
+    before_each(function()
+        limits = fake.load("portero.quota.limits")
+        limits.start()
+    end)
+
+    local function share(rows)
+        local answer = send("POST", "/sync/limits", { rows = rows })
+        return answer.status, status_in(answer).windows
+    end
+
+    it("are taken, and what was counted here is told", function()
+        assert.same({ 200 }, { share({ { KEY, 3, 59.5 } }) })
+        assert.equal(6, (limits.left("requests", "USRSA", 10)))
+        assert.same({ 200, { { KEY, 1, 59.5 } } }, { share({}) })
+    end)
+
+    it("are 507 where they find no room", function()
+        fake.shared.portero_limits.most_entries = 0
+        assert.equal(507, (share({ { KEY, 3, 59.5 } })))
+    end)
+
+    it("are 400 in any other form, and then nothing of it is taken", function()
+        for _, rows in ipairs({ 1, { 1 }, { { KEY, 3, 59.5 }, { KEY } }, { { KEY, -1, 1 } },
+            { { KEY, 1, 0 } }, { { KEY, 1, 61 } }, { { KEY, 1.5, 1 } }, { { "s:USRSA:1", 1, 1 } },
+            { { "r:", 1, 1 } }, { { 1, 1, 1 } } }) do
+            assert.equal(400, (share(rows)))
+        end
+        assert.equal(400, send("POST", "/sync/limits", {}).status)
+        assert.equal(0, fake.shared.portero_limits:count())
+    end)
+end)
+
 describe("usage", function()
     local counts
 

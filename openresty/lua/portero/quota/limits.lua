@@ -1,6 +1,9 @@
 ---------
 -- What a user with limits may still use: requests and LLM tokens a minute, and requests at once;
 -- exact over all workers. Callers without limits never come here.
+-- Several gateways share windows: each is told what the others have counted in a window, and when
+-- it ends (`take`), and tells what it has counted itself (`counted_here`). A request waits for none
+-- of it, and pays nothing for it. What is counted elsewhere within two seconds is not known here.
 -- It owns the dictionary `portero_limits`, and fails closed: what cannot be counted is not allowed.
 -- It must never evict a count to make room for another, so `incr` has no initial value here.
 --
@@ -16,6 +19,9 @@
 -- takes a worker that renewed nothing for 20 seconds, and microseconds. A request whose lease was
 -- lost that way runs on, and tries for its place each second. A request that finds slot 1 taken,
 -- then 2, may miss that 1 became free meanwhile: it is refused, never one too many allowed.
+-- What others counted is written before the sum that holds it: whoever reads between the two tells
+-- the others too little of this gateway, for a second. A window that gives way to the next one of
+-- another gateway loses what is counted within those microseconds.
 
 local dict = ngx.shared.portero_limits
 
@@ -30,11 +36,20 @@ local LAST_LEASE_SECONDS = 600
 local LONGEST_HOLD_SECONDS = 3600
 --- A window may end between beginning it and counting in it.
 local MAX_TRIES = 3
+--- Gateways hear of each other within so long. A window that ends so soon is not told any more, and
+--- gives way to the next one, where another gateway has begun that.
+local ENDING_SECONDS = 2
+--- What others counted ends before the sum does, so that it is never taken from the next window's.
+local EARLIER_SECONDS = 0.05
+--- How many windows are told at a time.
+local MOST_TOLD = 20000
 --- How many ended entries one refused write clears away.
 local FLUSHED_AT_ONCE = 10000
 
 --- What the key of a user's window begins with.
 local KEYS = { requests = "r:", tokens = "t:" }
+--- Of the same window, what other gateways have counted in it.
+local OTHERS = "o:"
 
 --- This worker's slots: id -> key, and when to renew it.
 local held = {}
@@ -43,7 +58,7 @@ local mark
 --- How many slots this worker has asked for: where to look first.
 local turn = 0
 
-local _M = {}
+local _M = { WINDOW_SECONDS = WINDOW_SECONDS }
 
 --- Begin, in each worker.
 function _M.start()
@@ -109,6 +124,78 @@ end
 function _M.spend(user, tokens)
     local used, err = count(KEYS.tokens .. user, tokens)
     return used ~= nil or nil, err
+end
+
+--- Whether something is the key of a window.
+---@param key any
+---@return boolean
+function _M.is_window(key)
+    return type(key) == "string" and key:find("^[rt]:.") ~= nil
+end
+
+--- Begin the window that another gateway has begun.
+local function adopt(key, sum, seconds, is_ending)
+    local ok, err
+    if is_ending then
+        ok, err = dict:safe_set(key, sum, seconds)
+    else
+        ok, err = add(key, sum, seconds)
+    end
+    if ok then
+        ok, err = dict:safe_set(OTHERS .. key, sum, seconds - EARLIER_SECONDS)
+    end
+    return ok, err
+end
+
+--- Add what others have counted since they were heard last; what they told once stays.
+local function add_others(key, sum, seconds)
+    local more = sum - (dict:get(OTHERS .. key) or 0)
+    if more <= 0 then
+        return true
+    end
+    local ok, err = dict:safe_set(OTHERS .. key, sum, math.max(seconds - EARLIER_SECONDS, 0.001))
+    if ok then
+        ok, err = dict:incr(key, more)
+    end
+    return ok ~= nil and ok ~= false or err == "not found"
+end
+
+--- Take what other gateways have counted in a user's window. Windows that were begun apart become
+--- one, which ends with the earlier.
+---@param key string
+---@param sum integer of all others
+---@param seconds number until the window ends there
+---@return boolean ok false where there is no room
+function _M.take(key, sum, seconds)
+    local mine = dict:ttl(key) or 0
+    local is_ending = mine > 0 and mine < ENDING_SECONDS and seconds > mine + ENDING_SECONDS
+    if mine <= 0 or is_ending then
+        local ok, err = adopt(key, sum, seconds, is_ending)
+        if ok or err ~= "exists" then
+            return ok == true
+        end
+        mine = dict:ttl(key) or 0
+    end
+    if seconds < mine then
+        dict:expire(key, seconds)
+    end
+    return add_others(key, sum, math.min(seconds, math.max(mine, 0)))
+end
+
+--- What this gateway itself has counted, for the others.
+---@return table[] windows each { key, count, seconds until it ends }
+function _M.counted_here()
+    local windows = {}
+    for _, key in ipairs(dict:get_keys(0)) do
+        if #windows < MOST_TOLD and _M.is_window(key) then
+            local seconds = dict:ttl(key) or 0
+            local count_here = (dict:get(key) or 0) - (dict:get(OTHERS .. key) or 0)
+            if seconds >= ENDING_SECONDS and count_here > 0 then
+                windows[#windows + 1] = { key, count_here, seconds }
+            end
+        end
+    end
+    return windows
 end
 
 local function lease_seconds()

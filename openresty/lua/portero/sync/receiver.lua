@@ -16,6 +16,7 @@ local in_flight = require("portero.server.in_flight")
 local in_force = require("portero.policy.in_force")
 local jwt = require("portero.token.jwt")
 local keys = require("portero.token.keys")
+local limits = require("portero.quota.limits")
 local metrics = require("portero.metrics")
 local places = require("portero.server.places")
 local server_state = require("portero.server.server_state")
@@ -277,6 +278,32 @@ local function put_spent(message)
     return not budgets.put(message) and FULL or nil
 end
 
+local function are_windows(rows)
+    for _, row in ipairs(rows) do
+        if type(row) ~= "table" or not limits.is_window(row[1]) or not is_count(row[2])
+            or type(row[3]) ~= "number" or row[3] <= 0 or row[3] > limits.WINDOW_SECONDS then
+            return false
+        end
+    end
+    return true
+end
+
+--- What other gateways have counted of minutes' limits; the answer is what this one has.
+local function share_limits(message)
+    if type(message.rows) ~= "table" or not are_windows(message.rows) then
+        return BAD_REQUEST
+    end
+    local fitted = true
+    for index, row in ipairs(message.rows) do
+        fitted = limits.take(row[1], row[2], row[3]) and fitted
+        if index % YIELD_EVERY == 0 then
+            ngx.sleep(0)
+        end
+    end
+    local windows = limits.counted_here()
+    return not fitted and FULL or nil, { windows = windows[1] and windows }
+end
+
 local MESSAGES = {
     ["POST /sync/keys"] = put_keys,
     ["POST /sync/policy"] = put_policy,
@@ -288,6 +315,7 @@ local MESSAGES = {
     ["GET /sync/pool"] = pool,
     ["POST /sync/usage"] = used,
     ["POST /sync/spent"] = put_spent,
+    ["POST /sync/limits"] = share_limits,
 }
 
 local function parse(method, body)
@@ -324,8 +352,9 @@ function _M.handle()
     ngx.status = code or ngx.HTTP_OK
     ngx.header["Content-Type"] = "application/json"
     local answer = active_tokens.status()
-    answer.servers, answer.usage = more and more.servers, more and more.usage
-    answer.pool = more and more.pool
+    for name, what in pairs(more or {}) do
+        answer[name] = what
+    end
     answer.keys, answer.policy = keys.mark(), in_force.mark()
     answer.uses = method .. " " .. path == USES and api_keys.uses() or nil
     ngx.say(cjson.encode(answer))
