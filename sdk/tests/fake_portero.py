@@ -267,9 +267,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response_only(reply.status)
+        kind = "text/event-stream" if reply.pieces else "application/json"
         headers = {
             "x-request-id": "request-1",
             "Date": self.server.portero.date or self.date_time_string(),
+            **({} if reply.status == 204 else {"Content-Type": kind}),
             **reply.headers,
         }
         for name, value in headers.items():
@@ -280,13 +282,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"" if reply.body is None else json.dumps(reply.body).encode()
         body = body if reply.raw is None else reply.raw
         if reply.status != 204:
-            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def _stream(self, reply: Reply) -> None:
-        self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for piece in reply.pieces:

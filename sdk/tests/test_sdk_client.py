@@ -208,7 +208,7 @@ def test_what_is_left_of_limits_is_told(client: Portero, gateway: FakePortero) -
         "x-ratelimit-limit-tokens": "many",
         "x-ratelimit-remaining-tokens": "5",
     }
-    gateway.scripted["/v1/models"] = [Reply(200, {}, headers)]
+    gateway.scripted["/v1/models"] = [Reply(200, {"data": []}, headers)]
     limits = client.models().limits
     assert (limits["requests"].remaining, limits["requests"].reset_seconds) == (59, 62.5)
     assert "tokens" not in limits
@@ -382,7 +382,7 @@ def test_a_stream_that_is_cut_raises_what_came_and_why(
 @pytest.mark.parametrize(
     "pieces",
     [
-        (": a comment\n\n", "data: no json\n\n", "data: [1]\n\n", "data:\n\n", chunk("pong"), DONE),
+        (": a comment\n\n", "event: ping\n\n", "data: {}\n\n", "data:\n\n", chunk("pong"), DONE),
         (chunk("po"), 'data: {"choices": [], "usage": {}}\n\n', chunk("ng", "stop")),
     ],
 )

@@ -33,7 +33,7 @@ pytestmark = [
 NEWER = {
     "/account": Reply(200, {"role": "agent_reasoning"}),
     "/account/usage": Reply(200, []),
-    "/account/keys": Reply(200, {"keys": [], "key": "canary-key"}),
+    "/account/keys": Reply(200, {"keys": [], "id": "abc", "key": "canary-key"}),
     "/account/keys/abcdefgh12345678": Reply(204),
 }
 

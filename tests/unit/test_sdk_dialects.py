@@ -66,4 +66,4 @@ def test_every_code_of_the_page_has_an_error_of_its_own_but_for_our_faults() -> 
 def test_every_dialects_last_event_cuts_a_stream(dialect: Any) -> None:
     event = json.dumps(plain(dialect["event_body"](told(401, "invalid_api_key"))))
     with pytest.raises(StreamCut, match=r"Words\."):
-        Reader("9c78", lambda _: None).event(f"data: {event}")
+        list(Reader("9c78", lambda _: None).take(f"data: {event}\n\n".encode()))

@@ -2,7 +2,7 @@
 
 import logging as _logging
 
-from portero.calls import Answer, Completion, Embeddings, Keys, Limit, Models
+from portero.calls import Answer, Completion, Document, Embeddings, Keys, Limit, Models, NewKey
 from portero.client import AsyncPortero, Portero
 from portero.configuration import Configuration, PlainHTTPWarning
 from portero.errors import (
@@ -54,6 +54,7 @@ __all__ = [
     "Configuration",
     "ConfigurationError",
     "Current",
+    "Document",
     "Embeddings",
     "Event",
     "InvalidRequest",
@@ -63,6 +64,7 @@ __all__ = [
     "LoginUnavailable",
     "ModelNotFound",
     "Models",
+    "NewKey",
     "NotFound",
     "NotReady",
     "PermissionDenied",

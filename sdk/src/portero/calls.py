@@ -2,8 +2,10 @@
 the sync and the async client. No I/O.
 """
 
+import base64
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -18,11 +20,16 @@ from portero.errors import (
     TransportError,
     error_of,
 )
+from portero.hidden import Hidden
 
 Messages = str | Sequence[Mapping[str, Any]]
 A = TypeVar("A", bound="Answer")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+#: The code of an answer that is good by its status, and not what was asked for.
+UNEXPECTED = "unexpected_answer"
+
+_COUNT = re.compile(r"[0-9]{1,18}")
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(ms|h|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -56,6 +63,50 @@ class Answer:
     request_id: str = ""
     limits: Mapping[str, Limit] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Raise `APIError` where `json` is not what was asked for; here, anything is.
+
+        >>> Answer("metrics 1").check()
+        """
+
+    def _read(self, value: Any, *kinds: type, what: str) -> Any:
+        """The value, if it is of one of these kinds."""
+        if type(value) not in kinds:
+            raise self._unexpected(what)
+        return value
+
+    def _unexpected(self, what: str) -> APIError:
+        """Never with the body in it, which is the model's, or a stranger's."""
+        message = f"The answer was good by its status, but {what}; is that a Portero's address?"
+        return APIError(
+            message, status=self.status, code=UNEXPECTED, request_id=self.request_id or None
+        )
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """The objects of a list in the body; some servers write null for an empty one."""
+        body = self._read(self.json, dict, what="is no JSON object")
+        return self._objects([] if body.get(name, "") is None else body.get(name), name)
+
+    def _objects(self, told: object, name: str) -> list[dict[str, Any]]:
+        rows = self._read(told, list, what=f"has no list of {name}")
+        return [self._read(row, dict, what=f"its {name} are no objects") for row in rows]
+
+
+@dataclass(frozen=True)
+class Document(Answer):
+    """Of `account` and `usage`: `json` is an object, or for `usage` a list.
+
+    >>> Document({"role": "agi"}).json["role"]
+    'agi'
+    """
+
+    def check(self) -> None:
+        """Raise `APIError` where it is neither.
+
+        >>> Document([]).check()
+        """
+        self._read(self.json, dict, list, what="is no JSON document")
+
 
 @dataclass(frozen=True)
 class Completion(Answer):
@@ -68,13 +119,27 @@ class Completion(Answer):
     @property
     def text(self) -> str:
         """What the model said; empty where it called a tool instead."""
-        choice = _first(self.json.get("choices"))
-        return str((choice.get("message") or {}).get("content") or choice.get("text") or "")
+        choices = self._rows("choices")
+        text = text_in(choices[0], "message") if choices else ""
+        if text is None:
+            raise self._unexpected("its text is none")
+        return text
 
     @property
     def usage(self) -> Mapping[str, int]:
         """`prompt_tokens`, `completion_tokens`, `total_tokens`, where the LLM server says so."""
-        return self.json.get("usage") or {}
+        body = self._read(self.json, dict, what="is no JSON object")
+        counts: Mapping[str, int] = self._read(
+            body.get("usage") or {}, dict, what="its usage is no object"
+        )
+        return counts
+
+    def check(self) -> None:
+        """Raise `APIError` where it is none.
+
+        >>> Completion({"choices": []}).check()
+        """
+        _ = self.text, self.usage
 
 
 @dataclass(frozen=True)
@@ -88,8 +153,24 @@ class Embeddings(Answer):
     @property
     def vectors(self) -> list[list[float]]:
         """One a text, in the order of the texts; each has the model's number of dimensions."""
-        rows = sorted(self.json.get("data") or [], key=lambda row: row.get("index", 0))
-        return [row["embedding"] for row in rows]
+        rows = self._rows("data")
+        places = [self._read(row.get("index", 0), int, what="an index is none") for row in rows]
+        order = sorted(range(len(rows)), key=places.__getitem__)
+        return [self._vector(rows[place].get("embedding")) for place in order]
+
+    def _vector(self, told: object) -> list[float]:
+        """Numbers, or with `encoding_format="base64"` the bytes of them (float32)."""
+        vector = _unpacked(told) if isinstance(told, str) else told
+        if not isinstance(vector, list) or not set(map(type, vector)) <= {int, float}:
+            raise self._unexpected("an embedding is no list of numbers")
+        return vector
+
+    def check(self) -> None:
+        """Raise `APIError` where it is none.
+
+        >>> Embeddings({"data": []}).check()
+        """
+        _ = self.vectors
 
 
 @dataclass(frozen=True)
@@ -103,17 +184,69 @@ class Models(Answer):
     @property
     def names(self) -> list[str]:
         """What the caller may ask for."""
-        return [row["id"] for row in self.json.get("data") or []]
+        rows = self._rows("data")
+        return [self._read(row.get("id"), str, what="a model has no ID") for row in rows]
+
+    def check(self) -> None:
+        """Raise `APIError` where it is none.
+
+        >>> Models({"data": []}).check()
+        """
+        _ = self.names
 
 
 @dataclass(frozen=True)
 class Keys(Answer):
-    """Of `keys`: the caller's API keys, without their secrets."""
+    """Of `keys`: the caller's API keys, without their secrets.
+
+    >>> Keys({"keys": [{"id": "wPJv-2m3B0gR7hQz"}]}).rows[0]["id"]
+    'wPJv-2m3B0gR7hQz'
+    """
 
     @property
-    def rows(self) -> list[Mapping[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """`id`, `name`, `models`, `created_at`, `expires_at`, `last_used_at`."""
-        return list(self.json.get("keys") or []) if isinstance(self.json, dict) else self.json
+        is_list = isinstance(self.json, list)
+        return self._objects(self.json, "keys") if is_list else self._rows("keys")
+
+    def check(self) -> None:
+        """Raise `APIError` where it is none.
+
+        >>> Keys({"keys": []}).check()
+        """
+        _ = self.rows
+
+
+@dataclass(frozen=True)
+class NewKey(Answer):
+    """Of `create_key`: `json` has `id`, `name`, `models`, `created_at`, `expires_at` too.
+
+    >>> NewKey({"id": "wPJv", "key": "sk-portero-wPJv-x8F3"}).id
+    'wPJv'
+    """
+
+    json: Any = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """By which `revoke_key` knows it."""
+        return self._text("id")
+
+    @property
+    def key(self) -> str:
+        """The API key itself, which is told this once."""
+        return Hidden(self._text("key"))
+
+    def check(self) -> None:
+        """Raise `APIError` where it is none.
+
+        >>> NewKey({"id": "wPJv", "key": "sk-portero-wPJv-x8F3"}).check()
+        """
+        _ = self.id, self.key
+
+    def _text(self, name: str) -> str:
+        body = self._read(self.json, dict, what="is no JSON object")
+        return str(self._read(body.get(name), str, what=f"has no {name} of an API key"))
 
 
 @dataclass(frozen=True)
@@ -157,18 +290,18 @@ def embed(model: str, texts: str | Sequence[str], options: Mapping[str, Any]) ->
 
 def usage(
     first_day: str | None, last_day: str | None, by: str | Sequence[str] | None
-) -> Call[Answer]:
+) -> Call[Document]:
     columns = by if by is None or isinstance(by, str) else ",".join(by)
     params = {"from": first_day, "to": last_day, "by": columns}
     given = {name: value for name, value in params.items() if value}
-    return Call("GET", "/account/usage", Answer, params=given)
+    return Call("GET", "/account/usage", Document, params=given)
 
 
-def create_key(name: str, days: int, models: Sequence[str] | None) -> Call[Answer]:
+def create_key(name: str, days: int, models: Sequence[str] | None) -> Call[NewKey]:
     body: dict[str, Any] = {"name": name, "days": days}
     if models:
         body["models"] = list(models)
-    return Call("POST", "/account/keys", Answer, body)
+    return Call("POST", "/account/keys", NewKey, body)
 
 
 def revoke_key(key_id: str) -> Call[Answer]:
@@ -179,20 +312,27 @@ def local(path: str) -> str:
     """A path of the gateway: no other host is asked, however it is written."""
     if not path.startswith("/") or path.startswith("//"):
         raise InvalidRequest("path must begin with one slash")
+    if not path.isprintable():
+        raise InvalidRequest("path holds what no URL may hold; quote it (urllib.parse.quote)")
     return path
 
 
 MODELS = Call("GET", "/v1/models", Models)
 HEALTH = Call("GET", "/health", Answer)
-ACCOUNT = Call("GET", "/account", Answer)
+ACCOUNT = Call("GET", "/account", Document)
 KEYS = Call("GET", "/account/keys", Keys)
 
 
 def read(kind: type[A], status: int, headers: Mapping[str, str], body: bytes) -> "A | APIError":
-    """The answer, or the error that it is."""
-    if status >= 300:
+    """The answer, or the error that it is: by its status, or as it is not what was asked for."""
+    if not 200 <= status < 300:
         return error_of(status, headers, body)
-    return kind(_content(body), status, headers.get("x-request-id", ""), limits_of(headers))
+    answer = kind(_content(body), status, headers.get("x-request-id", ""), limits_of(headers))
+    try:
+        answer.check()
+    except APIError as error:
+        return error
+    return answer
 
 
 def _content(body: bytes) -> Any:
@@ -213,7 +353,7 @@ def limits_of(headers: Mapping[str, str]) -> dict[str, Limit]:
     found = {}
     for name in ("requests", "tokens"):
         told = [headers.get(f"x-ratelimit-{word}-{name}", "") for word in ("limit", "remaining")]
-        if all(word.isdigit() for word in told):
+        if all(_COUNT.fullmatch(word) for word in told):
             reset = _seconds(headers.get(f"x-ratelimit-reset-{name}", ""))
             found[name] = Limit(int(told[0]), int(told[1]), reset)
     return found
@@ -231,5 +371,32 @@ def can_wait(error: PorteroError) -> bool:
     return isinstance(error, (NotReady, RateLimited))
 
 
-def _first(rows: Any) -> Mapping[str, Any]:
-    return rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
+def text_in(choice: Mapping[str, Any], name: str) -> str | None:
+    """The text of a choice, whose message is called so; None where it is of no form we know.
+
+    >>> text_in({"delta": {"content": "Par"}}, "delta")
+    'Par'
+    """
+    message = choice.get(name)
+    if not isinstance(message, dict | None):
+        return None
+    content = (message or {}).get("content")
+    return _joined(choice.get("text") if content is None else content)
+
+
+def _joined(content: object) -> str | None:
+    """A text, none, or the parts that newer models answer with, of which some are texts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+
+
+def _unpacked(text: str) -> list[float] | None:
+    try:
+        packed = base64.b64decode(text, validate=True)
+        return [number for (number,) in struct.iter_unpack("<f", packed)]
+    except (ValueError, struct.error):
+        return None

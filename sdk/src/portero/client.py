@@ -15,11 +15,22 @@ import httpx2
 
 from portero import calls
 from portero.adapters import Httpx2Auth
-from portero.calls import A, Answer, Call, Completion, Embeddings, Keys, Messages, Models
+from portero.calls import (
+    A,
+    Answer,
+    Call,
+    Completion,
+    Document,
+    Embeddings,
+    Keys,
+    Messages,
+    Models,
+    NewKey,
+)
 from portero.errors import APIError, PorteroError, StreamCut, TokenRefused, TransportError
 from portero.events import Event, Kind, tell
 from portero.patience import Patience
-from portero.streams import AsyncChatStream, ChatStream
+from portero.streams import AsyncChatStream, ChatStream, no_stream
 from portero.token_source import TokenSource
 
 C = TypeVar("C", httpx2.Client, httpx2.AsyncClient)
@@ -102,6 +113,11 @@ class _Client(Generic[C]):
         event = Event(kind, self.source.configuration.username, seconds, *told)
         tell([self.source.on_event] if self.source.on_event else [], event)
 
+    def _check_stream(self, response: httpx2.Response) -> None:
+        error = no_stream(response)
+        if error is not None:
+            raise error
+
     def _note_cut(self, error: StreamCut) -> None:
         self._tell("cut", error)
 
@@ -154,7 +170,8 @@ class Portero(_Client[httpx2.Client]):
     @contextmanager
     def stream_chat(self, model: str, messages: Messages, **options: Any) -> Iterator[ChatStream]:
         """A chat as it comes. Leaving the `with` closes the connection, which stops the LLM server.
-        Raises `StreamCut`, with the text so far, where the stream ends before its end.
+        Raises `StreamCut`, with the text so far, where the stream ends before its end, and
+        `APIError` where the answer is no stream at all.
 
         >>> with portero.Portero().stream_chat(MODEL, "Hello") as stream:
         ...     text = "".join(stream)
@@ -162,6 +179,7 @@ class Portero(_Client[httpx2.Client]):
         call = calls.chat(model, messages, {**options, "stream": True})
         response = self._sent(call, is_streamed=True)
         try:
+            self._check_stream(response)
             yield ChatStream(response, self._note_cut)
         finally:
             response.close()
@@ -184,7 +202,7 @@ class Portero(_Client[httpx2.Client]):
         """
         return self._send(calls.HEALTH)
 
-    def account(self) -> Answer:
+    def account(self) -> Document:
         """Who am I: subject, role, routes, models, limits, `expires_at` (Unix seconds).
 
         >>> portero.Portero().account().json["role"]
@@ -197,7 +215,7 @@ class Portero(_Client[httpx2.Client]):
         first_day: str | None = None,
         last_day: str | None = None,
         by: str | Sequence[str] | None = None,
-    ) -> Answer:
+    ) -> Document:
         """What the caller used: requests and tokens. Days are UTC dates (`2026-11-25`), both
         within; `by` names columns: `user`, `model`, `day`.
 
@@ -214,10 +232,10 @@ class Portero(_Client[httpx2.Client]):
         """
         return self._send(calls.KEYS)
 
-    def create_key(self, name: str, days: int, models: Sequence[str] | None = None) -> Answer:
-        """A new API key, which ends after `days`. `json["key"]` is shown this once.
+    def create_key(self, name: str, days: int, models: Sequence[str] | None = None) -> NewKey:
+        """A new API key, which ends after `days`. Its `key` is told this once.
 
-        >>> key = portero.Portero().create_key("notebook", days=7).json["key"]
+        >>> key = portero.Portero().create_key("notebook", days=7).key
         """
         return self._send(calls.create_key(name, days, models))
 
@@ -348,6 +366,7 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         call = calls.chat(model, messages, {**options, "stream": True})
         response = await self._sent(call, is_streamed=True)
         try:
+            self._check_stream(response)
             yield AsyncChatStream(response, self._note_cut)
         finally:
             await response.aclose()
@@ -368,11 +387,11 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         """
         return await self._send(calls.HEALTH)
 
-    async def account(self) -> Answer:
+    async def account(self) -> Document:
         """See `Portero.account`.
 
         >>> await client.account()
-        Answer(json=...
+        Document(json=...
         """
         return await self._send(calls.ACCOUNT)
 
@@ -381,11 +400,11 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         first_day: str | None = None,
         last_day: str | None = None,
         by: str | Sequence[str] | None = None,
-    ) -> Answer:
+    ) -> Document:
         """See `Portero.usage`.
 
         >>> await client.usage(by="day")
-        Answer(json=...
+        Document(json=...
         """
         return await self._send(calls.usage(first_day, last_day, by))
 
@@ -397,11 +416,11 @@ class AsyncPortero(_Client[httpx2.AsyncClient]):
         """
         return await self._send(calls.KEYS)
 
-    async def create_key(self, name: str, days: int, models: Sequence[str] | None = None) -> Answer:
+    async def create_key(self, name: str, days: int, models: Sequence[str] | None = None) -> NewKey:
         """See `Portero.create_key`.
 
         >>> await client.create_key("notebook", days=7)
-        Answer(json=...
+        NewKey(status=...
         """
         return await self._send(calls.create_key(name, days, models))
 

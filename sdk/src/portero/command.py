@@ -250,8 +250,7 @@ def list_keys(session: Session, asked: argparse.Namespace) -> None:
 def create_key(session: Session, asked: argparse.Namespace) -> None:
     """A new API key, shown this once."""
     with session.client() as client:
-        made = client.create_key(asked.name, asked.days, asked.model)
-        print(made.json["key"])
+        print(client.create_key(asked.name, asked.days, asked.model).key)
 
 
 def revoke_key(session: Session, asked: argparse.Namespace) -> None:

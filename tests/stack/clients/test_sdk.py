@@ -222,15 +222,15 @@ def test_people_log_in_and_out(running: Local, said: Upstream, user: str) -> Non
 def test_a_person_makes_uses_lists_and_ends_an_api_key(running: Local, said: Upstream) -> None:
     with source_of(running, "USRSTEST01") as source, Portero(source) as client:
         assert client.account().json["subject"] == "USRSTEST01"
-        made = client.create_key("notebook", 7, ["tiny"]).json
-        assert [row["id"] for row in client.keys().rows] == [made["id"]]
-        with Portero(url=running.gateway, api_key=made["key"]) as keyed:
+        made = client.create_key("notebook", 7, ["tiny"])
+        assert [row["id"] for row in client.keys().rows] == [made.id]
+        with Portero(url=running.gateway, api_key=made.key) as keyed:
             assert keyed.chat("tiny", "hi").text == "pong"
             with pytest.raises(portero.ModelNotFound):
                 keyed.chat("other", "hi")
             with pytest.raises(portero.PermissionDenied):
                 keyed.keys()
-            client.revoke_key(made["id"])
+            client.revoke_key(made.id)
             with pytest.raises(portero.TokenRefused):
                 keyed.chat("tiny", "hi")
         assert client.keys().rows == []
