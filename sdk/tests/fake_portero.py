@@ -7,6 +7,8 @@ never answer any of them in another way.
 
 import base64
 import json
+import ssl
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -117,8 +119,9 @@ ANSWERS = {
 class FakePortero:
     """Attributes may be set at any time by a test."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], tls: ssl.SSLContext | None = None) -> None:
         self._now = now
+        self._scheme = "https://localhost" if tls else "http://127.0.0.1"
         self._lock = threading.Lock()
         self.secrets = {USERNAME: SECRET}
         self.ttl_seconds = 120
@@ -139,13 +142,19 @@ class FakePortero:
         self.logins = 0
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.portero = self
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), daemon=True
         )
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
 
     def __enter__(self) -> "FakePortero":
         self._thread.start()
@@ -240,6 +249,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
     portero: FakePortero
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is none."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,19 +5,24 @@ once more where that is right, and never read.
 import asyncio
 import gc
 import io
+import socket
+import ssl
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
 import requests
-from fake_portero import EXPIRED, REFUSED, FakePortero, Reply
+from fake_portero import EXPIRED, REFUSED, SECRET, USERNAME, FakePortero, Reply
 from set_clock import SetClock
+from tests.support.certificates import Authority
 
-from portero import LoginUnavailable, TokenSource
+from portero import ConfigurationError, LoginUnavailable, TokenSource
 
 NewSource = Callable[..., TokenSource]
 Ask = Callable[..., Any]
@@ -163,14 +168,134 @@ def test_no_other_origin_gets_the_token(
 
 
 @each_way
-def test_a_redirect_takes_the_token_to_no_other_origin(
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_to_another_origin_is_refused_and_takes_nothing_there(
+    source: TokenSource, gateway: FakePortero, elsewhere: FakePortero, ask: Ask, status: int
+) -> None:
+    gateway.scripted[PATH] = [Reply(status, None, {"Location": elsewhere.url + PATH + "?a=secret"})]
+    with pytest.raises(ConfigurationError, match="redirects to") as raised:
+        ask(source, gateway.url + PATH, json={})
+    assert elsewhere.url in str(raised.value)
+    assert "PORTERO_URL" in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert elsewhere.asked == []
+    assert gateway.logins == 1
+
+
+@each_way
+def test_a_redirect_that_follows_a_renewal_or_another_redirect_is_refused_too(
+    source: TokenSource, gateway: FakePortero, elsewhere: FakePortero, ask: Ask
+) -> None:
+    away = Reply(307, None, {"Location": elsewhere.url + PATH})
+    gateway.scripted[PATH] = [EXPIRED, away]
+    with pytest.raises(ConfigurationError, match="redirects to"):
+        ask(source, gateway.url + PATH, json={})
+    gateway.scripted = {PATH: [Reply(307, None, {"Location": "/second"})], "/second": [away]}
+    with pytest.raises(ConfigurationError, match="redirects to"):
+        ask(source, gateway.url + PATH, json={})
+    assert elsewhere.asked == []
+
+
+@each_way
+def test_a_redirect_within_the_gateway_is_followed_with_the_token(
+    source: TokenSource, gateway: FakePortero, ask: Ask
+) -> None:
+    gateway.scripted["/old"] = [Reply(307, None, {"Location": PATH})]
+    assert ask(source, gateway.url + "/old", json={}).status_code == 200
+    assert gateway.asked[-1].headers["authorization"] == "Bearer canary-token-1"
+
+
+@pytest.fixture
+def upgraded(
+    clock: SetClock, gateway: FakePortero, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FakePortero, str]]:
+    """What listens behind https://door.lan, while http://door.lan is the gateway: at the ports that
+    libraries take for one place. And the path of what is to be trusted.
+    """
+    authority = Authority()
+    with FakePortero(clock.now, authority.server(tmp_path, "door.lan")) as secure:
+        ports = {80: gateway.port, 443: secure.port}
+        real = socket.getaddrinfo
+
+        def found(host: Any, port: Any, *words: Any, **options: Any) -> Any:
+            at_door = host in ("door.lan", b"door.lan")
+            place = ("127.0.0.1", ports[port]) if at_door else (host, port)
+            return real(*place, *words, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+        yield secure, authority.write(tmp_path / "ca.pem")
+
+
+def get_by(library: str, source: TokenSource, url: str, trusted: str) -> Any:
+    if library == "requests":
+        return requests.get(url, auth=source.requests_auth, timeout=20, verify=trusted)
+    kind: Any = {"httpx2": httpx2, "httpx": httpx}[library]
+    auth: Any = source.auth if library == "httpx2" else source.httpx_auth
+    verify = ssl.create_default_context(cafile=trusted)
+    return kind.get(url, auth=auth, verify=verify, follow_redirects=True)
+
+
+@pytest.mark.filterwarnings("ignore::portero.PlainHTTPWarning")
+@pytest.mark.parametrize("library", ["httpx2", "httpx", "requests"])
+def test_a_token_is_not_taken_along_from_http_to_https(
+    gateway: FakePortero, upgraded: tuple[FakePortero, str], clock: SetClock, library: str
+) -> None:
+    secure, trusted = upgraded
+    gateway.scripted["/v1/models"] = [Reply(301, None, {"Location": "https://door.lan/v1/models"})]
+    source = TokenSource("http://door.lan", USERNAME, SECRET, clock=clock)
+    url = "http://door.lan/v1/models"
+    words = r"redirects to https://door\.lan: .* PORTERO_URL"
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        get_by(library, source, url, trusted)
+    assert [asked.headers["authorization"] for asked in gateway.asked][1:] == [
+        "Bearer canary-token-1"
+    ]
+    assert secure.asked == []
+    told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    assert "canary" not in "".join(told.format())
+
+
+@pytest.mark.parametrize("ask", WAYS[:-1], ids=lambda way: way.__name__)
+def test_a_redirect_that_is_not_followed_is_an_answer(
     source: TokenSource, gateway: FakePortero, elsewhere: FakePortero, ask: Ask
 ) -> None:
     gateway.scripted[PATH] = [Reply(307, None, {"Location": elsewhere.url + PATH})]
-    ask(source, gateway.url + PATH, json={})
-    assert len(elsewhere.asked) == 1
-    assert "authorization" not in elsewhere.asked[0].headers
-    assert gateway.logins == 1
+    assert ask(source, gateway.url + PATH, json={}, follow_redirects=False).status_code == 307
+    assert elsewhere.asked == []
+
+
+def test_the_callers_own_trace_is_told_as_before(source: TokenSource, gateway: FakePortero) -> None:
+    told: list[str] = []
+
+    async def atold(event: str, _: Any) -> None:
+        told.append(event)
+
+    def trace(event: str, _: Any) -> None:
+        told.append(event)
+
+    for way in (by_httpx2, by_httpx):
+        way(source, gateway.url + PATH, json={}, extensions={"trace": trace})
+    for way in (by_async_httpx2, by_async_httpx):
+        way(source, gateway.url + PATH, json={}, extensions={"trace": atold})
+    assert told.count("http11.send_request_headers.started") == 4
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx])
+def test_a_request_through_a_proxy_is_sent_and_a_redirect_by_it_is_refused(
+    source: TokenSource, gateway: FakePortero, clock: SetClock, library: Any
+) -> None:
+    auth = source.auth if library is httpx2 else source.httpx_auth
+    with FakePortero(clock.now) as proxy:
+        url = f"{gateway.url}/v1/models"
+        proxy.scripted[url] = [
+            Reply(200, {}),
+            Reply(307, None, {"Location": "http://127.0.0.2/v1/models"}),
+        ]
+        with library.Client(proxy=proxy.url, auth=auth, follow_redirects=True) as client:
+            assert client.get(url).status_code == 200
+            with pytest.raises(ConfigurationError, match=r"redirects to http://127\.0\.0\.2"):
+                client.get(url)
+        assert len(proxy.asked) == 2
 
 
 @each_way

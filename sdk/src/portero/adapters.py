@@ -1,15 +1,18 @@
 """Puts the token on requests of httpx2, httpx and requests, and sends once more what was refused.
 
-It must never give the token to another origin, never read an answer's body, and never send again
-what cannot be sent twice.
+It must never give the token to another origin, nor what was asked, never read an answer's body, and
+never send again what cannot be sent twice.
 """
 
 from collections.abc import AsyncGenerator, Generator, MutableMapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import httpx2
+
+from portero.errors import ConfigurationError, redirected
 
 if TYPE_CHECKING:
     import httpx
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from portero.token_source import TokenSource
 
 UNAUTHORIZED = 401
+#: What the HTTP core reports before it sends a request's head: http11.…, http2.….
+_SENDS = ".send_request_headers.started"
 
 
 def sign(headers: MutableMapping[str, str], token: str) -> None:
@@ -37,6 +42,53 @@ def is_expired(headers: Any) -> bool:
     return bool(headers.get("x-should-retry") == "true")
 
 
+class _Guard:
+    """Lets no redirect leave the gateway. httpx follows redirects below an auth, and would take the
+    token along from http to https; its trace is told of each request before the head is sent.
+    """
+
+    def __init__(self, source: "TokenSource", others: Any) -> None:
+        self._source = source
+        self._others = others
+
+    def __call__(self, event: str, told: dict[str, Any]) -> Any:
+        """Told of an event. Raises `ConfigurationError`."""
+        if event.endswith(_SENDS):
+            self._check(told["request"])
+        return self._others(event, told) if self._others else None
+
+    def _check(self, request: Any) -> None:
+        if request.method == b"CONNECT":  # to a proxy, without the request's headers
+            return
+        target = request.url.target.decode("ascii", "replace")
+        # A proxy is sent the whole URL in place of a path.
+        url = _url(request.url) if target.startswith(("/", "*")) else target
+        if not self._source.is_for(url):
+            raise _leaves(self._source, url)
+
+
+class _AsyncGuard(_Guard):
+    async def __call__(self, event: str, told: dict[str, Any]) -> None:
+        """The same where the trace is awaited."""
+        if event.endswith(_SENDS):
+            self._check(told["request"])
+        if self._others:
+            await self._others(event, told)
+
+
+def _url(parts: Any) -> str:
+    """Of the HTTP core's URL, whose parts are bytes."""
+    host = parts.host.decode("ascii")
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme.decode('ascii')}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def _leaves(source: "TokenSource", target: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{source.url} {redirected(target)}; neither the token nor the request was sent there"
+    )
+
+
 class _Flow:
     """The flow of httpx's two generations, whose names are the same."""
 
@@ -53,6 +105,7 @@ class _Flow:
         if not self._is_ours(request):
             yield request
             return
+        _guard(request, _Guard, self._source)
         token = self._source.token()
         sign(request.headers, token)
         response = yield request
@@ -66,6 +119,7 @@ class _Flow:
         if not self._is_ours(request):
             yield request
             return
+        _guard(request, _AsyncGuard, self._source)
         token = await self._source.atoken()
         sign(request.headers, token)
         response = yield request
@@ -89,6 +143,12 @@ class _Flow:
 
     def _is_worth_another(self, token: str, request: Any, response: Any) -> bool:
         return self._note(token, response) and _can_be_sent_twice(request)
+
+
+def _guard(request: Any, kind: type[_Guard], source: "TokenSource") -> None:
+    others = request.extensions.get("trace")
+    if not isinstance(others, _Guard):
+        request.extensions["trace"] = kind(source, others)
 
 
 def _can_be_sent_twice(request: Any) -> bool:
@@ -139,7 +199,7 @@ class _Signer:
         return request
 
     def _after(self, token: str, response: Any, options: dict[str, Any]) -> Any:
-        self._keep_to_origin(token, response)
+        self._refuse_to_leave(response)
         if response.status_code != UNAUTHORIZED or not self._source.is_for(response.url):
             return response
         is_worth = self._source.refused(token, is_expired(response.headers))
@@ -152,15 +212,22 @@ class _Signer:
         answer = response.connection.send(request, **options)
         answer.history.append(response)
         answer.request = request
+        self._refuse_to_leave(answer)
         if answer.status_code == UNAUTHORIZED:
             self._source.refused(token, is_expired(answer.headers))
         return answer
 
-    def _keep_to_origin(self, token: str, response: Any) -> None:
-        """requests itself would take the token from http to https, which is another origin."""
-        target = response.headers.get("location")
-        if target and not self._source.is_for(urljoin(response.url, target)):
-            unsign(response.request.headers, token)
+    def _refuse_to_leave(self, response: Any) -> None:
+        """requests itself would take the token from http to https, and what is asked anywhere; it
+        does not say whether it is going to.
+        """
+        target = response.url
+        if response.is_redirect:
+            with suppress(ValueError):  # requests makes nothing of such a place either
+                target = urljoin(target, response.headers["location"])
+        if not self._source.is_for(target):
+            response.close()
+            raise _leaves(self._source, target)
 
 
 @cache

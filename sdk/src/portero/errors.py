@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 Error = TypeVar("Error", bound="PorteroError")
 
@@ -247,6 +248,32 @@ def told_by(headers: Mapping[str, str], body: bytes | str) -> dict[str, Any]:
     }
 
 
+def redirected(location: str) -> str:
+    """What is to be told of an answer that sends elsewhere: only where, as the rest of an address
+    may hold anything.
+
+    >>> redirected("https://door.lan/login?next=/v1")
+    'redirects to https://door.lan: if the gateway is there, set PORTERO_URL (url=) to that'
+    """
+    try:
+        parts = urlsplit(location)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        host = ""
+    if not host:
+        return "redirects to another path: is PORTERO_URL (url=) the gateway's own address?"
+    where = f"{parts.scheme}://{host}" if parts.scheme else host
+    return f"redirects to {where}: if the gateway is there, set PORTERO_URL (url=) to that"
+
+
+def words_of(status: int, headers: Mapping[str, str], body: bytes | str) -> str:
+    """What an answer says of its error, or what there is to say where it says nothing."""
+    message = read_body(body).message
+    if not message and 300 <= status < 400 and headers.get("location"):
+        return f"The answer {redirected(headers['location'])}."
+    return message or f"The answer was {status}, and no more is told."
+
+
 def error_of(status: int, headers: Mapping[str, str], body: bytes | str) -> APIError:
     """The error that an answer is.
 
@@ -254,7 +281,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes | str) -> APIE
     ModelNotFound('No such model. [404 model_not_found]')
     """
     told = told_by(headers, body)
-    message = read_body(body).message or f"The answer was {status}, and no more is told."
+    message = words_of(status, headers, body)
     return _class_of(status, told)(message, status=status, **told)
 
 

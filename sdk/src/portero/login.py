@@ -25,8 +25,8 @@ from portero.errors import (
     TooManyTokens,
     WrongCredentials,
     WrongLogin,
-    read_body,
     told_by,
+    words_of,
 )
 from portero.hidden import Hidden
 from portero.token_state import Grant, Outcome, life_of
@@ -182,7 +182,7 @@ class Login:
 def _refusal(answer: httpx2.Response, endpoint: str) -> LoginError:
     told = told_by(answer.headers, answer.content)
     found = OAUTH_CODES.get(told["code"] or "") or REFUSALS.get(answer.status_code, LoginError)
-    message = read_body(answer.content).message or "The login was refused."
+    message = words_of(answer.status_code, answer.headers, answer.content)
     return found(f"{endpoint}: {message}", status=answer.status_code, **told)
 
 

@@ -285,7 +285,10 @@ class TokenSource:
         >>> TokenSource().is_for("https://elsewhere.example/v1/models")
         False
         """
-        return origin(url) == self._origin
+        try:
+            return origin(url) == self._origin
+        except ValueError:  # no URL at all
+            return False
 
     @property
     def is_renewing(self) -> bool:
@@ -318,21 +321,27 @@ class TokenSource:
 
     @property
     def auth(self) -> "httpx2.Auth":
-        """For `httpx2` clients, sync and async: `httpx2.Client(auth=source.auth)`."""
+        """For `httpx2` clients, sync and async: `httpx2.Client(auth=source.auth)`. A redirect to
+        another origin is not followed, and raises `ConfigurationError`.
+        """
         from portero import adapters
 
         return adapters.Httpx2Auth(self)
 
     @property
     def httpx_auth(self) -> "httpx.Auth":
-        """For `httpx` clients, sync and async: `httpx.Client(auth=source.httpx_auth)`."""
+        """For `httpx` clients, sync and async: `httpx.Client(auth=source.httpx_auth)`. Redirects
+        as with `auth`.
+        """
         from portero import adapters
 
         return adapters.httpx_auth(self)
 
     @property
     def requests_auth(self) -> "requests.auth.AuthBase":
-        """For `requests`: `requests.get(url, auth=source.requests_auth)`."""
+        """For `requests`: `requests.get(url, auth=source.requests_auth)`. An answer that redirects
+        to another origin raises `ConfigurationError`, with `allow_redirects=False` too.
+        """
         from portero import adapters
 
         return adapters.requests_auth(self)
