@@ -71,6 +71,10 @@ class Link:
             return
         server.settimeout(None)
         self._open |= {client, server}
+        if self._stopped.is_set():  # it was closed meanwhile, and did not see these two
+            _end(client)
+            _end(server)
+            return
         threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
         self._pump(client, server, True)
 
