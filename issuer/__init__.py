@@ -25,7 +25,7 @@ from issuer.store.refusals import Refusals
 from issuer.store.sessions import Sessions, open_sessions
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import ActiveTokens
-from issuer.sync.gateways import Gateways
+from issuer.sync.gateways import Gateways, gateways_of
 from issuer.sync.policy_in_force import PolicyInForce
 from issuer.users.credentials import Doorkeeper
 from issuer.users.credentials_in_force import CredentialsInForce
@@ -111,7 +111,7 @@ def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
     store = open_sessions(settings.database_url)
     # Before the other parts, which may do something that has a row: take a policy, make a key.
     lines = Lines(store.audit)
-    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    gateways = gateways_of(settings)
     policy = PolicyInForce(
         settings.policy_file, settings.terms, store, gateways, takes=takes_policy
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from issuer import keys, origins, policy
+from issuer import certificate_faults, keys, origins, policy
 from issuer.errors import Faults
 from issuer.origins import Origins
 from issuer.policy import Policy, Terms
@@ -23,7 +23,9 @@ POLICY_FILE = policy.SHIPPED
 FORMER_POLICY_FILE = "ROLES_FILE"
 SQLITE_PREFIX = "sqlite:///"
 KEY_FILE = "signing-keys.json"
-_GATEWAY_URL = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII)
+_GATEWAY_URL = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII
+)
 #: Who listens on all addresses, as one that gives a port alone does, is found on loopback.
 _ON_ALL = {**dict.fromkeys(("", "*", "0.0.0.0"), "127.0.0.1"), "[::]": "[::1]"}  # noqa: S104
 
@@ -40,6 +42,8 @@ class Settings:
     credentials_file: Path
     database_url: str = field(repr=False)
     gateway_urls: tuple[str, ...]
+    #: What gateways by https are trusted by; None for what the machine trusts.
+    sync_ca_file: Path | None
     most_active_tokens: int
     audit_days: int
     cookie_secure: bool
@@ -49,6 +53,8 @@ class Settings:
     last_good_directory: Path | None = None
     remembered_descriptor: int | None = None
 
+    #: The certificate of the issuer's own listener; None where it speaks plain HTTP.
+    own_certificate: Path | None = None
     #: Seals what several machines share; empty where the store is a file of one.
     seal_key: bytes = field(default=b"", repr=False)
 
@@ -145,7 +151,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "terms": _terms(reader),
         "credentials_file": _credentials_file(reader),
         **_database(reader),
-        "gateway_urls": _gateway_urls(reader),
+        **_gateways(reader),
         "has_usage": reader.choice("USAGE", "on", ("on", "off")) == "on",
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
         "audit_days": reader.whole("AUDIT_DAYS", 90, 1, 3_650),
@@ -154,6 +160,8 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         "last_good_directory": reader.path("PORTERO_LAST_GOOD_DIR"),
         "remembered_descriptor": reader.descriptor("PORTERO_REMEMBERED_FD"),
     }
+    _check_own_tls(reader)
+    settings["own_certificate"] = reader.path("ISSUER_TLS_CERTIFICATE")
     if reader.faults:
         raise Faults(reader.faults)
     return Settings(**settings)
@@ -195,11 +203,22 @@ def issuer_address(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     return _ON_ALL.get(host, host).strip("[]"), int(port)
 
 
-def read_sync(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, ...], bytes] | None:
-    """The gateways and the key to them, for who can do without; None where they are not told."""
+def read_sync(
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[tuple[str, ...], bytes, Path | None] | None:
+    """The gateways, the key to them and what they are trusted by, for who can do without; None
+    where they are not told.
+    """
     reader = _Reader(environ)
-    urls, key = _gateway_urls(reader), reader.secret("SYNC_KEY")
-    return None if reader.faults else (urls, key)
+    found, key = _gateways(reader), reader.secret("SYNC_KEY")
+    return None if reader.faults else (found["gateway_urls"], key, found["sync_ca_file"])
+
+
+def read_own_tls(environ: Mapping[str, str] = os.environ) -> tuple[Path, Path] | None:
+    """The certificate of the issuer's own listener and its key; None where it speaks plain HTTP."""
+    reader = _Reader(environ)
+    pair = reader.path("ISSUER_TLS_CERTIFICATE"), reader.path("ISSUER_TLS_CERTIFICATE_KEY")
+    return (pair[0], pair[1]) if pair[0] and pair[1] else None
 
 
 def policy_file(environ: Mapping[str, str] = os.environ) -> Path:
@@ -335,9 +354,35 @@ def _listened_on(reader: _Reader) -> str:
     return url
 
 
+def _check_own_tls(reader: _Reader) -> None:
+    """What is wrong with the certificate of the issuer's own listener; gunicorn shows it."""
+    name, key_name = "ISSUER_TLS_CERTIFICATE", "ISSUER_TLS_CERTIFICATE_KEY"
+    certificate, key = reader.path(name), reader.path(key_name)
+    if certificate is None or key is None:
+        given, missing = (name, key_name) if certificate else (key_name, name)
+        if certificate or key:
+            reader.fault(f"{given}: is of no use without {missing}")
+        return
+    faults = certificate_faults.of_shown(certificate, key)
+    named = zip((name, key_name), faults, strict=True)
+    reader.faults += [f"{setting}: {fault}" for setting, fault in named if fault]
+
+
+def _gateways(reader: _Reader) -> dict[str, Any]:
+    """Where they are, and what those that are asked by https are trusted by."""
+    urls, ca_file = _gateway_urls(reader), reader.path("SYNC_CA_FILE")
+    if ca_file and not any(url.startswith("https:") for url in urls):
+        reader.fault("SYNC_CA_FILE: is for https://, and no GATEWAY_URLS is")
+    elif ca_file and (fault := certificate_faults.of_trusted(ca_file)):
+        reader.fault(f"SYNC_CA_FILE: {fault}")
+    return {"gateway_urls": urls, "sync_ca_file": ca_file}
+
+
 def _gateway_urls(reader: _Reader) -> tuple[str, ...]:
     listed = reader.text("GATEWAY_URLS", "http://127.0.0.1:8081").split(",")
     urls = tuple(url.strip().rstrip("/") for url in listed if url.strip())
     if not urls or not all(_GATEWAY_URL.match(url) for url in urls):
-        reader.fault("GATEWAY_URLS: each must be http://HOST:PORT of an internal listener")
+        reader.fault(
+            "GATEWAY_URLS: each must be http://HOST:PORT of an internal listener, or https://"
+        )
     return urls

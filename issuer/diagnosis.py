@@ -18,7 +18,7 @@ from issuer.config import Settings
 from issuer.errors import PorteroError
 from issuer.keys.key_file import SIGNING, WAITING, Entry, KeyFile
 from issuer.store.sessions import Sessions
-from issuer.sync.exchange import FAILURES, Connection
+from issuer.sync.exchange import FAILURES, Connection, showing
 from issuer.sync.gateways import Gateway, Gateways, mark_of
 from issuer.sync.policy_in_force import PolicyInForce
 
@@ -143,9 +143,9 @@ def _grade(left: float, warning: float, fault: float) -> str:
 
 def _issuer(subject: Subject, _: float) -> Iterator[Finding]:
     """Whether it answers at its own listener, and is ready."""
-    host, port = subject.issuer
-    at = f"http://{host}:{port}"
-    status = _asked(host, port)
+    (host, port), certificate = subject.issuer, subject.settings.own_certificate
+    at = f"{'https' if certificate else 'http'}://{host}:{port}"
+    status = _asked(host, port, certificate)
     if status == 200:
         yield Finding("issuer", OK, f"ready at {at}")
     else:
@@ -153,10 +153,10 @@ def _issuer(subject: Subject, _: float) -> Iterator[Finding]:
         yield Finding("issuer", FAULT, f"{at} {told}", "see the issuer's log; is it running?")
 
 
-def _asked(host: str, port: int) -> int:
+def _asked(host: str, port: int, certificate: Path | None) -> int:
     """The status of /readyz; 0 where nobody answers."""
     try:
-        connection = Connection(host, port)
+        connection = Connection(host, port, showing(certificate) if certificate else None)
         return connection.exchange("GET", "/readyz", b"", {}, time.monotonic() + ASKED_SECONDS)[0]
     except FAILURES:
         return 0
@@ -204,11 +204,15 @@ def _gateways(subject: Subject, _: float) -> Iterator[Finding]:
         told = gateway.metrics()
         if told is None:
             do = "is it running, and is that address in GATEWAY_URLS its INTERNAL_LISTEN?"
-            yield Finding("gateway", FAULT, f"{gateway.url} does not answer", do)
+            reason = gateway.state().reason
+            words = f"{gateway.url} does not answer" + (f": {reason}" if reason else "")
+            yield Finding("gateway", FAULT, words, do)
             continue
         yield _clock(gateway, told, (began + time.time()) / 2)
         yield _sync(gateway, told, keys, policy)
         yield _certificate(gateway, told)
+        if (left := told.get("portero_internal_tls_certificate_seconds_left")) is not None:
+            yield _end_of("the internal listener's", gateway, left)
         yield from _room(subject, gateway, told)
         yield from _llm_servers(gateway)
 
@@ -249,8 +253,13 @@ def _certificate(gateway: Gateway, told: Mapping[str, float]) -> Finding:
     left = told.get("portero_tls_certificate_seconds_left")
     if left is None:
         return Finding("certificate", OK, f"{gateway.url} has none: its public listener is plain")
+    return _end_of("the public listener's", gateway, left)
+
+
+def _end_of(whose: str, gateway: Gateway, left: float) -> Finding:
     state = _grade(left, CERTIFICATE_DAYS * DAY_SECONDS, 0)
-    words = f"{gateway.url}: ends in {_days(left)}" if left >= 0 else f"{gateway.url}: has ended"
+    when = f"ends in {_days(left)}" if left >= 0 else "has ended"
+    words = f"{gateway.url}: {whose} {when}"
     do = "renew it (docs/tls.md); the gateway takes the new file by itself"
     return Finding("certificate", state, words, do if state != OK else "")
 

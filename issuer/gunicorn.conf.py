@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from typing import Any
 
 bind = os.environ.get("ISSUER_LISTEN", "127.0.0.1:9000")
@@ -27,6 +28,9 @@ header_map = "refuse"
 # How the client came is the gateway's word alone. gunicorn would refuse a request in which a header
 # of a front, such as X-Forwarded-Ssl, says otherwise.
 secure_scheme_headers: dict[str, str] = {}
+# From another machine by TLS: gunicorn wants to know the files, and `ssl_context` reads them.
+certfile = os.environ.get("ISSUER_TLS_CERTIFICATE", "") or None
+keyfile = os.environ.get("ISSUER_TLS_CERTIFICATE_KEY", "") or None
 # A header may be as long as at the gateway, where it is read too, and there may be more of them.
 limit_request_field_size = 16 * 1024
 limit_request_fields = 256
@@ -94,6 +98,21 @@ def worker_exit(server: object, worker: Any) -> None:
     parts = getattr(worker.wsgi, "extensions", {}).get("portero")
     if parts is not None:
         parts.close()
+
+
+@cache
+def _shown() -> Any:
+    """The worker's own, which follows the files."""
+    from issuer import config, listener_tls
+
+    pair = config.read_own_tls()
+    assert pair, "gunicorn asks for no TLS where there is no certificate"
+    return listener_tls.ListenerTls(*pair)
+
+
+def ssl_context(_config: object, _default: object) -> Any:
+    """For a connection that has just come."""
+    return _shown().context()
 
 
 def pre_request(worker: Any, request: Any) -> None:

@@ -44,24 +44,35 @@ render() {
     ln -sfn "$home/lua" "$1/lua"
     # Where the modules are that /etc/nginx/modules-enabled names, for they are beneath that too.
     ln -sfn /usr/lib/nginx/modules "$1/modules"
-    link_file "$1/llm_ca.pem" "$(trusted)"
+    link_file "$1/llm_ca.pem" "$(trusted "${LLM_CA_FILE:-}")"
+    link_file "$1/issuer_ca.pem" "$(trusted_issuer)"
     ln -sf "$home/conf/nobody.pem" "$1/nobody.pem"
     folders "$1/server_ca"
     link_file "$1/client_ca.pem" "${TLS_CLIENT_CA:-/dev/null}"
     link_file "$1/acme" "${ACME_WEBROOT:-/dev/null}"
     write "$1" check.conf settings.conf
-    install_certificate "$1"
+    install_certificates "$1"
 }
 
-# trusted: the certificates that LLM servers are trusted by. Where the machine has none, nobody is.
+# trusted FILE: the certificates that others are trusted by: a file of the user's, else what the machine
+# has. Where it has none, nobody is.
 trusted() {
-    if [ -n "${LLM_CA_FILE:-}" ]; then
-        echo "$LLM_CA_FILE"
+    if [ -n "$1" ]; then
+        echo "$1"
     elif [ -e /etc/ssl/certs/ca-certificates.crt ]; then
         echo /etc/ssl/certs/ca-certificates.crt
     else
         echo "$home/conf/nobody.pem"
     fi
+}
+
+# trusted_issuer: the same of the issuer; nobody's where it is asked in plain text, as nginx reads the
+# file once a location.
+trusted_issuer() {
+    case "${ISSUER_URL:-}" in
+        https:*) trusted "${ISSUER_CA_FILE:-}" ;;
+        *) echo "$home/conf/nobody.pem" ;;
+    esac
 }
 
 # link_file NAME PATH: a file of the user's by a name that nginx can read, whatever its path is.
@@ -75,28 +86,45 @@ write() {
     (umask 077; set -C; run_nginx "$1" "$2" 1 >"$1/$3.new") && mv -f "$1/$3.new" "$1/$3"
 }
 
-# install_certificate DIRECTORY: the certificate of the public listener and its key, if TLS is asked
-# for and nothing is wrong with them, where a worker can read them and nobody else.
+# install_certificates DIRECTORY: the certificates of the two listeners and their keys, as far as TLS is
+# asked for and nothing is wrong with them, where a worker can read them and nobody else.
+install_certificates() {
+    faulty=0
+    install_certificate "$1" "${TLS_CERTIFICATE:-}" certificate.conf tls.pem || faulty=1
+    install_certificate "$1" "${INTERNAL_TLS_CERTIFICATE:-}" internal_certificate.conf \
+        internal_tls.pem || faulty=1
+    return $faulty
+}
+
+# install_certificate DIRECTORY CERTIFICATE CONFIGURATION FILE
 install_certificate() {
-    [ -n "${TLS_CERTIFICATE:-}" ] || return 0
-    write "$1" certificate.conf tls.pem || return
-    [ "$(id -u)" != 0 ] || chown nobody "$1/tls.pem"
+    [ -n "$2" ] || return 0
+    write "$1" "$3" "$4" || return
+    [ "$(id -u)" != 0 ] || chown nobody "$1/$4"
+}
+
+# speaks_tls: whether either listener does.
+speaks_tls() {
+    [ -n "${TLS_CERTIFICATE:-}${INTERNAL_TLS_CERTIFICATE:-}" ]
 }
 
 # What changes when a certificate or its key is replaced.
 signature() {
-    stat -Lc '%d %i %s %Y %Z' "$TLS_CERTIFICATE" "${TLS_CERTIFICATE_KEY:-}" 2>&1 || true
+    for file in "${TLS_CERTIFICATE:-}" "${TLS_CERTIFICATE_KEY:-}" "${INTERNAL_TLS_CERTIFICATE:-}" \
+        "${INTERNAL_TLS_CERTIFICATE_KEY:-}"; do
+        [ -z "$file" ] || stat -Lc '%d %i %s %Y %Z' "$file" 2>&1 || true
+    done
 }
 
-# watch_certificate: puts a renewed certificate in force. One that changes still is left to settle:
+# watch_certificates: puts a renewed certificate in force. One that changes still is left to settle:
 # certificate and key are two files.
-watch_certificate() {
+watch_certificates() {
     installed=$(signature) before=$installed
     while setpriv --pdeathsig TERM sleep 3; do
         now=$(signature)
         if [ "$now" != "$installed" ] && [ "$now" = "$before" ]; then
             installed=$now
-            install_certificate "$runtime" || true
+            install_certificates "$runtime" || true
         fi
         before=$now
     done
@@ -116,13 +144,13 @@ case "${1:-start}" in
         # One that was killed has left its socket behind, to which nginx could not listen.
         grep -qF " $runtime/inner.sock" /proc/net/unix || rm -f "$runtime/inner.sock"
         # It ends with this process, which nginx takes the place of.
-        if [ -n "${TLS_CERTIFICATE:-}" ]; then
+        if speaks_tls; then
             setpriv --pdeathsig TERM sh "$home/gateway.sh" watch &
         fi
         run_nginx "$runtime" nginx.conf "${GATEWAY_WORKERS:-auto}"
         ;;
     watch)
-        watch_certificate
+        watch_certificates
         ;;
     check)
         check "$runtime/check"

@@ -192,6 +192,8 @@ def impossible(env: Mapping[str, str]) -> str:
         return "GATEWAY_URLS is set, and the issuer's network in containers leads to one gateway"
     if "DATABASE_URL_FILE" in env or not env.get("DATABASE_URL", STORE).startswith(STORE):
         return f"DATABASE_URL is set, and containers keep sessions on their volume ({STORE}…)"
+    if "SYNC_CA_FILE" in env:
+        return "SYNC_CA_FILE is set, and the issuer's network in containers leads to one gateway"
     if "TLS_REDIRECT_LISTEN" in env:
         return "TLS_REDIRECT_LISTEN is set, and containers publish the gateway's one port"
     return ""

@@ -16,16 +16,24 @@ SHIPPED_POLICY = ROOT / "policy" / "policy.yaml"
 #: Settings that hold a path. The user's are relative to where make ran; the parts run elsewhere.
 PATH_SETTINGS = (
     "CREDENTIALS_FILE",
+    "INTERNAL_TLS_CERTIFICATE",
+    "INTERNAL_TLS_CERTIFICATE_KEY",
+    "ISSUER_CA_FILE",
+    "ISSUER_TLS_CERTIFICATE",
+    "ISSUER_TLS_CERTIFICATE_KEY",
     "LLM_API_KEY_FILE",
     "LLM_CA_FILE",
     "POLICY_FILE",
     "SECRET_KEY_FILE",
+    "SYNC_CA_FILE",
     "SYNC_KEY_FILE",
     "TLS_CERTIFICATE",
     "TLS_CERTIFICATE_KEY",
     "TLS_CLIENT_CA",
     "ACME_WEBROOT",
 )
+#: What parts on several machines need of each other, for which `make run` is not.
+BETWEEN_MACHINES = ("INTERNAL_TLS_CERTIFICATE", "ISSUER_TLS_CERTIFICATE", "ISSUER_CA_FILE")
 #: TLS=…: a certificate of an authority that is made here.
 SELF_SIGNED = "self-signed"
 #: Who the certificate is for that is made here.
@@ -88,6 +96,12 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def read_plan(env: Mapping[str, str], folder: Path) -> Plan:
     """The plan, or `RunError` with every fault; a relative DATA_DIR is in `folder`."""
+    for name in BETWEEN_MACHINES:
+        if name in env:
+            raise RunError(
+                f"{name} is set, and `make run` has all parts on this machine; for several "
+                "machines see docs/two-machines.md"
+            )
     gateway, internal, issuer = read_ports(env).values()
     data_dir = folder / env.get("DATA_DIR", DEFAULT_DATA_DIR)
     self_signed = wants_own_authority(env)

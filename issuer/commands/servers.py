@@ -14,7 +14,7 @@ from issuer.audit import operator
 from issuer.commands.told import Bare, Commands, harmless, moment, tell_pending
 from issuer.store import TakenOut
 from issuer.store.sessions import open_sessions
-from issuer.sync.gateways import Gateways
+from issuer.sync.gateways import Gateways, gateways_of
 from issuer.sync.policy_in_force import PolicyInForce
 
 TROUBLE_STATUS = 2
@@ -69,7 +69,7 @@ def _put_back(options: argparse.Namespace) -> int:
 
 def _in_force() -> tuple[PolicyInForce, Gateways]:
     settings = config.read()
-    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    gateways = gateways_of(settings)
     store = open_sessions(settings.database_url)
     policy = PolicyInForce(settings.policy_file, settings.terms, store, gateways, takes=False)
     return policy, gateways

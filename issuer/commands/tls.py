@@ -26,14 +26,18 @@ def add_to(commands: Commands, _: Bare) -> None:
     make.add_argument(
         "--folder", type=Path, metavar="DIR", help="default: tls beside the session store"
     )
+    make.add_argument(
+        "--to", type=Path, metavar="DIR", help="where certificate and key go, if not there"
+    )
     make.set_defaults(command=_make)
 
 
 def _make(options: argparse.Namespace) -> int:
     folder = options.folder or config.data_directory() / "tls"
-    made = certificates.make(folder, options.host)
+    made = certificates.make(folder, options.host, options.to)
     print(f"made {made.certificate} and {made.key} for {', '.join(options.host)}")
-    print(f"to be used: TLS_CERTIFICATE={made.certificate} TLS_CERTIFICATE_KEY={made.key}")
+    if options.to is None:
+        print(f"to be used: TLS_CERTIFICATE={made.certificate} TLS_CERTIFICATE_KEY={made.key}")
     if made.is_new_authority:
         print(_TRUST.format(authority=made.authority, host=options.host[0]))
     return 0

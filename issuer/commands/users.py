@@ -12,7 +12,7 @@ from issuer.errors import Faults
 from issuer.people import People
 from issuer.store.sessions import open_sessions
 from issuer.sync.active_tokens import ActiveTokens, Revocation
-from issuer.sync.gateways import Gateways
+from issuer.sync.gateways import gateways_of
 from issuer.users import credentials, credentials_file
 
 _WHENCE = """The secret comes from a prompt; where standard input is no terminal, it is its first
@@ -76,7 +76,7 @@ def _people() -> People:
     """
     settings = config.read()
     store = open_sessions(settings.database_url)
-    gateways = Gateways(settings.gateway_urls, settings.sync_key)
+    gateways = gateways_of(settings)
     active = ActiveTokens(store, gateways, settings.most_active_tokens)
     return People(settings.credentials_file, lambda: config.read_policy().roles, active)
 

@@ -9,20 +9,23 @@ import hashlib
 import hmac
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from issuer.config import Settings
 from issuer.keys import sealing
 from issuer.keys.key_file import KeyList
 from issuer.keys.sealing import Sealing
 from issuer.store import Session
-from issuer.sync.exchange import FAILURES, Connection
+from issuer.sync.exchange import FAILURES, Connection, reason_of, trusting
 
 APPLY = "/sync/apply"
 SNAPSHOT = "/sync/snapshot"
@@ -96,20 +99,24 @@ class PushedPolicy:
 
 
 class Ack(NamedTuple):
-    """One gateway's answer. `status` is its state; it is empty when the gateway did not answer."""
+    """One gateway's answer. `status` is its state; it is empty when the gateway did not answer, and
+    `reason` says why, where no trying again will mend it.
+    """
 
     url: str
     ok: bool
     full: bool = False
     status: Mapping[str, Any] = MappingProxyType({})
+    reason: str = ""
 
 
 @dataclass
 class Gateway:
-    """One gateway's internal listener, at `url`."""
+    """One gateway's internal listener, at `url`; `trust` is for https."""
 
     url: str
     key: bytes = field(repr=False)
+    trust: ssl.SSLContext | None = field(default=None, repr=False)
     #: Connections that nobody uses at the moment; the last one used is used first.
     _idle: list[Connection] = field(default_factory=list, repr=False)
 
@@ -194,11 +201,14 @@ class Gateway:
         end = time.monotonic() + (timeout or _patience(body))
         try:
             code, answer = self._exchange(method, path, body, end)
+        except FAILURES as error:
+            return Ack(self.url, ok=False, reason=reason_of(error))
+        try:
             status = json.loads(answer)
-        except FAILURES:
-            return Ack(self.url, ok=False)
+        except ValueError:
+            status = None
         if not isinstance(status, dict):
-            return Ack(self.url, ok=False)
+            return Ack(self.url, ok=False, reason=_no_gateway(self.url, code))
         return Ack(self.url, code == 200, code == 507, status)
 
     def _exchange(self, method: str, path: str, body: bytes, end: float) -> tuple[int, bytes]:
@@ -227,7 +237,16 @@ class Gateway:
 
     def _new(self) -> Connection:
         place = urlsplit(self.url)
-        return Connection(place.hostname or "", place.port)
+        trust = self.trust if place.scheme == "https" else None
+        return Connection(place.hostname or "", place.port, trust)
+
+
+def _no_gateway(url: str, code: int) -> str:
+    """What it means that an answer is no gateway's: nginx says 400 to plain HTTP where it expects
+    TLS.
+    """
+    hint = ", and may want https://" if code == 400 and url.startswith("http:") else ""
+    return f"what answers there ({code}) is no gateway's internal listener{hint}"
 
 
 def _patience(body: bytes) -> float:
@@ -264,8 +283,10 @@ def signature(key: bytes, method: str, path: str, body: bytes) -> dict[str, str]
 class Gateways:
     """All gateways of the deployment."""
 
-    def __init__(self, urls: Sequence[str], key: bytes) -> None:
-        self.each = [Gateway(url, key) for url in urls]
+    def __init__(self, urls: Sequence[str], key: bytes, ca_file: Path | None = None) -> None:
+        has_tls = any(url.startswith("https:") for url in urls)
+        trust = trusting(ca_file) if has_tls else None
+        self.each = [Gateway(url, key, trust) for url in urls]
         #: How LLM servers' credentials go to them, and lie in the store.
         self.credentials = Sealing(key, sealing.CREDENTIALS)
         # Threads for each: one that hangs must not use up those of the others.
@@ -307,3 +328,8 @@ def _await(pushes: Collection[Future[Ack]]) -> set[Future[Ack]]:
         more, waiting = wait(waiting, end - time.monotonic(), FIRST_COMPLETED)
         done |= more
     return done
+
+
+def gateways_of(settings: Settings) -> Gateways:
+    """Those that the settings name, each trusted as they say. Raises `OSError`."""
+    return Gateways(settings.gateway_urls, settings.sync_key, settings.sync_ca_file)

@@ -197,13 +197,13 @@ class _Projection:
         self._servers = ServersSeen(gateway, store.audit)
         self._spent = SpentBudgets(gateway, usage) if usage else None
         self._limits = SharedLimits(gateway, limits) if limits else None
-        self._reachable: bool | None = None
+        self._told: tuple[bool, str] | None = None
         self._asked_at = int(time.time())
 
     def refresh(self) -> None:
         """Bring the gateway up to the store, and what was used there to the store."""
         ack = self._gateway.state()
-        self._tell(ack.ok)
+        self._tell(ack)
         self._bring(ack)
         if not ack.ok:
             return
@@ -334,7 +334,11 @@ class _Projection:
             log.error("%s: %s not applied: %s", self._gateway.url, what, reason)
         return ack.ok
 
-    def _tell(self, reachable: bool) -> None:
-        if reachable != self._reachable:
-            log.warning("%s is %s", self._gateway.url, "reached" if reachable else "not reached")
-        self._reachable = reachable
+    def _tell(self, ack: Ack) -> None:
+        """Whether it is reached, when that changes, and what else there is to say of it."""
+        now = (ack.ok, ack.reason)
+        if now != self._told:
+            said = "reached" if ack.ok else "not reached"
+            reason = f": {ack.reason}" if ack.reason else ""
+            log.warning("%s is %s%s", self._gateway.url, said, reason)
+        self._told = now

@@ -1,6 +1,8 @@
 """An HTTP server on a free port of loopback whose answers a test decides; it keeps what came."""
 
 import http.server
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +40,10 @@ class Listener:
 
 
 @contextmanager
-def listening(answer: Callable[[Message], Reply], port: int = 0) -> Iterator[Listener]:
-    """A real listener that answers every message by `answer`."""
+def listening(
+    answer: Callable[[Message], Reply], port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Listener]:
+    """A real listener that answers every message by `answer`; by TLS as `localhost`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -75,11 +79,20 @@ def listening(answer: Callable[[Message], Reply], port: int = 0) -> Iterator[Lis
         daemon_threads = True
         block_on_close = False
 
+        def get_request(self) -> tuple[socket.socket, Any]:
+            """The handshake is the business of the connection's own thread."""
+            plain, address = super().get_request()
+            if tls is None:
+                return plain, address
+            secured = tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            return secured, address
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             """The other side left before the answer: some tests are about that."""
 
     with Server(("127.0.0.1", port), Handler) as server:
-        listener = Listener(f"http://127.0.0.1:{server.server_address[1]}")
+        place = "https://localhost" if tls else "http://127.0.0.1"
+        listener = Listener(f"{place}:{server.server_address[1]}")
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield listener

@@ -119,7 +119,8 @@ def test_the_plain_path_has_a_target_and_a_host_without_variables(
 
 def test_what_is_meant_for_llm_servers_is_not_inherited_where_the_issuer_is_asked() -> None:
     blocks = re.findall(r"(?s)\nlocation [^{]*\{(.*?)(?:\n| )\}", PUBLIC)
-    asking = [block for block in blocks if "http://issuer" in block]
+    asking = [block for block in blocks if "$issuer_scheme://issuer" in block]
+    assert "http://issuer" not in PUBLIC
     assert len(asking) > 8
     assert all(re.search(r"include (?:issuer|door|login)\.conf;", block) for block in asking)
     assert "include issuer.conf;" in (CONF / "door.conf").read_text()

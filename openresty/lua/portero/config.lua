@@ -314,37 +314,56 @@ local function base_urls(env, name, faults, form, is_needed)
     return found
 end
 
---- What needs TLS, and is of no use without.
-local OF_TLS = { "TLS_CERTIFICATE_KEY", "TLS_REDIRECT_LISTEN", "TLS_CLIENT_CA", "ACME_WEBROOT" }
+--- What needs a certificate, and is of no use without.
+local OF_CERTIFICATES = {
+    TLS_CERTIFICATE = {
+        "TLS_CERTIFICATE_KEY", "TLS_REDIRECT_LISTEN", "TLS_CLIENT_CA", "ACME_WEBROOT",
+    },
+    INTERNAL_TLS_CERTIFICATE = { "INTERNAL_TLS_CERTIFICATE_KEY" },
+}
 
---- The certificate of the public listener and its key: their paths, and their texts. nil without.
-local function own_certificate(env, faults)
-    local path, key_path = env("TLS_CERTIFICATE"), env("TLS_CERTIFICATE_KEY")
-    if not path then
-        for _, name in ipairs(OF_TLS) do
-            if env(name) then
-                tell(faults, name, "is of no use without TLS_CERTIFICATE")
-            end
+local function tell_of_no_use(env, faults, certificate_name)
+    for _, name in ipairs(OF_CERTIFICATES[certificate_name]) do
+        if env(name) then
+            tell(faults, name, "is of no use without " .. certificate_name)
         end
+    end
+end
+
+--- The texts of a certificate's file and of its key's, each nil where it cannot be read.
+local function chain_and_key(env, faults, name)
+    local key_name = name .. "_KEY"
+    local chain, err = read_file(env(name))
+    if not chain then
+        tell(faults, name, "cannot read " .. err)
+    end
+    local key = secret(function(of) return of == key_name .. "_FILE" and env(key_name) or nil end,
+        key_name, faults, function(text) return text end)
+    if not env(key_name) then
+        tell(faults, key_name, "is not set; it is the path of the certificate's key")
+    end
+    return chain, key
+end
+
+--- A listener's certificate and its key: their texts. nil without.
+---@param env fun(name: string): string|nil
+---@param faults string[] what is wrong is added
+---@param name string the setting that names the certificate's file
+---@return table|nil { chain, key }
+function _M.own_certificate(env, faults, name)
+    if not env(name) then
+        tell_of_no_use(env, faults, name)
         return nil
     end
-    local chain, err = read_file(path)
-    if not chain then
-        tell(faults, "TLS_CERTIFICATE", "cannot read " .. err)
-    end
-    local key = secret(function(name) return name == "TLS_CERTIFICATE_KEY_FILE" and key_path end,
-        "TLS_CERTIFICATE_KEY", faults, function(text) return text end)
-    if not key_path then
-        tell(faults, "TLS_CERTIFICATE_KEY", "is not set; it is the path of the certificate's key")
-    end
+    local chain, key = chain_and_key(env, faults, name)
     local of_chain, of_key = certificate.faults(chain or "", key or "")
     if chain and of_chain then
-        tell(faults, "TLS_CERTIFICATE", path .. " " .. of_chain)
+        tell(faults, name, env(name) .. " " .. of_chain)
     end
     if key and of_key then
-        tell(faults, "TLS_CERTIFICATE_KEY", key_path .. " " .. of_key)
+        tell(faults, name .. "_KEY", env(name .. "_KEY") .. " " .. of_key)
     end
-    return { path = path, chain = chain, key = key }
+    return { chain = chain, key = key }
 end
 
 --- What TLS and other settings say of each other.
@@ -359,6 +378,22 @@ local function tell_of_tls(settings, env, faults)
     end
     if env("ACME_WEBROOT") and not env("TLS_REDIRECT_LISTEN") then
         tell(faults, "ACME_WEBROOT", "is served by TLS_REDIRECT_LISTEN, which is not set")
+    end
+end
+
+--- What asking the issuer by https needs. nginx looks for names in a certificate, and for no
+--- addresses.
+local function tell_of_issuer(settings, env, faults)
+    local first = settings.issuer[1]
+    if not first then
+        return
+    elseif first.scheme ~= "https" then
+        if env("ISSUER_CA_FILE") then
+            tell(faults, "ISSUER_CA_FILE", "is for https://, and ISSUER_URL is http://")
+        end
+    elseif bits_of(first.host) then
+        tell(faults, "ISSUER_URL", "is an address, and by https:// it must be a name, which the "
+            .. "issuer's certificate has; /etc/hosts will do for it")
     end
 end
 
@@ -378,6 +413,7 @@ function _M.read(env)
         -- The shortest of the LLM servers that Portero knows.
         llm_idle_seconds = one(env, "LLM_IDLE_SECONDS", faults, seconds, "5"),
         issuer = base_urls(env, "ISSUER_URL", faults, base_url, true),
+        issuer_ca_file = one(env, "ISSUER_CA_FILE", faults, certificates),
         listen = one(env, "GATEWAY_LISTEN", faults, address, "127.0.0.1:8080"),
         internal_listen = one(env, "INTERNAL_LISTEN", faults, address, "127.0.0.1:8081"),
         workers = one(env, "GATEWAY_WORKERS", faults, workers, "auto"),
@@ -386,7 +422,8 @@ function _M.read(env)
         api_key_memory = one(env, "API_KEY_MEMORY", faults,
             matching("^[1-9]%d*m$", "must be megabytes, such as 64m"), "64m"),
         public_origin = one(env, "PUBLIC_URL", faults, origin_of_url),
-        tls = own_certificate(env, faults),
+        tls = _M.own_certificate(env, faults, "TLS_CERTIFICATE"),
+        internal_tls = _M.own_certificate(env, faults, "INTERNAL_TLS_CERTIFICATE"),
         tls_client_ca = one(env, "TLS_CLIENT_CA", faults, certificates),
         tls_redirect_listen = one(env, "TLS_REDIRECT_LISTEN", faults, listener),
         acme_webroot = one(env, "ACME_WEBROOT", faults, folder),
@@ -403,6 +440,7 @@ function _M.read(env)
     if env("LLM_CA_FILE") and settings.llm[1] and settings.llm[1].scheme ~= "https" then
         tell(faults, "LLM_CA_FILE", "is for https://, and LLM_UPSTREAM is http://")
     end
+    tell_of_issuer(settings, env, faults)
     tell_of_tls(settings, env, faults)
     settings.internal_host = (env("INTERNAL_LISTEN") or ""):match("^(%a.*):%d+$")
     return #faults == 0 and settings or nil, faults

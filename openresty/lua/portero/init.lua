@@ -67,16 +67,19 @@ function _M.check()
     os.exit(found and 0 or 1)
 end
 
---- Read the certificate of the public listener and its key, and end the process: with 0 when both
---- are written out, for the workers to read; nothing where there is none; else every fault is said.
-function _M.certificate()
-    local found, faults = config.read(env)
-    if found and found.tls then
-        assert(io.stdout:write(found.tls.chain, "\n", found.tls.key) and io.stdout:flush())
-    elseif not found then
+--- Read a listener's certificate and its key, and end the process: with 0 when both are written
+--- out, for the workers to read; nothing where there is none; else every fault is said.
+---@param name string the setting that names the certificate's file
+function _M.certificate(name)
+    local faults = {}
+    local found = config.own_certificate(env, faults, name)
+    local is_good = #faults == 0
+    if is_good and found then
+        assert(io.stdout:write(found.chain, "\n", found.key) and io.stdout:flush())
+    elseif not is_good then
         io.stderr:write(listed("the certificate stays as it was", faults))
     end
-    os.exit(found and 0 or 1)
+    os.exit(is_good and 0 or 1)
 end
 
 --- In the master, before the workers (`init_by_lua`).

@@ -78,6 +78,9 @@ local GAUGES = {
         function(_, staleness_seconds) return staleness_seconds end },
     { "portero_tls_certificate_seconds_left", "Until the certificate of the public listener ends.",
         function(status) return status.certificate_seconds_left end },
+    { "portero_internal_tls_certificate_seconds_left",
+        "Until the certificate of the internal listener ends.",
+        function(status) return status.internal_certificate_seconds_left end },
 }
 
 --- What may become of a request to an LLM server.

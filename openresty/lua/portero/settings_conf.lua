@@ -32,6 +32,8 @@ proxy_read_timeout @timeout@s;@tls@
 map "" $llm_scheme { default @scheme@; }
 map "" $llm_authority { default @authority@; }
 geo $llm_authorization { default "@key@"; }
+map "" $issuer_scheme { default @issuer_scheme@; }
+map "" $issuer_host { default @issuer_host@; }
 
 # Who asks, and from where.
 geo $realip_remote_addr $is_trusted_proxy { @trusted@}
@@ -50,7 +52,7 @@ server {
     }
 }
 server {
-    listen @internal@;
+    listen @internal@@internal_tls@;
     include internal.conf;
 }
 server {
@@ -68,6 +70,7 @@ lua_shared_dict portero_usage 16m;
 lua_shared_dict portero_budgets 16m;]]
 
 local OWN_TLS = "\n    include tls.conf;"
+local INTERNAL_TLS = " ssl;\n    include internal_tls.conf"
 local CLIENT_CA = "\n    ssl_client_certificate client_ca.pem;\n    ssl_verify_client on;"
 --- From here on HTTP/2 is no word of `listen` any more.
 local HTTP2_DIRECTIVE = 1025001
@@ -190,6 +193,9 @@ function _M.text(settings, folder, nginx_version)
         counted = most and COUNTED or "",
         most = most and MOST:format(most) or "",
         internal = settings.internal_listen,
+        internal_tls = settings.internal_tls and INTERNAL_TLS or "",
+        issuer_scheme = settings.issuer[1].scheme,
+        issuer_host = settings.issuer[1].host,
         inner = (folder .. "inner.sock"):gsub('[\\"]', "\\%0"),
     }
     return (TEXT:gsub("@([%w_]+)@", values))

@@ -249,7 +249,7 @@ def test_a_secret_given_twice_stops_the_start(environ: Environ, tmp_path: Path) 
             ("GATEWAY_URLS", value)
             for value in (
                 "127.0.0.1:8081",
-                "https://x",
+                "https://x/y",
                 "http://",
                 "http://a:b@x",
                 "http://x,ftp://y",
@@ -270,6 +270,8 @@ def test_a_wrong_value_stops_the_start_and_names_its_setting(
     ("name", "value"),
     [
         pytest.param("GATEWAY_URLS", ",", id="no gateway at all"),
+        pytest.param("SYNC_CA_FILE", "/etc/ssl/certs", id="what is trusted beside http://"),
+        pytest.param("ISSUER_TLS_CERTIFICATE_KEY", "/x", id="a key without its certificate"),
         pytest.param("GATEWAY_URLS", "http://:8081", id="a gateway without a host"),
         pytest.param("GATEWAY_URLS", "http://x:port", id="a port that is no number"),
         pytest.param("TOKEN_CACHE_SIZE", "9" * 5000, id="more digits than int() reads"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from issuer import __main__ as issuer_main
-from issuer import assemble, config, diagnosis
+from issuer import assemble, certificates, config, diagnosis
+from issuer.certificates import Made
 from issuer.keys.key_file import KeyFile
 from issuer.store import Session
 from issuer.sync.gateways import mark_of
@@ -86,12 +88,22 @@ class Stand:
         assert message.path == "/readyz"
         return Reply(self.issuer_status)
 
-    def run(self, *words: str) -> int:
+    def run(self, *words: str, tls: Made | None = None) -> int:
         """The command; its exit status."""
-        with listening(self._gateway) as gateway, listening(self._issuer) as issuer:
+        context = serving(tls) if tls else None
+        with (
+            listening(self._gateway, tls=context) as gateway,
+            listening(self._issuer, tls=context) as issuer,
+        ):
             self._monkeypatch.setenv("GATEWAY_URLS", gateway.url)
-            self._monkeypatch.setenv("ISSUER_LISTEN", issuer.url.removeprefix("http://"))
+            self._monkeypatch.setenv("ISSUER_LISTEN", issuer.url.rpartition("//")[2])
             return issuer_main.main(["doctor", *words])
+
+
+def serving(made: Made) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    return context
 
 
 @pytest.fixture
@@ -117,6 +129,25 @@ def test_a_deployment_that_is_well_has_a_line_for_each_thing_and_status_0(
         *("settings", "policy", "users", "file modes", "disk", "issuer", "store", "signing key"),
         *("clock", "gateway", "certificate", "dictionary", "LLM server"),
     }
+
+
+def test_parts_that_speak_tls_to_each_other_are_asked_by_it_and_a_bad_authority_is_told(
+    stand: Stand,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    made = certificates.make(tmp_path / "tls", ("localhost",))
+    monkeypatch.setenv("ISSUER_TLS_CERTIFICATE", str(made.certificate))
+    monkeypatch.setenv("ISSUER_TLS_CERTIFICATE_KEY", str(made.key))
+    monkeypatch.setenv("SYNC_CA_FILE", str(made.authority))
+    assert stand.run(tls=made) == 0
+    assert "ready at https://localhost:" in capsys.readouterr().out
+    other = certificates.make(tmp_path / "other", ("localhost",))
+    monkeypatch.setenv("SYNC_CA_FILE", str(other.authority))
+    assert stand.run("--json", tls=made) == 2
+    (finding,) = unwell(capsys.readouterr().out)
+    assert "its certificate is not trusted" in json.dumps(finding)
 
 
 def spoil(**values: Any) -> Callable[[Stand], None]:
@@ -162,6 +193,12 @@ CASES: dict[str, tuple[Callable[[Stand], None], str, str, str]] = {
         "certificate",
         "fault",
         "has ended",
+    ),
+    "an internal listener's certificate that ends soon": (
+        spoil(metrics={"portero_internal_tls_certificate_seconds_left": 13 * 86400}),
+        "certificate",
+        "warning",
+        "the internal listener's ends in 13 days",
     ),
     "little room for tokens": (
         spoil(metrics={"portero_active_tokens_free_bytes": 20 * MEGABYTE}),

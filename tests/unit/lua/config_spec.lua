@@ -434,6 +434,42 @@ describe("TLS", function()
         assert.matches("^TLS_CERTIFICATE: .* has expired", faults[1])
     end)
 
+    it("has another certificate for the internal listener, under the same conditions", function()
+        local internal = {
+            INTERNAL_TLS_CERTIFICATE = write("internal.pem", certificates.own),
+            INTERNAL_TLS_CERTIFICATE_KEY = write("internal-key.pem", certificates.own_key),
+        }
+        local settings = assert(read(internal))
+        assert.equal(certificates.own, settings.internal_tls.chain)
+        assert.is_nil(settings.tls)
+        local alone = config.own_certificate(function(name) return internal[name] end, {},
+            "INTERNAL_TLS_CERTIFICATE")
+        assert.equal(certificates.own_key, alone.key)
+        internal.INTERNAL_TLS_CERTIFICATE_KEY = write("other.pem", certificates.ended_key)
+        assert.matches("^INTERNAL_TLS_CERTIFICATE_KEY: .* another certificate's key",
+            fault_of(internal))
+        internal.INTERNAL_TLS_CERTIFICATE = nil
+        assert.matches("^INTERNAL_TLS_CERTIFICATE_KEY: is of no use without INTERNAL_TLS_CERT",
+            fault_of(internal))
+    end)
+
+    it("asks the issuer by https where its name can be looked for, by whom it trusts", function()
+        local path = write("ca.pem", certificates.good)
+        local settings = assert(read({
+            ISSUER_URL = "https://issuer.lan:9000", ISSUER_CA_FILE = path,
+        }))
+        assert.equal(path, settings.issuer_ca_file)
+        assert.matches("^ISSUER_CA_FILE: is for https://", fault_of({ ISSUER_CA_FILE = path }))
+        assert.matches("^ISSUER_CA_FILE: .* holds no certificate", fault_of({
+            ISSUER_URL = "https://issuer.lan:9000", ISSUER_CA_FILE = write("no.pem", "x"),
+        }))
+        for _, address in ipairs({ "10.0.0.5", "[fd00::5]" }) do
+            assert.matches("^ISSUER_URL: is an address", fault_of({
+                ISSUER_URL = "https://" .. address .. ":9000",
+            }))
+        end
+    end)
+
     it("is of no use in part", function()
         for _, name in ipairs({ "TLS_CERTIFICATE_KEY", "TLS_REDIRECT_LISTEN" }) do
             assert.matches("^" .. name .. ": is of no use without TLS_CERTIFICATE",

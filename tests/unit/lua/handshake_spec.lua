@@ -20,8 +20,8 @@ local function fake_ssl()
     }
 end
 
-local function put(text)
-    local file = assert(io.open(folder .. "/tls.pem", "wb"))
+local function put(text, name)
+    local file = assert(io.open(folder .. "/" .. (name or "tls.pem"), "wb"))
     file:write(text)
     file:close()
 end
@@ -39,6 +39,7 @@ end)
 after_each(function()
     package.loaded["ngx.ssl"] = nil
     os.remove(folder .. "/tls.pem")
+    os.remove(folder .. "/internal_tls.pem")
     os.remove(folder)
 end)
 
@@ -52,11 +53,11 @@ describe("show", function()
         local first, second = certificates.own .. certificates.own_key,
             certificates.future .. certificates.future_key
         start(first)
-        handshake.show()
+        handshake.show("public")
         assert.same({ chain = first, key = first }, shown)
         put(second)
         fake.tick()
-        handshake.show()
+        handshake.show("public")
         assert.same({ chain = second, key = second }, shown)
     end)
 
@@ -66,30 +67,47 @@ describe("show", function()
         for _, bad in ipairs({ "junk", certificates.own }) do
             put(bad)
             fake.tick()
-            handshake.show()
+            handshake.show("public")
             assert.equal(good, shown.chain)
         end
         os.remove(folder .. "/tls.pem")
         fake.tick()
-        handshake.show()
+        handshake.show("public")
         assert.equal(good, shown.chain)
+    end)
+
+    it("gives each listener its own, and a bad one of one leaves the other alone", function()
+        local public, internal = certificates.own .. certificates.own_key,
+            certificates.future .. certificates.future_key
+        put(internal, "internal_tls.pem")
+        put(public)
+        handshake.start({ tls = {}, internal_tls = {} })
+        handshake.show("internal")
+        assert.equal(internal, shown.chain)
+        handshake.show("public")
+        assert.equal(public, shown.chain)
+        put("junk", "internal_tls.pem")
+        fake.tick()
+        handshake.show("internal")
+        assert.equal(internal, shown.chain)
+        assert.is_true(handshake.seconds_left("internal") > 0)
     end)
 
     it("leaves the file's own certificate where it has none", function()
         handshake.start({})
-        handshake.show()
+        handshake.show("public")
         assert.is_nil(shown)
     end)
 end)
 
 describe("seconds_left", function()
     it("tells when the certificate in force ends", function()
-        assert.is_nil(handshake.seconds_left())
+        assert.is_nil(handshake.seconds_left("public"))
         start(certificates.own .. certificates.own_key)
-        assert.is_true(handshake.seconds_left() > 50 * 365 * 86400)
+        assert.is_true(handshake.seconds_left("public") > 50 * 365 * 86400)
         put(certificates.ended .. certificates.ended_key)
         fake.tick()
-        assert.is_true(handshake.seconds_left() < 0)
+        assert.is_true(handshake.seconds_left("public") < 0)
     end)
 end)
 

@@ -131,12 +131,16 @@ describe("check", function()
     end)
 
     it("writes no certificate where there is none, and none beside a fault", function()
-        init.certificate()
-        assert.same({ 0, "", "" }, { status, said, written })
-        env.TLS_CERTIFICATE = "/nowhere/cert.pem"
-        init.certificate()
-        assert.same({ 1, "" }, { status, written })
-        assert.matches("^the certificate stays as it was:\n  TLS_CERTIFICATE: cannot read ", said)
+        for _, name in ipairs({ "TLS_CERTIFICATE", "INTERNAL_TLS_CERTIFICATE" }) do
+            said, written = "", ""
+            init.certificate(name)
+            assert.same({ 0, "", "" }, { status, said, written })
+            env[name] = "/nowhere/cert.pem"
+            init.certificate(name)
+            assert.same({ 1, "" }, { status, written })
+            assert.matches(
+                "^the certificate stays as it was:\n  " .. name .. ": cannot read ", said)
+        end
     end)
 end)
 

@@ -64,7 +64,8 @@ describe("text", function()
         assert_says(text_of({}, [[/a "b\c/]]), [[listen "unix:/a \"b\\c/inner.sock";]])
     end)
 
-    local function with_tls(changes, version)
+    local function with_tls(changes, version, name)
+        name = name or "TLS_CERTIFICATE"
         local certificate, key = os.tmpname(), os.tmpname()
         local function write(path, text)
             local file = assert(io.open(path, "wb"))
@@ -74,7 +75,7 @@ describe("text", function()
         write(certificate, certificates.own)
         write(key, certificates.own_key)
         assert(os.execute("chmod 600 " .. key))
-        changes.TLS_CERTIFICATE, changes.TLS_CERTIFICATE_KEY = certificate, key
+        changes[name], changes[name .. "_KEY"] = certificate, key
         local text = text_of(changes, nil, version)
         os.remove(certificate)
         os.remove(key)
@@ -90,6 +91,20 @@ describe("text", function()
         assert_says(new, "listen 127.0.0.1:8080 ssl backlog=4096;\n    http2 on;\n    include tls")
         assert.is_nil(new:find("redirect", 1, true))
         assert.is_nil(text_of({}):find("tls.conf", 1, true))
+    end)
+
+    it("speaks TLS at the internal listener where that has a certificate", function()
+        local text = with_tls({}, nil, "INTERNAL_TLS_CERTIFICATE")
+        assert_says(text, "listen 127.0.0.1:8081 ssl;\n    include internal_tls.conf;")
+        assert.is_nil(text:find("include tls.conf", 1, true))
+        assert_says(text_of({}), "listen 127.0.0.1:8081;\n    include internal.conf;")
+    end)
+
+    it("asks the issuer as its URL says", function()
+        assert_says(text_of({ ISSUER_URL = "https://issuer.lan:9000" }),
+            'map "" $issuer_scheme { default https; }\n'
+            .. 'map "" $issuer_host { default issuer.lan; }')
+        assert_says(text_of({}), 'map "" $issuer_scheme { default http; }')
     end)
 
     it("leaves nothing to be filled in", function()

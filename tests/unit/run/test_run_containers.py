@@ -134,6 +134,7 @@ def test_what_is_handed_over_is_kept_where_the_parts_are_told_to_look(
     ("setting", "value"),
     [
         ("GATEWAY_URLS", "http://10.0.0.1:8081"),
+        ("SYNC_CA_FILE", "/etc/portero/ca.pem"),
         ("DATABASE_URL", "sqlite:////srv/sessions.db"),
         ("DATABASE_URL", "redis://10.0.0.1"),
         ("DATABASE_URL_FILE", "/run/secrets/url"),

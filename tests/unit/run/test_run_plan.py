@@ -121,3 +121,11 @@ def test_a_policy_that_cannot_be_read_is_left_to_the_issuer(tmp_path: Path) -> N
 
 def test_the_shipped_policy_names_no_servers() -> None:
     assert read_plan({}, Path("/here")).has_bundled_llm
+
+
+@pytest.mark.parametrize("name", ports.BETWEEN_MACHINES)
+def test_what_is_for_several_machines_is_refused_with_the_page_that_tells_of_them(
+    name: str,
+) -> None:
+    with pytest.raises(RunError, match=r"docs/two-machines\.md"):
+        read_plan({name: "/etc/portero/x.pem"}, Path("/srv"))

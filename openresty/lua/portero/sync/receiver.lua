@@ -364,7 +364,8 @@ end
 function _M.metrics()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4"
     local status = active_tokens.status()
-    status.certificate_seconds_left = handshake.seconds_left()
+    status.certificate_seconds_left = handshake.seconds_left("public")
+    status.internal_certificate_seconds_left = handshake.seconds_left("internal")
     status.api_keys_free_bytes, status.api_keys_capacity_bytes = api_keys.memory()
     ngx.print(metrics.exposition(status, active_tokens.staleness(), known_servers()),
         histograms.exposition())

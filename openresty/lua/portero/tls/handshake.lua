@@ -1,25 +1,31 @@
 ---------
 -- Which certificate a TLS connection is shown: the one that was last put in force, in every worker,
 -- without a reload. `gateway.sh` checks what has changed on disk and puts it into the runtime
--- directory; a worker, who may be nobody, reads it there.
+-- directory; a worker, who may be nobody, reads it there. The public and the internal listener have
+-- each their own.
 -- It must never judge a certificate anew, nor tell anybody of the key.
 
 local crypto = require("portero.token.crypto")
 local ssl = require("ngx.ssl")
 
---- Certificates and key in one file, so that no two ever come from different renewals.
-local FILE = "tls.pem"
+--- Certificates and key of a listener are in one file, so that no two ever come from different
+--- renewals. `setting` is by what `config.lua` says that the listener speaks TLS.
+local LISTENERS = {
+    public = { file = "tls.pem", setting = "tls", called = "the certificate" },
+    internal = { file = "internal_tls.pem", setting = "internal_tls",
+        called = "the certificate of the internal listener" },
+}
 local TICK_SECONDS = 2
 local SECONDS_A_DAY = 86400
 local WARN_DAYS = 14
 
---- { text, chain, key, certificate }
-local in_force
+--- By listener: { text, chain, key, certificate }
+local in_force = {}
 
 local _M = {}
 
-local function read()
-    local file, err = io.open(ngx.config.prefix() .. FILE, "rb")
+local function read(name)
+    local file, err = io.open(ngx.config.prefix() .. LISTENERS[name].file, "rb")
     if not file then
         return nil, "handshake.read: " .. err
     end
@@ -41,74 +47,83 @@ local function parsed(text)
 end
 
 --- Take what is in the file in place of what was, where it has changed.
-local function renew()
-    local text, err = read()
-    if in_force and text == in_force.text then
+local function renew(name)
+    local text, err = read(name)
+    local before = in_force[name]
+    if before and text == before.text then
         return
     end
     local found
     if text then
         found, err = parsed(text)
     end
-    in_force = found or in_force
+    in_force[name] = found or before
     if not found then
-        ngx.log(ngx.ERR, "the certificate stays as it was: ", err)
+        ngx.log(ngx.ERR, LISTENERS[name].called, " stays as it was: ", err)
     end
 end
 
 --- A timer's function is called once more where its worker ends.
-local function unless_ending(act)
+local function unless_ending(act, name)
     return function(is_ending)
         if not is_ending then
-            act()
+            act(name)
         end
     end
 end
 
---- In how many seconds the certificate in force ends; nil without one.
+--- In how many seconds the certificate in force of a listener ends; nil without one.
+---@param name string "public" or "internal"
 ---@return integer|nil
-function _M.seconds_left()
-    if not in_force then
+function _M.seconds_left(name)
+    if not in_force[name] then
         return nil
     end
-    local _, ends = crypto.times(in_force.certificate)
+    local _, ends = crypto.times(in_force[name].certificate)
     return ends
 end
 
-local function warn()
-    local left = _M.seconds_left()
+local function warn(name)
+    local left = _M.seconds_left(name)
     if left and left < WARN_DAYS * SECONDS_A_DAY then
-        ngx.log(ngx.ERR, ("the certificate ends in %.1f days; renew it"):format(
-            left / SECONDS_A_DAY))
+        ngx.log(ngx.ERR, ("%s ends in %.1f days; renew it"):format(
+            LISTENERS[name].called, left / SECONDS_A_DAY))
     end
 end
 
---- Begin, in each worker, where the public listener speaks TLS. One worker warns, once a day.
+local function start(name)
+    renew(name)
+    assert(ngx.timer.every(TICK_SECONDS, unless_ending(renew, name)))
+    if ngx.worker.id() == 0 then
+        warn(name)
+        assert(ngx.timer.every(SECONDS_A_DAY, unless_ending(warn, name)))
+    end
+end
+
+--- Begin, in each worker, where a listener speaks TLS. One worker warns, once a day.
 ---@param settings table
 function _M.start(settings)
-    if not settings.tls then
-        return
-    end
-    renew()
-    assert(ngx.timer.every(TICK_SECONDS, unless_ending(renew)))
-    if ngx.worker.id() == 0 then
-        warn()
-        assert(ngx.timer.every(SECONDS_A_DAY, unless_ending(warn)))
+    for name, listener in pairs(LISTENERS) do
+        if settings[listener.setting] then
+            start(name)
+        end
     end
 end
 
---- Show the certificate in force (`ssl_certificate_by_lua`). Without one nginx shows the file's as
---- it was at the start.
-function _M.show()
-    if not in_force then
+--- Show the certificate in force of a listener (`ssl_certificate_by_lua`). Without one nginx shows
+--- the file's as it was at the start.
+---@param name string "public" or "internal"
+function _M.show(name)
+    local shown = in_force[name]
+    if not shown then
         return
     end
     local ok, err = ssl.clear_certs()
     if ok then
-        ok, err = ssl.set_cert(in_force.chain)
+        ok, err = ssl.set_cert(shown.chain)
     end
     if ok then
-        ok, err = ssl.set_priv_key(in_force.key)
+        ok, err = ssl.set_priv_key(shown.key)
     end
     if not ok then
         ngx.log(ngx.ERR, "handshake.show: ", err)
@@ -116,11 +131,11 @@ function _M.show()
     end
 end
 
---- Whether the certificate in force is for a host.
+--- Whether the public listener's certificate in force is for a host.
 ---@param host string a name, or an address without brackets
 ---@return boolean
 function _M.is_for(host)
-    return in_force ~= nil and crypto.is_for(in_force.certificate, host)
+    return in_force.public ~= nil and crypto.is_for(in_force.public.certificate, host)
 end
 
 return _M
