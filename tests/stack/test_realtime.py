@@ -26,6 +26,7 @@ SPEAKER, LIMITED, CUT, ONE, NOBODY = (
     "USRSTEST01",
     "MNTRTEST01",
 )
+LOOKED_AT = "ADMNTEST01"
 SHORT_SECONDS = 4
 SECRET = "openai-insecure-api-key."
 
@@ -61,7 +62,7 @@ def _clean(llm: SocketLlm) -> None:
 @pytest.fixture(scope="module")
 def tokens(running: Deployment) -> dict[str, str]:
     caller = Caller(running)
-    return {name: caller.token(name) for name in (SPEAKER, LIMITED, ONE, NOBODY, "ADMNTEST01")}
+    return {name: caller.token(name) for name in (SPEAKER, LIMITED, ONE, NOBODY, LOOKED_AT)}
 
 
 def url_of(running: Deployment, path: str = "/v1/realtime?model=tiny") -> str:
@@ -272,8 +273,20 @@ def test_who_may_not_speak_is_refused_before_the_change(
         ({}, (401, "invalid_api_key")),
         ({"subprotocols": ["realtime", f"{SECRET}x"]}, (401, "invalid_api_key")),
         ({"additional_headers": bearer(tokens[NOBODY])}, (403, "insufficient_permissions")),
-        ({"additional_headers": bearer(tokens[LIMITED])}, (403, "insufficient_permissions")),
-        ({"additional_headers": bearer(tokens["ADMNTEST01"])}, (403, "insufficient_permissions")),
+        (
+            {
+                "additional_headers": bearer(tokens[LIMITED]),
+                "path": "/v1/realtime?model=other",
+            },
+            (404, "model_not_found"),
+        ),
+        (
+            {
+                "additional_headers": bearer(tokens[LIMITED]),
+                "path": "/v1/realtime?model=tiny&Model=other",
+            },
+            (400, "invalid_request"),
+        ),
         (
             {"additional_headers": bearer(token), "subprotocols": [f"{SECRET}x"]},
             (400, "invalid_request"),
@@ -296,6 +309,38 @@ def test_who_may_not_speak_is_refused_before_the_change(
     for more, expected in cases:
         assert refused(running, **more) == expected, more
     assert llm.seen == []
+
+
+@pytest.mark.parametrize(
+    ("user", "event", "why"),
+    [
+        (LIMITED, {"type": "session.update", "session": {"model": "other"}}, "model_not_found"),
+        (LIMITED, {"type": "session.update", "model": "other"}, "model_not_found"),
+        (
+            LOOKED_AT,
+            {"type": "session.update", "session": {"tools": [{"type": "mcp"}]}},
+            "invalid_request",
+        ),
+    ],
+)
+def test_what_a_client_says_is_judged_where_its_requests_are(
+    running: Deployment,
+    tokens: dict[str, str],
+    llm: SocketLlm,
+    user: str,
+    event: dict[str, Any],
+    why: str,
+) -> None:
+    with opened(running, tokens[user]) as connection:
+        connection.send('{"type":"x","model":"tiny"}')
+        assert connection.recv(10) == '{"type":"x","model":"tiny"}'
+        connection.send(json.dumps(event))
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(5)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason.partition(":")[0]) == (1008, why)
+    wait_for(lambda: (1001, "the client was refused") in llm.ends, 5)
+    assert len(llm.said) == 1
 
 
 def test_a_connection_is_a_request_that_runs(running: Deployment, tokens: dict[str, str]) -> None:

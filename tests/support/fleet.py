@@ -17,6 +17,8 @@ import requests
 
 from issuer import keys, tokens
 from issuer.keys.sealing import CREDENTIALS, Sealing
+from issuer.policy import Policy
+from issuer.policy.routes import BY_LLM
 from issuer.tokens import Claims
 from tests.support import policies
 from tests.support.deployment import Caller, Local
@@ -48,18 +50,21 @@ def row(name: str, port: int, **changes: Any) -> dict[str, Any]:
 
 
 def compiled(
-    rows: Sequence[Mapping[str, Any]], aliases: Sequence[Mapping[str, Any]] = (), **changes: Any
+    rows: Sequence[Mapping[str, Any]],
+    aliases: Sequence[Mapping[str, Any]] = (),
+    policy: Policy | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
-    """The shipped policy, with these servers in place of the pool."""
+    """A policy, the shipped one where none is given, with these servers in place of the pool."""
     kinds = [str(one["kind"]) for one in rows]
     having = {
         kind: {(line.method, line.path) for line in policies.lines(kind)} for kind in set(kinds)
     }
-    shipped = shipped_policy().compiled
+    shipped = (policy or shipped_policy()).compiled
     routes = []
     for route in shipped["routes"]:
         its = dict(route)
-        if route["answered_by"] in ("llm", "discovery"):
+        if route["answered_by"] in BY_LLM:
             name = (route["method"], route["path"])
             its["servers"] = [at for at, kind in enumerate(kinds) if name in having[kind]]
             if route["class"] == "management":
@@ -123,6 +128,12 @@ class Fleet:
         claims = Claims(user, role, secrets.token_urlsafe(16), now, now + lasts)
         assert self.send("/sync/apply", {"activate": [[claims.jti, claims.expires_at]]}) == 200
         return tokens.mint(claims, SIGNING)
+
+    def revoke(self, token: str) -> None:
+        """End a token."""
+        part = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        assert self.send("/sync/apply", {"revoke": [[claims["jti"], claims["exp"]]]}) == 200
 
     def begin(self) -> None:
         """Keys and a first snapshot."""

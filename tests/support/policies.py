@@ -55,6 +55,12 @@ def shipped_policy(ttl_bound_seconds: int = 86_400) -> Policy:
     return policy.parse(policy.gather(POLICY_FILE), Terms("", "portero", ttl_bound_seconds))
 
 
+def changed_policy(folder: Path, change: Callable[[dict[str, Any]], object]) -> Policy:
+    """The shipped policy with a change, for all kinds of LLM servers."""
+    path = write_policy(folder / "policy.yaml", change)
+    return policy.parse(policy.gather(path), Terms("", "portero", 86_400))
+
+
 def write_policy(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """The shipped policy with a change, in a file that every part can read; JSON is YAML."""
     content = shipped()

@@ -25,6 +25,8 @@ class SocketLlm:
     seen: list[Request] = field(default_factory=list)
     #: Code and reason of each connection's end, as it came from the other side.
     ends: list[tuple[int | None, str]] = field(default_factory=list)
+    #: Every message that came, in order.
+    said: list[str | bytes] = field(default_factory=list)
     #: Connections that are open.
     open: list[ServerConnection] = field(default_factory=list)
 
@@ -36,18 +38,24 @@ class SocketLlm:
         """Begin a test with a clean record."""
         self.seen.clear()
         self.ends.clear()
+        self.said.clear()
         self.refuses = None
 
     def look(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Note a handshake, and answer it with a refusal if one is set."""
+        """Note a handshake, and refuse it if a status is set. It lists no models."""
+        if "Upgrade" not in request.headers:
+            return connection.respond(404, "")
         self.seen.append(request)
         return connection.respond(self.refuses, "CANARY") if self.refuses else None
 
     def talk(self, connection: ServerConnection) -> None:
-        """Say hello, then answer what comes: a command of the test, or the same again."""
+        """Say hello as realtime does, then answer what comes: a command of the test, or the same
+        again.
+        """
         self.open.append(connection)
         try:
-            connection.send(json.dumps(SESSION))
+            if connection.request and "realtime" in connection.request.path:
+                connection.send(json.dumps(SESSION))
             for message in connection:
                 self._answer(connection, message)
         except ConnectionClosed:
@@ -58,9 +66,14 @@ class SocketLlm:
             self.ends.append((close.code, close.reason) if close else (None, ""))
 
     def _answer(self, connection: ServerConnection, message: str | bytes) -> None:
+        self.said.append(message)
         event = json.loads(message) if isinstance(message, str) and message[:1] == "{" else {}
         if event.get("type") == "session.update":
             connection.send(json.dumps({**event, "type": "session.updated", "event_id": "event_2"}))
+        elif event.get("type") == "response.create" and "input" in event:
+            said = {"object": "response", "id": f"resp_{len(self.said)}_{self.port}"}
+            for kind in ("response.created", "response.completed"):
+                connection.send(json.dumps({"type": kind, "response": said}))
         elif event.get("type") == "parts":
             connection.send(iter(event["parts"]))
         elif event.get("type") == "flow":

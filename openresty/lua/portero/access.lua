@@ -7,6 +7,7 @@
 local active_tokens = require("portero.token.active_tokens")
 local api_keys = require("portero.token.api_keys")
 local admission = require("portero.quota.admission")
+local client_events = require("portero.answer.client_events")
 local cors = require("portero.request.cors")
 local decision = require("portero.policy.decision")
 local errors = require("portero.errors")
@@ -228,10 +229,12 @@ end
 
 --- On to one of the servers that the policy names.
 local function forward_to_server(route, value, query, claims, plan)
-    local is_list = route.answered_by ~= "llm"
+    local is_list = route.answered_by == "discovery"
     var.upstream_target = target_by_model(route, value, query, not is_list and plan.model)
     if is_list then
         var.llm_server = plan.by_name or ""
+    end
+    if route.answered_by ~= "llm" then
         return ngx.exec(ANSWERED_AT[route.answered_by])
     end
     forwarding.begin(plan, claims)
@@ -249,6 +252,9 @@ local function forward(route, value, asked, query, claims, plan)
     end
     if route.tells_id then
         errors.tell_id(route.dialect)
+    end
+    if route.answered_by == "socket" then
+        client_events.begin(route, query, claims, plan)
     end
     if plan then
         return forward_to_server(route, value, query, claims, plan)

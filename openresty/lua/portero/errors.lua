@@ -36,14 +36,6 @@ local ERRORS = {
     },
     insufficient_permissions = { 403, "Your role may not use this route." },
     other_site = { 403, "This request came from another site.", code = "insufficient_permissions" },
-    socket_unjudged = {
-        403, "What is said here is not looked into: it is for roles of any model, whose server_side"
-            .. " allows tools and fetch.", code = "insufficient_permissions",
-    },
-    socket_with_servers = {
-        404, "WebSocket is served where there is one pool of LLM servers alone.",
-        code = "not_found",
-    },
     upgrade_required = {
         426, "This route speaks WebSocket: ask for it by Upgrade: websocket, in version 13.",
         code = "invalid_request",
@@ -241,6 +233,17 @@ end
 function _M.event(code, path, format)
     local dialect = dialects.of(path)
     return dialect.error_event[format]:format(cjson.encode(dialect.event_body(told(code))))
+end
+
+local MOST_OF_REASON = 123
+
+--- What a WebSocket is closed with: counted as a refusal is.
+---@param code string a key of the table above
+---@return string reason at most 123 bytes (RFC 6455 section 5.5)
+function _M.closing(code)
+    local row = ERRORS[code]
+    metrics.count(code)
+    return ((row.code or code) .. ": " .. row[2]):sub(1, MOST_OF_REASON)
 end
 
 --- A body that was announced and not yet asked for is not asked for now (RFC 9110 section 10.1.1).

@@ -387,17 +387,16 @@ end)
 describe("a WebSocket", function()
     local SOCKET = { is_llm = true, class = "realtime", answered_by = "socket", model = "query",
         target = "/v1/realtime" }
-    local ALL = { tools = true, fetch = true }
 
-    it("is for callers of any model, who may ask for anything", function()
+    it("is judged by the model of its handshake; what is said then is judged as it is", function()
         local models = fake.load("portero.policy.model_name").compile({ "a" }, true)
         assert.is_nil(ask({ concurrent_requests = 5 }, {}, SOCKET))
-        assert.is_nil(ask({ server_side = ALL }, {}, SOCKET))
-        for _, limits in ipairs({ { models = models }, { models = models, server_side = ALL },
-            { server_side = { tools = true, fetch = false } },
-            { server_side = { tools = false, fetch = true } } }) do
-            assert.equal("socket_unjudged", (ask(limits, {}, SOCKET)))
-        end
+        assert.is_nil(ask({ server_side = { tools = false, fetch = false } }, {}, SOCKET))
+        request({}, SOCKET)
+        local claims = { sub = "USRSA", limits = { models = models } }
+        assert.equal("model_missing", (admission.refusal(SOCKET, nil, "", claims)))
+        assert.equal("model_not_found", (admission.refusal(SOCKET, nil, "?model=b", claims)))
+        assert.is_nil(admission.refusal(SOCKET, nil, "?model=a", claims))
     end)
 
     it("holds one of the caller's places until it ends", function()
@@ -405,10 +404,15 @@ describe("a WebSocket", function()
         assert.equal("too_many_at_once", (ask({ concurrent_requests = 1 }, {}, SOCKET)))
     end)
 
-    it("is for one pool alone", function()
+    it("is judged by what the servers have where the policy names some", function()
         request({}, SOCKET)
+        local judged
+        local plan = { judge = function(_, name) judged = name return "not_ready" end }
         local claims = { sub = "USRSA" }
-        assert.equal("socket_with_servers", (admission.refusal(SOCKET, nil, "", claims, {})))
+        assert.equal("not_ready", (admission.refusal(SOCKET, nil, "?model=a", claims, plan)))
+        assert.equal("a", judged)
+        assert.is_nil(admission.refusal({ is_llm = true, class = "realtime",
+            answered_by = "socket", target = "/v1/responses" }, nil, "", claims, plan))
     end)
 end)
 

@@ -354,3 +354,12 @@ describe("no_content", function()
         assert.equal("b", fake.answer.headers["x-a"])
     end)
 end)
+
+describe("closing", function()
+    it("is the code and the words, as much as a close frame holds", function()
+        assert.equal("not_ready: ", errors.closing("not_ready"):sub(1, 11))
+        for _, code in ipairs({ "model_not_found", "tools_tools", "json_name_near" }) do
+            assert.is_true(#errors.closing(code) <= 123)
+        end
+    end)
+end)

@@ -90,7 +90,8 @@ describe("forward", function()
         for _, length in ipairs({ 0, 1, 2, 5, 9, 10, 13, 14, 100, 40000, #bytes - 1 }) do
             local _, why, way = passed(bytes:sub(1, length), true)
             assert.equal("gone", why)
-            assert.equal(length < 2, way.is_between)
+            -- Of a head that is not whole nothing was sent.
+            assert.equal(length < 14, way.is_between)
         end
     end)
 
@@ -125,6 +126,48 @@ describe("forward", function()
         assert.equal("closed", frames.forward(way))
         assert.same({ frame(0x81, "a") }, to.got)
         assert.is_true(way.is_between)
+    end)
+end)
+
+describe("way", function()
+    it("has its tap told each piece before it goes on, and the end of each frame", function()
+        local from, to = ends(frame(0x01, ("x"):rep(20000)) .. frame(0x80, "b") .. CLOSED)
+        local told = {}
+        frames.forward(frames.way(from, to, false, function(head, piece, is_end)
+            told[#told + 1] = ("%d %d %s %s %d"):format(head.opcode, #piece, is_end,
+                head.is_final, #to.got)
+        end))
+        assert.same({ "1 16384 false false 0", "1 3616 true false 1", "0 1 true true 2",
+            "8 2 true true 3" }, told)
+    end)
+end)
+
+describe("head", function()
+    it("tells what a frame is, and how long, and of a client its mask", function()
+        local from = ends(frame(0xC1, ("x"):rep(300), MASK))
+        local head = frames.head(frames.way(from, nil, true))
+        assert.same({ 1, true, true, 300, MASK },
+            { head.opcode, head.is_final, head.has_reserved, head.length, head.mask })
+        assert.same({ nil, "gone" }, { frames.head(frames.way(ends(""), nil, true)) })
+    end)
+end)
+
+describe("masked and frame", function()
+    it("lay a mask on, which takes it off again, at every length", function()
+        for length = 0, 9 do
+            local text = ("abcdefghi"):sub(1, length)
+            local masked = frames.masked(text, MASK)
+            assert.equal(text, frames.masked(masked, MASK))
+            assert.equal(frame(0x81, masked, MASK), frames.frame(1, text, MASK))
+        end
+        assert.equal("`", frames.masked("a", MASK))
+    end)
+
+    it("say every length as it is said", function()
+        for _, length in ipairs({ 0, 125, 126, 65535, 65536, 300000 }) do
+            local text = ("x"):rep(length)
+            assert.is_true(frame(0x82, text) == frames.frame(2, text))
+        end
     end)
 end)
 

@@ -6,7 +6,7 @@ local fake_ngx = require("fake_ngx")
 local minted = require("minted")
 local policies = require("policies")
 
-local fake, health, inner_door, state, policy, answers, asked, aimed
+local fake, health, inner_door, state, policy, answers, asked
 
 local function row(name, changes)
     local found = {
@@ -32,15 +32,9 @@ end
 
 before_each(function()
     fake = fake_ngx.install()
-    package.loaded["portero.server.places"] = {
-        aim = function(of)
-            aimed = of.name
-            return of.ca and "_ca_1" or ""
-        end,
-    }
     inner_door = fake.load("portero.server.inner_door")
     inner_door.start({ sync_key = minted.SYNC_KEY })
-    answers, asked, aimed = {}, {}, nil
+    answers, asked = {}, {}
     inner_door.ask = function(target)
         asked[#asked + 1] = target
         local answer = answers[target] or { 404, "" }
@@ -49,10 +43,6 @@ before_each(function()
     state = fake.load("portero.server.server_state")
     health = fake.load("portero.server.health")
     health.start()
-end)
-
-after_each(function()
-    package.loaded["portero.server.places"] = nil
 end)
 
 local function say(target, status, body)
@@ -246,46 +236,5 @@ describe("a list", function()
             assert.is_true(seen("a").is_first)
         end
         assert.same({}, seen("a").models)
-    end)
-end)
-
-describe("aim", function()
-    local function aim(target, key)
-        fake.request({ target = target, headers = { ["x-portero-inner"] = key } })
-        health.aim()
-        return fake.answer
-    end
-
-    local function own_key()
-        local found
-        package.loaded["portero.server.inner_door"] = nil
-        local door = fake.load("portero.server.inner_door")
-        door.start({ sync_key = minted.SYNC_KEY })
-        door.ask("/", {}, 1, 1)
-        found = fake.sent[1]:match("Inner: (%x+)")
-        return found
-    end
-
-    it("leads a question of the gateway's own to the server that it names", function()
-        put_servers(row("a"), row("b", { ca = "x" }))
-        local key = own_key()
-        assert.equal("@ask", aim("/servers/a/v1/models", key).exec)
-        assert.equal("a", aimed)
-        assert.equal("/v1/models", fake.ngx.var.upstream_target)
-        assert.equal("@ask_ca_1", aim("/servers/b/api/tags", key).exec)
-        assert.equal(404, aim("/servers/c/v1/models", key).exit)
-        package.loaded["portero.server.places"].aim = function() return nil, "no address" end
-        for _ = 1, 3 do
-            assert.equal(502, aim("/servers/a/v1/models", key).exit)
-        end
-        assert.same({ "the LLM server a cannot be asked: no address" }, fake.logged)
-    end)
-
-    it("leads nobody else's", function()
-        put_servers(row("a"))
-        local answer = aim("/servers/a/v1/models", ("0"):rep(64))
-        assert.equal(403, answer.exit)
-        assert.is_nil(answer.exec)
-        assert.is_nil(aimed)
     end)
 end)

@@ -3,6 +3,7 @@
 
 local fake_ngx = require("fake_ngx")
 local minted = require("minted")
+local policies = require("policies")
 
 local MOST = 1000
 
@@ -124,5 +125,64 @@ describe("open", function()
         assert.equal(1, fake.closed)
         fake.connect_error = "connection refused"
         assert.same({ nil, "connection refused" }, { open() })
+    end)
+end)
+
+describe("aim", function()
+    local aimed, err_of_aim
+
+    before_each(function()
+        package.loaded["portero.server.places"] = {
+            aim = function(of)
+                aimed = of.name
+                return not err_of_aim and (of.ca and "_ca_1" or "") or nil, err_of_aim
+            end,
+        }
+        aimed, err_of_aim = nil, nil
+        package.loaded["portero.server.inner_door"] = nil
+        inner_door = fake.load("portero.server.inner_door")
+        inner_door.start({ sync_key = minted.SYNC_KEY })
+        local listed = policies.listed()
+        listed.servers, listed.management = {}, {}
+        for index, name in ipairs({ "a", "b" }) do
+            listed.servers[index] = {
+                name = name, kind = "vllm", dialect = "openai", model_names = "exact", weight = 1,
+                scheme = "http", host = "10.0.0.1", port = 80, ca = name == "b" and "x" or nil,
+            }
+        end
+        policies.put(fake, listed)
+    end)
+
+    after_each(function()
+        package.loaded["portero.server.places"] = nil
+    end)
+
+    local function aim(target, key, location)
+        fake.request({ target = target, headers = { ["x-portero-inner"] = key } })
+        inner_door.aim(location or "@ask")
+        return fake.answer
+    end
+
+    it("leads a question of the gateway's own to the server that it names", function()
+        local key = key_sent()
+        assert.equal("@ask", aim("/servers/a/v1/models", key).exec)
+        assert.equal("a", aimed)
+        assert.equal("/v1/models", fake.ngx.var.upstream_target)
+        assert.equal("@socket_ca_1",
+            aim("/sockets/b/v1/realtime?model=x", key, "@socket").exec)
+        assert.equal("/v1/realtime?model=x", fake.ngx.var.upstream_target)
+        assert.equal(404, aim("/servers/c/v1/models", key).exit)
+        err_of_aim = "no address"
+        for _ = 1, 3 do
+            assert.equal(502, aim("/servers/a/v1/models", key).exit)
+        end
+        assert.same({ "the LLM server a cannot be asked: no address" }, fake.logged)
+    end)
+
+    it("leads nobody else's", function()
+        local answer = aim("/servers/a/v1/models", ("0"):rep(64))
+        assert.equal(403, answer.exit)
+        assert.is_nil(answer.exec)
+        assert.is_nil(aimed)
     end)
 end)

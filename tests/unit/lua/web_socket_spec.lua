@@ -178,3 +178,94 @@ describe("run", function()
         assert.equal("\136\130\1\2\3\4\2\234", up)
     end)
 end)
+
+describe("run with what is judged", function()
+    local talk, said
+
+    before_each(function()
+        package.loaded["portero.answer.client_events"] = {
+            current = function() return talk end,
+            judge = function(_, text)
+                said[#said + 1] = text
+                return text ~= "bad" and text or nil, "model_not_found"
+            end,
+            tap = function() end,
+            settle_on = function(_, row) said[#said + 1] = row.name end,
+            finish = function() talk = nil end,
+        }
+        package.loaded["portero.server.forwarding"] = {
+            begin = function() end, opened = function() said[#said + 1] = "opened" end,
+            next = function() return table.remove(fake.rows, 1), "not_ready" end,
+            pass_over = function(status, is_begun)
+                said[#said + 1] = ("%d %s"):format(status, is_begun)
+                return status == 503
+            end,
+            finish = function() said[#said + 1] = "finished" end,
+        }
+        package.loaded["portero.answer.web_socket"] = nil
+        web_socket = fake.load("portero.answer.web_socket")
+        talk, said, fake.rows = { most_bytes = 100, claims = {} }, {}, {}
+    end)
+
+    after_each(function()
+        package.loaded["portero.answer.client_events"] = nil
+        package.loaded["portero.server.forwarding"] = nil
+    end)
+
+    local function text(words)
+        return require("portero.answer.frames").frame(1, words, "\1\2\3\4")
+    end
+
+    it("tells both sides of a message that was refused, and why", function()
+        local down, up = run(socket(text("good") .. text("bad"), true), socket("", true))
+        assert.same({ "good", "bad" }, said)
+        assert.equal("\136\96\3\240model_not_found: The model does not exist, or you do not have"
+            .. " access to it.", (down:gsub("^\136.", "\136\96")))
+        assert.equal("\129\132", up:sub(1, 2))
+        assert.equal("\136", up:sub(11, 11))
+    end)
+
+    it("tells what is no text, and what is too long", function()
+        assert.matches("\3\235binary", (run(socket("\130\128\1\2\3\4", true), socket("", true))))
+        assert.matches("\3\241a message", (run(socket(text(("x"):rep(101)), true),
+            socket("", true))))
+    end)
+
+    it("asks the next server where one gives no connection, and else none", function()
+        talk.plan, fake.rows = {}, { { name = "a" }, { name = "b" }, { name = "c" } }
+        local answers = {
+            { socket = socket(""), status = 503, head = { ["x-portero-sent"] = "0, 120" } },
+            { socket = socket(""), status = 500, head = { ["x-portero-sent"] = "0" } },
+        }
+        local open = package.loaded["portero.server.inner_door"]
+        open.open = function()
+            local one = table.remove(answers, 1)
+            return one.socket, one.status, one.head
+        end
+        assert.equal("upstream_unavailable", refused())
+        assert.same({ "503 true", "500 false" }, said)
+        fake.rows = {}
+        assert.equal("not_ready", refused())
+    end)
+
+    it("answers a client before it knows the server, and asks for its first message", function()
+        talk.plan, talk.is_undecided, fake.rows = {}, true, { { name = "a" } }
+        local down, up = run(socket(text("hello"), true), socket("\129\2hi"))
+        assert.equal("\129\2hi", down:sub(1, 4))
+        assert.same({ "hello", "opened", "a" }, said)
+        assert.equal("\129\133", up:sub(1, 2))
+        said, fake.rows = {}, {}
+        down = run(socket(text("hello") .. "\136\128\1\2\3\4"), socket(""))
+        assert.matches("^\136.\3\245not_ready: ", down)
+        down = run(socket(text("bad") .. "\136\128\1\2\3\4"), socket(""))
+        assert.matches("^\136.\3\240model_not_found: ", down)
+        verdict = "revoked"
+        down = run(socket("", true), socket(""))
+        assert.equal("\136\15\3\240token revoked", down)
+    end)
+
+    it("ends with what was noted of the request given back", function()
+        web_socket.finish()
+        assert.same({ nil, { "finished" } }, { talk, said })
+    end)
+end)

@@ -173,17 +173,18 @@ local function is_model_judged(list, route, plan)
     return list or (plan and route.model)
 end
 
---- What is said over a WebSocket is not looked into: it could name any model, and ask for anything.
-local function may_open_socket(its_limits)
-    local allowed = its_limits.server_side
-    return not its_limits.models and (not allowed or allowed.tools and allowed.fetch)
+--- Of a WebSocket the handshake is judged here, and what is said then as it is said
+--- (`answer/client_events.lua`).
+local function judge_socket(ticket, route, value, query, plan)
+    local models = ticket.limits.models
+    return is_model_judged(models, route, plan) and route.model
+        and request_model.refusal(route, value, query, models, nil, plan) or nil
 end
 
 --- Which model, and what else the body asks of the LLM server.
 local function judge_body(ticket, route, value, query, plan)
     if route.answered_by == "socket" then
-        return plan and "socket_with_servers"
-            or not may_open_socket(ticket.limits) and "socket_unjudged" or nil
+        return judge_socket(ticket, route, value, query, plan)
     end
     local models = ticket.limits.models
     local allowed = METERED[route.class] and ticket.limits.server_side or nil

@@ -352,7 +352,8 @@ end
 -- What is watched: within values of the top level, members by their names, and items of arrays.
 
 --- What a place may be: `members` by name, `items` of an array, and `text`, which is told the
---- beginning of a string. Several places may be one, and one may be within itself.
+--- beginning of a string, the bytes, and where its value stands, quotes and all. Several places may
+--- be one, and one may be within itself.
 ---@param node table { members, items, text }, each or none
 ---@return table node
 function _M.node(node)
@@ -449,7 +450,8 @@ local function add_watched_text()
     goes_into_watched[QUOTE] = add_string(new_event(function(scan, at)
         local tell = scan.child.text
         if tell then
-            tell(scan.found, beginning(scan.bytes, scan.from, at - 1))
+            local from = scan.from
+            tell(scan.found, beginning(scan.bytes, from, at - 1), scan.bytes, from - 1, at)
         end
         return scan.back, at
     end))

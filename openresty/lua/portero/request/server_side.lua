@@ -158,6 +158,49 @@ local NODES = {
 }
 
 ---------
+-- Events of a WebSocket (OpenAI's realtime, and its Responses): a session, a response that is asked
+-- for, and an item hold what a body holds at its top.
+
+--- A model within an event, for which the server would leave the one that was judged. What stands
+--- in a transcription's place is a helper beside that.
+local function tells_model(is_helper)
+    return { text = function(found, _, bytes, from, to)
+        found.models = found.models or {}
+        found.models[#found.models + 1] = {
+            name = json_body.text(bytes, from, to), from = from, to = to, is_helper = is_helper,
+        }
+    end }
+end
+
+--- Of the conversation of this very connection, or none.
+local OWN_CONVERSATIONS = { auto = true, none = true }
+local converses = function(found) found.converses = true end
+local CONVERSATION = {
+    text = function(found, text)
+        found.converses = found.converses or not OWN_CONVERSATIONS[text or ""] or nil
+    end,
+    members = { id = { text = converses } },
+}
+
+local function tells_previous(found, _, bytes, from, to)
+    read_previous(found, nil, bytes, from, to)
+end
+
+local TRANSCRIPTION = { members = { model = tells_model(true) } }
+local SESSION = { members = {
+    model = tells_model(false), tools = TOOL, metadata = METADATA, input = ITEM,
+    conversation = CONVERSATION,
+    previous_response_id = { text = tells_previous },
+    input_audio_transcription = TRANSCRIPTION,
+    audio = { members = { input = { members = { transcription = TRANSCRIPTION } } } },
+} }
+
+local EVENT_NODES = { session = SESSION, response = SESSION, item = ITEM }
+for name, place in pairs(NODES) do
+    EVENT_NODES[name] = place
+end
+
+---------
 -- A place in the queue.
 
 local function read_priority(found, _, _, from, to, name_from)
@@ -220,7 +263,7 @@ local function number(place)
     end
 end
 
-for _, place in pairs(NODES) do
+for _, place in pairs(EVENT_NODES) do
     number(place)
 end
 
@@ -236,6 +279,11 @@ _M.WATCH = {
         previous_response_id = read_previous, conversation = read_conversation,
     },
 }
+
+--- The same of an event that comes over a WebSocket: of a session, a response and an item too. It
+--- also notes `models`, those that are named within these: { name: false for what is none, from,
+--- to, is_helper: of a transcription }.
+_M.EVENTS = { nodes = EVENT_NODES, fields = _M.WATCH.fields }
 
 --- What of it a caller may not ask for.
 ---@param found table

@@ -28,7 +28,7 @@ local WAIT_SECONDS = 10
 --- to one more server, by two, and back from there, and to its refusal.
 local MOST_HOPS = 6
 
-local NOT_READY = 503
+local OK, NOT_READY = 200, 503
 local REFUSES_KEY = { [401] = true, [403] = true, [407] = true }
 
 --- Request ID -> { policy, rows, claims, tried: by name, hops, row: the server that is asked,
@@ -60,19 +60,26 @@ local function was_not_begun()
     return last(var.upstream_bytes_sent) == "0"
 end
 
---- Tell how a server did.
-local function report(journey)
-    local name, policy, status = journey.row.name, journey.policy, status_of_last()
-    if not status then
-        return
-    elseif was_not_begun() then
+--- Tell how a server did that answered so; `is_begun` where something of the request was sent,
+--- `is_answer` where the status is the server's own.
+local function tell(journey, status, is_begun, is_answer)
+    local name, policy = journey.row.name, journey.policy
+    if not is_begun then
         server_state.failed(policy, name)
     elseif status == NOT_READY then
         server_state.answered_503(policy, name)
     elseif REFUSES_KEY[status] then
         server_state.refused_credential(policy, name)
-    elseif last(var.upstream_header_time) ~= "-" then
+    elseif is_answer then
         server_state.answered(policy, name)
+    end
+end
+
+--- The same of what nginx noted.
+local function report(journey)
+    local status = status_of_last()
+    if status then
+        tell(journey, status, not was_not_begun(), last(var.upstream_header_time) ~= "-")
     end
 end
 
@@ -219,11 +226,53 @@ function _M.enter()
     return go(journey)
 end
 
+--- What is told of it where nothing else was: no server can be asked.
+local function code_of_none(journey)
+    local only = #journey.rows == 1 and next(journey.tried) and "upstream_unavailable"
+    return journey.code or only or "not_ready"
+end
+
+--- The next server of a connection that Lua opens by itself (`content`), behind those that were
+--- tried; its place is held until `pass_over`, or the end.
+---@return table|nil row
+---@return string|nil code why there is none
+function _M.next()
+    local journey = journeys[var.request_id]
+    local row = next_of(journey)
+    journey.code = row and code_of_caller(journey) or nil
+    if not row then
+        return nil, code_of_none(journey)
+    end
+    journey.row, journey.tried[row.name] = row, true
+    if journey.code then
+        put_down(journey)
+        return nil, journey.code
+    end
+    var.llm_server = row.name
+    return row
+end
+
+--- It gave the connection.
+function _M.opened()
+    tell(journeys[var.request_id], OK, true, true)
+end
+
+--- It did not; whether the next one may be asked in its place: where nothing was sent, or it does
+--- nothing now.
+---@param status integer of its answer, or of nginx in its place
+---@param is_begun boolean whether something was sent to it
+---@return boolean may_go_on
+function _M.pass_over(status, is_begun)
+    local journey = journeys[var.request_id]
+    tell(journey, status, is_begun, true)
+    local may_go_on = (not is_begun or status == NOT_READY) and #journey.rows > 1
+    put_down(journey)
+    return may_go_on
+end
+
 --- Say that no server can be asked, or that the caller may not be served any more (`content`).
 function _M.refuse()
-    local journey = journeys[var.request_id]
-    local only = #journey.rows == 1 and next(journey.tried) and "upstream_unavailable"
-    return errors.refuse(journey.code or only or "not_ready")
+    return errors.refuse(code_of_none(journeys[var.request_id]))
 end
 
 --- The request has ended (`log`).

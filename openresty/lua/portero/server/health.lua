@@ -7,10 +7,8 @@
 
 local cjson = require("cjson.safe")
 local dialects = require("portero.dialect.dialects")
-local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
 local inner_door = require("portero.server.inner_door")
-local places = require("portero.server.places")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
 
@@ -22,7 +20,6 @@ local LEASE_SECONDS = 3
 local MAX_BODY_BYTES = 2 * 1024 * 1024
 local MAX_MODELS = 5000
 local MAX_ID_BYTES = 1024
-local NOT_FOUND = 404
 --- What the server is told of who asks.
 local OWN_ADDRESS = { ["X-Real-Ip"] = "127.0.0.1" }
 
@@ -51,8 +48,6 @@ local SEQUENCES = {
 
 --- By row of the policy: when it is asked next, and how often in a row it was to no avail.
 local due, failed = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
---- By row: why it could not be aimed at.
-local told = setmetatable({}, { __mode = "k" })
 local tidied
 
 local _M = {}
@@ -206,45 +201,6 @@ end
 --- Keep asking, in whichever worker has the lease.
 function _M.start()
     assert(ngx.timer.every(TICK_SECONDS, tick))
-end
-
----------
--- The inner door's side of it.
-
-local function row_of(policy, name)
-    for _, row in ipairs(policy and policy.servers or {}) do
-        if row.name == name then
-            return row
-        end
-    end
-end
-
---- Say why a server cannot be aimed at, once.
-local function note(row, err)
-    if err and err ~= told[row] then
-        ngx.log(ngx.ERR, "the LLM server ", row.name, " cannot be asked: ", err)
-    end
-    told[row] = err
-end
-
---- Send a question of this gateway's own on to the server that its path names (`access`).
-function _M.aim()
-    if not inner_door.guard() then
-        return
-    end
-    shared_versions.look()
-    local name, path = ngx.var.request_uri:match("^/servers/([^/]+)(/.*)$")
-    local row = row_of(in_force.current(), name)
-    if not row then
-        return errors.exit(NOT_FOUND)
-    end
-    local suffix, err = places.aim(row)
-    note(row, err)
-    if not suffix then
-        return errors.exit(ngx.HTTP_BAD_GATEWAY)
-    end
-    ngx.var.upstream_target = path
-    return ngx.exec("@ask" .. suffix)
 end
 
 return _M

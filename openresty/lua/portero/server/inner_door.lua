@@ -7,6 +7,9 @@
 
 local crypto = require("portero.token.crypto")
 local errors = require("portero.errors")
+local in_force = require("portero.policy.in_force")
+local places = require("portero.server.places")
+local shared_versions = require("portero.shared_versions")
 
 local LABEL = "portero-inner-1"
 local KEY_HEADER = "X-Portero-Inner"
@@ -15,10 +18,12 @@ local CHUNK_BYTES = 64 * 1024
 local MILLISECONDS = 1000
 --- With less than this left, nothing can come any more.
 local LEAST_SECONDS = 0.001
-local FORBIDDEN = 403
+local FORBIDDEN, NOT_FOUND = 403, 404
 local BODILESS = { [204] = true, [304] = true }
 
 local key, address
+--- By row of the policy: why it could not be aimed at.
+local told = setmetatable({}, { __mode = "k" })
 
 local _M = {}
 
@@ -38,6 +43,44 @@ function _M.guard()
         errors.exit(FORBIDDEN)
     end
     return is_own
+end
+
+local function row_of(policy, name)
+    for _, row in ipairs(policy and policy.servers or {}) do
+        if row.name == name then
+            return row
+        end
+    end
+end
+
+--- Say why a server cannot be aimed at, once.
+local function note(row, err)
+    if err and err ~= told[row] then
+        ngx.log(ngx.ERR, "the LLM server ", row.name, " cannot be asked: ", err)
+    end
+    told[row] = err
+end
+
+--- Send a question of this gateway's own on to the server that its path names behind one segment
+--- (`access`).
+---@param location string where it is asked; a server with certificates of its own has one beside it
+function _M.aim(location)
+    if not _M.guard() then
+        return
+    end
+    shared_versions.look()
+    local name, target = ngx.var.request_uri:match("^/[^/]+/([^/]+)(/.*)$")
+    local row = row_of(in_force.current(), name)
+    if not row then
+        return errors.exit(NOT_FOUND)
+    end
+    local suffix, err = places.aim(row)
+    note(row, err)
+    if not suffix then
+        return errors.exit(ngx.HTTP_BAD_GATEWAY)
+    end
+    ngx.var.upstream_target = target
+    return ngx.exec(location .. suffix)
 end
 
 local function question_of(target, headers, version, connection)
