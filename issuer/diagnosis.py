@@ -295,7 +295,7 @@ def _llm_servers(gateway: Gateway) -> Iterator[Finding]:
     """Those of the policy by what the gateway knows; those of LLM_UPSTREAM are tried now."""
     rows = gateway.servers()
     if rows:
-        are_up = [row.get("state") == "up" for row in rows]
+        are_up = [row.get("state") == "up" and not row.get("taken_out") for row in rows]
         yield from (_llm_server(gateway, row, any(are_up)) for row in rows)
         return
     pool = gateway.pool() or []
@@ -309,6 +309,9 @@ def _llm_servers(gateway: Gateway) -> Iterator[Finding]:
 
 def _llm_server(gateway: Gateway, row: Mapping[str, Any], any_up: bool) -> Finding:
     name, state = row.get("name"), str(row.get("state"))
+    if row.get("taken_out"):
+        words, do = f"{gateway.url}: {name} is taken out", f"portero-admin servers put-back {name}"
+        return Finding("LLM server", _of_one(False, any_up), words, do)
     if state == "up":
         count = len(row.get("models") or [])
         return Finding("LLM server", OK, f"{gateway.url}: {name} is up, with {count} models")

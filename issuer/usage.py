@@ -1,4 +1,5 @@
-"""What is asked of usage, and how the answer is written: JSON, CSV or a table.
+"""What is asked of usage, and how the answer is written: JSON, CSV or a table; and what is left
+of a caller's budgets.
 
 A question that is not good is `Unacceptable`, and its text says what would be. It must never answer
 about more than one user where one was named.
@@ -8,11 +9,14 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
 from issuer.errors import Unacceptable
-from issuer.store.usage import COUNTS, KEYS, Question
+from issuer.policy.budgets import Group
+from issuer.policy.roles import Limits
+from issuer.store.usage import COUNTS, KEYS, Question, Usage
 
 #: How far back it goes where nobody says from when, today within.
 DAYS = 30
@@ -52,6 +56,42 @@ def _by(text: str | None) -> tuple[str, ...]:
     if not set(names) <= set(KEYS) or len(set(names)) != len(names):
         raise Unacceptable(f"by must be one or more of {', '.join(KEYS)}, with commas between.")
     return names
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a budget: so many tokens of `most` in this day or month of UTC; the caller's
+    own, or that of a group.
+    """
+
+    period: str
+    most: int
+    left: int
+    group: str | None = None
+
+
+def left_of(
+    user: str, limits: Limits, groups: Sequence[Group], used: Usage, today: date
+) -> list[Left]:
+    """Of every budget that a user is held to."""
+    own = Group("", (user,), limits.tokens_per_day, limits.tokens_per_month)
+    budgets = [own, *(group for group in groups if user in group.members)]
+    held = [one for one in budgets if one.tokens_per_day or one.tokens_per_month]
+    spent = used.spent_by({name for one in held for name in one.members}, today.isoformat())
+    return [left for one in held for left in _left(one, spent)]
+
+
+def _left(budget: Group, spent: Mapping[str, tuple[int, int]]) -> list[Left]:
+    sums = [spent.get(member, (0, 0)) for member in budget.members]
+    known = (
+        ("day", budget.tokens_per_day, sum(day for day, _ in sums)),
+        ("month", budget.tokens_per_month, sum(month for _, month in sums)),
+    )
+    return [
+        Left(period, most, max(0, most - used), budget.name or None)
+        for period, most, used in known
+        if most is not None
+    ]
 
 
 def as_csv(asked: Question, rows: Rows) -> str:

@@ -87,18 +87,17 @@ class Usage:
 
     def spent(self, boot: str, day: str) -> tuple[int, dict[str, tuple[int, int]]]:
         """Which batch of this life is in it, and by user the tokens of that day and its month."""
-        month = day[:MONTH]
-        rows = select(spent).where(spent.c.period.in_((day, month)))
 
         def read(connection: Connection) -> tuple[int, dict[str, tuple[int, int]]]:
             # First: what is added between the two is then told a second time, by the gateway.
             taken = _taken(connection, boot)
-            found: dict[str, dict[str, int]] = {}
-            for row in connection.execute(rows):
-                found.setdefault(row.user, {})[row.period] = int(row.tokens)
-            return taken, {user: (of.get(day, 0), of.get(month, 0)) for user, of in found.items()}
+            return taken, _tokens(connection, day)
 
         return self._database.read(read)
+
+    def spent_by(self, users: Collection[str], day: str) -> dict[str, tuple[int, int]]:
+        """The same of some users alone, who have used anything."""
+        return self._database.read(lambda connection: _tokens(connection, day, users))
 
     def asked(self, question: Question) -> list[dict[str, Any]]:
         """The sums, in the order of what they are told apart by."""
@@ -120,6 +119,20 @@ def _spent(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
         for period in (row["day"], row["day"][:MONTH]):
             sums[period, row["user"]] += row["prompt_tokens"] + row["completion_tokens"]
     return sums
+
+
+def _tokens(
+    connection: Connection, day: str, users: Collection[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """By user the tokens of a day and its month."""
+    month = day[:MONTH]
+    rows = select(spent).where(spent.c.period.in_((day, month)))
+    if users is not None:
+        rows = rows.where(spent.c.user.in_(users))
+    found: dict[str, dict[str, int]] = {}
+    for row in connection.execute(rows):
+        found.setdefault(row.user, {})[row.period] = int(row.tokens)
+    return {user: (of.get(day, 0), of.get(month, 0)) for user, of in found.items()}
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from issuer.errors import TooManyApiKeys, Unacceptable
 from issuer.policy.roles import ANY_MODEL, Limits, Roles
 from issuer.store.usage import Usage
 from issuer.sync.active_tokens import Revocation
+from issuer.sync.policy_in_force import PolicyInForce
 from issuer.tokens import Claims
 from issuer.tokens import api_keys as forms
 from issuer.tokens.api_keys import Wanted
@@ -44,12 +45,22 @@ class _Shown(NamedTuple):
 _NOTHING = _Shown()
 
 
-def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage, base_url: str) -> Blueprint:
+def blueprint(
+    authority: Authority, api_keys: ApiKeys, used: Usage, policy: PolicyInForce, base_url: str
+) -> Blueprint:
     """The endpoints over one authority; `base_url` is where programs find the gateway."""
     routes = Blueprint("account", __name__, url_prefix="/account")
 
+    def standing_of(claims: Claims, roles: Roles) -> dict[str, Any]:
+        """Who has budgets is told what is left of them."""
+        limits, today = roles.limits_of(claims.subject), datetime.now(UTC).date()
+        assert limits is not None
+        left = usage.left_of(claims.subject, limits, policy.in_force().groups, used, today)
+        more = {"budgets": [vars(one) for one in left]} if left else {}
+        return {**_standing(authority, claims, roles), **more}
+
     def page(claims: Claims, roles: Roles, shown: _Shown = _NOTHING) -> Response:
-        standing = _standing(authority, claims, roles)
+        standing = standing_of(claims, roles)
         keys = api_keys.listed(claims.subject) if _is_owner(claims) else []
         days = _used_by_day(used, claims.subject)
         return _page(standing, roles, [one.shown_key for one in keys], days, base_url, shown)
@@ -59,7 +70,7 @@ def blueprint(authority: Authority, api_keys: ApiKeys, used: Usage, base_url: st
     def who_am_i(claims: Claims, roles: Roles) -> Response:
         if responses.wants_page():
             return page(claims, roles)
-        return make_response(jsonify(_standing(authority, claims, roles)))
+        return make_response(jsonify(standing_of(claims, roles)))
 
     @routes.get("/keys")
     @_by_owner(authority)

@@ -23,11 +23,15 @@ PICTURES = ROOT / ".cache" / "browser"
 #: What a page says of a refusal, and where tests provoke one; they look at what is shown.
 REFUSED, PROVOKED = "Failed to load resource", ("/v1/", "/account/keys", "/admin/")
 LIMIT = 200
+BUDGET = 1_000_000
 
 
 def _policy(content: dict[str, Any]) -> None:
     """As shipped, but a user has a limit that shows, and its role few keys."""
-    content["users"]["USRSTEST01"] = {"requests_per_minute": LIMIT}
+    budget = {"tokens_per_day": BUDGET, "tokens_per_month": 10 * BUDGET}
+    content["users"]["USRSTEST01"] = {"requests_per_minute": LIMIT, **budget}
+    members = ["USRSTEST01", "AGIATEST01"]
+    content["groups"] = [{"name": "research", "members": members, "tokens_per_day": 2 * BUDGET}]
     content["roles"]["user"]["api_keys"] = {"most": 3, "longest_days": 90}
 
 

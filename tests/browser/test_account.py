@@ -8,6 +8,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import BUDGET
 from tests.browser.test_chat import CHAT, events_of
 from tests.support.deployment import Caller, Local
 from tests.support.upstream import Upstream, wait_for
@@ -176,3 +177,28 @@ def tab_to(page: Page, id: str = "", text: str = "") -> None:
         if ((found := page.evaluate(focus))[0] == id and id) or (text and found[1] == text):
             return
     raise AssertionError(f"no way to {id or text} by keyboard")
+
+
+def test_what_is_left_of_budgets_stands_beside_the_limits(
+    open_page: OpenPage, portero: Local, llm: Upstream
+) -> None:
+    caller = Caller(portero)
+
+    def left() -> dict[tuple[str | None, str], int]:
+        told = caller.call(caller.token(USER), "/account", "GET").json()["budgets"]
+        assert all(one["left"] <= one["most"] for one in told)
+        return {(one["group"], one["period"]): one["left"] for one in told}
+
+    before = left()
+    used = [caller.call(caller.token(user)).json()["usage"] for user in (USER, "AGIATEST01")]
+    mine, others = (one["prompt_tokens"] + one["completion_tokens"] for one in used)
+    after = {name: had - mine for name, had in before.items()}
+    after["research", "day"] -= others
+    assert list(after) == [(None, "day"), (None, "month"), ("research", "day")]
+    wait_for(lambda: left() == after, 5, "the store has it")
+    page = open_page("/account", USER, java_script_enabled=False)
+    limits = page.get_by_role("region", name="Limits")
+    expect(limits).to_contain_text(f"{after[None, 'day']:,} of {BUDGET:,}")
+    expect(limits).to_contain_text("Left of the group research's tokens today (UTC)")
+    page = open_page("/account", "ADMNTEST01")
+    expect(page.get_by_role("region", name="Limits")).not_to_contain_text("Left of")

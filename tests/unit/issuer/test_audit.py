@@ -316,7 +316,18 @@ CHANGES = {
 #: `reconcile` does by itself has tests below.
 NO_CHANGES = {
     *("POST /validate", "POST /oauth/introspect", "POST /admin/policy"),
-    *("init", "check", "explain", "servers", "reconcile", "sessions", "audit", "usage", "tls make"),
+    *(
+        "init",
+        "check",
+        "doctor",
+        "explain",
+        "servers",
+        "reconcile",
+        "sessions",
+        "audit",
+        "usage",
+        "tls make",
+    ),
     *("signing-keys list", "users list", "api-keys list"),
 }
 

@@ -235,6 +235,12 @@ CASES: dict[str, tuple[Callable[[Stand], None], str, str, str]] = {
         "warning",
         "rack is down",
     ),
+    "an LLM server is taken out": (
+        spoil(rows=[{**ROW, "taken_out": True}]),
+        "LLM server",
+        "fault",
+        "rack is taken out",
+    ),
     "an LLM server that was not asked yet": (
         spoil(rows=[{**ROW, "state": "unknown"}]),
         "LLM server",
