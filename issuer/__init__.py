@@ -78,6 +78,7 @@ class Parts:
             policy_file=self.settings.policy_file,
             gateways=self.gateways,
             used=self.usage,
+            data_dir=self.settings.data_folder,
         )
 
     @property

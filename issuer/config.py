@@ -75,6 +75,12 @@ class Settings:
         """
         return _file_of(self.database_url).with_name(KEY_FILE)
 
+    @property
+    def data_folder(self) -> Path:
+        """Where the store's file is, or without one what else is written here."""
+        url = self.database_url
+        return (_file_of(url) if _is_file(url) else self.credentials_file).parent
+
 
 class _Reader:
     """Reads single values and remembers what was wrong with them."""

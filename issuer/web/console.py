@@ -5,13 +5,14 @@ a page of its own that works without scripts, and the page behind it says what w
 never show a secret but the one that was just made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g, jsonify, make_response, request
 
 from issuer import metrics, usage
 from issuer.api_keys import ApiKeys
@@ -29,6 +30,7 @@ from issuer.web import audit_question, caller, pages
 
 #: Rows of a page, and how many of the newest a filter looks through.
 SHOWN, LOOKED_THROUGH = 200, 10_000
+GIBIBYTE, DAY_SECONDS = 1024**3, 86_400
 #: Label of a page -> its path; the order is that of the links.
 PAGES = {
     "console.overview": "/admin/",
@@ -51,6 +53,16 @@ class House:
     policy_file: Path
     gateways: Gateways
     used: Usage
+    data_dir: Path
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the overview: what a script finds it by, what it is about, and what it says."""
+
+    name: str
+    about: str
+    says: str
 
 
 @dataclass(frozen=True)
@@ -125,18 +137,40 @@ class _Pages:
     # What is shown
 
     def overview(self) -> Response:
-        """How things stand; console.js adds what moves."""
-        now = self._authority.now()
-        servers = self._servers()
-        return self._page(
-            "overview",
-            script="/static/console.js",
-            active=self._authority.active.store.count_active(now),
-            gateways=[(one.url, one.state().ok) for one in self._house.gateways.each],
-            servers=servers,
-            faults=self._house.policy.faults(),
-            serial=self._house.policy.serial,
-        )
+        """How things stand; console.js asks for the same again and again, as JSON."""
+        figures = [*self._of_issuer(), *self._of_gateways(), *self._of_servers()]
+        if request.accept_mimetypes.best == "application/json":
+            return make_response(jsonify(figures={one.name: one.says for one in figures}))
+        faults = self._house.policy.faults()
+        script = "/static/console.js"
+        return self._page("overview", script=script, figures=figures, faults=faults)
+
+    def _of_issuer(self) -> Iterator[Figure]:
+        count = self._authority.active.store.count_active(self._authority.now())
+        yield Figure("active", pages.text("console.active"), str(count))
+        serial = str(self._house.policy.serial)
+        yield Figure("policy", pages.text("console.policy_number"), serial)
+        disk = shutil.disk_usage(self._house.data_dir)
+        free, total = (f"{size / GIBIBYTE:,.1f}" for size in (disk.free, disk.total))
+        says = pages.text("console.disk_free", free=free, total=total)
+        yield Figure("disk", pages.text("console.disk"), says)
+
+    def _of_gateways(self) -> Iterator[Figure]:
+        for place, one in enumerate(self._house.gateways.each):
+            told = one.metrics()
+            says = pages.text("console.no_answer" if told is None else "console.answers")
+            yield Figure(f"gateway-{place}", f"{pages.text('console.gateway')} {one.url}", says)
+            about = f"{pages.text('console.certificate')} {one.url}"
+            yield Figure(f"certificate-{place}", about, _said_of_certificate(told))
+
+    def _of_servers(self) -> Iterator[Figure]:
+        taken_out = self._house.policy.taken_out()
+        for place, one in enumerate(self._servers()):
+            says = pages.text_or(f"state.{one['state']}", one["state"])
+            if out := taken_out.get(one["name"]):
+                says = f"{says}; {pages.text('console.out_by', by=out.by)} {pages.utc(out.since)}"
+            about = f"{pages.text('console.server')} {one['name']}"
+            yield Figure(f"server-{place}", about, says)
 
     def sessions(self, done: Done = Done()) -> Response:
         """The newest active tokens, as far as the filter lets."""
@@ -348,6 +382,17 @@ def _ended(done: Revocation, label: str, which: str = "") -> Done:
     metrics.REVOCATIONS.labels("admin").inc()
     name = f"{label}_pending" if done.pending else label
     return Done(pages.text(name, which=which, count=len(done.sessions)))
+
+
+def _said_of_certificate(told: Mapping[str, float] | None) -> str:
+    """When a gateway's certificate ends, by its metrics."""
+    if told is None:
+        return pages.text("console.no_answer")
+    left = told.get("portero_tls_certificate_seconds_left")
+    if left is None:
+        return pages.text("console.no_certificate")
+    name = "console.certificate_left" if left > 0 else "console.certificate_over"
+    return pages.text(name, days=int(left // DAY_SECONDS))
 
 
 def _told(text: str, which: str, pending: Sequence[str]) -> Done:

@@ -1,5 +1,6 @@
 """The console: an admin finds out what is wrong and mends it, with scripts and without."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -54,6 +55,23 @@ def test_the_overview_has_figures_that_move_without_a_reload(
     for _ in range(5):
         caller.call(agent)
     expect(figure).not_to_have_text("0", timeout=10_000)
+    says = page.locator("[data-says=active]")
+    before = int(says.inner_text())
+    caller.token("AGNRTEST01")
+    expect(says).to_have_text(str(before + 1), timeout=10_000)
+
+
+@SCRIPTS
+def test_the_overview_says_how_the_disk_the_gateways_and_their_certificates_stand(
+    open_page: OpenPage, scripts: bool
+) -> None:
+    page = open_page("/admin/", ADMIN, java_script_enabled=scripts)
+    told = page.get_by_role("region", name="Overview")
+    expect(told.locator("[data-says=disk]")).to_have_text(
+        re.compile(r"[\d.,]+ of [\d.,]+ GiB free")
+    )
+    expect(told.locator("[data-says=gateway-0]")).to_have_text("answers")
+    expect(told.locator("[data-says=certificate-0]")).to_have_text("none: it speaks plain HTTP")
 
 
 @SCRIPTS

@@ -123,6 +123,13 @@ def token(door: Door) -> str:
     return Caller(door.running).token("AGIATEST01")
 
 
+def test_the_console_says_when_the_certificate_ends(door: Door) -> None:
+    admin = Caller(door.running).token("ADMNTEST01")
+    headers = {"Accept": "application/json"}
+    told = Caller(door.running).call(admin, "/admin/", "GET", headers=headers).json()["figures"]
+    assert re.fullmatch(r"ends in \d{2,4} days", told["certificate-0"])
+
+
 # --- what it speaks ---
 
 

@@ -1,5 +1,5 @@
-// Figures that move, of the gateway that answers: what its metrics count, asked again and again, as
-// what came in between. Without scripts, or without the class metrics, the page is whole without them.
+// The overview without a reload: what the page says, asked again and again; and, for who has the class
+// metrics, what the gateway that answers has counted in between. Whole without scripts.
 
 const EVERY_MS = 2000;
 const place = document.getElementById("live-figures");
@@ -25,7 +25,18 @@ function show(now, seconds) {
   place.hidden = false;
 }
 
+async function lookAgain() {
+  const answer = await fetch(location.pathname, { headers: { Accept: "application/json" } });
+  if (!answer.ok) return;
+  const { figures } = await answer.json();
+  for (const one of document.querySelectorAll("[data-says]")) {
+    const says = figures[one.dataset.says];
+    if (says && says !== one.textContent) one.textContent = says;
+  }
+}
+
 async function look() {
+  if (!place) return;
   const answer = await fetch(place.dataset.metrics);
   if (!answer.ok) return;
   const now = valuesOf(await answer.text());
@@ -35,8 +46,8 @@ async function look() {
 }
 
 async function keepLooking() {
-  if (!document.hidden) await look().catch(() => {});
+  if (!document.hidden) await Promise.allSettled([look(), lookAgain()]);
   setTimeout(keepLooking, EVERY_MS);
 }
 
-if (place) keepLooking();
+keepLooking();
