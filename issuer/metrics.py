@@ -12,6 +12,8 @@ LOGINS = Counter(
 )
 REVOCATIONS = Counter("portero_revocations", "Revocations asked for, by way.", ["way"])
 REFUSALS = Counter("portero_refusals", "Logins that could not be granted now, by code.", ["code"])
+#: What is worth an alarm is there from the start: of a series that begins at 1 no one sees a rise.
+REFUSALS.labels("capacity")
 
 SECRETS = Counter(
     "portero_secrets_checked",

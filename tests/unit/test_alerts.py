@@ -18,6 +18,20 @@ def test_prometheus_takes_the_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_rule_fires_and_is_silent_as_its_own_tests_say() -> None:
+    tests = ALERTS.with_name("alerts_test.yml")
+    done = subprocess.run(
+        ["promtool", "test", "rules", tests.name],
+        cwd=tests.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]:
+        assert rule["alert"] in tests.read_text()
+
+
 def test_every_metric_of_a_rule_is_in_the_api_page() -> None:
     page = (ROOT / "docs" / "http-api.md").read_text()
     rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]

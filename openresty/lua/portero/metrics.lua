@@ -131,7 +131,13 @@ local function add_servers(out, servers)
     add_requests(out, servers)
 end
 
+--- What is worth an alarm is there from the start: of a series that begins at 1 no one sees a rise.
+local ALARMING = { "internal_error", "upstream_unavailable" }
+
 local function add_decisions(out)
+    for _, decision in ipairs(ALARMING) do
+        dict:safe_add(decision, 0)
+    end
     head(out, "portero_decisions_total", "counter", "Requests judged and streams cut, by decision.")
     local decisions = dict:get_keys(0)
     table.sort(decisions)

@@ -53,6 +53,7 @@ describe("exposition", function()
         metrics.count("allowed")
         metrics.count("allowed")
         assert.matches('\nportero_decisions_total{decision="allowed"} 2\n'
+            .. 'portero_decisions_total{decision="internal_error"} 0\n'
             .. 'portero_decisions_total{decision="not_found"} 1\n', exposition(), 1, true)
     end)
 
@@ -143,7 +144,13 @@ describe("exposition", function()
         assert.equal("gauge", typed.portero_ready)
     end)
 
-    it("has no decision to show where nothing was asked yet", function()
-        assert.is_nil(exposition():find("decision=", 1, true))
+    it("has what is worth an alarm alone, with 0, where nothing was asked yet", function()
+        local text = exposition()
+        for _, decision in ipairs({ "internal_error", "upstream_unavailable" }) do
+            assert.matches('\nportero_decisions_total{decision="' .. decision .. '"} 0\n', text, 1,
+                true)
+        end
+        local _, lines = text:gsub("decision=", "")
+        assert.equal(2, lines)
     end)
 end)
