@@ -37,6 +37,7 @@ OWN_ROUTES = {
         "POST /admin/servers model=none",
         "GET /admin/api/sessions model=none",
         "DELETE /admin/api/sessions/{jti} model=none",
+        "GET /admin/api/users model=none",
         "DELETE /admin/api/users/{name}/sessions model=none",
         "GET /admin/api/users/{name}/keys model=none",
         "POST /admin/api/users/{name}/keys model=none",

@@ -57,9 +57,8 @@ class ApiKeyRule:
 class Role:
     """One role. `ttl_seconds` is the longest life of its tokens, `login` the one endpoint where its
     users sign in, `active_tokens` a user's most, `api_keys` None where its users have none, and
-    `stream_policy` what a stream outlives its
-    token by: `finish`, `cut`, or seconds. `values` are all fields as the file or a default has
-    them, for a field that only one place asks for.
+    `stream_policy` what a stream outlives its token by: `finish`, `cut`, or seconds. `values` are
+    all fields as the file or a default has them, for a field that only one place asks for.
     """
 
     name: str

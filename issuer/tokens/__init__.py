@@ -79,6 +79,11 @@ class Claims:
         is_within = self.scope is None or route_class in self.scope
         return is_within and roles.grants(self.role, route_class)
 
+    def classes(self, roles: Roles) -> list[str]:
+        """The classes of routes that it may be used for."""
+        role = roles.named(self.role)
+        return [one for one in role.routes if self.may_use(roles, one)] if role else []
+
 
 def is_jti(text: str) -> bool:
     """Whether a text has the one shape of a `jti`."""

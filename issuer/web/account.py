@@ -27,7 +27,7 @@ from issuer.tokens.api_keys import Wanted
 from issuer.web import caller, pages, responses
 
 _FIELDS = {"name", "days", "models"}
-_NO_SUCH_KEY = "No such API key."
+NO_SUCH_KEY = "No such API key."
 _FORM = "application/x-www-form-urlencoded"
 _MOST_DIGITS = 9
 
@@ -233,21 +233,20 @@ def revoked_answer(done: Revocation) -> Response:
     """204 when every gateway has acknowledged, 202 and which have not otherwise."""
     metrics.REVOCATIONS.labels("api_key").inc()
     if not done.sessions:
-        return responses.error("not_found", _NO_SUCH_KEY)
+        return responses.error("not_found", NO_SUCH_KEY)
     if done.pending:
         return make_response(jsonify(revoked=True, pending=list(done.pending)), 202)
     return make_response("", 204)
 
 
 def _standing(authority: Authority, claims: Claims, roles: Roles) -> dict[str, Any]:
-    role, limits = roles.named(claims.role), roles.limits_of(claims.subject)
-    assert role is not None
+    limits = roles.limits_of(claims.subject)
     assert limits is not None
     return {
         "subject": claims.subject,
         "role": claims.role,
         "credential": claims.jti if claims.is_api_key else "token",
-        "routes": [one for one in role.routes if claims.may_use(roles, one)],
+        "routes": claims.classes(roles),
         "models": _models(authority, claims, limits),
         "limits": {name: value for name, value in vars(limits).items() if name != "models"},
         "expires_at": claims.expires_at,

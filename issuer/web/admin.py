@@ -9,23 +9,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from flask import (
-    Blueprint,
-    Response,
-    g,
-    jsonify,
-    make_response,
-    redirect,
-    request,
-)
+from flask import Blueprint, Response, g, jsonify, make_response, request
 
 from issuer import metrics
 from issuer.api_keys import ApiKeys
 from issuer.authority import Authority
-from issuer.errors import Faults, TokenRefused
+from issuer.errors import Faults
 from issuer.store import Selection
 from issuer.sync.active_tokens import Revocation
-from issuer.tokens import presented_token
 from issuer.web import account, audit_question, caller, console, responses, usage
 
 CONSOLE = "console"
@@ -39,6 +30,7 @@ def blueprint(authority: Authority, api_keys: ApiKeys, house: console.House) -> 
     _add_sessions(routes, authority)
     _add_keys(routes, api_keys)
     _add_servers(routes, house)
+    routes.add_url_rule("/api/users", "users", lambda: _users(house))
     usage.add_to_console(routes, house.used)
     routes.add_url_rule("/api/audit", "audit", lambda: _audit_page(authority))
     console.add_to(routes, authority, api_keys, house)
@@ -50,18 +42,11 @@ def _ask_for_console(routes: Blueprint, authority: Authority) -> None:
 
     @routes.before_request
     def granted_only() -> Response | None:
-        roles = authority.roles()
-        try:
-            presented = presented_token.read(request.headers.get)
-            claims = authority.validate(presented.token, roles)
-        except TokenRefused:
-            if responses.wants_page():
-                return make_response(redirect("/admin/login?next=/admin/"))
-            return responses.error("invalid_api_key")
-        unsafe = request.method not in ("GET", "HEAD")
-        from_elsewhere = unsafe and presented.by_cookie and responses.from_another_site()
-        is_granted = claims.may_use(roles, CONSOLE) and not claims.is_api_key
-        if from_elsewhere or not is_granted:
+        found = caller.judged(authority, "/admin/login?next=/admin/")
+        if isinstance(found, Response):
+            return found
+        claims, roles = found
+        if claims.is_api_key or not claims.may_use(roles, CONSOLE):
             return responses.error("insufficient_permissions")
         g.claims = claims
         return None
@@ -97,7 +82,17 @@ def _add_keys(routes: Blueprint, api_keys: ApiKeys) -> None:
 
     @routes.delete("/api/keys/<key_id>")
     def revoke_key(key_id: str) -> Response:
-        return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), "No such API key.")
+        return _revoked(api_keys.revoke(key_id, caller.actor(g.claims)), account.NO_SUCH_KEY)
+
+
+def _users(house: console.House) -> Response:
+    """All of them; 503 with the faults of the file that says who they are."""
+    try:
+        found = house.people.listed()
+    except Faults as error:
+        return responses.error("not_ready", f"The users cannot be read now: {error}")
+    told = [{"name": name, "role": role, "secret": kind} for name, role, kind in found]
+    return make_response(jsonify(users=told))
 
 
 def _add_servers(routes: Blueprint, house: console.House) -> None:
@@ -120,11 +115,8 @@ def _moved(name: str, move: Callable[[], Sequence[str]]) -> Response:
 
 
 def _audit_page(authority: Authority) -> Response:
-    asked = audit_question.asked(request.args)
-    authority.refusals.flush()
-    rows = authority.active.store.audit.rows(**vars(asked))
-    last = rows[-1].sequence if len(rows) == asked.most else None
-    return make_response(jsonify(audit=[row.shown for row in rows], next=last))
+    page = audit_question.answered(authority, audit_question.asked(request.args))
+    return make_response(jsonify(audit=[row.shown for row in page.rows], next=page.next))
 
 
 def _revoke(authority: Authority, selection: Selection) -> Revocation:

@@ -1,11 +1,13 @@
-"""What the admin API is asked about the audit: a page of rows, and which. Pure, but for its errors:
-what cannot be meant is refused, with all that is wrong.
+"""What the admin API and the console are asked about the audit, and the page of rows that answers.
+
+What cannot be meant is refused, with all that is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from issuer.audit import EVENTS
+from issuer.audit import EVENTS, Row
+from issuer.authority import Authority
 from issuer.errors import Unacceptable
 
 MOST_ROWS, ROWS = 1_000, 100
@@ -22,6 +24,21 @@ class Asked:
     before: int | None
     user: str | None
     event: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows, the newest first, and the `before` of the next page; None where there is none."""
+
+    rows: Sequence[Row]
+    next: int | None
+
+
+def answered(authority: Authority, asked: Asked) -> Page:
+    """With what was refused up to now. Raises `StoreUnavailable`."""
+    authority.refusals.flush()
+    rows = authority.active.store.audit.rows(**vars(asked))
+    return Page(rows, rows[-1].sequence if len(rows) == asked.most else None)
 
 
 def asked(given: Mapping[str, str]) -> Asked:

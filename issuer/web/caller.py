@@ -18,8 +18,24 @@ from issuer.tokens import Claims, presented_token
 from issuer.web import responses
 
 View = Callable[..., Response]
+Judged = tuple[Claims, Roles]
 _SAFE = ("GET", "HEAD")
-OTHER_SITE = "This request came from another site."
+
+
+def judged(authority: Authority, login: str) -> Judged | Response:
+    """The caller's claims and the roles that they were judged by, or how the caller is refused.
+    `login` is where a browser goes that has to sign in first.
+    """
+    roles = authority.roles()
+    try:
+        presented = presented_token.read(request.headers.get)
+        claims = authority.validate(presented.token, roles)
+    except TokenRefused:
+        return _to_login(login)
+    unsafe = request.method not in _SAFE
+    if unsafe and presented.by_cookie and responses.from_another_site():
+        return responses.of_another_site()
+    return claims, roles
 
 
 def asks(authority: Authority, goal: str = "/account") -> Callable[[View], View]:
@@ -29,26 +45,15 @@ def asks(authority: Authority, goal: str = "/account") -> Callable[[View], View]
 
     def decorate(view: View) -> View:
         def asked(**given: Any) -> Response:
-            roles = authority.roles()
-            try:
-                presented = presented_token.read(request.headers.get)
-                claims = authority.validate(presented.token, roles)
-            except TokenRefused:
-                return _to_login(goal)
-            unsafe = request.method not in _SAFE
-            if unsafe and presented.by_cookie and responses.from_another_site():
-                return responses.error("insufficient_permissions", OTHER_SITE)
+            found = judged(authority, f"/login?next={goal}")
+            if isinstance(found, Response):
+                return found
+            claims, roles = found
             return view(claims=claims, roles=roles, **given)
 
         return named_as(view, asked)
 
     return decorate
-
-
-def classes(claims: Claims, roles: Roles) -> list[str]:
-    """The classes of routes that the caller may use."""
-    role = roles.named(claims.role)
-    return [one for one in role.routes if claims.may_use(roles, one)] if role else []
 
 
 def refuse_narrowed(claims: Claims) -> None:
@@ -69,7 +74,7 @@ def named_as(view: View, asked: View) -> View:
     return functools.wraps(view)(asked)
 
 
-def _to_login(goal: str) -> Response:
+def _to_login(login: str) -> Response:
     if responses.wants_page():
-        return make_response(redirect(f"/login?next={goal}"))
+        return make_response(redirect(login))
     return responses.error("invalid_api_key")

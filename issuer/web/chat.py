@@ -18,7 +18,7 @@ def blueprint(authority: Authority, base_url: str) -> Blueprint:
     @routes.get("/")
     @caller.asks(authority, "/")
     def home(claims: Claims, roles: Roles) -> Response:
-        granted = caller.classes(claims, roles)
+        granted = claims.classes(roles)
         role = roles.named(claims.role)
         return pages.page(
             "chat.html",

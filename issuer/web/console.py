@@ -197,14 +197,14 @@ class _Pages:
             return self._page("users", Done(fault=str(error)), rows=[], filter=asked, codes=[])
         rows = [one for one in found if asked.lower() in " ".join(one).lower()]
         codes = [role.code for role in self._authority.roles()]
-        return self._page("users", done, rows=rows[:SHOWN], filter=asked, codes=codes)
+        return self._page("users", done, **_cut(rows), filter=asked, codes=codes)
 
     def keys(self, done: Done = Done()) -> Response:
         """Everybody's API keys."""
         asked = request.args.get("filter", "").strip()
         found = [one.shown_key_to_admins for one in self._api_keys.listed(None, LOOKED_THROUGH)]
         rows = [one for one in found if asked in one["user"] or asked in one["name"]]
-        return self._page("keys", done, rows=rows[:SHOWN], filter=asked)
+        return self._page("keys", done, **_cut(rows), filter=asked)
 
     def servers(self, done: Done = Done()) -> Response:
         """The LLM servers, as each gateway sees them."""
@@ -219,8 +219,7 @@ class _Pages:
             asked = usage.question({**words, "by": by}, datetime.now(UTC).date())
         except Unacceptable as error:
             return self._page("usage", Done(fault=str(error)), rows=[], asked=None, by=by)
-        rows = self._house.used.asked(asked)
-        return self._page("usage", rows=rows[:SHOWN], asked=asked, by=by)
+        return self._page("usage", **_cut(self._house.used.asked(asked)), asked=asked, by=by)
 
     def audit(self) -> Response:
         """Who did what, the newest first."""
@@ -230,10 +229,8 @@ class _Pages:
             asked = audit_question.asked({name: one for name, one in words.items() if one})
         except Unacceptable as error:
             return self._page("audit", Done(fault=str(error)), rows=[], asked=None, events=EVENTS)
-        self._authority.refusals.flush()
-        rows = self._authority.active.store.audit.rows(**vars(asked))
-        older = rows[-1].sequence if len(rows) == asked.most else None
-        return self._page("audit", rows=rows, asked=asked, events=EVENTS, older=older)
+        page = audit_question.answered(self._authority, asked)
+        return self._page("audit", rows=page.rows, asked=asked, events=EVENTS, older=page.next)
 
     def policy(self, told: Mapping[str, Any] | None = None) -> Response:
         """The file, its faults, and the answer to a question."""
@@ -342,7 +339,7 @@ class _Pages:
             f"console_{name}.html",
             pages.SCRIPTED_POLICY,
             400 if done.fault else 200,
-            routes=caller.classes(g.claims, self._authority.roles()),
+            routes=g.claims.classes(self._authority.roles()),
             ways=PAGES,
             at=here,
             done=done,
@@ -398,6 +395,11 @@ def _said_of_certificate(told: Mapping[str, float] | None) -> str:
 def _told(text: str, which: str, pending: Sequence[str]) -> Done:
     """What was done, and whether every gateway knows."""
     return Done(pages.text(f"{text}_pending" if pending else text, which=which))
+
+
+def _cut(rows: Sequence[Any]) -> dict[str, Any]:
+    """As many as a page has, and how many there are: a page that shows fewer says so."""
+    return {"rows": rows[:SHOWN], "count": len(rows)}
 
 
 def _is_meant(asked: str, session: Session) -> bool:

@@ -37,8 +37,7 @@ _REFUSALS = {
     ),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OTHER_SITE = "This request came from another site."
-_BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="portero", charset="UTF-8"'}
+_BASIC_CHALLENGE = {"WWW-Authenticate": responses.BASIC_CHALLENGE}
 
 
 def blueprint(authority: Authority, cookie_secure: bool) -> Blueprint:
@@ -67,7 +66,7 @@ class _Endpoints:
     def basic(self, endpoint: str) -> Response:
         """An agent's login: the token in the body."""
         if responses.from_unnamed_site():
-            return responses.error("insufficient_permissions", _OTHER_SITE)
+            return responses.of_another_site()
         given = request.authorization
         if given is None or given.type != "basic" or given.username is None:
             return responses.error("invalid_api_key", headers=_BASIC_CHALLENGE)
@@ -81,7 +80,7 @@ class _Endpoints:
     def form(self, endpoint: str) -> Response:
         """A person's login: the token in a cookie, which another site's page cannot make use of."""
         if responses.from_unnamed_site():
-            return responses.error("insufficient_permissions", _OTHER_SITE)
+            return responses.of_another_site()
         try:
             fields = _fields()
         except (BadRequest, RecursionError):
@@ -107,12 +106,12 @@ class _Endpoints:
         try:
             presented = presented_token.read(request.headers.get)
             if presented.by_cookie and responses.from_another_site():
-                return responses.error("insufficient_permissions", _OTHER_SITE)
+                return responses.of_another_site()
             pending = self._authority.logout(presented.token, responses.client_address()).pending
         except TokenRefused:
             # A browser leaves the cookie out of another site's form, and would still let it go.
             if responses.from_unnamed_site():
-                return responses.error("insufficient_permissions", _OTHER_SITE)
+                return responses.of_another_site()
             if responses.wants_page():
                 return self._forget(make_response(redirect("/login")))
             return self._forget(responses.error("invalid_api_key"))

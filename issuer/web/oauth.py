@@ -15,7 +15,7 @@ from flask import Blueprint, Response, jsonify, make_response, request
 from issuer import metrics
 from issuer.audit import OK, Actor
 from issuer.authority import Authority, Known, Login, Refusal
-from issuer.errors import TokenRefused, TooManyTokens, Unavailable
+from issuer.errors import WIRE_ERRORS, TokenRefused, TooManyTokens, Unavailable
 from issuer.policy.roles import Roles
 from issuer.store import Selection
 from issuer.tokens import AUDIENCE, Claims
@@ -33,7 +33,7 @@ INVALID_SCOPE = "invalid_scope"
 INTROSPECTING = ("metrics", "console")
 
 _CHALLENGES = {
-    401: 'Basic realm="portero", charset="UTF-8"',
+    401: responses.BASIC_CHALLENGE,
     403: 'Bearer realm="portero", error="insufficient_scope"',
 }
 
@@ -192,11 +192,8 @@ class _Endpoints:
             return None
 
     def _told(self, claims: Claims) -> dict[str, Any]:
-        roles = self._authority.roles()
-        role = roles.named(claims.role)
-        classes = [one for one in role.routes if claims.may_use(roles, one)] if role else []
         return {
-            "scope": " ".join(dict.fromkeys(classes)),
+            "scope": " ".join(dict.fromkeys(claims.classes(self._authority.roles()))),
             "client_id": claims.subject,
             "username": claims.subject,
             "token_type": "Bearer",
@@ -230,12 +227,8 @@ def _form() -> dict[str, str]:
     section 3.2). Raises `OAuthError`.
     """
     if responses.from_unnamed_site():
-        raise OAuthError(
-            "invalid_request",
-            "This request came from another site.",
-            403,
-            "insufficient_permissions",
-        )
+        code = "insufficient_permissions"
+        raise OAuthError("invalid_request", responses.OTHER_SITE, 403, code)
     if request.args:
         raise OAuthError("invalid_request", "Send the parameters in the body, as a form.")
     if request.mimetype != FORM:
@@ -305,8 +298,8 @@ def _later(status: int, code: str, description: str) -> Response:
 
 
 def _too_many(_: TooManyTokens) -> Response:
-    text = "You have as many active tokens as your role allows."
-    return _later(429, "rate_limit_exceeded", text)
+    code = "rate_limit_exceeded"
+    return _later(429, code, WIRE_ERRORS[code].message)
 
 
 def _unavailable(error: Unavailable) -> Response:

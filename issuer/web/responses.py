@@ -14,6 +14,8 @@ from issuer.tokens.presented_token import COOKIE
 from issuer.web import pages
 
 RETRY_SECONDS = "1"
+BASIC_CHALLENGE = 'Basic realm="portero", charset="UTF-8"'
+OTHER_SITE = "This request came from another site."
 _LOCAL_PATH = re.compile(r"/(?![/\\])[A-Za-z0-9._~/?=&%-]{0,512}\Z", re.ASCII)
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}\Z", re.ASCII)
 #: How a target begins that names the host too (RFC 9112 §3.2.2).
@@ -110,6 +112,11 @@ def over_tls() -> bool:
 def from_another_site() -> bool:
     """Whether a browser says that a page of another site sent this request (threats I5)."""
     return _origins().is_another_site(request.headers.get, over_tls())
+
+
+def of_another_site() -> Response:
+    """What such a request is told."""
+    return error("insufficient_permissions", OTHER_SITE)
 
 
 def from_unnamed_site() -> bool:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +164,22 @@ def test_nothing_is_caught_and_forgotten(path: Path) -> None:
         )
     ]
     assert not careless
+
+
+def sentences(path: Path) -> Iterator[str]:
+    """The texts of three words and more that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    said = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in said:
+            text = one.value.strip()
+            if len(text.split()) > 2:
+                yield text
+
+
+def test_what_callers_are_told_is_written_in_one_place() -> None:
+    spoken = [path for path in FILES if path.parent.name == "web" or path.name == "errors.py"]
+    told = [(text, path.name) for path in spoken for text in set(sentences(path))]
+    counts = Counter(text for text, _ in told)
+    assert len(counts) > 40
+    assert [one for one in told if counts[one[0]] > 1] == []

@@ -2,10 +2,13 @@
 `tests/browser/test_console.py` has the pages as people see them.
 """
 
+import html
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from werkzeug.test import TestResponse
 
 from issuer import create_app
 from issuer.errors import StoreUnavailable
-from issuer.store import database
+from issuer.store import OF_API_KEY, ApiKey, Session, database
 from issuer.store.audit import Audit
 from issuer.users import credentials
 from issuer.web import pages
+from issuer.web.console import SHOWN
 from tests.conftest import USERS, password
 from tests.support.fake_gateway import FakeGateway
 from tests.support.listening import Message, Reply, listening
@@ -192,3 +196,71 @@ def test_what_was_issued_is_ended_though_it_can_have_no_row(
     monkeypatch.setattr(Audit, "record", fail)
     assert house.change(admin, "/admin/users", what).status_code == 503
     assert not house.is_valid(theirs)
+
+
+# What is shown.
+
+
+def test_the_api_lists_users_in_the_order_of_the_file_and_tells_no_secret(house: House) -> None:
+    with house.credentials.open("a") as file:
+        file.write("MNTRplain=written-out-in-full\n")
+    answer = house.ask(house.token(ADMIN, scope="console"), "/admin/api/users")
+    assert answer.status_code == 200
+    hashed = [{"name": name, "role": role, "secret": "hash"} for role, name in USERS.items()]
+    plain = {"name": "MNTRplain", "role": "monitoring", "secret": "plain text"}
+    assert answer.json == {"users": [*hashed, plain]}
+    assert house.ask(house.token(PERSON), "/admin/api/users").status_code == 403
+
+
+def test_of_a_faulty_file_the_api_says_the_faults_and_no_line_of_it(house: House) -> None:
+    admin = house.token(ADMIN)
+    with house.credentials.open("a") as file:
+        file.write("XXXXnobody=written-out-in-full\n")
+    answer = house.ask(admin, "/admin/api/users")
+    assert answer.json
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "not_ready")
+    assert f"line {len(USERS) + 1}" in answer.json["error"]["message"]
+    assert "written-out" not in answer.text
+
+
+def many_users(house: House) -> None:
+    (line,) = (one for one in house.credentials.read_text().splitlines() if PERSON in one)
+    secret = line.partition("=")[2]
+    with house.credentials.open("a") as file:
+        file.writelines(f"USRS{number:03}={secret}\n" for number in range(SHOWN))
+
+
+def many_keys(house: House) -> None:
+    store, now = house.app.extensions["portero"].active.store, int(time.time())
+    for number in range(SHOWN + len(USERS)):
+        key = ApiKey(f"{number:064}", "x", (), ADMIN)
+        session = Session(f"{number:016}", PERSON, "user", now, now + 900, OF_API_KEY, api_key=key)
+        store.add(session, 1_000, now)
+
+
+def much_usage(house: House) -> None:
+    day = datetime.now(UTC).date().isoformat()
+    rows = [
+        [day, f"USRS{number:03}", "token", "tiny", "llm", 1, 3, 2]
+        for number in range(SHOWN + len(USERS))
+    ]
+    house.app.extensions["portero"].usage.add("life", 1, rows)
+
+
+@pytest.mark.parametrize(
+    ("page", "fill", "text"),
+    [
+        ("users", many_users, "console.cut"),
+        ("keys", many_keys, "console.cut"),
+        ("usage", much_usage, "console.cut_usage"),
+    ],
+)
+def test_a_page_that_does_not_show_all_says_so(
+    house: House, page: str, fill: Callable[[House], None], text: str
+) -> None:
+    admin, count = house.token(ADMIN), SHOWN + len(USERS)
+    said = pages.texts("en")[text]
+    assert said.partition("{")[0] not in house.ask(admin, f"/admin/{page}").text
+    fill(house)
+    shown = html.unescape(house.ask(admin, f"/admin/{page}").text)
+    assert said.format(shown=SHOWN, count=count) in shown

@@ -994,6 +994,8 @@ def test_i5_another_site_revokes_nothing_with_an_admins_cookie(house: House) -> 
     path = f"/admin/api/sessions/{jti_of(agent)}"
     answer = house.client.delete(path, headers=cookie(admin) | OTHER_SITE)
     assert answer.status_code == 403
+    assert answer.json is not None
+    assert answer.json["error"]["message"] == responses.OTHER_SITE
     assert house.is_valid(agent)
     same = house.client.delete(path, headers=cookie(admin) | {"Sec-Fetch-Site": "same-origin"})
     assert same.status_code == 200
