@@ -57,6 +57,10 @@ fuzz: setup-tests ## a million mutated tokens against both verifiers, new random
 	@PORTERO_FUZZ=1000000 exec $(BIN)/python -m pytest tests/security tests/unit --timeout 3600
 
 ##@ Housekeeping
+.PHONY: screenshots
+screenshots: setup-tests ## the README's two pictures, anew (Chromium; CHROMIUM= names it)
+	@exec $(BIN)/python -m tests.browser.screenshots
+
 .PHONY: clean help setup-tests lua
 clean: ## remove what set-up and tests made; DATA_DIR stays
 	@rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov

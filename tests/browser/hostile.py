@@ -85,4 +85,108 @@ LOADS = (
     "$$\\href{javascript:" + RUN + "}{x}$$",
     "[^1]: foot\n\n[^1]",
 )
-ANSWERS = (*MARKUP, *LINKS, *LOADS)
+#: Handlers that a browser calls by itself, or when somebody is near.
+HANDLED = (
+    *(f"<{tag} onerror={RUN} src=x>" for tag in ("audio", "video", "source", "embed", "script")),
+    *(f"<{tag} onfocus={RUN} tabindex=1 autofocus>x" for tag in ("a", "b", "select", "keygen")),
+    *(
+        f"<p {handler}={RUN}>x</p>"
+        for handler in (
+            *("onclick", "onmouseover", "onmouseenter", "onpointerover", "onwheel", "onscroll"),
+            *(
+                "oncopy",
+                "onpaste",
+                "ondrag",
+                "onanimationstart",
+                "ontransitionend",
+                "onbeforetoggle",
+            ),
+            *("oncontentvisibilityautostatechange", "onauxclick", "onbeforeinput", "onscrollend"),
+        )
+    ),
+    *(
+        f"<svg><{tag} {handler}={RUN} attributeName=x dur=1s />"
+        for tag in ("set", "animate", "animateTransform", "discard")
+        for handler in ("onbegin", "onend", "onrepeat")
+    ),
+)
+#: Ways to write an address that is a program, in each form that Markdown has for one.
+SCHEMES = (
+    *("javascript:", "JAVASCRIPT:", "javascript&#58;", "javascript&#x3A;", "&#x6A;avascript:"),
+    *(
+        "java&Tab;script:",
+        "java&NewLine;script:",
+        "%6Aavascript:",
+        "javascript%3A",
+        "\u202ejavascript:",
+    ),
+    *("livescript:", "data:text/html,", "data:image/svg+xml,", "view-source:javascript:"),
+    *("jar:javascript:", "feed:javascript:", "about:blank#", "filesystem:https://evil.example/"),
+)
+FORMS = ("[x]({})", "[x](<{}>)", "[a]: {}\n\n[x][a]", "![x]({})")
+ADDRESSES = tuple(form.format(one + RUN) for one in SCHEMES for form in FORMS)
+#: Places in Markdown where markup may stand.
+PLACES = (
+    "> {}",
+    "- {}",
+    "| a |\n|---|\n| {} |",
+    "# {}",
+    "[{}](https://x.example)",
+    "**{}**",
+    "`a` {} `b`",
+)
+INSIDE = tuple(
+    place.format(one)
+    for one in (f"<img src=x onerror={RUN}>", f"<script>{RUN}</script>", f"<svg/onload={RUN}>")
+    for place in PLACES
+)
+#: What turns the order of letters about, or hides some, one by one.
+TURNED = tuple(
+    f"pay {one}gnp.exe[x](https://x.example/{one}a){one} `rm{one} -rf`"
+    for one in (
+        "\u061c\u200b\u200e\u200f\u202a\u202b\u202c"
+        "\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"
+    )
+)
+#: Markdown that stops in the middle.
+BROKEN = (
+    *(
+        "[x](",
+        "![",
+        "[x]: ",
+        "| a |\n|--",
+        "```js\n",
+        "**_`",
+        "<",
+        "</",
+        "<!--",
+        "<![CDATA[",
+        "&#",
+        "&#x",
+    ),
+    *(
+        "\\",
+        "> > >",
+        "1.",
+        "- [ ",
+        "~~",
+        "<a href='",
+        '<img src="',
+        "<svg><style>",
+        "\u0000",
+        "\n" * 500,
+    ),
+)
+#: Tables and lists as large as an answer gets.
+HUGE = (
+    "|" + "c|" * 2_000 + "\n|" + "-|" * 2_000 + "\n|" + "x|" * 2_000,
+    "| a | b |\n|---|---|\n" + "| x | y |\n" * 2_000,
+    "\n".join(f"{number}. x" for number in range(2_000)),
+    "\n".join("  " * (number % 40) + "- x" for number in range(2_000)),
+    "[x](https://x.example) " * 2_000,
+    "`a` " * 3_000,
+)
+ANSWERS = (
+    *(*MARKUP, *LINKS, *LOADS),
+    *(*HANDLED, *ADDRESSES, *INSIDE, *TURNED, *BROKEN, *HUGE),
+)

@@ -19,6 +19,10 @@ TAGS = set(
     )
 )
 ATTRIBUTES = {"href", "target", "rel", "dir", "start", "class", "type"}
+#: Whatever has a handler is called: each event that a reader causes, at all that is shown.
+TOUCHED = """() => document.querySelectorAll('#log .assistant .said *').forEach((one) =>
+    ['mouseover', 'mouseenter', 'pointerover', 'focus', 'copy', 'wheel', 'scroll', 'animationstart',
+        'error', 'load', 'toggle'].forEach((name) => one.dispatchEvent(new Event(name))))"""
 SHOWN = """() => [...document.querySelectorAll('#log .assistant .said *')].map((one) =>
     [one.tagName, [...one.attributes].map((held) => held.name), one.getAttribute('href')])"""
 
@@ -34,6 +38,7 @@ def kept(answers: list[str]) -> str:
 def test_hostile_answers_run_nothing_and_break_no_page(
     open_page: Callable[..., Page], llm: Upstream
 ) -> None:
+    assert len(set(ANSWERS)) >= 200
     page = open_page(user="USRSTEST01")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -54,6 +59,7 @@ def test_hostile_answers_run_nothing_and_break_no_page(
     # Each stays within its own place, and what we made is still ours.
     assert page.evaluate("document.getElementById('log').getAttribute('role')") == "log"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate(TOUCHED)
     page.get_by_role("link", name="x").first.hover()
     llm.answers[CHAT] = Spoken(
         {}, ['data: {"choices":[{"delta":{"content":"ok"}}]}\n\n', "data: [DONE]\n\n"]

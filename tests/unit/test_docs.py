@@ -464,3 +464,12 @@ def test_commands_for_make_admin_are_found_at_all() -> None:
 def test_every_command_for_make_admin_is_one_that_the_issuer_knows_p4(command: str) -> None:
     words = shlex.split(command)
     assert callable(commands.parser(None).parse_args(words).command)
+
+
+def test_the_pictures_of_the_readme_are_there_and_small() -> None:
+    named = re.findall(r"!\[[^\]]{10,}\]\(([^)]+\.png)\)", (ROOT / "README.md").read_text())
+    assert len(named) == 2
+    for name in named:
+        picture = (ROOT / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < 150_000, name
