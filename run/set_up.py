@@ -38,8 +38,12 @@ TEST_PACKAGES = (
     "libfaketime",
     "postgresql",
     "prometheus",
+    "pebble",
+    "certbot",
     "chromium",
 )
+#: What Debian would start at the next boot, by its package.
+AT_BOOT = {"nginx": "nginx.service", "certbot": "certbot.timer"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_SAVED = Path("/usr/sbin/policy-rc.d.before-portero")
 POLICY_TEXT = """#!/bin/sh
@@ -177,8 +181,8 @@ def no_service_starts(packages: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         with stop_signals.held():
-            if "nginx" in packages:
-                disable_at_boot("nginx")
+            for package in sorted(AT_BOOT.keys() & set(packages)):
+                disable_at_boot(AT_BOOT[package])
             put_policy_back()
 
 
@@ -195,8 +199,8 @@ def disable_at_boot(service: str) -> None:
     absent.
     """
     for command in (
-        ["update-rc.d", service, "disable"],
-        ["systemctl", "disable", f"{service}.service"],
+        ["update-rc.d", service.partition(".")[0], "disable"],
+        ["systemctl", "disable", service],
     ):
         if shutil.which(command[0], path=search_path(os.environ.get("PATH", ""))):
             subprocess.run(command, capture_output=True, check=False)
