@@ -168,6 +168,58 @@ def test_n12_a_role_of_a_priority_has_it_where_a_client_says_nothing(
     assert seen.seen[-1].body == b'{"priority":7,"model": "tiny"}'
 
 
+def form(*fields: tuple[str, str], file: str = 'name="file"; filename="a.wav"') -> bytes:
+    parts = [*((f'name="{name}"', value) for name, value in fields), (file, "RIFF")]
+    heads = (f"--X\r\nContent-Disposition: form-data; {head}\r\n\r\n" for head, _ in parts)
+    told = (f"{head}{value}\r\n" for head, (_, value) in zip(heads, parts, strict=True))
+    return ("".join(told) + "--X--\r\n").encode()
+
+
+@pytest.mark.parametrize("user", [LOOKED_AT, LIMITED])
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("tools", '[{"type":"mcp"}]'),
+        ("tool_ids[]", "server:mcp:a"),
+        ("MCP_servers", "x"),
+        ("file_url", "http://169.254.169.254/"),
+        ("file", "file:///etc/passwd"),
+        ("image[]", "http://x/"),
+    ],
+)
+def test_n11_no_field_of_a_form_asks_for_what_a_body_may_not(
+    running: Deployment, tokens: dict[str, str], seen: Upstream, user: str, field: tuple[str, str]
+) -> None:
+    answer = requests.post(
+        f"{running.gateway}/v1/audio/transcriptions",
+        data=form(("model", "tiny"), field),
+        headers={
+            "Content-Type": "multipart/form-data; boundary=X",
+            "Authorization": f"Bearer {tokens[user]}",
+        },
+        timeout=30,
+    )
+    assert (answer.status_code, answer.headers["x-portero-code"]) == (400, "invalid_request")
+    assert seen.seen == []
+
+
+@pytest.mark.parametrize("user", [LOOKED_AT, LIMITED])
+def test_n12_a_priority_in_a_form_is_taken_out_and_all_else_arrives(
+    running: Deployment, tokens: dict[str, str], seen: Upstream, user: str
+) -> None:
+    answer = requests.post(
+        f"{running.gateway}/v1/audio/transcriptions",
+        data=form(("priority", "-9"), ("model", "tiny"), ("Priority", "1"), ("language", "es")),
+        headers={
+            "Content-Type": "multipart/form-data; boundary=X",
+            "Authorization": f"Bearer {tokens[user]}",
+        },
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    assert seen.seen[-1].body == form(("model", "tiny"), ("language", "es"))
+
+
 def test_n13_what_fetches_a_model_is_for_nobody_as_shipped(post: Any, seen: Upstream) -> None:
     for user in (LOOKED_AT, FREE, MANAGER):
         answer = post(user, "/models/apply", {"url": "http://169.254.169.254/"})

@@ -423,3 +423,25 @@ describe("model", function()
         assert.equal(4, pauses)
     end)
 end)
+
+describe("model with a watch", function()
+    it("tells each other field, by its plain name, and which bytes it is", function()
+        local text = ""
+        for _, head in ipairs({ "name=a", 'name="Model_x"; filename=f', 'name="IMAGE[]"',
+            "name=model", "name=priority" }) do
+            text = text .. "--B\r\nContent-Disposition: form-data; " .. head .. "\r\n\r\nv\r\n"
+        end
+        text = text .. "--B--\r\n"
+        local told, left = {}, text
+        with_bytes(text, function(bytes, length)
+            form_body.model(bytes, length, { boundary = "B", is_utf8 = true }, nil,
+                function(name, value, from, to)
+                    told[#told + 1] = name .. "=" .. tostring(value)
+                    left = name == "priority" and text:sub(1, from) .. text:sub(to + 1) or left
+                end)
+        end)
+        assert.same({ "a=v", "model_x=nil", "image=v", "priority=v" }, told)
+        assert.is_nil(left:find("priority", 1, true))
+        assert.equal("v", (with_bytes(left, form_body.model, { boundary = "B", is_utf8 = true })))
+    end)
+end)

@@ -935,3 +935,12 @@ describe("scan, of what is watched", function()
         end
     end)
 end)
+
+describe("is_second", function()
+    it("knows the other words on a model, and no others", function()
+        for name, is_one in pairs({ lora = true, backend = true, model_id = true, model = false,
+            language = false }) do
+            assert.equal(is_one, json_body.is_second(name))
+        end
+    end)
+end)

@@ -329,12 +329,23 @@ describe("look", function()
         assert.is_true(select(2, looked(nil)).flag)
     end)
 
-    it("reads nothing where there is no body, or none of JSON", function()
-        for _, word in ipairs({ "form", "path", "query", "listed", "none" }) do
+    it("reads nothing where there is no body, or one of neither kind", function()
+        for _, word in ipairs({ "path", "query", "listed", "none" }) do
             assert.same({}, { looked(word) })
         end
         assert.same({}, { looked("body", { ["content-type"] = "application/json" }) })
         assert.equal(0, reads)
+    end)
+
+    it("notes what a form asks, whatever its model, and refuses what is none", function()
+        local FORM = {
+            ["content-type"] = "multipart/form-data; boundary=B", ["content-length"] = "9",
+        }
+        text = '--B\r\nContent-Disposition: form-data; name="tools"\r\n\r\nx\r\n--B--\r\n'
+        local code, found = looked("form", FORM)
+        assert.is_nil(code)
+        assert.equal("tools", found.asks_tools)
+        assert.equal("form_expected", looked("form"))
     end)
 
     it("refuses what could be read in two ways, and what is no JSON", function()

@@ -229,3 +229,53 @@ describe("the watch of what went before", function() -- N10
         end)
     end
 end)
+
+describe("read_field", function()
+    local function told(name, text)
+        local found = {}
+        server_side.read_field(found, name, text, 10, 20)
+        return found
+    end
+
+    it("notes of a form's field what the same field of JSON would ask", function()
+        assert.same({ priority_parts = { { 10, 20 } } }, told("priority", "1"))
+        assert.same({ asks_tools = "tools" }, told("tools", "[]"))
+        assert.same({ asks_tools = "mcp_servers" }, told("mcp_servers", ""))
+        assert.same({ asks_fetch = "file" }, told("file", "http://x/"))
+        assert.same({ asks_fetch = "image" }, told("image", "file:///etc/passwd"))
+        assert.same({ second = "lora" }, told("lora", "x"))
+    end)
+
+    it("notes nothing of files, of what is the thing itself, and of other fields", function()
+        for _, case in ipairs({ { "file" }, { "file", "data:a;base64,AAAA" }, { "file", "AAAA" },
+            { "file", "" }, { "lora", "" }, { "language", "http://x/" }, { "prompt", "tools" } }) do
+            assert.same({}, told(case[1], case[2]))
+        end
+    end)
+end)
+
+describe("EVENTS", function()
+    local function told(text)
+        local bytes = ffi.cast("const unsigned char *", text)
+        return assert(json_body.scan(bytes, #text, nil, server_side.EVENTS))
+    end
+
+    it("note the models within an event, and where each stands", function()
+        local text = '{"session":{"model":"a","audio":{"input":{"transcription":{"model":"b"}}}}}'
+        local models = told(text).models
+        assert.same({ "a", false, "b", true }, { models[1].name, models[1].is_helper,
+            models[2].name, models[2].is_helper })
+        assert.equal('"b"', text:sub(models[2].from + 1, models[2].to))
+        assert.is_false(told('{"response":{"model":"\\u0000"}}').models[1].name)
+    end)
+
+    it("note what a session, a response and an item ask for", function()
+        assert.equal("tools", told('{"session":{"tools":[{"type":"mcp"}]}}').asks_tools)
+        local item = '{"item":{"content":[{"image_url":"http://x"}]}}'
+        assert.equal("image_url", told(item).asks_fetch)
+        assert.equal("r", told('{"response":{"previous_response_id":"r"}}').continues)
+        assert.is_nil(told('{"response":{"conversation":"none"}}').converses)
+        assert.is_true(told('{"response":{"conversation":"c"}}').converses)
+        assert.is_true(told('{"response":{"conversation":{"id":"c"}}}').converses)
+    end)
+end)

@@ -195,8 +195,9 @@ local function judge_body(ticket, route, value, query, plan)
     elseif watch then
         code, ticket.found = request_model.look(route, watch)
     end
-    local is_looked_at = allowed and ticket.found and not ticket.found.is_form
-    code = code or is_looked_at and request_model.beside_model(ticket.found, allowed) or nil
+    if not code and allowed and ticket.found then
+        code = request_model.beside_model(ticket.found, allowed)
+    end
     return code or allowed and judge_owner(ticket, route, value, plan) or nil
 end
 

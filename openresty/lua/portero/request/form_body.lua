@@ -145,13 +145,18 @@ local function headers_of(head)
     return headers
 end
 
+--- A field's name as whoever is least exact reads it.
+local function plain_name(name)
+    return (gsub(gsub(lower(name), '[%s%z%c"\\]', ""), "%[%]$", ""))
+end
+
 --- Which field a part is: true for `model`, false for another, nil for one that some may take for
 --- it.
 local function is_model(name)
     if name == "model" then
         return true
     end
-    if gsub(lower(name), '[%s%z%c"\\]', "") ~= "model" then
+    if plain_name(name) ~= "model" then
         return false
     end
     return nil
@@ -185,9 +190,19 @@ local function fault_of_field(headers, parameters, value, is_utf8)
     return not (is_utf8 and in_utf8) and find(value, "[\128-\255]") and "form_model_kind" or nil
 end
 
+--- Have another field than the model looked at, where somebody does.
+local function show(watch, parameters, bytes, from, to)
+    if not watch then
+        return
+    end
+    local shown = min(to - from, MAX_HEAD_BYTES)
+    local text = not is_file(parameters) and ffi.string(bytes + from, shown) or nil
+    watch(plain_name(parameters.name), text)
+end
+
 --- What the part in [from, to) is: the model's name, nil, and where it begins; "" for another part;
 --- or nil and the reason.
-local function read_part(bytes, from, to, is_utf8)
+local function read_part(bytes, from, to, is_utf8, watch)
     local start = ffi.string(bytes + from, min(to - from, MAX_HEAD_BYTES))
     local head_end = find(start, HEAD_END, 1, true)
     local headers = head_end and headers_of(sub(start, 1, head_end - 1))
@@ -196,10 +211,13 @@ local function read_part(bytes, from, to, is_utf8)
         return nil, "form_head"
     end
     local is_its = is_model(parameters.name)
-    if not is_its then
-        return is_its == false and "" or nil, "form_model_near"
-    end
     local value_from = from + head_end - 1 + #HEAD_END
+    if is_its == false then
+        show(watch, parameters, bytes, value_from, to)
+        return ""
+    elseif not is_its then
+        return nil, "form_model_near"
+    end
     local value = ffi.string(bytes + value_from, min(to - value_from, MAX_HEAD_BYTES))
     local fault = fault_of_field(headers, parameters, value, is_utf8)
     return not fault and value or nil, fault, value_from
@@ -236,12 +254,12 @@ local function walk(bytes, length, delimiter, pause, read)
             local goes_on = place_of(bytes, at + #delimiter, length, delimiter, pause)
             return goes_on and "form_broken" or nil
         end
-        local from = follows == "part" and at + #delimiter + #LINE_END
+        local begun, from = at, follows == "part" and at + #delimiter + #LINE_END
         at = from and place_of(bytes, from, length, delimiter, pause)
         if not at or not ends_line(bytes, from, at) then
             return "form_broken"
         end
-        local reason = read(from, at - #LINE_END)
+        local reason = read(from, at - #LINE_END, begun, at)
         if reason then
             return reason
         end
@@ -255,16 +273,20 @@ end
 ---@param length integer
 ---@param form table from `of_type`
 ---@param pause function|nil
+---@param watch fun(name: string, text: string|nil, from: integer, to: integer)|nil is told each
+---     other field: its name in small letters, the beginning of its text, nil for a file, and which
+---     bytes are to go if it shall not be there
 ---@return string|nil name
 ---@return string|nil code of the refusal
 ---@return integer|nil from where the name begins; it ends `#name` bytes on
-function _M.model(bytes, length, form, pause)
+function _M.model(bytes, length, form, pause, watch)
     if form.other and place_of(bytes, 0, length, "--" .. form.other, pause) then
         return nil, "form_broken"
     end
     local model, model_from
-    local reason = walk(bytes, length, "--" .. form.boundary, pause, function(from, to)
-        local value, fault, value_from = read_part(bytes, from, to, form.is_utf8)
+    local reason = walk(bytes, length, "--" .. form.boundary, pause, function(from, to, begun, stop)
+        local value, fault, value_from = read_part(bytes, from, to, form.is_utf8, watch
+            and function(name, text) watch(name, text, begun, stop) end)
         if not value or value ~= "" and model then
             return fault or "ambiguous_body"
         end

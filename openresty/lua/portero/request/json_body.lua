@@ -696,6 +696,13 @@ function _M.scan(bytes, length, pause, watch)
     return scan.found
 end
 
+--- Whether a field of this name is a second word on the model.
+---@param name string
+---@return boolean
+function _M.is_second(name)
+    return POLICY[name] == read_second
+end
+
 --- The text of a value, where it could name something: not empty, of up to 1024 bytes, and without
 --- control characters.
 _M.text = text_of

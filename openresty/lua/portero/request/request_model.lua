@@ -78,11 +78,14 @@ local function from_form()
     if not pointer then
         return nil, length
     end
-    local name, code, from = form_body.model(pointer, length, form, body.pause)
-    return name, code, {
-        pointer = pointer, length = length, keep = keep,
-        model = name, model_from = from, model_to = name and from + #name, is_form = true,
-    }
+    local found = { pointer = pointer, length = length, keep = keep, is_form = true }
+    local name, code, from = form_body.model(pointer, length, form, body.pause,
+        function(field, text, at, stop) server_side.read_field(found, field, text, at, stop) end)
+    found.model, found.model_from, found.model_to = name, from, name and from + #name
+    if name and found.second then
+        return nil, "model_second", found
+    end
+    return name, code, found
 end
 
 --- Note what shall stand in place of some bytes of a body; `finish` changes all of them at once.
@@ -207,13 +210,17 @@ function _M.named(route, value, query, found)
     return (model_name.from_json(found, JSON_WORDS[route.model] and route.model or "body"))
 end
 
---- What the body of an inference says, whatever its model; nothing where its route takes no JSON.
+--- What the body of an inference says, whatever its model, or without one; nothing where its route
+--- takes neither JSON nor a form.
 ---@param route table
 ---@param watch table
 ---@return string|nil code of the refusal
----@return table|nil found from `read_json`
+---@return table|nil found from `read_json`, or of a form
 function _M.look(route, watch)
-    if not has_json(route) then
+    if route.model == "form" and has_body() then
+        local _, code, found = from_form()
+        return code ~= "model_missing" and code or nil, found
+    elseif not has_json(route) then
         return nil
     end
     local found, code = _M.read_json(watch)
@@ -229,6 +236,11 @@ function _M.beside_model(found, allowed)
     local code = server_side.refusal(found, allowed)
     if code then
         return code
+    elseif found.is_form then
+        for _, part in ipairs(found.priority_parts or {}) do
+            _M.change(found, part[1], part[2], "")
+        end
+        return nil
     end
     local from, to, text = server_side.change_of_priority(found, found.pointer, allowed.priority)
     if from then

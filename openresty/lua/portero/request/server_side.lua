@@ -285,6 +285,35 @@ _M.WATCH = {
 --- to, is_helper: of a transcription }.
 _M.EVENTS = { nodes = EVENT_NODES, fields = _M.WATCH.fields }
 
+---------
+-- Forms.
+
+local FETCHED = {}
+for _, name in ipairs({ "image_url", "audio_url", "video_url", "file_url", "image", "images",
+    "video", "input_image", "input_audio", "input_video", "file", "files", "ref_images" }) do
+    FETCHED[name] = tells_address(name)
+end
+
+--- What a field of a form asks for, noted as in JSON; a priority is `priority_parts`, the bytes
+--- that are to go.
+---@param found table
+---@param name string in small letters
+---@param text string|nil its beginning; nil for a file
+---@param from integer
+---@param to integer
+function _M.read_field(found, name, text, from, to)
+    if name == "priority" then
+        found.priority_parts = found.priority_parts or {}
+        found.priority_parts[#found.priority_parts + 1] = { from, to }
+    elseif name == "tools" or _M.WATCH.fields[name] == read_tools then
+        asks_tools(name)(found)
+    elseif text and text ~= "" and FETCHED[name] then
+        FETCHED[name](found, text)
+    elseif text ~= "" and json_body.is_second(name) then
+        found.second = name
+    end
+end
+
 --- What of it a caller may not ask for.
 ---@param found table
 ---@param allowed table the role's `server_side`: { tools, fetch, priority }
