@@ -152,7 +152,7 @@ def test_an_api_key_is_kept_once_it_was_found_good(
     assert "canary" not in shown(capsys, "login", "--api-key", "--url", gateway.url)
     assert shown(capsys, "token") == "canary-key\n"
     assert shown(capsys, "models") == f"{MODEL}\n"
-    assert "the API key has a token" in shown(capsys, "doctor")
+    assert "an API key is at hand" in shown(capsys, "doctor")
 
 
 def test_a_login_at_an_endpoint_of_its_own_is_kept(
@@ -437,10 +437,13 @@ def test_the_environments_own_login_is_not_mixed_with_the_kept_one(
 ) -> None:
     kept = KeptLogin(gateway.url, "AGNFXYZ456", secret_file="/kept", ca_bundle="/ca")
     assert kept.environment({})["PORTERO_SECRET_FILE"] == "/kept"
-    theirs = kept.environment({"PORTERO_USERNAME": USERNAME, "LLM_BASE_URL": "http://127.0.0.1"})
+    assert kept.environment({"LLM_BASE_URL": f"{gateway.url}/v1"})["PORTERO_SECRET_FILE"] == "/kept"
+    theirs = kept.environment({"PORTERO_USERNAME": USERNAME, "LLM_BASE_URL": gateway.url})
     assert "PORTERO_SECRET_FILE" not in theirs
     assert "PORTERO_URL" not in theirs
     assert theirs["PORTERO_CA_BUNDLE"] == "/ca"
+    elsewhere = {"PORTERO_USERNAME": USERNAME, "LLM_BASE_URL": "http://127.0.0.1"}
+    assert kept.environment(elsewhere) == elsewhere
 
 
 def test_nothing_that_is_kept_shows_itself() -> None:

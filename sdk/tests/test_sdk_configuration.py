@@ -5,10 +5,14 @@ import sys
 import warnings
 from pathlib import Path
 
+import httpx2
 import pytest
 from fake_portero import SECRET, USERNAME
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from portero import Configuration, ConfigurationError, PlainHTTPWarning
+from portero.configuration import origin
 
 URL = "http://127.0.0.1:8080"
 GIVEN = {"PORTERO_URL": URL, "PORTERO_USERNAME": USERNAME, "PORTERO_SECRET": SECRET}
@@ -134,3 +138,59 @@ def test_no_repr_shows_a_secret_or_key() -> None:
     read = Configuration.read(URL, USERNAME, SECRET)
     keyed = Configuration.read(URL, api_key="canary-key")
     assert "canary" not in repr(read) + repr(keyed) + repr(read.secret)
+
+
+HOSTS = st.one_of(
+    st.sampled_from(
+        ["door.lan", "Door.LAN", "é.lan", "ﬀ.lan", "[::1]", "127.0.0.1", "a_b", "a%41", "a b"]
+    ),
+    st.text(max_size=8),
+)
+ODD_URLS = st.one_of(
+    st.text(max_size=12),
+    st.builds(
+        "{}://{}{}{}".format,
+        st.sampled_from(["http", "https", "HTTP", "ftp"]),
+        HOSTS,
+        st.sampled_from(["", ":80", ":443", ":8443", ":0", ":99999", ":x", ":٣"]),
+        st.text(max_size=6).map("/{}".format) | st.sampled_from(["", "/", "/v1", "/a/v1/"]),
+    ),
+)
+
+
+@pytest.mark.filterwarnings("ignore::portero.PlainHTTPWarning")
+@settings(max_examples=300, deadline=None)
+@given(url=ODD_URLS)
+@example(url="http://a\x00b")
+@example(url="http://a\u2028b")
+@example(url="https://é.lan")
+@example(url="HTTP://door.lan:80/")
+@example(url="http://<")
+@example(url="https://door.lan:443/v1")
+@example(url="http://" + "a" * 70_000)
+def test_any_url_is_refused_or_requests_go_to_its_very_origin(url: str) -> None:
+    try:
+        read = Configuration.read(url, api_key="a-key", environ={})
+    except ConfigurationError:
+        return
+    sent = httpx2.Request("GET", f"{read.url}/v1/models").url
+    assert origin(str(sent)) == read.origin
+    assert Configuration.read(read.url, api_key="a-key", environ={}) == read
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"api_key": "a\nkey"}, "api_key (PORTERO_API_KEY)"),
+        ({"api_key": "clé"}, "api_key (PORTERO_API_KEY)"),
+        ({"username": USERNAME, "secret": "\udcff"}, "secret (PORTERO_SECRET)"),
+        ({"username": "\udcff", "secret": SECRET}, "username (PORTERO_USERNAME)"),
+    ],
+)
+def test_what_no_request_could_carry_is_told_and_not_shown(
+    values: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Configuration.read(URL, **values, environ={})  # type: ignore[arg-type]
+    assert named in str(raised.value)
+    assert not any(value in str(raised.value) for value in values.values() if value != USERNAME)

@@ -10,31 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from portero import doctor
 from portero.client import Portero
-from portero.configuration import Configuration
-from portero.errors import (
-    ConfigurationError,
-    LoginError,
-    LoginUnavailable,
-    NotFound,
-    NotReady,
-    PorteroError,
-    TransportError,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from portero.configuration import SECRET_FILE, VARIABLES, Configuration
+from portero.errors import LoginError, NotFound, PorteroError
+from portero.exit_status import BROKEN_OFF, DONE, UNAVAILABLE, USAGE, status_of
 from portero.kept_login import KeptLogin, KeptToken, Store, TokenFile, state_folder
-from portero.login import Login, role_in
+from portero.login import UNAUTHORIZED, Login, role_in
 from portero.token_source import TokenSource
-
-DONE, REFUSED, USAGE, UNAVAILABLE = 0, 1, 2, 3
-BROKEN_OFF = 130
-AWAY = (LoginUnavailable, TransportError, NotReady, UpstreamUnavailable, UpstreamTimeout)
-ENDED = "The token has ended, and no secret is at hand: run `portero login`."
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -57,13 +44,6 @@ def main(words: Sequence[str] | None = None) -> int:
         return BROKEN_OFF
 
 
-def status_of(error: PorteroError) -> int:
-    """The exit status that tells a script what kind of error it was."""
-    if isinstance(error, ConfigurationError):
-        return USAGE
-    return UNAVAILABLE if isinstance(error, AWAY) else REFUSED
-
-
 class Session:
     """The environment and the kept files of one run."""
 
@@ -72,19 +52,24 @@ class Session:
         self.store = Store(state_folder(environ))
         self.kept = self.store.login()
 
-    def configuration(self) -> Configuration:
-        """What the environment says, and else what was kept."""
-        read = Configuration.read(environ=self.kept.environment(self.environ))
-        return replace(read, login=self.kept.login) if read.username == self.kept.username else read
+    def place(self, reads_secret: bool = True) -> Configuration:
+        """What the environment says, and else what was kept: who asks where, and the secret if one
+        is at hand, as there may be a token already. Raises `ConfigurationError` for all that is
+        faulty, and falls back to nothing.
+        """
+        environ = self.kept.environment(self.environ)
+        if not reads_secret:
+            environ.pop(SECRET_FILE, None)
+        read = Configuration.read(environ=environ, needs_secret=False)
+        return replace(read, login=self.kept.login) if self.is_kept(read) else read
 
-    def place(self) -> Configuration:
-        """The same where only a token, and no secret, may be at hand."""
-        try:
-            return self.configuration()
-        except ConfigurationError:
-            if not (self.kept.url and self.kept.username):
-                raise
-            return Configuration(self.kept.url, self.kept.username, ca_bundle=self.kept.ca_bundle)
+    def told(self, name: str) -> str:
+        """What the environment says of a value; empty where it says nothing."""
+        return next((self.environ[key] for key in VARIABLES[name] if self.environ.get(key)), "")
+
+    def is_kept(self, place: Configuration) -> bool:
+        """Whether this is whose login is kept."""
+        return self.kept.is_for(place.url) and place.username == self.kept.username
 
     def live_token(self, renew: bool = False) -> tuple[Configuration, str]:
         """A token that the gateway takes, from the shared file or by a login."""
@@ -94,22 +79,34 @@ class Session:
         with self.store.token(place.url, place.username) as file:
             kept = None if renew else _good(file, place)
             if kept is None:
-                kept = self._fetched(place)
+                kept = fetched(place)
                 file.write(kept)
             return place, kept.token
 
-    def _fetched(self, place: Configuration) -> KeptToken:
-        if not place.secret:
-            raise LoginError(ENDED)
-        source = _source(place)
-        token, current = source.token(), source.current
-        life = current.seconds_left if current else 0.0
-        return KeptToken.new(token, current.role if current else "", life)
+    def examined(self, place: Configuration) -> TokenSource | None:
+        """What a doctor asks with: an API key, a login of its own that ends with it, or else a kept
+        token, which outlives it.
+        """
+        if place.secret:
+            return _source(place)
+        with self.store.token(place.url, place.username) as file:
+            kept = file.read()
+        token = place.api_key or (kept.token if kept and kept.seconds_left else "")
+        return _source_of(place, token) if token else None
 
     def client(self) -> Portero:
         """A client with that token. It does not log out."""
-        place, token = self.live_token()
-        return Portero(TokenSource(place.url, api_key=token, ca_bundle=place.ca_bundle or None))
+        return Portero(_source_of(*self.live_token()))
+
+
+def fetched(place: Configuration) -> KeptToken:
+    """A token by a login. Raises `LoginError`."""
+    if not place.secret:
+        raise LoginError(doctor.ENDED.format(place.username, place.url))
+    source = _source(place)
+    token, current = source.token(), source.current
+    life = current.seconds_left if current else 0.0
+    return KeptToken.new(token, current.role if current else "", life)
 
 
 def _source(place: Configuration) -> TokenSource:
@@ -122,6 +119,11 @@ def _source(place: Configuration) -> TokenSource:
     )
 
 
+def _source_of(place: Configuration, token: str) -> TokenSource:
+    """Of a token that is there: it neither logs in nor out."""
+    return TokenSource(place.url, api_key=token, ca_bundle=place.ca_bundle or None)
+
+
 def _good(file: TokenFile, place: Configuration) -> KeptToken | None:
     """The kept token where it may be used still: young enough, and not revoked meanwhile."""
     kept = file.read()
@@ -129,7 +131,8 @@ def _good(file: TokenFile, place: Configuration) -> KeptToken | None:
         return None
     if kept.was_just_good:
         return kept
-    if not Login(place).is_good(kept.token):
+    refusal = Login(place).refusal(kept.token)
+    if refusal is not None and refusal.status == UNAUTHORIZED:
         file.forget()
         return None
     file.write(kept.checked())
@@ -141,53 +144,56 @@ def _good(file: TokenFile, place: Configuration) -> KeptToken | None:
 
 def login(session: Session, asked: argparse.Namespace) -> int:
     """Ask for what is missing, try it, and keep it."""
-    url = (
-        asked.url or session.environ.get("PORTERO_URL") or session.kept.url or _ask("Portero's URL")
-    )
+    url = asked.url or session.told("url") or session.kept.url or _ask("Portero's URL")
+    ca_bundle = asked.ca_bundle or session.told("ca_bundle")
+    if not ca_bundle and session.kept.is_for(url):
+        ca_bundle = session.kept.ca_bundle
+    wanted = KeptLogin(url, login=asked.login or "", ca_bundle=_whole(ca_bundle))
     if asked.api_key:
-        key = _ask_secret("API key")
-        place = Configuration.read(url, api_key=key, ca_bundle=asked.ca_bundle, environ={})
-        _try_key(place)
-        session.store.keep_login(
-            KeptLogin(place.url, ca_bundle=place.ca_bundle, api_key=place.api_key)
-        )
-        print(f"The API key is good at {place.url}.")
-        return DONE
-    username = asked.username or session.environ.get("PORTERO_USERNAME") or _ask("Username")
-    place = Configuration.read(
-        url,
-        username,
-        None
-        if asked.secret_file
-        else session.environ.get("PORTERO_SECRET") or _ask_secret("Secret"),
-        login=asked.login,
-        ca_bundle=asked.ca_bundle,
-        environ=_secret_file(asked.secret_file),
-    )
-    session.kept = KeptLogin(
-        place.url,
-        place.username,
-        place.login,
-        os.path.abspath(asked.secret_file) if asked.secret_file else "",
-        place.ca_bundle,
-    )
-    kept = session._fetched(place)
-    with session.store.token(place.url, place.username) as file:
-        file.write(kept)
-    session.store.keep_login(session.kept)
-    print(
-        f"{place.username} is logged in at {place.url}; the token lives {kept.seconds_left:.0f} s."
-    )
+        return _keep_key(session, wanted)
+    return _keep_login(session, asked, wanted)
+
+
+def _keep_key(session: Session, wanted: KeptLogin) -> int:
+    key = session.told("api_key") or _ask_secret("API key")
+    place = Configuration.read(wanted.url, api_key=key, ca_bundle=wanted.ca_bundle, environ={})
+    refusal = Login(place).refusal(key)
+    if refusal is not None and refusal.status == UNAUTHORIZED:
+        raise LoginError("The API key is not good there: it may be mistyped, ended or revoked.")
+    if refusal is not None:
+        raise refusal
+    session.store.keep_login(replace(wanted, url=place.url, api_key=place.api_key))
+    print(f"The API key is good at {place.url}.")
     return DONE
 
 
-def _secret_file(path: str | None) -> dict[str, str]:
-    return {"PORTERO_SECRET_FILE": path} if path else {}
+def _keep_login(session: Session, asked: argparse.Namespace, wanted: KeptLogin) -> int:
+    username = asked.username or session.told("username") or _ask("Username")
+    file = asked.secret_file
+    secret = None if file else session.told("secret")
+    if not secret:
+        file = file or session.environ.get(SECRET_FILE)
+    place = Configuration.read(
+        wanted.url,
+        username,
+        secret or (None if file else _ask_secret("Secret")),
+        login=wanted.login,
+        ca_bundle=wanted.ca_bundle,
+        environ={SECRET_FILE: file} if file else {},
+    )
+    kept = fetched(place)
+    with session.store.token(place.url, place.username) as tokens:
+        tokens.write(kept)
+    session.store.keep_login(
+        replace(wanted, url=place.url, username=username, secret_file=_whole(file))
+    )
+    print(f"{username} is logged in at {place.url}; the token lives {kept.seconds_left:.0f} s.")
+    return DONE
 
 
-def _try_key(place: Configuration) -> None:
-    if not Login(place).is_good(place.api_key):
-        raise LoginError("The API key is not good there: it may be mistyped, ended or revoked.")
+def _whole(path: str | None) -> str:
+    """A path that means the same from every folder."""
+    return os.path.abspath(path) if path else ""
 
 
 def _ask(what: str) -> str:
@@ -260,9 +266,10 @@ def revoke_key(session: Session, asked: argparse.Namespace) -> None:
 
 
 def logout(session: Session, asked: argparse.Namespace) -> int:
-    """Revoke the kept token, and keep nothing."""
-    place = session.place()
-    session.store.forget_login()
+    """Revoke the kept token, and forget the login."""
+    place = session.place(reads_secret=False)
+    if session.is_kept(place):
+        session.store.forget_login()
     with session.store.token(place.url, place.username) as file:
         kept = file.read()
         file.forget()
@@ -274,11 +281,10 @@ def logout(session: Session, asked: argparse.Namespace) -> int:
 
 def examine(session: Session, asked: argparse.Namespace) -> int:
     """Look at all that may be wrong, and say what to do."""
-    place = session.configuration()
-    source = TokenSource(place.url, api_key=place.api_key) if place.api_key else _source(place)
+    place = session.place()
     status = DONE
-    with Portero(source, max_wait_seconds=0) as client:
-        for finding in doctor.examine(place, client):
+    with session.examined(place) or nullcontext() as source:
+        for finding in doctor.examine(place, source):
             print(f"{'ok ' if not finding.status else 'NO '} {finding.what}: {finding.found}")
             if finding.advice:
                 print(f"    {finding.advice}")

@@ -27,6 +27,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 SECRET_FILE = "PORTERO_SECRET_FILE"  # noqa: S105 - the name of a variable
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_MALFORMED = "url is malformed; write http://host:port or https://host"
 
 Origin = tuple[str, str, int]
 
@@ -63,8 +64,10 @@ class Configuration:
         login: str | None = None,
         ca_bundle: str | None = None,
         environ: Mapping[str, str] | None = None,
+        needs_secret: bool = True,
     ) -> "Configuration":
-        """Put together what is given with what the environment has.
+        """Put together what is given with what the environment has. `needs_secret=False` is for who
+        may hold a token of a known user already.
 
         Raises `ConfigurationError`, which names every fault at once.
         """
@@ -72,7 +75,7 @@ class Configuration:
         found = _found(
             {**given, "ca_bundle": ca_bundle}, os.environ if environ is None else environ
         )
-        faults = _faults(found)
+        faults = _faults(found, needs_secret or not found["username"])
         if faults:
             raise ConfigurationError("; ".join(faults))
         return cls(
@@ -137,15 +140,30 @@ def _secret_of(path: str) -> str:
         ) from None
 
 
-def _faults(found: Mapping[str, str]) -> list[str]:
-    faults = [] if found["url"] else [_missing("url")]
-    if found["url"]:
-        faults += _url_faults(found["url"])
+def _faults(found: Mapping[str, str], needs_secret: bool) -> list[str]:
+    faults = url_faults(found["url"]) if found["url"] else [_missing("url")]
+    faults += [_unfit(name) for name in ("username", "secret") if not _is_text(found[name])]
     if found["api_key"]:
-        both = "give either api_key or username and secret, not both"
-        return [*faults, both] if found["secret"] else faults
-    faults += [_missing(name) for name in ("username", "secret") if not found[name]]
-    return faults
+        return faults + _key_faults(found)
+    needed = ("username", "secret") if needs_secret else ("username",)
+    return faults + [_missing(name) for name in needed if not found[name]]
+
+
+def _key_faults(found: Mapping[str, str]) -> list[str]:
+    key = found["api_key"]
+    is_fit = key.isascii() and key.isprintable() and " " not in key
+    faults = [] if is_fit else [_unfit("api_key")]
+    both = "give either api_key or username and secret, not both"
+    return [*faults, both] if found["secret"] else faults
+
+
+def _is_text(value: str) -> bool:
+    """Not what stands for bytes that are no UTF-8, in a variable or a file's name."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _unfit(name: str) -> str:
+    return f"{name} ({VARIABLES[name][0]}) holds characters that none can have"
 
 
 def _missing(name: str) -> str:
@@ -153,13 +171,21 @@ def _missing(name: str) -> str:
     return f"{name} is missing: give the argument {name}=, or set {' or '.join(variables)}"
 
 
-def _url_faults(url: str) -> list[str]:
-    """Never with the URL in it, which may hold a password."""
+def url_faults(url: str) -> list[str]:
+    """What is wrong with a gateway's URL; never with the URL in it, which may hold a password.
+
+    >>> url_faults("http://127.0.0.1:8080"), len(url_faults("127.0.0.1:8080"))
+    ([], 1)
+    """
     try:
         parts = urlsplit(url)
         port_is_good = parts.port is None or parts.port > 0
-    except ValueError:
-        return ["url is malformed; write http://host:port or https://host"]
+        # What no name has, a request would carry in another form than we compare it by.
+        host_is_good = "%" not in httpx2.URL(parts.geturl()).raw_host.decode("ascii")
+    except (ValueError, httpx2.InvalidURL):
+        return [_MALFORMED]
+    if not host_is_good:
+        return [_MALFORMED]
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or not port_is_good:
         return ["url must begin with http:// or https:// and name a host"]
     if parts.username is not None or parts.password is not None:
@@ -175,7 +201,9 @@ def normal_url(url: str) -> str:
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    plain = SplitResult(parts.scheme, parts.netloc.lower(), path, "", "").geturl()
+    # As the requests will name it, that the two may be compared: in ASCII, without a usual port.
+    place = httpx2.URL(parts.geturl()).netloc.decode("ascii")
+    plain = SplitResult(parts.scheme, place, path, "", "").geturl()
     _warn_of_plain_http(parts.scheme, parts.hostname or "", plain)
     return plain
 

@@ -1,5 +1,5 @@
 """What `portero doctor` looks at, in order: each finding says what was found, and what to do where
-it is not well. It changes nothing.
+it is not well. It changes nothing: who calls it ends the login that it makes.
 """
 
 import base64
@@ -13,11 +13,19 @@ import httpx2
 
 from portero.client import Portero
 from portero.configuration import Configuration
-from portero.errors import PorteroError
+from portero.errors import PorteroError, redirected
+from portero.exit_status import REFUSED, UNAVAILABLE, status_of
+from portero.token_source import TokenSource
 
 #: The Date header is in whole seconds, and an answer takes its time.
 SKEW_SECONDS = 2.0
 TIMEOUT_SECONDS = 5.0
+ALIVE = "/healthz"
+ISSUER = "The gateway waits for the issuer: look at the issuer's and the reconciler's logs."
+ENDED = (
+    "No live token of {} at {} is kept, and no secret is at hand: run `portero login`, or set "
+    "PORTERO_SECRET or PORTERO_SECRET_FILE."
+)
 
 
 @dataclass(frozen=True)
@@ -30,26 +38,45 @@ class Finding:
     advice: str = ""
 
 
-def examine(configuration: Configuration, client: Portero) -> Iterator[Finding]:
-    """All findings; the first that leaves nothing more to ask is the last."""
-    answer = _asked(configuration, "/healthz")
+def examine(configuration: Configuration, source: TokenSource | None) -> Iterator[Finding]:
+    """All findings; the first that leaves nothing more to ask is the last. `source`: what to ask
+    with, None where there is neither a secret nor a live token.
+    """
+    answer = _asked(configuration, ALIVE)
     if isinstance(answer, str):
         advice = "Is the gateway running, and is PORTERO_URL its address? For a private "
         advice += "certificate set PORTERO_CA_BUNDLE."
-        yield Finding("reachable", answer, 3, advice)
+        yield Finding("reachable", answer, UNAVAILABLE, advice)
         return
     answered = time.monotonic()
     yield Finding("reachable", f"{configuration.url} answers {answer.status_code}")
     yield _ready(configuration)
     yield _clock(answer)
-    try:
-        token = client.source.token()
-    except PorteroError as error:
-        yield Finding("login", str(error), 1, "Run `portero login`, or check name and secret.")
+    token, finding = _login(configuration, source)
+    yield finding
+    if source is None or not token:
         return
-    yield Finding("login", f"{configuration.username or 'the API key'} has a token")
     yield from _clocks(_date(answer) + time.monotonic() - answered, token)
-    yield _models(client)
+    with Portero(source, max_wait_seconds=0) as client:
+        yield _models(client)
+
+
+def _login(configuration: Configuration, source: TokenSource | None) -> tuple[str, Finding]:
+    """A token, empty where there is none, and what is to be said of it."""
+    advice = "Run `portero login`, or check name and secret."
+    if source is None:
+        found = ENDED.format(configuration.username, configuration.url)
+        return "", Finding("login", found, REFUSED, advice)
+    try:
+        token = source.token()
+    except PorteroError as error:
+        status = status_of(error)
+        is_away = status == UNAVAILABLE
+        return "", Finding("login", str(error), status, ISSUER if is_away else advice)
+    if configuration.api_key:
+        return token, Finding("login", "an API key is at hand")
+    kept = "" if configuration.secret else " that is kept, and no secret to log in again"
+    return token, Finding("login", f"{configuration.username} has a token{kept}")
 
 
 def _asked(configuration: Configuration, path: str) -> httpx2.Response | str:
@@ -57,17 +84,20 @@ def _asked(configuration: Configuration, path: str) -> httpx2.Response | str:
     try:
         with httpx2.Client(verify=configuration.ssl_context(), timeout=TIMEOUT_SECONDS) as client:
             answer: httpx2.Response = client.get(configuration.url + path)
-            return answer
     except httpx2.HTTPError as error:
         return f"{configuration.url} did not answer ({type(error).__name__}: {error})"
+    if answer.is_redirect:
+        return f"{configuration.url} {redirected(answer.headers.get('location', ''))}"
+    if path == ALIVE and answer.status_code != 200:
+        return f"{configuration.url} answers {answer.status_code}, as no Portero does"
+    return answer
 
 
 def _ready(configuration: Configuration) -> Finding:
     answer = _asked(configuration, "/readyz")
     if isinstance(answer, httpx2.Response) and answer.status_code == 200:
         return Finding("ready", "keys, policy and tokens are there")
-    advice = "The gateway waits for the issuer: look at the issuer's and the reconciler's logs."
-    return Finding("ready", "not yet", 3, advice)
+    return Finding("ready", "not yet", UNAVAILABLE, ISSUER)
 
 
 def _clock(answer: httpx2.Response) -> Finding:
@@ -92,7 +122,7 @@ def _date(answer: httpx2.Response) -> float:
     """Seconds since 1970 by the gateway; our own where it does not say."""
     try:
         return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return time.time()
 
 
@@ -101,7 +131,7 @@ def _issued_at(token: str) -> float | None:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return float(claims["iat"])
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -109,8 +139,11 @@ def _models(client: Portero) -> Finding:
     try:
         names = client.models().names
     except PorteroError as error:
-        return Finding("models", str(error), 1, "Ask who runs the gateway what your role may use.")
+        status = status_of(error)
+        advice = "Ask who runs the gateway what your role may use."
+        away = "The LLM server is away, or does not answer: ask who runs the gateway."
+        return Finding("models", str(error), status, away if status == UNAVAILABLE else advice)
     if not names:
         advice = "No LLM server is up, or none of its models is yours."
-        return Finding("models", "none", 1, advice)
+        return Finding("models", "none", REFUSED, advice)
     return Finding("models", ", ".join(names))

@@ -2,7 +2,8 @@
 where, and a token that all processes share.
 
 A lock makes one login of many processes that start at once. A secret is never kept, only the path
-of a file that holds one. POSIX alone: the locks are `flock`'s.
+of a file that holds one; and what is kept goes to no other origin than it was kept for. POSIX
+alone: the locks are `flock`'s.
 """
 
 import fcntl
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from portero.configuration import SECRET_FILE, VARIABLES
+from portero.configuration import SECRET_FILE, VARIABLES, normal_url, origin, url_faults
+from portero.errors import ConfigurationError
 from portero.hidden import Hidden
 from portero.token_state import RENEWAL_PART
 
@@ -26,6 +28,14 @@ from portero.token_state import RENEWAL_PART
 DRIFT_SECONDS = 5.0
 #: A token that was good so short a time ago is not asked about again.
 CHECKED_SECONDS = 10.0
+
+#: The variables that say who logs in. Who sets one of them means nobody else's.
+CREDENTIALS = (
+    SECRET_FILE,
+    *VARIABLES["username"],
+    *VARIABLES["secret"],
+    *VARIABLES["api_key"],
+)
 
 T = TypeVar("T")
 
@@ -52,17 +62,45 @@ class KeptLogin:
     api_key: Hidden = field(default=Hidden(), repr=False)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment, and what it leaves open: all of a login, or none of its credentials."""
-        names = {"PORTERO_URL": self.url, "PORTERO_CA_BUNDLE": self.ca_bundle}
-        theirs = (SECRET_FILE, *VARIABLES["username"], *VARIABLES["secret"], *VARIABLES["api_key"])
-        if not any(environ.get(name) for name in theirs):
-            names["PORTERO_USERNAME"] = self.username
-            names[SECRET_FILE] = self.secret_file
-            names["PORTERO_API_KEY"] = self.api_key
-        kept = {name: value for name, value in names.items() if value}
-        if any(environ.get(name) for name in VARIABLES["url"]):
-            kept.pop("PORTERO_URL", None)
-        return {**kept, **{name: value for name, value in environ.items() if value}}
+        """The environment, and what it leaves open: all of a login, or none of its credentials.
+
+        Raises `ConfigurationError` where it names another origin, and nobody who logs in there.
+        """
+        told = {name: value for name, value in environ.items() if value}
+        has_credentials = any(name in told for name in CREDENTIALS)
+        name = next((name for name in VARIABLES["url"] if name in told), None)
+        if name is not None and not self.is_for(told[name]):
+            if self.url and not has_credentials:
+                raise ConfigurationError(self._elsewhere(name, told[name]))
+            return told
+        kept = {"PORTERO_CA_BUNDLE": self.ca_bundle}
+        if name is None:
+            kept["PORTERO_URL"] = self.url
+        if not has_credentials:
+            kept["PORTERO_USERNAME"] = self.username
+            kept[SECRET_FILE] = self.secret_file
+            kept["PORTERO_API_KEY"] = self.api_key
+        return {**{name: value for name, value in kept.items() if value}, **told}
+
+    def is_for(self, url: str) -> bool:
+        """Whether a URL is of the origin that this was kept for.
+
+        >>> KeptLogin("https://door.lan").is_for("https://door.lan/v1")
+        True
+        """
+        if not self.url or url_faults(url) or url_faults(self.url):
+            return False
+        return origin(normal_url(url)) == origin(normal_url(self.url))
+
+    def _elsewhere(self, name: str, url: str) -> str:
+        faults = url_faults(url)
+        if faults:
+            return f"{name}: {faults[0]}"
+        return (
+            f"{name} names {normal_url(url)}, and the login that is kept is for {self.url}: run "
+            f"`portero login --url {normal_url(url)}`, or unset {name}, or set who logs in there: "
+            "PORTERO_USERNAME and PORTERO_SECRET, or PORTERO_API_KEY"
+        )
 
 
 @dataclass(frozen=True)

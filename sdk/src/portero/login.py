@@ -9,6 +9,7 @@ import base64
 import json
 import logging
 import random
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,14 @@ from typing import Any
 
 import httpx2
 
+from portero import calls
+from portero.calls import MODELS
 from portero.configuration import Configuration
 from portero.errors import (
     ConfigurationError,
     LoginError,
     LoginUnavailable,
+    PorteroError,
     TooManyTokens,
     WrongCredentials,
     WrongLogin,
@@ -58,8 +62,13 @@ OAUTH_CODES: Mapping[str, type[LoginError]] = {
     "invalid_client": WrongCredentials,
     "unauthorized_client": WrongLogin,
 }
+#: Statuses of refusals that a gateway gives to good tokens alone: by their role, or for the LLM
+#: server behind it.
+TAKEN = (403, 502, 504)
+UNAUTHORIZED = 401
 COOKIE = "auth_token"
 TIMEOUT_SECONDS = 10.0
+_SECONDS = re.compile("[0-9]{1,10}")
 
 
 class _Quiet(logging.Filter):
@@ -123,11 +132,21 @@ class Login:
         answer = self._sent("POST", "/logout", headers, {}, timeout_seconds)
         return isinstance(answer, httpx2.Response) and answer.status_code in (202, 204, 401)
 
-    def is_good(self, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
-        """Whether the gateway takes a token; what it cannot be asked counts as taken."""
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = self._sent("GET", "/v1/models", headers, {}, timeout_seconds)
-        return not (isinstance(answer, httpx2.Response) and answer.status_code == 401)
+    def refusal(self, token: str, timeout_seconds: float = TIMEOUT_SECONDS) -> LoginError | None:
+        """Why the gateway does not take a token, None where it does; `LoginUnavailable` where it
+        could not be asked, which says nothing of the token.
+        """
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        answer = self._sent("GET", MODELS.path, headers, {}, timeout_seconds)
+        if isinstance(answer, LoginError):
+            return answer
+        status, is_porteros = answer.status_code, "x-portero-code" in answer.headers
+        read = calls.read(MODELS.kind, status, answer.headers, answer.content)
+        if not isinstance(read, PorteroError) or (is_porteros and status in TAKEN):
+            return None
+        kind = LoginError if status == UNAUTHORIZED else LoginUnavailable
+        message = f"{MODELS.path}: {read.message}"
+        return kind(message, status=status, code=read.code, request_id=read.request_id)
 
     def _at(self, endpoint: str, now: float, timeout_seconds: float) -> Outcome:
         answer = self._sent("POST", endpoint, *self._asked(endpoint), timeout_seconds)
@@ -208,7 +227,7 @@ def _from_cookie(answer: httpx2.Response) -> Found | None:
             cookie = SimpleCookie(line).get(COOKIE)
         except CookieError:
             continue
-        if cookie is not None and cookie["max-age"].isdigit():
+        if cookie is not None and _SECONDS.fullmatch(cookie["max-age"]):
             return _checked(cookie.value, int(cookie["max-age"]), None)
     return None
 
@@ -231,6 +250,6 @@ def role_in(token: str) -> str:
     try:
         payload = token.split(".")[1]
         role = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["role"]
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return role if isinstance(role, str) else ""
