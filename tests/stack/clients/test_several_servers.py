@@ -14,6 +14,7 @@ import pytest
 
 from tests.stack.clients import npm
 from tests.stack.clients.answers import INFERENCE, everything
+from tests.stack.clients.enclosed import gateway_socket, why_not
 from tests.stack.clients.python_clients import (
     CLIENTS,
     Client,
@@ -27,8 +28,6 @@ from tests.stack.clients.test_coding_agents import (
     TURN_SECONDS,
     Agent,
     Home,
-    gateway_socket,
-    why_not,
 )
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import write_policy
