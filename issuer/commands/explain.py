@@ -11,6 +11,7 @@ from issuer.commands.told import Bare, Commands
 from issuer.errors import Faults
 from issuer.policy import Place
 from issuer.policy.explanation import Explainer
+from issuer.sync import servers_told
 from issuer.sync.gateways import Gateways
 
 TROUBLE_STATUS = 2
@@ -57,8 +58,7 @@ def _known_servers() -> list[dict[str, Any]] | None:
     place = config.read_sync()
     if place is None:
         return None
-    each = Gateways(*place).each
-    return next((told for one in each if (told := one.servers()) is not None), None)
+    return servers_told.first(Gateways(*place))
 
 
 def _shown(place: Place, files: Mapping[str, Path]) -> str:

@@ -7,23 +7,21 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from issuer import config
 from issuer.audit import operator
 from issuer.commands.told import Bare, Commands, harmless, moment, tell_pending
-from issuer.store import TakenOut
 from issuer.store.sessions import open_sessions
+from issuer.sync import servers_told
 from issuer.sync.gateways import Gateways, gateways_of
 from issuer.sync.policy_in_force import PolicyInForce
+from issuer.sync.servers_told import NO_ANSWER, UNKNOWN, Told
 
 TROUBLE_STATUS = 2
-UNKNOWN = "unknown"
 MAX_SHOWN = 3
 _TICK_SECONDS = 0.1
-
-#: By the URL of its internal listener, what a gateway says of each server; None: no answer.
-Told = dict[str, list[dict[str, Any]] | None]
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -78,17 +76,7 @@ def _in_force() -> tuple[PolicyInForce, Gateways]:
 def run(options: argparse.Namespace) -> int:
     """A line a server and gateway: name, kind, URL, state, models, and what was wrong last."""
     policy, gateways = _in_force()
-    taken_out = policy.taken_out()
-    servers = [
-        {"name": one.name, "kind": one.kind.name, "url": str(one.url)}
-        for one in policy.in_force().servers
-    ]
-    told = _asked(gateways, options.wait if servers else 0)
-    rows = [
-        server | _of(url, server["name"], told) | _out(taken_out.get(server["name"]))
-        for server in servers
-        for url in told
-    ]
+    rows = servers_told.rows(policy, partial(_asked, gateways, options.wait))
     if options.json:
         print(json.dumps({"servers": rows}))
     elif rows:
@@ -98,15 +86,10 @@ def run(options: argparse.Namespace) -> int:
     return _status(rows)
 
 
-def _out(taken: TakenOut | None) -> dict[str, Any]:
-    """What the issuer says of it, in place of what a gateway does."""
-    return {"taken_out": vars(taken)} if taken else {}
-
-
 def _asked(gateways: Gateways, seconds: float) -> Told:
     end = time.monotonic() + seconds
     while True:
-        told = {one.url: one.servers() for one in gateways.each}
+        told = servers_told.told(gateways)
         if all(map(_are_known, told.values())) or time.monotonic() >= end:
             return told
         time.sleep(_TICK_SECONDS)
@@ -114,16 +97,6 @@ def _asked(gateways: Gateways, seconds: float) -> Told:
 
 def _are_known(rows: Sequence[Mapping[str, Any]] | None) -> bool:
     return bool(rows) and all(row.get("state") != UNKNOWN for row in rows or ())
-
-
-def _of(url: str, name: str, told: Told) -> dict[str, Any]:
-    """What a gateway says of a server; one that has not the policy yet knows nothing of it."""
-    rows = told[url]
-    if rows is None:
-        return {"gateway": url, "state": "no answer", "models": []}
-    found = next((row for row in rows if row.get("name") == name), {"state": UNKNOWN})
-    found = {field: value for field, value in found.items() if field != "taken_out"}
-    return {"gateway": url, "state": UNKNOWN, **found, "models": list(found.get("models") or [])}
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -148,6 +121,6 @@ def _listed(models: Sequence[str]) -> str:
 
 def _status(rows: Sequence[Mapping[str, Any]]) -> int:
     states = {row["state"] for row in rows}
-    if "no answer" in states:
+    if NO_ANSWER in states:
         return TROUBLE_STATUS
     return 0 if states <= {"up"} else 1

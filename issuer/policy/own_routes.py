@@ -43,6 +43,7 @@ OWN_ROUTES = {
         "POST /admin/api/users/{name}/keys model=none",
         "GET /admin/api/keys model=none",
         "DELETE /admin/api/keys/{id} model=none",
+        "GET /admin/api/servers model=none",
         "POST /admin/api/servers/{name}/take-out model=none",
         "POST /admin/api/servers/{name}/put-back model=none",
         "GET /admin/api/usage model=none",

@@ -96,6 +96,10 @@ def _users(house: console.House) -> Response:
 
 
 def _add_servers(routes: Blueprint, house: console.House) -> None:
+    @routes.get("/api/servers")
+    def servers() -> Response:
+        return make_response(jsonify(servers=console.servers_of(house)))
+
     @routes.post("/api/servers/<name>/take-out")
     def take_server_out(name: str) -> Response:
         return _moved(name, partial(house.policy.take_out, name, caller.actor(g.claims)))

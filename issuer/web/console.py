@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from issuer.people import People
 from issuer.policy.explanation import Explainer
 from issuer.store import Selection, Session
 from issuer.store.usage import Usage
+from issuer.sync import servers_told
 from issuer.sync.active_tokens import Revocation
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
@@ -63,6 +65,11 @@ class Figure:
     name: str
     about: str
     says: str
+
+
+def servers_of(house: House) -> list[dict[str, Any]]:
+    """The LLM servers as each gateway sees them now."""
+    return servers_told.rows(house.policy, partial(servers_told.told, house.gateways))
 
 
 @dataclass(frozen=True)
@@ -164,11 +171,11 @@ class _Pages:
             yield Figure(f"certificate-{place}", about, _said_of_certificate(told))
 
     def _of_servers(self) -> Iterator[Figure]:
-        taken_out = self._house.policy.taken_out()
-        for place, one in enumerate(self._servers()):
+        for place, one in enumerate(servers_of(self._house)):
             says = pages.text_or(f"state.{one['state']}", one["state"])
-            if out := taken_out.get(one["name"]):
-                says = f"{says}; {pages.text('console.out_by', by=out.by)} {pages.utc(out.since)}"
+            if out := one.get("taken_out"):
+                by = pages.text("console.out_by", by=out["by"])
+                says = f"{says}; {by} {pages.utc(out['since'])}"
             about = f"{pages.text('console.server')} {one['name']}"
             yield Figure(f"server-{place}", about, says)
 
@@ -208,8 +215,7 @@ class _Pages:
 
     def servers(self, done: Done = Done()) -> Response:
         """The LLM servers, as each gateway sees them."""
-        taken_out = self._house.policy.taken_out()
-        return self._page("servers", done, rows=self._servers(), taken_out=taken_out)
+        return self._page("servers", done, rows=servers_of(self._house))
 
     def usage(self) -> Response:
         """What was used, told apart by what is asked."""
@@ -252,7 +258,7 @@ class _Pages:
         """Whether a user may do something, and the rule and line that say so."""
         form = {name: value.strip() for name, value in request.form.items()}
         in_force = self._house.policy.in_force()
-        known = self._known() if in_force.servers else None
+        known = servers_told.first(self._house.gateways) if in_force.servers else None
         answer = Explainer(in_force, known).explain(
             form.get("user", ""),
             form.get("method", "") or "POST",
@@ -260,20 +266,6 @@ class _Pages:
             form.get("model") or None,
         )
         return self.policy(vars(answer))
-
-    def _known(self) -> list[dict[str, Any]] | None:
-        each = self._house.gateways.each
-        return next((told for one in each if (told := one.servers()) is not None), None)
-
-    def _servers(self) -> list[dict[str, Any]]:
-        """A row a server and gateway."""
-        named = self._house.policy.in_force().servers
-        told = {one.url: one.servers() for one in self._house.gateways.each} if named else {}
-        return [
-            {"kind": one.kind.name, "url": str(one.url), **_told_of(one.name, rows), "gateway": at}
-            for one in named
-            for at, rows in told.items()
-        ]
 
     # What is changed
 
@@ -404,12 +396,3 @@ def _cut(rows: Sequence[Any]) -> dict[str, Any]:
 
 def _is_meant(asked: str, session: Session) -> bool:
     return not asked or asked in (session.jti, session.role) or asked in session.subject
-
-
-def _told_of(name: str, rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """What a gateway says of a server; one that does not answer says nothing."""
-    none: dict[str, Any] = {"name": name, "state": "no answer", "models": [], "in_flight": 0}
-    if rows is None:
-        return none
-    found = next((dict(row) for row in rows if row.get("name") == name), {"state": "unknown"})
-    return {**none, "last_error": "", **found, "models": list(found.get("models") or [])}

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from issuer import __main__ as issuer_main
-from issuer import config
+from issuer import config, create_app
 from issuer.audit import operator
 from issuer.store.sessions import open_sessions
 from issuer.sync.gateways import Gateways
 from issuer.sync.policy_in_force import PolicyInForce
+from tests.conftest import USERS, password
 from tests.policies import BASE
-from tests.support.fake_gateway import SYNC_KEY, is_authentic
+from tests.support.fake_gateway import SYNC_KEY, FakeGateway, is_authentic
 from tests.support.listening import Message, Reply, listening
 
 POLICY = f"""{BASE}servers:
@@ -178,6 +179,36 @@ def test_several_gateways_have_a_line_each(
     assert [line.split()[:2] for line in lines] == [
         [url, name] for name in ("rack", "attic") for url in (one.url, other.url)
     ]
+
+
+def test_the_admin_api_and_the_console_tell_what_the_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    servers = POLICY.removeprefix(BASE)
+    (tmp_path / "policy.yaml").write_text(config.POLICY_FILE.read_text() + servers)
+    model, told = FakeGateway(), telling({**RACK, "taken_out": True}, ATTIC)
+
+    def answer(message: Message) -> Reply:
+        return told(message) if message.path == "/sync/servers" else model.answer(message)
+
+    with listening(answer) as gateway:
+        monkeypatch.setenv("GATEWAY_URLS", gateway.url)
+        client = create_app().test_client(use_cookies=False)
+        form = {"grant_type": "client_credentials", "client_id": (admin := USERS["admin"])}
+        given = client.post("/oauth/token", data=form | {"client_secret": password(admin)}).json
+        assert given
+        headers = {"Authorization": f"Bearer {given['access_token']}"}
+        assert issuer_main.main(["servers", "take-out", "attic"]) == 0
+        capsys.readouterr()
+        issuer_main.main(["servers", "--json"])
+        said = client.get("/admin/api/servers", headers=headers).json
+        page = client.get("/admin/servers", headers=headers).text
+    assert said == json.loads(capsys.readouterr().out)
+    rack, attic = said["servers"]
+    assert (rack["state"], "taken_out" in rack) == ("up", False)
+    assert (attic["state"], attic["taken_out"]["by"]) == ("down", operator().name)
+    assert page.count(f"taken out by {operator().name}") == 1
+    assert str(ATTIC["last_error"]) in page
 
 
 def test_without_servers_it_says_where_the_llm_is_named(
