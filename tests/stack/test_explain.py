@@ -52,6 +52,7 @@ OF_ISSUER = (
     "with name and days.",
     "This path is asked by other methods",
     "Nothing of that kind is done here.",
+    "names no LLM server of that name",
 )
 
 
