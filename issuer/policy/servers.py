@@ -21,6 +21,8 @@ from issuer.policy.yaml_document import Path as FieldPath
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_PORT = 65_535
 MAX_HOST_CHARACTERS = 253
+#: How many folders a gateway has for certificates of single servers (server/authorities.lua).
+MAX_AUTHORITIES = 16
 
 #: Of what has the form that the schema asks for.
 _URL = re.compile(r"(https?)://(?=[!-~]{1,1000}\Z)([^/]*)(/.*)?\Z", re.ASCII)
@@ -118,7 +120,23 @@ def rule_faults(
     for path, of, name in files_named(document):
         if fault := named_files.fault_of(found, of, name):
             yield document.fault(path, fault)
+    yield from _authority_faults(document, found)
     yield from _alias_faults(document)
+
+
+def _authority_faults(document: Document, found: Mapping[str, NamedFile]) -> Iterator[Fault]:
+    """More certificates of single servers than a gateway has places for."""
+    known: set[str] = set()
+    for path, of, name in files_named(document):
+        if of == "ca_file" and not named_files.fault_of(found, of, name):
+            known.add(named_files.text_of(found, of, name))
+            if len(known) > MAX_AUTHORITIES:
+                text = (
+                    f"is one more than the {MAX_AUTHORITIES} different ones that a gateway has"
+                    " room for; put the certificates of several into one file"
+                )
+                yield document.fault(path, text)
+                return
 
 
 def _entries(document: Document) -> Iterator[tuple[FieldPath, dict[str, Any]]]:

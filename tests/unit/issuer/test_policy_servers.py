@@ -1,6 +1,7 @@
 """LLM servers and aliases, from the policy's text to what gateways are told of them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from issuer import policy
 from issuer.errors import Faults
-from issuer.policy import Policy, Sources, Terms
+from issuer.policy import Policy, Sources, Terms, servers
 from issuer.policy.named_files import NamedFile
+from run.commands import ROOT
 from tests.policies import BASE
 from tests.policies.llm_servers import PEM, SERVER, with_field
 from tests.support.policies import KINDS
@@ -129,6 +131,47 @@ def test_a_policy_without_servers_is_told_as_before_there_were_any() -> None:
     told = made(BASE).for_gateways(sealed)
     assert set(told) == {"roles", "users", "model_names", "routes"}
     assert all("servers" not in row and "by_name" not in row for row in told["routes"])
+
+
+def authorities(*kinds: int) -> tuple[str, dict[str, NamedFile]]:
+    """A server for each number, whose file has as many certificates."""
+    rows = (
+        f"  - {{name: s{at}, url: 'https://s{at}', kind: vllm, ca_file: {kind}.pem}}\n"
+        for at, kind in enumerate(kinds)
+    )
+    files = {f"ca_file {kind}.pem": NamedFile(PEM.decode() * kind) for kind in kinds}
+    return f"{BASE}servers:\n{''.join(rows)}", files
+
+
+def test_as_many_different_authorities_as_a_gateway_has_places_for_and_one_more_is_a_fault() -> (
+    None
+):
+    kinds = policy.gather(policy.SHIPPED).kinds
+    text, files = authorities(*range(1, 17), *range(1, 17))
+    policy.parse(Sources(text, kinds, files), Terms())
+    text, files = authorities(*range(1, 17), 3, 17, 18)
+    with pytest.raises(Faults) as found:
+        policy.parse(Sources(text, kinds, files), Terms())
+    line = text[: text.index("17.pem")].count("\n") + 1
+    assert found.value.faults == (
+        f"policy.yaml line {line}: servers[18].ca_file is one more than the 16 different ones that"
+        " a gateway has room for; put the certificates of several into one file",
+    )
+
+
+def test_a_gateway_has_the_places_for_authorities_that_a_policy_may_use() -> None:
+    text = (ROOT / "openresty/lua/portero/server/authorities.lua").read_text()
+    assert f"local FOLDERS = {servers.MAX_AUTHORITIES}\n" in text
+    for name in ("ask", "server", "socket"):
+        conf = (ROOT / f"openresty/conf/{name}_locations.conf").read_text()
+        named = re.findall(
+            rf"location @{name}_ca_(\d+) .*?VerifyCAPath server_ca/(\d+);", conf, re.S
+        )
+        places = [str(at) for at in range(1, servers.MAX_AUTHORITIES + 1)]
+        assert named == list(zip(places, places, strict=True))
+    made_by = re.search(r"for number in ([\d ]+);", (ROOT / "openresty/gateway.sh").read_text())
+    assert made_by is not None
+    assert made_by[1].split() == places
 
 
 def test_the_kinds_in_force_are_those_of_the_servers() -> None:
