@@ -20,7 +20,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import denial, logins
+from bench import denial, logins, pages
 from bench.load import Sample, measure, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
 from issuer import tokens
@@ -69,7 +69,7 @@ def main() -> int:
                 samples[row.name].append(measure(row.server, row.script, SECONDS))
     _print_table(rows, samples)
     print(f"\nroute and role, without what surrounds them: {_policy_nanoseconds()} ns a request")
-    return logins.main() or denial.main()
+    return logins.main() or denial.main() or pages.main()
 
 
 def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:

@@ -73,13 +73,19 @@ class ApiKeys:
             raise TooManyApiKeys from None
         return made
 
-    def listed(self, owner: str | None = None, most: int | None = None) -> list[Session]:
+    def listed(
+        self, owner: str | None = None, most: int | None = None, about: str = ""
+    ) -> list[Session]:
         """Those that are good at this moment, of one owner or of all, the newest first; at most so
-        many.
+        many, whose owner or name has `about` in it.
         """
         roles, now = self._roles(), int(self._clock())
-        found = self._active.store.api_keys(now, owner, most)
+        found = self._active.store.api_keys(now, owner, most, about)
         return [shown for one in found if (shown := api_keys.in_force(one, roles, now))]
+
+    def count(self, about: str = "") -> int:
+        """How many there are of all, as the store has them."""
+        return self._active.store.count_api_keys(int(self._clock()), about)
 
     def revoke(self, key_id: str, by: Actor, owner: str | None = None) -> Revocation:
         """End a key everywhere; with `owner`, only if it is this user's."""

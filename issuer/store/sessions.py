@@ -62,6 +62,11 @@ _ROWS = select(
 ).select_from(sessions.outerjoin(api_keys, and_(api_keys.c.id == sessions.c.jti, IS_KEY)))
 
 
+def _about_key(about: str) -> Sequence[ColumnElement[bool]]:
+    of = [sessions.c.subject, api_keys.c.name]
+    return [or_(*(one.icontains(about, autoescape=True) for one in of))] if about else []
+
+
 def _active(now: int) -> ColumnElement[bool]:
     return and_(sessions.c.revoked_at.is_(None), sessions.c.expires_at > now)
 
@@ -127,20 +132,33 @@ class Sessions:
         """The position of the newest change."""
         return self.database.read(lambda connection: _counter(connection, "position"))
 
-    def active(self, now: int, most: int) -> Sequence[Session]:
-        """The newest active tokens' sessions."""
+    def active(self, now: int, most: int, about: str = "") -> Sequence[Session]:
+        """The newest active tokens' sessions; of those whose `jti` or role is `about`, or whose
+        subject has it in it, where there is one.
+        """
         rows = _ROWS.where(IS_TOKEN, _active(now))
+        if about:
+            named = or_(sessions.c.jti == about, sessions.c.role == about)
+            rows = rows.where(or_(named, sessions.c.subject.icontains(about, autoescape=True)))
         return self._select(rows.order_by(sessions.c.position.desc()).limit(most))
 
     def api_keys(
-        self, now: int, subject: str | None = None, most: int | None = None
+        self, now: int, subject: str | None = None, most: int | None = None, about: str = ""
     ) -> Sequence[Session]:
-        """The active API keys, of one owner or of all, the newest first; at most so many."""
-        rows = _ROWS.where(IS_KEY, _active(now))
+        """The active API keys, of one owner or of all, the newest first; at most so many, and of
+        those whose owner or name has `about` in it.
+        """
+        rows = _ROWS.where(IS_KEY, _active(now), *_about_key(about))
         if subject is not None:
             rows = rows.where(sessions.c.subject == subject)
         newest = rows.order_by(sessions.c.issued_at.desc(), sessions.c.jti)
         return self._select(newest.limit(most))
+
+    def count_api_keys(self, now: int, about: str = "") -> int:
+        """How many there are of those."""
+        keys = _ROWS.where(IS_KEY, _active(now), *_about_key(about))
+        count = select(func.count()).select_from(keys.subquery())
+        return self.database.read(lambda connection: int(connection.scalar(count) or 0))
 
     def note_uses(self, uses: Mapping[str, int], least_seconds: int) -> None:
         """Remember when API keys were used last, where that is so much later than what is known."""

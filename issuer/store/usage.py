@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, func, or_, select
+from sqlalchemy import Connection, Select, Table, and_, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from issuer.store.database import SQLITE, Database
@@ -101,15 +101,34 @@ class Usage:
 
     def asked(self, question: Question) -> list[dict[str, Any]]:
         """The sums, in the order of what they are told apart by."""
-        by = [usage.c[name] for name in question.by]
-        sums = [func.sum(usage.c[name]).label(name) for name in COUNTS]
-        rows = select(*by, *sums).where(usage.c.day.between(question.first, question.last))
-        if question.user is not None:
-            rows = rows.where(usage.c.user == question.user)
-        found = rows.group_by(*by).order_by(*by)
+        found = _sums(question)
         return self._database.read(
             lambda connection: [_told(row._asdict()) for row in connection.execute(found)]
         )
+
+    def page(self, question: Question, most: int) -> tuple[list[dict[str, Any]], int]:
+        """The first of them, and how many there are: nobody reads a hundred thousand."""
+        first, every = _sums(question).limit(most), _chosen(question).distinct()
+        count = select(func.count()).select_from(every.subquery())
+
+        def read(connection: Connection) -> tuple[list[dict[str, Any]], int]:
+            rows = [_told(row._asdict()) for row in connection.execute(first)]
+            is_all = len(rows) < most
+            return rows, len(rows) if is_all else int(connection.scalar(count) or 0)
+
+        return self._database.read(read)
+
+
+def _chosen(question: Question) -> Select[Any]:
+    rows = select(*(usage.c[name] for name in question.by))
+    rows = rows.where(usage.c.day.between(question.first, question.last))
+    return rows if question.user is None else rows.where(usage.c.user == question.user)
+
+
+def _sums(question: Question) -> Select[Any]:
+    by = [usage.c[name] for name in question.by]
+    sums = [func.sum(usage.c[name]).label(name) for name in COUNTS]
+    return _chosen(question).add_columns(*sums).group_by(*by).order_by(*by)
 
 
 def _spent(rows: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:

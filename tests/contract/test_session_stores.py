@@ -685,6 +685,15 @@ def test_a_policy_outlasts_a_new_epoch(store: Sessions) -> None:
     assert store.policy() == StoredPolicy(1, "a", "1")
 
 
+def test_active_ones_are_found_by_id_role_and_a_part_of_their_subject(store: Sessions) -> None:
+    store.add(session("a", subject="USRS_Ana"), 9, NOW)
+    store.add(session("b", subject="USRSBob"), 9, NOW)
+    found = {
+        about: names(store.active(NOW, 9, about)) for about in ("", "_ana", "RSb", "%", "b", "x")
+    }
+    assert found == {"": ["b", "a"], "_ana": ["a"], "RSb": ["b"], "%": [], "b": ["b"], "x": []}
+
+
 # API keys.
 
 

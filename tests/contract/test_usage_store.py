@@ -138,3 +138,11 @@ def test_where_a_life_of_a_gateway_has_come_to_is_kept_while_it_may_come_back(
     assert [usage.taken(life) for life in ("one", "other")] == [7, 7]
     usage.prune(now + 91 * 86_400, {"one"})
     assert [usage.taken(life) for life in ("one", "other")] == [7, 0]
+
+
+def test_a_page_has_the_first_sums_and_how_many_there_are(usage: Usage) -> None:
+    usage.add("life", 1, [[DAY, f"USRS{number}", *ROW[2:]] for number in range(7)] + [BOTS])
+    asked = Question("2026-01-01", "2026-12-31", ("user", "model"))
+    for most in (3, 8, 9):
+        assert usage.page(asked, most) == (usage.asked(asked)[:most], 8)
+    assert usage.page(Question("2026-01-01", "2026-12-31", ("user",), "nobody"), 3) == ([], 0)

@@ -2,6 +2,7 @@
 `tests/browser/test_console.py` has the pages as people see them.
 """
 
+import gzip
 import html
 import sqlite3
 import time
@@ -20,8 +21,9 @@ from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
 from issuer import create_app
+from issuer.audit import LOGIN, Actor, Event
 from issuer.errors import StoreUnavailable
-from issuer.store import OF_API_KEY, ApiKey, Session, database
+from issuer.store import OF_API_KEY, Addition, ApiKey, Session, database
 from issuer.store.audit import Audit
 from issuer.users import credentials
 from issuer.web import pages
@@ -264,3 +266,75 @@ def test_a_page_that_does_not_show_all_says_so(
     fill(house)
     shown = html.unescape(house.ask(admin, f"/admin/{page}").text)
     assert said.format(shown=SHOWN, count=count) in shown
+
+
+SESSIONS = 10_000
+
+
+def many_sessions(house: House) -> None:
+    """The first is somebody else's, and of another role."""
+    store, now = house.app.extensions["portero"].active.store, int(time.time())
+    additions = [
+        Addition(Session(f"{number:022}", "USRS%dd", "user", now, now + 900, "other"))
+        for number in range(1, SESSIONS)
+    ]
+    first = Addition(Session("0" * 22, "AGIA_first", "agi", now, now + 900, "other"))
+    store.add_each([first, *additions], 2 * SESSIONS, now)
+
+
+def many_rows(house: House) -> None:
+    actor = Actor("user", "AGIA_first", "192.0.2.1")
+    events = [Event(actor, LOGIN, f"AGIA_first/{number}") for number in range(2_000)]
+    house.app.extensions["portero"].audit.record(*events)
+
+
+@pytest.mark.parametrize(
+    ("page", "fill"),
+    [
+        ("sessions", many_sessions),
+        ("users", many_users),
+        ("keys", many_keys),
+        ("usage", much_usage),
+        ("audit", many_rows),
+    ],
+)
+def test_a_page_is_as_long_as_it_gets_however_much_there_is(
+    house: House, page: str, fill: Callable[[House], None]
+) -> None:
+    admin = house.token(ADMIN)
+    fill(house)
+    shown = house.ask(admin, f"/admin/{page}").text
+    assert 50 < shown.count("<tr>") <= SHOWN + 1
+    assert len(gzip.compress(shown.encode())) < 30 * 1024
+
+
+@pytest.mark.parametrize("asked", ["agia_FIRST", "0" * 22, "agi"])
+def test_a_filter_finds_a_session_behind_thousands_that_are_newer(house: House, asked: str) -> None:
+    admin = house.token(ADMIN)
+    many_sessions(house)
+    assert "AGIA_first" not in house.ask(admin, "/admin/sessions").text
+    shown = house.ask(admin, f"/admin/sessions?filter={asked}").text
+    assert shown.count('<th scope="row"') == 1
+    assert "AGIA_first" in shown
+
+
+def test_what_is_special_to_the_database_is_a_letter_to_a_filter(house: House) -> None:
+    admin = house.token(ADMIN)
+    many_sessions(house)
+    for asked, count in (("%25d", SHOWN), ("%25", SHOWN), ("S%25d", SHOWN), ("A_f", 1), ("R_", 0)):
+        shown = house.ask(admin, f"/admin/sessions?filter={asked}").text
+        assert shown.count('<th scope="row"') == count, asked
+
+
+def test_a_filter_of_keys_goes_by_owner_and_name_behind_thousands(house: House) -> None:
+    admin = house.token(ADMIN)
+    many_keys(house)
+    store, old = house.app.extensions["portero"].active.store, int(time.time()) - 60
+    key = ApiKey("f" * 64, "Old laptop", (), ADMIN)
+    store.add(
+        Session("f" * 16, PERSON, "user", old, old + 900, OF_API_KEY, api_key=key), 1_000, old
+    )
+    assert "Old laptop" not in house.ask(admin, "/admin/keys").text
+    shown = house.ask(admin, "/admin/keys?filter=old lap").text
+    assert shown.count('<th scope="row"') == 1
+    assert "Old laptop" in shown
