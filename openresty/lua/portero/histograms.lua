@@ -24,8 +24,15 @@ local KINDS = {
     { "gen_ai_client_token_usage", TOKENS, "Tokens of a request, by their type." },
 }
 local BOUNDS = {}
+--- The same, and behind them as many that no value exceeds that halving finds its place in them.
+local HALVED, MOST_BOUNDS = {}, 31
 for _, kind in ipairs(KINDS) do
-    BOUNDS[kind[1]] = kind[2]
+    local name, bounds = kind[1], kind[2]
+    local halved = {}
+    for place = 1, MOST_BOUNDS do
+        halved[place] = bounds[place] or math.huge
+    end
+    BOUNDS[name], HALVED[name] = bounds, halved
 end
 
 --- No name of a decision, or of a server's count, begins like this.
@@ -33,14 +40,14 @@ local MARK = "h\n"
 
 local DURATION, FIRST, USED = KINDS[1][1], KINDS[2][1], KINDS[3][1]
 
---- model -> the four series of it, each { name, labels, bounds, counts by place, sum }; a model's
---- are made once, as there are few.
+--- model -> the four series of it, each { name, labels, halved bounds, counts by place, sum }; a
+--- model's are made once, as there are few.
 local series_of = {}
 
 local _M = {}
 
 local function new_series(name, labels)
-    return { name = name, labels = labels, bounds = BOUNDS[name], places = {}, sum = 0 }
+    return { name = name, labels = labels, bounds = HALVED[name], places = {}, sum = 0 }
 end
 
 local function series_of_model(model)
@@ -54,12 +61,17 @@ local function series_of_model(model)
     return series
 end
 
+--- How many bounds a value exceeds. A loop would end the trace of the log phase.
+local function exceeded(bounds, value)
+    local count = value > bounds[16] and 16 or 0
+    count = value > bounds[count + 8] and count + 8 or count
+    count = value > bounds[count + 4] and count + 4 or count
+    count = value > bounds[count + 2] and count + 2 or count
+    return value > bounds[count + 1] and count + 1 or count
+end
+
 local function observe(series, value)
-    local bounds, place = series.bounds, 1
-    while bounds[place] and value > bounds[place] do
-        place = place + 1
-    end
-    local places = series.places
+    local place, places = exceeded(series.bounds, value) + 1, series.places
     places[place] = (places[place] or 0) + 1
     series.sum = series.sum + value
 end

@@ -476,7 +476,7 @@ describe("where use is counted", function()
     it("counts a request that failed without tokens, and none that no server got", function()
         serve('{"model":"a"}', nil, { status = 500 })
         for _, sent in ipairs({ "0", "-", "0, 0" }) do
-            serve('{"model":"a"}', nil, { sent = sent })
+            serve('{"model":"a"}', nil, { status = 502, sent = sent })
         end
         assert.same({ { NOW, "USRSA", "token", "a", "llm", 0, 0 } }, counted)
     end)

@@ -225,7 +225,7 @@ local function set_request(fake, request)
     end
     var.request_uri = request.target or "/"
     var.uri = request.uri or var.request_uri:match("^[^?]*")
-    var.server_protocol = request.protocol or "HTTP/1.1"
+    var.server_protocol = request.protocol or fake.http_version == 2 and "HTTP/2.0" or "HTTP/1.1"
     var.request = ("%s %s HTTP/1.1"):format(fake.method, var.request_uri)
     for name, value in pairs(request.headers or {}) do
         local lower = name:lower()

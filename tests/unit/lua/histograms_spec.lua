@@ -42,6 +42,42 @@ describe("exposition", function()
         assert.is_nil(text:find('first_token_seconds_count{gen_ai_request_model="other"', 1, true))
     end)
 
+    it("puts each value under the first bound that it does not exceed, at bounds too", function()
+        local step = 0.01
+        for place = 0, 13 do
+            local bound = step * 2 ^ place
+            histograms.note("m" .. place, bound, bound, 4 ^ place, 4 ^ place + 1)
+        end
+        histograms.note("least", 0, 0, 1, 0)
+        histograms.note("most", 1e9, 1e9, 1e12, 1e12)
+        local text = histograms.exposition()
+        local function first_bound(name, labels)
+            local line = "\n" .. name .. '_bucket{gen_ai_request_model="' .. labels
+            for bound, count in text:gmatch(line .. ',le="([^"]+)"} (%d+)') do
+                if count == "1" then
+                    return tonumber(bound) or math.huge
+                end
+            end
+        end
+        local first = { 0.01, 0.02, 0.04, 0.08, 0.25, 0.5, 0.75, 2.5, 5, 7.5, 1 / 0 }
+        for place = 0, 13 do
+            local model, input = "m" .. place .. '"', 'm%d",gen_ai_token_type="%s"'
+            assert.is_near(step * 2 ^ place,
+                first_bound("gen_ai_server_request_duration_seconds", model), 1e-9)
+            assert.equal(first[place + 1] or 1 / 0,
+                first_bound("gen_ai_server_time_to_first_token_seconds", model))
+            assert.equal(4 ^ place, first_bound("gen_ai_client_token_usage",
+                input:format(place, "input")))
+            assert.equal(4 ^ (place + 1) <= 4 ^ 13 and 4 ^ (place + 1) or 1 / 0,
+                first_bound("gen_ai_client_token_usage", input:format(place, "output")))
+        end
+        for _, name in ipairs({ "request_duration", "time_to_first_token" }) do
+            name = "gen_ai_server_" .. name .. "_seconds"
+            assert.is_true(first_bound(name, 'least"') <= 0.01)
+            assert.equal(1 / 0, first_bound(name, 'most"'))
+        end
+    end)
+
     it("adds nothing to the counts of decisions", function()
         histograms.note("tiny", 1, 1, 1, 1)
         histograms.flush()

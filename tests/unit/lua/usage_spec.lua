@@ -2,6 +2,7 @@
 -- The LLM tokens of an answer, and a stream without the event that only the gateway asked for:
 -- threats B15. The answers are shaped as the servers write them.
 
+local vmdef = require("jit.vmdef")
 local openai = require("portero.dialect.openai")
 local usage = require("portero.answer.usage")
 
@@ -385,6 +386,71 @@ describe("a caller who wants the LLM for nothing", function() -- threats B15
     end)
 end)
 
+--- How often LuaJIT gave up to compile what is done again and again, for a loop in it.
+local function loops_met(work)
+    local count = 0
+    local function note(what, _, _, _, reason)
+        if what == "abort" and vmdef.traceerr[reason] == "inner loop in root trace" then
+            count = count + 1
+        end
+    end
+    jit.flush()
+    jit.attach(note, "trace")
+    for _ = 1, 500 do
+        work()
+    end
+    jit.attach(note)
+    return count
+end
+
+--- Answers as servers write them that come whole.
+local WHOLE = {
+    OPENAI = OPENAI_JSON, ["llama-server"] = LLAMA_COMPLETION_JSON, Ollama = OLLAMA_JSON,
+    Anthropic = ANTHROPIC_JSON,
+    vLLM = '{"choices":[],"usage":{"prompt_tokens":5,"total_tokens":12,"completion_tokens":7,'
+        .. '"prompt_tokens_details":null},"kv_transfer_params":null}',
+    ["with details"] = '{"usage": {"completion_tokens": 2, "prompt_tokens": 31, "total_tokens": '
+        .. '33, "prompt_tokens_details": {"cached_tokens": 30}}, "timings": {"cache_n": 30}}',
+}
+
+describe("an answer that comes whole", function()
+    for name, answer in pairs(WHOLE) do
+        it("is read as one that comes in pieces: " .. name, function()
+            local meter = usage.new()
+            usage.feed(meter, answer)
+            assert.same({ total_of_pieces(single_bytes(answer)) }, { usage.total(meter) })
+        end)
+
+        it("passes no loop, for which LuaJIT would not compile its way: " .. name, function()
+            local sum = 0
+            local count = loops_met(function()
+                local meter = usage.new()
+                usage.feed(meter, answer)
+                usage.feed(meter, "")
+                sum = sum + usage.total(meter) + usage.apart(meter)
+            end)
+            assert.equal(0, count)
+        end)
+    end
+end)
+
+describe("a usage object", function()
+    local FORMS = {
+        '{"usage":{"a":{"b":{"total_tokens":5}},"total_tokens":7}}',
+        '{"usage":{"a":"}","total_tokens":7}}', '{"usage":{"a":"\\"}","total_tokens":7}}',
+        '{"usage":{"total_tokens" : 7}}', '{"usage":{"a":[1,2],"total_tokens":7}}',
+        '{"usage":{"a" :5,"total_tokens":7}}', '{"usage":{"a":true,"total_tokens":7}}',
+        '{"usage":{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"total_tokens":7}}',
+        '{"usage":{"a":null,"b":{},"total_tokens":7.0}}', '{"usage":{"total_tokens":0.7e1 }}',
+        '{"usage":{}, "my usage":{"total_tokens":9}, "usage":{"total_tokens":7}}',
+    }
+    for _, text in ipairs(FORMS) do
+        it("is read as JSON has it, whoever wrote it: " .. text, function()
+            assert.same({ 7, "usage" }, { total_of(text) })
+        end)
+    end
+end)
+
 describe("a meter", function()
     it("keeps little of what has passed", function()
         local meter = usage.new()
@@ -406,6 +472,7 @@ describe("a meter", function()
             end
             return count
         end
+        usage.feed(meter, '{"usage":{}}')
         local before = names()
         for index = 1, 100 do
             usage.feed(meter, ('{"usage":{"name_%d":5}}'):format(index))

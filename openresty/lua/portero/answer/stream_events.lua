@@ -171,6 +171,17 @@ local function next_line(text, at, line_end)
     return stop and stop + 1
 end
 
+--- The same in a chunk without an end of a line: an answer of JSON that comes whole, mostly. Nil
+--- where that has to be looked at as all others are.
+local function count_in_line(begun, chunk)
+    if find(chunk, "\n", 1, true) or find(chunk, "\r", 1, true) then
+        return nil
+    elseif not begun then
+        return 0
+    end
+    return begun == "" and byte(chunk) == OPEN and 1 or nil
+end
+
 --- Count the events of either format that begin in a chunk.
 ---@param begun string|nil what the last call answered, "" at first: the begin of a line whose kind
 --- cannot be told yet; nil inside a line
@@ -178,6 +189,10 @@ end
 ---@param place integer a place in the chunk
 ---@return string|nil begun, integer count, integer behind how many of them begin behind that place
 function _M.count(begun, chunk, place)
+    local in_line = count_in_line(begun, chunk)
+    if in_line then
+        return nil, in_line, place < 1 and in_line or 0
+    end
     local text = (begun and begun ~= "") and begun .. chunk or chunk
     local line_end = find(text, "\n", 1, true) and "\n" or "\r"
     local at = begun and 1 or next_line(text, 1, line_end)

@@ -149,29 +149,24 @@ local function is_unusable(found, field)
     return found[field] == false and not (found.is_void and found.is_void[field])
 end
 
---- Ollama takes `name` where `model` is empty.
-local FIELDS = { body = { "model" }, ["body-or-name"] = { "model", "name" } }
-
---- The model of a body that was scanned.
+--- The model of a body that was scanned; Ollama takes `name` where `model` is empty.
 ---@param found table from `json_body.scan`
 ---@param word string "body" or "body-or-name", the route's
 ---@return string|nil name
 ---@return string|nil code of the refusal
 function _M.from_json(found, word)
+    local has_name = word == "body-or-name"
     if found.second then
         return nil, "model_second"
+    elseif is_unusable(found, "model") or has_name and is_unusable(found, "name") then
+        return nil, "model_unusable"
     end
-    local model
-    for _, field in ipairs(FIELDS[word]) do
-        local name = found[field]
-        if is_unusable(found, field) then
-            return nil, "model_unusable"
-        elseif model and name and _M.canonical(model, true) ~= _M.canonical(name, true) then
-            return nil, "ambiguous_body"
-        end
-        model = model or name
+    local model, name = found.model, has_name and found.name
+    if model and name and _M.canonical(model, true) ~= _M.canonical(name, true) then
+        return nil, "ambiguous_body"
     end
-    return model or nil, not model and "model_missing" or nil
+    model = model or name or nil
+    return model, not model and "model_missing" or nil
 end
 
 ---------

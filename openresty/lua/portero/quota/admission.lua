@@ -29,8 +29,10 @@ local METERED = { inference = true, realtime = true }
 local COUNTED = "inference"
 --- How one pool is called where servers have names.
 local POOL = "llm"
-local FIRST_FAILURE = 300
+local FIRST_SUCCESS, FIRST_FAILURE = 200, 300
 local NO_LIMITS = {}
+--- Of a caller without limits, who is told nothing of what is left.
+local NO_HEADERS = {}
 --- What is forwarded from here on, and may be counted until it ends.
 local HELD = { llm = true, socket = true }
 
@@ -234,6 +236,9 @@ local function put_body_down(ticket, is_refused, plan)
 end
 
 local function say_what_is_left(ticket)
+    if ticket.headers == NO_HEADERS then
+        return
+    end
     for name, text in pairs(ticket.headers) do
         ngx.header[name] = text
     end
@@ -268,10 +273,15 @@ end
 ---@return string|nil code of the refusal
 ---@return table|nil headers of the refusal
 function _M.refusal(route, value, query, claims, plan)
-    local ticket = { user = claims.sub, limits = claims.limits or NO_LIMITS, headers = {} }
-    if is_used(route) and not route.is_owned then
-        ticket.credential = claims.is_api_key and claims.jti or "token"
-    end
+    local its_limits = claims.limits
+    local is_counted = is_used(route) and not route.is_owned
+    local ticket = {
+        user = claims.sub, limits = its_limits or NO_LIMITS,
+        headers = its_limits and {} or NO_HEADERS,
+        credential = is_counted and (claims.is_api_key and claims.jti or "token") or nil,
+        -- So that the table has room for them from the beginning.
+        meter = false, model = false, first_seconds = false, was_answered = false,
+    }
     local code = first_refusal(ticket, route, value, query, plan)
     put_body_down(ticket, code ~= nil, plan)
     if code then
@@ -295,7 +305,9 @@ function _M.add_headers()
         return
     end
     say_what_is_left(ticket)
-    if ngx.status >= FIRST_FAILURE then
+    local status = ngx.status
+    ticket.was_answered = status >= FIRST_SUCCESS and status < FIRST_FAILURE
+    if status >= FIRST_FAILURE then
         ticket.meter = nil
     elseif ticket.notes_owner then
         ticket.reader = own_responses.new_reader(ticket.user, ngx.header["Content-Type"])
@@ -309,27 +321,36 @@ local function seconds_since_start()
     return max(0, ngx.now() - ngx.req.start_time())
 end
 
+--- What is to be done with what passes of a request.
+local function look_at(ticket, chunk, is_last)
+    if ticket.meter and chunk ~= "" then
+        ticket.first_seconds = ticket.first_seconds or seconds_since_start()
+        usage.feed(ticket.meter, chunk)
+    end
+    if ticket.reader then
+        own_responses.feed(ticket.reader, chunk, is_last, var.llm_server or "")
+    end
+    if ticket.filter then
+        ngx.arg[1] = usage.filter(ticket.filter, chunk, is_last)
+    end
+end
+
 --- Count and filter what passes, then watch it as any stream is watched (`body_filter`).
 function _M.filter()
     local ticket = tickets[var.request_id]
-    local chunk, is_last = ngx.arg[1], ngx.arg[2]
-    if ticket and ticket.meter then
-        if chunk ~= "" and not ticket.first_seconds then
-            ticket.first_seconds = seconds_since_start()
-        end
-        usage.feed(ticket.meter, chunk)
+    if not ticket then
+        return stream.filter()
     end
-    if ticket and ticket.reader then
-        own_responses.feed(ticket.reader, chunk, is_last, var.llm_server or "")
-    end
-    if ticket and ticket.filter then
-        ngx.arg[1] = usage.filter(ticket.filter, chunk, is_last)
-    end
+    local chunk = ngx.arg[1]
+    look_at(ticket, chunk, (ticket.reader or ticket.filter) and ngx.arg[2])
     return stream.filter(chunk)
 end
 
 --- Whether an LLM server got anything of the request.
-local function was_sent()
+local function was_sent(ticket)
+    if ticket.was_answered then
+        return true
+    end
     local sent = var.upstream_bytes_sent
     local first = sent and byte(sent)
     return first and (first > ZERO and first <= NINE or find(sent, "[1-9]"))
@@ -351,7 +372,7 @@ local function label_of(model)
 end
 
 local function count_use(ticket)
-    if was_sent() then
+    if was_sent(ticket) then
         local prompt, completion = 0, 0
         if ticket.meter then
             prompt, completion = usage.apart(ticket.meter)

@@ -20,6 +20,7 @@ local MAX_MODEL = 200
 --- A caller may make models up: so many rows are kept of a worker's second, and in the
 --- dictionary; what is more counts under OTHER.
 local MOST_ROWS, MOST_KEPT = 500, 20000
+local MOST_NAMES = 1000
 local MOST_OF_BATCH = 5000
 --- Who holds the lock does not pause; one that was killed there frees it so.
 local LOCK_SECONDS, MOST_TRIES = 1, 200
@@ -27,12 +28,13 @@ local LOCK_SECONDS, MOST_TRIES = 1, 200
 local ROW = "+"
 local NUMBER, FROZEN, LOCK, COUNT = "number", "frozen", "lock", "count"
 
---- This worker's: key -> { requests, prompt tokens, completion tokens }.
-local counted, rows = {}, 0
+--- This worker's rows, each { requests, prompt tokens, completion tokens, key }; and those of today
+--- by user, credential, model and server: a key is made once a second, not with each request.
+local rows, of_today = {}, {}
 local day_number, day = 0, ""
 local is_on = false
---- Most requests name the model that the one before did.
-local last_model, last_name = nil, OTHER
+--- model -> its name in a row; of the models that are asked for.
+local names, known_names = {}, 0
 
 local _M = {}
 
@@ -48,39 +50,57 @@ function _M.is_on()
     return is_on
 end
 
---- The UTC date; a text for as long as it is the same day.
-local function date_of(now)
+--- See to it that rows are those of a day (UTC). What was counted before stays until it is flushed.
+local function begin_day(now)
     local number = floor(now / SECONDS_A_DAY)
     if number ~= day_number then
-        day_number, day = number, os.date("!%Y-%m-%d", now)
+        day_number, day, of_today = number, os.date("!%Y-%m-%d", now), {}
     end
-    return day
 end
 
 local function is_name(model)
     return #model <= MAX_MODEL and not find(model, "[^ -~]")
 end
 
+local function learn_name(model)
+    if known_names >= MOST_NAMES then
+        names, known_names = {}, 0
+    end
+    names[model], known_names = is_name(model) and model or OTHER, known_names + 1
+    return names[model]
+end
+
 --- A model's name that any reader of a row reads alike.
 ---@param model string|nil
 ---@return string
 function _M.name_of(model)
-    if model == last_model then
-        return last_name
-    end
-    last_model, last_name = model, model and is_name(model) and model or OTHER
-    return last_name
+    return model and (names[model] or learn_name(model)) or OTHER
 end
 
-local function row_of(start, model, server)
-    local key = start .. model .. "\n" .. server
-    local row = counted[key]
-    if row or (rows >= MOST_ROWS and model ~= OTHER) then
-        return row or row_of(start, OTHER, server)
-    end
-    row = { 0, 0, 0 }
-    counted[key], rows = row, rows + 1
+local function child(parent, name)
+    parent[name] = parent[name] or {}
+    return parent[name]
+end
+
+local function new_row(user, credential, model, server)
+    local by_server = child(child(child(of_today, user), credential), model)
+    local key = day .. "\n" .. user .. "\n" .. credential .. "\n" .. model .. "\n" .. server
+    local row = { 0, 0, 0, key }
+    by_server[server], rows[#rows + 1] = row, row
     return row
+end
+
+local function row_of(user, credential, model, server)
+    local by_credential = of_today[user]
+    local by_model = by_credential and by_credential[credential]
+    local by_server = by_model and by_model[model]
+    local row = by_server and by_server[server]
+    if row then
+        return row
+    elseif #rows >= MOST_ROWS and model ~= OTHER then
+        return row_of(user, credential, OTHER, server)
+    end
+    return new_row(user, credential, model, server)
 end
 
 --- Count one request that an LLM server got.
@@ -92,8 +112,8 @@ end
 ---@param prompt integer tokens
 ---@param completion integer tokens
 function _M.count(now, user, credential, model, server, prompt, completion)
-    local start = date_of(now) .. "\n" .. user .. "\n" .. credential .. "\n"
-    local row = row_of(start, _M.name_of(model), server)
+    begin_day(now)
+    local row = row_of(user, credential, _M.name_of(model), server)
     row[1], row[2], row[3] = row[1] + 1, row[2] + prompt, row[3] + completion
     if ngx.worker.exiting() then
         _M.flush()
@@ -132,19 +152,21 @@ local function add(key, row)
     return is_kept
 end
 
+--- What finds no room stays for the next time; what found it is 0 here.
 local function add_all()
-    for key, row in pairs(counted) do
-        if not add(key, row) then
+    for _, row in ipairs(rows) do
+        if row[1] > 0 and not add(row[4], row) then
             ngx.log(ngx.ERR, "usage: no room to count in; the issuer has fetched nothing for long")
             return
         end
-        counted[key], rows = nil, rows - 1
+        row[1], row[2], row[3] = 0, 0, 0
     end
+    rows, of_today = {}, {}
 end
 
 --- Add this worker's counts to the shared ones, each second.
 function _M.flush()
-    if rows > 0 then
+    if rows[1] then
         alone(add_all)
     end
 end

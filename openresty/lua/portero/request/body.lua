@@ -22,7 +22,7 @@ local SEEK_END = 2
 local PROT_READ, MAP_PRIVATE = 1, 2
 local FAILED = ffi.cast("void *", -1)
 local PIECE_BYTES = 64 * 1024
-local HTTP_2 = 2
+local HTTP_1 = { ["HTTP/1.1"] = true, ["HTTP/1.0"] = true }
 --- Not 0: an nginx that is not OpenResty's own then logs a warning at every pause.
 local PAUSE_SECONDS = 0.001
 
@@ -67,11 +67,25 @@ local function map_file(path)
     return map, err
 end
 
+--- Asked of a variable, which LuaJIT compiles.
+local function is_http_2()
+    return not HTTP_1[ngx.var.server_protocol]
+end
+
+--- Some versions raise where a body comes over HTTP/2 and its length was not told. Nothing else is
+--- called by pcall, behind which LuaJIT compiles no trace further.
+local function read_body()
+    if is_http_2() and not ngx.var.http_content_length then
+        return pcall(ngx.req.read_body)
+    end
+    ngx.req.read_body()
+    return true
+end
+
 --- All of the request's body. Bytes are valid as long as `keep` is there, or until it is released.
 ---@return ffi.cdata*|nil bytes, integer|string length or the reason, any keep
 function _M.read()
-    -- Some versions raise where it comes over HTTP/2 and its length was not told.
-    if not pcall(ngx.req.read_body) then
+    if not read_body() then
         return nil, "no length"
     end
     local text = ngx.req.get_body_data()
@@ -103,7 +117,7 @@ local WITHOUT_BODY = { GET = true, HEAD = true }
 --- One that nobody expects is thrown away; nil and a code where it cannot be read.
 ---@return boolean|nil ok, string|nil code
 function _M.find_untold()
-    if ngx.req.http_version() < HTTP_2 or ngx.var.http_content_length then
+    if not is_http_2() or ngx.var.http_content_length then
         return true
     elseif WITHOUT_BODY[ngx.req.get_method()] then
         ngx.req.discard_body()
@@ -117,7 +131,7 @@ end
 --- How long a body is that does not say so; it is read to know it.
 ---@return integer bytes; 0 where there is none
 function _M.untold_length()
-    if not ngx.var.http_transfer_encoding and ngx.req.http_version() < HTTP_2 then
+    if not ngx.var.http_transfer_encoding and not is_http_2() then
         return 0
     end
     local _, length, keep = _M.read()

@@ -614,12 +614,13 @@ end
 local practice = ffi.new("unsigned char[4096]", byte("x"))
 leap(ffi.cast("const unsigned char *", practice), 0, ffi.sizeof(practice))
 
---- An event may answer another one.
+--- An event may answer another one. No loop: LuaJIT would end the trace of a body there.
 local function handle(scan, at, event)
-    local state = event
-    repeat
-        state, at = handlers[state](scan, at, state)
-    until not state or state < FIRST_EVENT
+    local state
+    state, at = handlers[event](scan, at, event)
+    if state and state >= FIRST_EVENT then
+        return handle(scan, at, state)
+    end
     return state, at
 end
 
@@ -642,12 +643,14 @@ local function run(scan, at, stop)
     return at
 end
 
+local new_stack = ffi.typeof("uint16_t[128]")
+
 local function new_scan(bytes, watch)
     return {
         bytes = bytes,
         state = START,
         depth = 1,
-        stack = ffi.new("uint16_t[128]"),
+        stack = new_stack(),
         from = 0,
         name = "",
         name_from = 0,
