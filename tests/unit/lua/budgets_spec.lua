@@ -44,6 +44,13 @@ describe("refusal", function()
         assert.same({ "budget_spent", TO_MIDNIGHT + 16 * 86400 }, { code, seconds })
     end)
 
+    it("forgets nothing that was counted here, where that cannot be told now", function()
+        put({ { "u:USRSA", 100, 100 } })
+        waiting = {}
+        assert.is_nil(put({ { "u:USRSA", 0, 0 } }))
+        assert.equal("budget_spent", budgets.refusal("USRSA", OWN, NOW))
+    end)
+
     it("is over with the day, and not with it where the month is spent", function()
         put({ { "u:USRSA", 100, 100 }, { "u:USRSB", 1, 1000 } })
         assert.equal("budget_spent", budgets.refusal("USRSA", OWN, NOW))

@@ -129,10 +129,14 @@ end
 ---@param message table { day, number: the last batch of this gateway that is in it, rows: each
 ---     { name, tokens of the day, tokens of the month, members of a group }, complete: whether it
 ---     ends what a gateway must know }
----@return boolean|nil ok nil where it does not fit
+---@return boolean|nil ok nil where it does not fit, or what waits here cannot be told now: what
+---     stands here stays, for without that it would be less than was used
 function _M.put(message)
     local its_day, its_month = message.day, sub(message.day, 1, MONTH)
     local of_day, of_month = usage_counts.waiting(message.number, its_day)
+    if not of_day then
+        return nil
+    end
     for _, row in ipairs(message.rows) do
         local name = row[1]
         local on_day = row[2] + waiting_of(name, row[4], of_day)

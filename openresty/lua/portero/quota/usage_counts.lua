@@ -23,7 +23,7 @@ local MOST_ROWS, MOST_KEPT = 500, 20000
 local MOST_NAMES = 1000
 local MOST_OF_BATCH = 5000
 --- Who holds the lock does not pause; one that was killed there frees it so.
-local LOCK_SECONDS, MOST_TRIES = 1, 200
+local LOCK_SECONDS, MOST_TRIES, PAUSE_SECONDS = 1, 200, 0.001
 
 local ROW = "+"
 local NUMBER, FROZEN, LOCK, COUNT = "number", "frozen", "lock", "count"
@@ -120,13 +120,15 @@ function _M.count(now, user, credential, model, server, prompt, completion)
     end
 end
 
---- Do something that no other worker does meanwhile; nothing where another is at it for too long.
-local function alone(work)
+--- Do something that no other worker does meanwhile; nil where another is at it for too long.
+local function alone(work, may_wait)
     for _ = 1, MOST_TRIES do
         if dict:safe_add(LOCK, true, LOCK_SECONDS) then
             local ok, answer = pcall(work)
             dict:delete(LOCK)
             return assert(ok, answer) and answer
+        elseif may_wait then
+            ngx.sleep(PAUSE_SECONDS)
         end
     end
 end
@@ -218,7 +220,7 @@ function _M.fetch(taken)
         end
         local frozen = dict:get(FROZEN)
         return frozen and { number = dict:get(NUMBER), rows = cjson.decode(frozen) }
-    end) or nil
+    end, true) or nil
 end
 
 --- What of today, and of its month, is in no batch that the store has, by user.
@@ -235,11 +237,12 @@ end
 --- Tokens that are counted here and not in the store, but for what is in workers' memory.
 ---@param taken integer the number of the last batch that the store has
 ---@param day_asked string a date
----@return table of_day user -> tokens
----@return table of_month user -> tokens
+---@return table|nil of_day user -> tokens; nil where that cannot be told now: another worker is at
+---     it, or was killed there
+---@return table|nil of_month user -> tokens
 function _M.waiting(taken, day_asked)
     local of_day, of_month = {}, {}
-    alone(function()
+    local has_looked = alone(function()
         local frozen = (dict:get(NUMBER) or 0) > taken and dict:get(FROZEN)
         for _, row in ipairs(frozen and cjson.decode(frozen) or {}) do
             add_row(of_day, of_month, day_asked, row)
@@ -250,8 +253,11 @@ function _M.waiting(taken, day_asked)
                 add_row(of_day, of_month, day_asked, listed(sub(key, 2), text))
             end
         end
-    end)
-    return of_day, of_month
+        return true
+    end, true)
+    if has_looked then
+        return of_day, of_month
+    end
 end
 
 return _M
