@@ -11,6 +11,7 @@ local bit = require("bit")
 local cjson = require("cjson.safe")
 local ffi = require("ffi")
 local header_parameters = require("portero.request.header_parameters")
+local clear_table = require("table.clear")
 local new_table = require("table.new")
 
 local band, bor, bxor, lshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.tobit
@@ -25,6 +26,10 @@ local MAX_MODEL_BYTES = 1024
 local MAX_RANGE_BYTES = 4096
 local MAX_SHOWN_BYTES = 96
 local PAUSE_BYTES = 256 * 1024
+--- How many names of bodies are remembered, and of what length.
+local MAX_KNOWN, MAX_KNOWN_BYTES = 500, 64
+--- Behind so many names a scan's table is thrown away rather than cleared.
+local MAX_KEPT_NAMES = 64
 
 local _M = {}
 
@@ -501,14 +506,42 @@ local function counts(scan, name)
     return POLICY[name] or watch and (watch.fields[name] or watch.nodes[name])
 end
 
---- One member's name is read: no other may be the same, nor nearly one that counts. To who reads it
---- as C does, a name ends at NUL.
-local function judge_name(scan, raw)
+--- What a name of the top level says, and what it is to who folds case; nil where it is none. To
+--- who reads it as C does, a name ends at NUL.
+local function read_top_name(raw)
     local name = #raw <= MAX_NAME_BYTES and decoded(raw)
-    if not name or scan.count == MAX_NAMES or find(name, "\0", 1, true) then
+    if not name or find(name, "\0", 1, true) then
+        return nil
+    end
+    return name, folded(name)
+end
+
+--- Most bodies have the names that others have: of these nothing is asked again. raw -> the name,
+--- and raw -> the same folded.
+local known_names, known_folded, known_count = {}, {}, 0
+
+local function remembered(raw)
+    local name = known_names[raw]
+    if name then
+        return name, known_folded[raw]
+    end
+    local near
+    name, near = read_top_name(raw)
+    if name and #raw <= MAX_KNOWN_BYTES then
+        if known_count == MAX_KNOWN then
+            known_names, known_folded, known_count = {}, {}, 0
+        end
+        known_names[raw], known_folded[raw], known_count = name, near, known_count + 1
+    end
+    return name, near
+end
+
+--- One member's name is read: no other may be the same, nor nearly one that counts.
+local function judge_name(scan, raw)
+    local name, near = remembered(raw)
+    if not name or scan.count == MAX_NAMES then
         return refuse(scan)
     end
-    local near = folded(name)
     if scan.names[name] or near ~= name and counts(scan, near) then
         scan.fault = scan.names.model and near == "model" and "ambiguous_body"
             or scan.names[name] and "json_name_twice" or "json_name_near"
@@ -645,9 +678,9 @@ end
 
 local new_stack = ffi.typeof("uint16_t[128]")
 
-local function new_scan(bytes, watch)
+local function new_scan()
     return {
-        bytes = bytes,
+        bytes = nil,
         state = START,
         depth = 1,
         stack = new_stack(),
@@ -656,14 +689,54 @@ local function new_scan(bytes, watch)
         name_from = 0,
         names = new_table(0, 16),
         count = 0,
-        found = {},
+        found = nil,
         fault = nil,
-        watch = watch,
-        nodes = watch and {},
-        seen = watch and {},
+        watch = nil,
+        nodes = nil,
+        seen = nil,
         child = nil,
         back = 0,
     }
+end
+
+--- One that is done, to be used again: what it is made of is more than most bodies are.
+local idle
+
+local function begin(bytes, watch)
+    local scan = idle or new_scan()
+    idle = nil
+    scan.bytes, scan.state, scan.depth, scan.count = bytes, START, 1, 0
+    scan.found, scan.fault, scan.watch, scan.child = {}, nil, watch, nil
+    scan.nodes, scan.seen = watch and {}, watch and {}
+    return scan
+end
+
+--- It must keep nothing of a body.
+local function finish(scan)
+    if scan.count > MAX_KEPT_NAMES then
+        return
+    end
+    clear_table(scan.names)
+    scan.bytes, scan.found, scan.name, scan.child = nil, nil, "", nil
+    idle = scan
+end
+
+local function scan_all(scan, length, pause)
+    local at = 0
+    while at < length do
+        at = run(scan, at, min(at + PAUSE_BYTES, length))
+        if not at then
+            return nil, scan.fault
+        end
+        if pause and at < length then
+            pause()
+        end
+    end
+    if scan.state ~= FINISHED then
+        return nil, "invalid_json"
+    end
+    scan.found.is_empty = scan.count == 0 or nil
+    return scan.found
 end
 
 --- Reads a body that must be one JSON object, strictly (RFC 8259), and answers what it says of the
@@ -681,22 +754,10 @@ end
 ---@return table|nil found
 ---@return string|nil code of the refusal
 function _M.scan(bytes, length, pause, watch)
-    local scan = new_scan(bytes, watch)
-    local at = 0
-    while at < length do
-        at = run(scan, at, min(at + PAUSE_BYTES, length))
-        if not at then
-            return nil, scan.fault
-        end
-        if pause and at < length then
-            pause()
-        end
-    end
-    if scan.state ~= FINISHED then
-        return nil, "invalid_json"
-    end
-    scan.found.is_empty = scan.count == 0 or nil
-    return scan.found
+    local scan = begin(bytes, watch)
+    local found, fault = scan_all(scan, length, pause)
+    finish(scan)
+    return found, fault
 end
 
 --- Whether a field of this name is a second word on the model.
