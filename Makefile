@@ -23,6 +23,13 @@ admin: override export ARGS := $(value ARGS)
 admin: ## a command for the stack that runs on DATA_DIR: make admin ARGS="revoke --user NAME" (alone: which there are)
 	@exec $(PYTHON) -m run admin
 
+.PHONY: install uninstall
+install: ## as services of systemd, with settings in /etc/portero; again: the upgrade, without a dropped stream
+	@exec $(PYTHON) -m run install
+
+uninstall: ## takes the services away; settings and data stay (PURGE=1: they go too)
+	@exec $(PYTHON) -m run uninstall
+
 ##@ Testing
 .PHONY: test unit stack lint typecheck
 test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)

@@ -8,7 +8,9 @@ umask 022
 # As many connections as this machine grants; each stream holds two.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
-home=$(cd "$(dirname "$0")" && pwd)
+# Its real place: a link that leads to the release of the day may lead elsewhere after an upgrade, and
+# this gateway goes on with what it began with.
+home=$(cd -P "$(dirname "$0")" && pwd -P)
 runtime=${GATEWAY_RUNTIME_DIR:-/tmp/portero-gateway}
 nginx=$(command -v openresty || command -v nginx || command -v /usr/sbin/nginx || true)
 if [ -z "$nginx" ]; then
@@ -50,6 +52,7 @@ render() {
     folders "$1/server_ca"
     link_file "$1/client_ca.pem" "${TLS_CLIENT_CA:-/dev/null}"
     link_file "$1/acme" "${ACME_WEBROOT:-/dev/null}"
+    link_file "$1/access.log" "${ACCESS_LOG:-/dev/stdout}"
     write "$1" check.conf settings.conf
     install_certificates "$1"
 }

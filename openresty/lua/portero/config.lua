@@ -46,6 +46,10 @@ local function read_file(path)
     return text, fault and path .. ": " .. fault
 end
 
+local function is_there(path)
+    return ffi.C.statx(HERE, path, 0, MODE_ALONE, status) == 0
+end
+
 local function is_open_to_others(path)
     return ffi.C.statx(HERE, path, 0, MODE_ALONE, status) == 0
         and bit.band(status[MODE], OF_OTHERS) ~= 0
@@ -415,6 +419,8 @@ function _M.read(env)
         issuer = base_urls(env, "ISSUER_URL", faults, base_url, true),
         issuer_ca_file = one(env, "ISSUER_CA_FILE", faults, certificates),
         listen = one(env, "GATEWAY_LISTEN", faults, address, "127.0.0.1:8080"),
+        shares_port = one(env, "GATEWAY_SHARES_PORT", faults, switch, "off") == "on",
+        is_shut = env("GATEWAY_SHUT_FILE") ~= nil and is_there(env("GATEWAY_SHUT_FILE")),
         internal_listen = one(env, "INTERNAL_LISTEN", faults, address, "127.0.0.1:8081"),
         workers = one(env, "GATEWAY_WORKERS", faults, workers, "auto"),
         active_token_memory = one(env, "ACTIVE_TOKEN_MEMORY", faults,

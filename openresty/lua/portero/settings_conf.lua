@@ -39,8 +39,20 @@ map "" $issuer_host { default @issuer_host@; }
 geo $realip_remote_addr $is_trusted_proxy { @trusted@}
 map $http_origin $cors_origin { default ""; @origins@}@counted@
 
+@door@server {
+    listen @internal@@internal_tls@;
+    include internal.conf;
+}
 server {
-    listen @listen@@speaks@ backlog=4096;@own_tls@
+    listen "unix:@inner@";
+    include inner.conf;
+}@redirect@
+]]
+
+--- The public listener. Without it the gateway is shut: it is told all, and ends what it has begun.
+local DOOR = [[
+server {
+    listen @listen@@speaks@ backlog=4096@shared@;@own_tls@
     # What an LLM server is told beside llm.conf; what is not used is no variable and costs nothing.
     proxy_set_header Host @authority@;
     proxy_set_header Authorization @authorization@;
@@ -51,15 +63,9 @@ server {
         include @judged@.conf;
     }
 }
-server {
-    listen @internal@@internal_tls@;
-    include internal.conf;
-}
-server {
-    listen "unix:@inner@";
-    include inner.conf;
-}@redirect@
 ]]
+--- Another gateway may listen beside this one: the kernel gives a connection to either.
+local SHARED = " reuseport"
 
 --- Some 20,000 rows, and as many that are on their way.
 local USAGE = [[
@@ -78,7 +84,7 @@ local HTTP2_DIRECTIVE = 1025001
 local REDIRECT = [[
 
 server {
-    listen @redirect_listen@;
+    listen @redirect_listen@@shared@;
     include redirect.conf;
 }]]
 
@@ -164,7 +170,8 @@ end
 ---@return string
 function _M.text(settings, folder, nginx_version)
     local speaks, own_tls = spoken(settings, nginx_version)
-    local redirect, most = settings.tls_redirect_listen, settings.connections_per_address
+    local redirect = not settings.is_shut and settings.tls_redirect_listen
+    local most = settings.connections_per_address
     local llm, key = settings.llm[1] or NO_POOL, settings.llm_key
     local has_fronts, has_origins = #settings.fronts > 0, #settings.origins > 0
     local values = {
@@ -185,7 +192,10 @@ function _M.text(settings, folder, nginx_version)
         listen = settings.listen,
         speaks = speaks,
         own_tls = own_tls,
-        redirect = redirect and REDIRECT:gsub("@redirect_listen@", redirect) or "",
+        shared = settings.shares_port and SHARED or "",
+        redirect = redirect and REDIRECT or "",
+        redirect_listen = redirect,
+        door = settings.is_shut and "" or DOOR,
         authorization = key and "$llm_authorization" or '""',
         client_scheme = has_fronts and "$client_scheme" or "$scheme",
         fronts = has_fronts and "\n    " .. each("set_real_ip_from &; ", settings.fronts) or "",
@@ -198,7 +208,9 @@ function _M.text(settings, folder, nginx_version)
         issuer_host = settings.issuer[1].host,
         inner = (folder .. "inner.sock"):gsub('[\\"]', "\\%0"),
     }
-    return (TEXT:gsub("@([%w_]+)@", values))
+    -- What a value brings is filled in after it.
+    return (TEXT:gsub("@([%w_]+)@", { door = values.door, redirect = values.redirect })
+        :gsub("@([%w_]+)@", values))
 end
 
 return _M

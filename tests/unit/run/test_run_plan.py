@@ -63,7 +63,7 @@ def test_an_unknown_task_is_refused_with_those_there_are(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["run", "stop"])
     assert command_line.main() == 1
-    told = "portero: unknown task 'stop'; there are: admin, set-up-tests\n"
+    told = "portero: unknown task 'stop'; there are: admin, install, set-up-tests, uninstall\n"
     assert capsys.readouterr().err == told
 
 
