@@ -265,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, self.path, headers, b"".join(self._body(headers)))
         self._send(self.server.portero.reply(asked))
 
-    do_GET = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the library's own names
+    do_GET = do_POST = do_DELETE = do_HEAD = do_CONNECT = _serve  # noqa: N815 - the library's own names
 
     def _body(self, headers: Mapping[str, str]) -> Iterator[bytes]:
         if "chunked" not in headers.get("transfer-encoding", ""):

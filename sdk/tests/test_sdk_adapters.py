@@ -281,6 +281,22 @@ def test_the_callers_own_trace_is_told_as_before(source: TokenSource, gateway: F
 
 
 @pytest.mark.parametrize("library", [httpx2, httpx])
+def test_a_proxy_is_asked_for_a_connection_and_shown_no_token(
+    clock: SetClock, library: Any
+) -> None:
+    source = TokenSource("https://door.lan", api_key="canary-key", clock=clock)
+    auth = source.auth if library is httpx2 else source.httpx_auth
+    with (
+        FakePortero(clock.now) as proxy,
+        library.Client(proxy=proxy.url, auth=auth) as client,
+        pytest.raises(library.ProxyError),
+    ):
+        client.get(f"{source.url}/v1/models")
+    assert [asked.method for asked in proxy.asked] == ["CONNECT"]
+    assert "canary" not in str(proxy.asked)
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx])
 def test_a_request_through_a_proxy_is_sent_and_a_redirect_by_it_is_refused(
     source: TokenSource, gateway: FakePortero, clock: SetClock, library: Any
 ) -> None:

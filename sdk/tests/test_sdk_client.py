@@ -25,6 +25,7 @@ from fake_portero import (
 from set_clock import SetClock
 
 from portero import (
+    APIError,
     AsyncPortero,
     Event,
     InvalidRequest,
@@ -219,6 +220,31 @@ def test_what_is_left_of_limits_is_told(client: Portero, gateway: FakePortero) -
 def test_no_other_host_is_asked_by_a_path(source: TokenSource, asks: Asks, path: str) -> None:
     with pytest.raises(InvalidRequest, match="slash"):
         asks(source, "request", "GET", path)
+
+
+@both
+def test_a_path_that_no_url_may_hold_is_told(source: TokenSource, asks: Asks) -> None:
+    for path in ("/v1/\n", "/v1/\x00", "/\udcff"):
+        with pytest.raises(InvalidRequest, match="quote"):
+            asks(source, "request", "GET", path)
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("https://user:canary@door.lan/?a=canary", "redirects to https://door.lan: "),
+        ("/login", "redirects to another path"),
+    ],
+)
+@both
+def test_a_redirect_says_where_to_and_no_more(
+    source: TokenSource, gateway: FakePortero, asks: Asks, location: str, words: str
+) -> None:
+    gateway.scripted[PATH] = [Reply(302, None, {"Location": location})]
+    with pytest.raises(APIError, match=words) as raised:
+        asks(source, "chat", MODEL, "hi")
+    assert "canary" not in str(raised.value)
+    assert raised.value.status == 302
 
 
 # Patience.

@@ -200,7 +200,18 @@ def test_a_token_whose_age_is_not_sure_is_fetched_anew(
     assert shown(capsys, "token") == "canary-token-2\n"
 
 
-@pytest.mark.parametrize("content", ["", "no json", "[]", '{"another": "form"}'])
+ODD_TOKEN = {
+    "token": 5,
+    "role": [],
+    "life_seconds": "9",
+    "begun": {},
+    "begun_at": 0,
+    "checked_at": 0,
+}
+DAMAGED = ["", "no json", "[]", '{"another": "form"}', json.dumps(ODD_TOKEN), "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_kept_file_that_is_damaged_counts_for_nothing(
     gateway: FakePortero, configured: Path, capsys: Shown, content: str
 ) -> None:
@@ -208,6 +219,25 @@ def test_a_kept_file_that_is_damaged_counts_for_nothing(
     (path,) = configured.glob("*.json")
     path.write_text(content)
     assert shown(capsys, "token") == "canary-token-2\n"
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, '{"url": 5}', '{"url": null, "username": []}'])
+def test_a_kept_login_that_is_damaged_counts_for_nothing(
+    home: Path, capsys: Shown, content: str
+) -> None:
+    home.mkdir()
+    (home / "login.json").write_text(content)
+    assert "url is missing" in shown(capsys, "token", status=2)
+
+
+@pytest.mark.parametrize("words", [("token",), ("login",), ("models",), ("logout",)], ids=" ".join)
+def test_a_state_folder_that_cannot_be_used_is_told(
+    configured: Path, capsys: Shown, words: tuple[str, ...]
+) -> None:
+    configured.write_text("no folder")
+    told = shown(capsys, *words, status=2)
+    assert str(configured) in told
+    assert "XDG_STATE_HOME" in told
 
 
 def test_50_that_start_at_once_log_in_once(gateway: FakePortero, configured: Path) -> None:
@@ -343,6 +373,13 @@ def test_a_doctor_measures_clocks(
     assert "NTP" in told
 
 
+def test_a_doctor_makes_do_without_a_date(
+    configured: Path, capsys: Shown, gateway: FakePortero
+) -> None:
+    gateway.date = "yesterday"
+    assert "ok  clock" in shown(capsys, "doctor")
+
+
 @pytest.mark.parametrize(
     ("path", "replies", "status", "words"),
     [
@@ -408,11 +445,12 @@ def test_no_word_of_the_command_takes_a_secret(capsys: Shown) -> None:
             main(["login", word, "canary"])
 
 
+@pytest.mark.parametrize("key", [KeyboardInterrupt, EOFError])
 def test_a_person_who_breaks_off_sees_no_traceback(
-    configured: Path, monkeypatch: pytest.MonkeyPatch
+    configured: Path, monkeypatch: pytest.MonkeyPatch, key: type[BaseException]
 ) -> None:
     def leave(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise key
 
     monkeypatch.setattr("portero.command.Session.live_token", leave)
     assert main(["token"]) == 130

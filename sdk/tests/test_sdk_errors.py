@@ -89,3 +89,12 @@ def test_all_errors_stand_in_one_tree() -> None:
         found = getattr(errors, name)
         if isinstance(found, type) and issubclass(found, Exception):
             assert issubclass(found, PorteroError), name
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "/login?next=canary", "?canary", "http:///canary"]
+)
+def test_a_redirect_to_nowhere_that_can_be_named_is_told_without_it(location: str) -> None:
+    error = error_of(302, {"location": location}, b"")
+    assert "another path" in error.message
+    assert "canary" not in str(error)

@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # a prompt's Ctrl-C, Ctrl-D
         return BROKEN_OFF
 
 

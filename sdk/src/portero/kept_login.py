@@ -12,9 +12,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ CREDENTIALS = (
     *VARIABLES["api_key"],
 )
 
-T = TypeVar("T")
+T = TypeVar("T", "KeptLogin", "KeptToken")
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
@@ -169,32 +169,44 @@ class Store:
     def token(self, url: str, username: str) -> Iterator["TokenFile"]:
         """The token of one user, for one process at a time."""
         name = hashlib.sha256(f"{url}\0{username}".encode()).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self._folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        with self._usable():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(self._folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield TokenFile(self, name)
         finally:
             os.close(lock)
 
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Raises `ConfigurationError` where the files are not ours to read and write."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._folder} cannot be used ({error.strerror}): set XDG_STATE_HOME to a folder "
+                "that may be written to"
+            ) from None
+
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
     def _read(self, name: str) -> dict[str, Any]:
         """What a file holds; nothing where it is not there, or is no more what we wrote."""
-        try:
+        with self._usable(), suppress(FileNotFoundError, ValueError, RecursionError):
             content = json.loads(self._path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            return content if isinstance(content, dict) else {}
+        return {}
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """Whole or not at all, and never readable for others."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, path = tempfile.mkstemp(dir=self._folder)  # of mode 0600
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(path, self._path(name))
+        with self._usable():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, path = tempfile.mkstemp(dir=self._folder)  # of mode 0600
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+            os.replace(path, self._path(name))
 
 
 class TokenFile:
@@ -217,9 +229,12 @@ class TokenFile:
         self._store._path(self._name).unlink(missing_ok=True)
 
 
-def _made(kind: Callable[..., T], content: Mapping[str, Any]) -> T | None:
+def _made(kind: type[T], content: Mapping[str, Any]) -> T | None:
     """Of a file's content; None where it is of another form."""
-    hidden = {name: Hidden(content[name]) for name in ("token", "api_key") if name in content}
-    with suppress(TypeError):
-        return kind(**{**content, **hidden})
-    return None
+    values: dict[str, Any] = {}
+    for one in fields(kind):
+        value = content.get(one.name)
+        if type(value) not in ((int, float) if one.type is float else (str,)):
+            return None
+        values[one.name] = Hidden(value) if one.type is Hidden else value
+    return kind(**values) if len(values) == len(content) else None
