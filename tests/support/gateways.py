@@ -4,6 +4,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from run import processes
@@ -11,26 +12,54 @@ from tests.support.deployment import Local, answers, deployed, free_ports, wait_
 from tests.support.upstream import Upstream, wait_for
 
 
+@dataclass
+class Second:
+    """A second gateway of a deployment, that runs or not; `runtime` is its folder."""
+
+    deployment: Local
+    runtime: str
+    url: str
+    internal: str
+    _child: processes.Child | None = None
+
+    def start(self) -> None:
+        env = {
+            **self.deployment.env,
+            "GATEWAY_LISTEN": self.url.removeprefix("http://"),
+            "INTERNAL_LISTEN": self.internal.removeprefix("http://"),
+            "GATEWAY_RUNTIME_DIR": self.runtime,
+        }
+        service = processes.Service("gateway-2", ("sh", "openresty/gateway.sh"))
+        self._child = processes.start(service, self.deployment.data, env)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """A killed master leaves no worker behind."""
+        child, self._child = self._child, None
+        if child:
+            child.process.send_signal(how)
+            child.process.wait(10)
+            processes.kill_group(child.process)
+
+
+@contextmanager
+def second_gateway(deployment: Local) -> Iterator[Second]:
+    """One that runs; the issuer is not told of it."""
+    public, internal = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    with tempfile.TemporaryDirectory(prefix="portero-gw2-") as runtime:
+        Path(runtime).chmod(0o711)
+        second = Second(deployment, runtime, public, internal)
+        second.start()
+        try:
+            yield second
+        finally:
+            second.stop()
+
+
 @contextmanager
 def another_gateway(deployment: Local) -> Iterator[tuple[str, int]]:
     """A second gateway of the same deployment: its address, and its internal port."""
-    public, internal = free_ports(2)
-    with tempfile.TemporaryDirectory(prefix="portero-gw2-") as runtime:
-        Path(runtime).chmod(0o711)
-        env = {
-            **deployment.env,
-            "GATEWAY_LISTEN": f"127.0.0.1:{public}",
-            "INTERNAL_LISTEN": f"127.0.0.1:{internal}",
-            "GATEWAY_RUNTIME_DIR": runtime,
-        }
-        service = processes.Service("gateway-2", ("sh", "openresty/gateway.sh"))
-        child = processes.start(service, deployment.data, env)
-        try:
-            yield f"http://127.0.0.1:{public}", internal
-        finally:
-            child.process.send_signal(signal.SIGTERM)
-            child.process.wait(10)
-            processes.kill_group(child.process)
+    with second_gateway(deployment) as second:
+        yield second.url, int(second.internal.rpartition(":")[2])
 
 
 @contextmanager
