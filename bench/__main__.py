@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import denial, logins, pages
-from bench.load import Sample, measure, write_script
+from bench.load import H2LOAD, Sample, measure, measure_tls, write_script
 from bench.servers import GATEWAY_CORE, Server, pin, proxy, tiny_upstream
-from issuer import tokens
+from issuer import certificates, tokens
 from issuer.keys import key_file
 from issuer.sync.gateways import Changes, Gateway
 from run.commands import ROOT
@@ -54,6 +55,7 @@ class Row:
     server: Server
     script: Path
     base: str = PLAIN
+    load: Callable[[Server, Path, int], Sample] = measure
 
 
 def main() -> int:
@@ -66,7 +68,7 @@ def main() -> int:
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
             for row in rows:
-                samples[row.name].append(measure(row.server, row.script, SECONDS))
+                samples[row.name].append(row.load(row.server, row.script, SECONDS))
     _print_table(rows, samples)
     print(f"\nroute and role, without what surrounds them: {_policy_nanoseconds()} ns a request")
     return logins.main() or denial.main() or pages.main()
@@ -97,6 +99,7 @@ def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     )
     yield from _usage_rows(folder, upstream, stack)
     yield from _server_rows(folder, upstream, stack)
+    yield from _tls_rows(folder, upstream, stack)
     asking = stack.enter_context(
         proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
     )
@@ -130,6 +133,24 @@ def _usage_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
     yield Row("Portero, 4 KiB, usage counted", _server(counting), script, base)
 
 
+def _tls_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
+    """What TLS 1.3 leaves of the difference, against plain nginx that speaks it alike."""
+    made = certificates.make(folder / "tls", ("127.0.0.1",))
+    os.environ["REQUESTS_CA_BUNDLE"] = str(made.authority)
+    stack.callback(os.environ.pop, "REQUESTS_CA_BUNDLE")
+    own = {"TLS_CERTIFICATE": str(made.certificate), "TLS_CERTIFICATE_KEY": str(made.key)}
+    tls = {**own, "COOKIE_SECURE": "true"}
+    portero = stack.enter_context(_portero(folder, upstream, ALGORITHMS[0], **tls))
+    plain = stack.enter_context(proxy(folder, "plain-tls", upstream, 1, tls=made))
+    token = folder / "tls.token"
+    token.write_text(_active_tokens(portero, ALGORITHMS[0], 1)[0])
+    for protocol in H2LOAD:
+        load = partial(measure_tls, protocol=protocol)
+        base = f"plain nginx, TLS 1.3, {protocol}"
+        yield Row(base, plain, token, base, load)
+        yield Row(f"Portero, known token, TLS 1.3, {protocol}", _server(portero), token, base, load)
+
+
 def _server_rows(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
     """What it costs where the policy names servers: by the model, and by an alias of it."""
     listed = [fleet.row(name, upstream) for name in ("one", "two", "three")]
@@ -149,13 +170,16 @@ def _limit_models(content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _portero(folder: Path, upstream: int, algorithm: str, usage: str = "off") -> Iterator[Local]:
+def _portero(
+    folder: Path, upstream: int, algorithm: str, usage: str = "off", **more: str
+) -> Iterator[Local]:
     url = f"http://127.0.0.1:{upstream}"
     settings = {
         "GATEWAY_WORKERS": "1",
         "USAGE": usage,
         "JWT_ALGORITHM": algorithm,
         "POLICY_FILE": str(write_policy(folder / "policy.yaml", _limit_models)),
+        **more,
     }
     with deployed(url, **settings) as running:
         pin(running.pid("gateway"), GATEWAY_CORE)

@@ -1,6 +1,7 @@
 """One measurement: `wrk` for a few seconds with tokens from a list, and the CPU it cost."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +95,33 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[flo
     count, refused, p50, p99 = map(float, run.stdout.splitlines()[-1].split())
     assert refused == 0, f"{script.stem}: {run.stdout}"
     return count / seconds, p50 / 1000, p99 / 1000
+
+
+#: By protocol: connections, and how many requests each has under way.
+H2LOAD = {"HTTP/1.1": ("--h1", "-c32"), "HTTP/2": ("-c8", "-m4")}
+
+
+def measure_tls(server: Server, token: Path, seconds: int, protocol: str) -> Sample:
+    """The same over TLS, by `h2load`: `token` is a file with a token. Raises `AssertionError` if
+    any answer was not 2xx. It takes headers as words alone; the token ends with the deployment.
+    """
+    log, body = token.with_suffix(".log"), token.with_suffix(".json")
+    log.unlink(missing_ok=True)
+    body.write_text(json.dumps(chat_of(0)))
+    command = ["h2load", *H2LOAD[protocol], "-t1", f"-D{seconds}", f"--log-file={log}"]
+    command += ["-d", str(body), "-H", f"authorization: Bearer {token.read_text()}"]
+    command += ["-H", "content-type: application/json", f"{server.url}/v1/chat/completions"]
+    before = server.cpu_microseconds()
+    run = subprocess.run(["taskset", "-c", LOAD_CORE, *command], capture_output=True, text=True)
+    cpu, user = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"(?m)^TLS Protocol: TLSv1\.3$", run.stdout), run.stdout
+    answers = [line.split("\t") for line in log.read_text().splitlines()]
+    assert {status for _, status, _ in answers} == {"200"}, run.stdout
+    taken = sorted(int(microseconds) for _, _, microseconds in answers)
+    count = len(taken)
+    p50, p99 = taken[count // 2] / 1000, taken[count * 99 // 100] / 1000
+    return Sample(count / seconds, cpu / count, user / count, p50, p99)
 
 
 def chat_of(size: int) -> dict[str, Any]:

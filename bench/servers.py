@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from issuer.certificates import Made
 from tests.support.deployment import answers, free_ports
 from tests.support.upstream import wait_for
 
@@ -55,6 +56,7 @@ PROXY = """
     map "" $auth_user {{ default "AGIATEST01"; }}
     map "" $auth_role {{ default "agi"; }}
     map "" $auth_token_id {{ default "AAAAAAAAAAAAAAAAAAAAAA"; }}
+    map "" $client_certificate {{ default ""; }}
     {log_format}
     access_log {folder}/{name}-access.log json buffer=64k flush=1s;
     upstream llm {{
@@ -64,7 +66,8 @@ PROXY = """
     }}
     upstream issuer {{ server 127.0.0.1:{issuer}; keepalive 128; }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port}{speaks} backlog=4096;
+        {own_tls}
         add_header x-request-id $request_id always;
         location / {{
             {auth}
@@ -168,9 +171,21 @@ def tiny_upstream(folder: Path) -> Iterator[int]:
         yield port
 
 
+def own_tls(made: Made) -> str:
+    """How Portero speaks TLS, with a certificate that does not change."""
+    text = (CONF / "tls.conf").read_text()
+    shown = (made.certificate, made.key)
+    for name, path in zip(("certificate", "certificate_key"), shown, strict=True):
+        text = text.replace(f"ssl_{name} tls.pem", f"ssl_{name} {path}")
+    text = re.sub(r"ssl_certificate_by_lua_block .*", "", text)
+    return text.replace("include ", f"include {CONF}/")
+
+
 @contextmanager
-def proxy(folder: Path, name: str, upstream: int, issuer: int, auth: str = "") -> Iterator[Server]:
-    """nginx with Portero's proxy settings."""
+def proxy(
+    folder: Path, name: str, upstream: int, issuer: int, auth: str = "", tls: Made | None = None
+) -> Iterator[Server]:
+    """nginx with Portero's proxy settings, and with TLS as it speaks it."""
     (port,) = free_ports(1)
     content = PROXY.format(
         folder=folder,
@@ -179,9 +194,11 @@ def proxy(folder: Path, name: str, upstream: int, issuer: int, auth: str = "") -
         upstream=upstream,
         issuer=issuer,
         auth=auth,
+        speaks=" ssl http2" if tls else "",
+        own_tls=own_tls(tls) if tls else "",
         asking=asking(),
         log_format=log_format(),
     )
     with nginx(folder, name, content, GATEWAY_CORE) as pid:
         time.sleep(0.3)
-        yield Server(name, f"http://127.0.0.1:{port}", (pid,))
+        yield Server(name, f"{'https' if tls else 'http'}://127.0.0.1:{port}", (pid,))

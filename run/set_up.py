@@ -35,6 +35,7 @@ TEST_PACKAGES = (
     "lua-busted",
     "lua-check",
     "wrk",
+    "nghttp2-client",
     "libfaketime",
     "postgresql",
     "prometheus",

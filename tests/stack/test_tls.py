@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import tempfile
 import threading
 import time
@@ -161,6 +162,37 @@ def test_it_gives_out_no_session_tickets(door: Door) -> None:
         assert not connection.session.has_ticket
 
 
+def test_it_agrees_on_http2_and_http_1_1_and_nothing_else(door: Door) -> None:
+    for offered, agreed in (["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1"), ([], None):
+        context = door.context()
+        context.set_alpn_protocols(offered)
+        with door.connect(context) as connection:
+            assert connection.selected_alpn_protocol() == agreed
+            assert connection.compression() is None
+    context = door.context()
+    context.set_alpn_protocols(["spdy/3.1"])
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        door.connect(context)
+
+
+def test_no_client_can_ask_for_another_handshake(door: Door) -> None:
+    """Each would cost the gateway far more than the client."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{door.port}", "-tls1_2"]
+    command += ["-CAfile", str(door.made.authority)]
+    done = subprocess.run(command, input=b"R\n", capture_output=True, timeout=20)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert "Secure Renegotiation IS supported" in said
+    assert "RENEGOTIATING" in said
+    assert "no renegotiation" in said
+
+
+def test_it_asks_for_new_keys_with_groups_that_are_strong_alone(door: Door) -> None:
+    for group, is_good in (("X25519", True), ("prime256v1", True), ("secp521r1", False)):
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{door.port}", "-groups", group]
+        done = subprocess.run(command, input=b"", capture_output=True, timeout=20)
+        assert (b"Cipher is (NONE)" not in done.stdout) == is_good, group
+
+
 def test_plain_http_at_the_tls_port_is_refused_in_a_form_that_can_be_read(door: Door) -> None:
     with socket.create_connection(("127.0.0.1", door.port), 5) as connection:
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -170,6 +202,9 @@ def test_plain_http_at_the_tls_port_is_refused_in_a_form_that_can_be_read(door: 
 
 
 def test_browsers_are_told_to_come_by_tls_only_and_their_cookie_is_secure(door: Door) -> None:
+    refused = Caller(door.running).call("no token")
+    assert refused.status_code == 401
+    assert refused.headers["Strict-Transport-Security"] == "max-age=63072000"
     answer = Caller(door.running).login("USRSTEST01")
     assert answer.headers["Strict-Transport-Security"] == "max-age=63072000"
     assert re.search(r"^auth_token=.*; Secure", answer.headers["Set-Cookie"])
@@ -407,6 +442,13 @@ def test_with_a_client_authority_who_has_no_certificate_of_it_is_refused(tmp_pat
         door.running.start("gateway")
         url = f"{door.running.gateway}/readyz"
         wait_for(lambda: is_ready(url, own), 20, "who has a certificate is served")
+        listed = f"{door.running.gateway}/v1/models"
+        assert requests.get(listed, cert=own, timeout=5).status_code == 401
+        wait_for(
+            lambda: '"client_certificate":"agent.lan"' in door.running.output("gateway"),
+            5,
+            "the log has its name",
+        )
         without = requests.get(url, timeout=5)
         assert without.status_code == 400
         assert without.json()["error"]["code"] == "invalid_request"

@@ -32,8 +32,8 @@ proxy_read_timeout @timeout@s;@tls@
 map "" $llm_scheme { default @scheme@; }
 map "" $llm_authority { default @authority@; }
 geo $llm_authorization { default "@key@"; }
-map "" $issuer_scheme { default @issuer_scheme@; }
-map "" $issuer_host { default @issuer_host@; }
+map "" $issuer_scheme { default @issuer_scheme@; } map "" $issuer_host { default @issuer_host@; }
+@client_name@
 
 # Who asks, and from where.
 geo $realip_remote_addr $is_trusted_proxy { @trusted@}
@@ -77,6 +77,10 @@ lua_shared_dict portero_budgets 16m;]]
 
 local OWN_TLS = "\n    include tls.conf;"
 local INTERNAL_TLS = " ssl;\n    include internal_tls.conf"
+--- The name of a client's certificate, for the log.
+local CLIENT_NAME = 'map $ssl_client_s_dn $client_certificate { default ""; '
+    .. '"~(?:^|,)CN=(?<client_cn>[^,]+)" $client_cn; }'
+local NO_CLIENT_NAME = 'map "" $client_certificate { default ""; }'
 local CLIENT_CA = "\n    ssl_client_certificate client_ca.pem;\n    ssl_verify_client on;"
 --- From here on HTTP/2 is no word of `listen` any more.
 local HTTP2_DIRECTIVE = 1025001
@@ -204,6 +208,7 @@ function _M.text(settings, folder, nginx_version)
         most = most and MOST:format(most) or "",
         internal = settings.internal_listen,
         internal_tls = settings.internal_tls and INTERNAL_TLS or "",
+        client_name = settings.tls_client_ca and CLIENT_NAME or NO_CLIENT_NAME,
         issuer_scheme = settings.issuer[1].scheme,
         issuer_host = settings.issuer[1].host,
         inner = (folder .. "inner.sock"):gsub('[\\"]', "\\%0"),

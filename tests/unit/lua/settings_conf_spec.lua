@@ -102,7 +102,7 @@ describe("text", function()
 
     it("asks the issuer as its URL says", function()
         assert_says(text_of({ ISSUER_URL = "https://issuer.lan:9000" }),
-            'map "" $issuer_scheme { default https; }\n'
+            'map "" $issuer_scheme { default https; } '
             .. 'map "" $issuer_host { default issuer.lan; }')
         assert_says(text_of({}), 'map "" $issuer_scheme { default http; }')
     end)
