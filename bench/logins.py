@@ -1,5 +1,5 @@
-"""`python -m bench.logins`: what a login costs, by how many users there are; logins while others
-guess; revocations.
+"""`python -m bench.logins`: what a login costs, by how many users there are, and in either store;
+logins while others guess; revocations.
 
 All through the gateway, with hashes of the cost that Portero makes. Where a repeated login is
 measured its users have logged in before. `make bench` runs it behind the table of judged requests.
@@ -28,6 +28,7 @@ from bench.load import run_wrk, write_login_script
 from bench.servers import tiny_upstream
 from issuer.users.credentials import COST
 from tests.support.deployment import Local, basic, deployed
+from tests.support.postgresql import cluster
 from tests.support.upstream import wait_for
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ T = TypeVar("T")
 ENDPOINT, OTHER_ENDPOINT = "/agi/login", "/llm/login"
 WORD = "one secret of all"
 USERS = (1, 100, 10_000)
+#: How many have the other store, too.
+IN_POSTGRESQL = 100
 #: First logins that are measured of each; a bcrypt takes its time.
 FIRST = 40
 AT_ONCE = 32
@@ -117,8 +120,8 @@ def percentile(values: Sequence[float], part: int) -> float:
 def main() -> int:
     """Measure and print."""
     print(f"\nlogins; hashes of cost {COST}, a bcrypt takes {_bcrypt_milliseconds():.0f} ms\n")
-    print("| users | first logins/s | repeated logins/s | p50 ms | p99 ms |")
-    print("|---|---|---|---|---|")
+    print("| users | store | first logins/s | repeated logins/s | p50 ms | p99 ms |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="portero-bench-") as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -128,9 +131,19 @@ def main() -> int:
                     print(_row(folder, running, count), flush=True)
                     if count == USERS[-1]:
                         _print_rest(running)
+                if count == IN_POSTGRESQL:
+                    _print_in_postgresql(folder, upstream, count)
             with with_users(upstream, 2, CHEAP) as running:
                 _print_alike(running)
     return 0
+
+
+def _print_in_postgresql(folder: Path, upstream: int, count: int) -> None:
+    """The same with the other store, on this machine too."""
+    with cluster() as database:
+        settings = {"DATABASE_URL": database.database("bench"), "SEAL_KEY": "bench" * 10}
+        with with_users(upstream, count, COST, **settings) as running:
+            print(_row(folder, running, count, "PostgreSQL"), flush=True)
 
 
 def _bcrypt_milliseconds() -> float:
@@ -141,14 +154,14 @@ def _bcrypt_milliseconds() -> float:
     return (time.process_time() - began) * 250
 
 
-def _row(folder: Path, running: Local, count: int) -> str:
+def _row(folder: Path, running: Local, count: int, store: str = "SQLite") -> str:
     users = names(count)[:FIRST]
     began = time.monotonic()
     log_in_each(running.gateway, users)
     first = len(users) / (time.monotonic() - began)
     script = write_login_script(folder, ENDPOINT, [basic(name, WORD) for name in users])
     rate, p50, p99 = run_wrk(running.gateway, script, AT_ONCE, SECONDS)
-    return f"| {count:,} | {first:.1f} | {rate:,.0f} | {p50:.1f} | {p99:.1f} |"
+    return f"| {count:,} | {store} | {first:.1f} | {rate:,.0f} | {p50:.1f} | {p99:.1f} |"
 
 
 def _print_rest(running: Local) -> None:

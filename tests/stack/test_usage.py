@@ -234,12 +234,29 @@ def test_a_killed_worker_reconciler_or_gateway_doubles_nothing_and_loses_no_more
         wait_for_sums(deployment, AGENT, (60, 180, 60))
 
 
+@pytest.mark.parametrize(
+    "parent", ["", "x", f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{'A' * 32}-b7ad6b7169203331-01"]
+)
+def test_the_access_log_has_a_trace_of_its_own_where_the_client_names_none_that_is_one(
+    running: Local, upstream: Upstream, parent: str
+) -> None:
+    caller = Caller(running)
+    answer = caller.call(caller.token(FAST), headers={"traceparent": parent} if parent else {})
+    request_id = answer.headers["x-request-id"]
+    made = f'"request_id":"{request_id}","trace_id":"{request_id}"'
+    wait_for(lambda: made in running.output("gateway"), 10, "the access log is written")
+
+
 def test_the_access_log_and_the_histograms_tell_what_was_used(
     running: Local, upstream: Upstream
 ) -> None:
     caller = Caller(running)
     token = caller.token(FAST)
-    answer = caller.call(token, body={**CHAT, "model": "logged-model"})
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    parent = f"00-{trace}-b7ad6b7169203331-01"
+    chat = {**CHAT, "model": "logged-model"}
+    answer = caller.call(token, body=chat, headers={"traceparent": parent})
+    assert upstream.seen[-1].values("traceparent") == [parent]
 
     def entry() -> dict[str, Any] | None:
         lines = [line for line in running.output("gateway").splitlines() if line[:1] == "{"]
@@ -248,6 +265,7 @@ def test_the_access_log_and_the_histograms_tell_what_was_used(
 
     logged = wait_for(entry, 10, "the access log is written")
     assert logged["request_id"] == answer.headers["x-request-id"]
+    assert logged["trace_id"] == trace
     wanted = {"credential": "token", "server": "llm", "prompt_tokens": 3, "completion_tokens": 1}
     assert {name: logged[name] for name in wanted} == wanted
     assert 0 <= logged["first_byte_seconds"] <= logged["seconds"] + 0.001

@@ -43,6 +43,35 @@ class Cluster:
         self.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{name}"
 
+    def url_with(self, standby: "Cluster", name: str) -> str:
+        """The same, on whichever of the two takes writes (libpq, "Multiple Hosts")."""
+        self.database(name)
+        hosts = "&".join(f"host=127.0.0.1:{one.port}" for one in (self, standby))
+        return f"postgresql://{USER}@/{name}?{hosts}&target_session_attrs=read-write"
+
+    def promote(self) -> None:
+        """A standby takes writes from here on."""
+        self._control("promote", "-w")
+
+    def follow(self, primary: "Cluster") -> None:
+        """Become a copy of a primary that streams from it; the primary waits for its word."""
+        where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", USER)
+        _run(
+            "pg_basebackup",
+            *where,
+            "-D",
+            str(self.folder / "data"),
+            "-R",
+            "--no-sync",
+            "-c",
+            "fast",
+        )
+        with (self.folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(f"port = {self.port}\nsynchronous_standby_names = ''\n")
+        self.start()
+        primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.sql("SELECT pg_reload_conf()")
+
     def sql(self, statement: str, database: str = USER) -> str:
         """What psql says of a statement."""
         where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database)
@@ -66,21 +95,36 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A cluster that runs. Durability is PostgreSQL's own; it is not switched off here."""
+def _place() -> Iterator[Cluster]:
+    """Where a cluster may be; what runs there at the end is ended."""
     folder = Path(tempfile.mkdtemp(prefix="portero-test-pg-"))
     if os.geteuid() == 0:
         shutil.chown(folder, USER)
     (port,) = free_ports(1)
     one = Cluster(folder, port)
     try:
-        one.initialize()
-        one.start()
         yield one
     finally:
         if (folder / "data" / "postmaster.pid").exists():
             one.stop("immediate")
         shutil.rmtree(folder)
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster that runs. Durability is PostgreSQL's own; it is not switched off here."""
+    with _place() as one:
+        one.initialize()
+        one.start()
+        yield one
+
+
+@contextmanager
+def replicated() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary that answers when its standby has a commit too, and that standby."""
+    with cluster() as primary, _place() as standby:
+        standby.follow(primary)
+        yield primary, standby
 
 
 def _run(program: str, *words: str) -> None:
