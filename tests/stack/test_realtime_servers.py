@@ -116,6 +116,37 @@ def test_a_socket_goes_to_the_server_that_has_its_model_by_its_real_name(
     assert len(servers[0].seen) == len(servers[1].seen) == 1
 
 
+def test_n8_n9_nothing_beside_the_model_chooses_a_server(
+    gateway: Fleet, servers: tuple[SocketLlm, SocketLlm]
+) -> None:
+    voice, small = servers
+    other = f"127.0.0.1:{small.port}"
+    names = (
+        "X-Server",
+        "X-Backend",
+        "X-Upstream",
+        "X-Portero-Target",
+        "X-Portero-Server",
+        "Location",
+    )
+    token = gateway.token()
+    url = gateway.deployment.gateway.replace("http", "ws", 1) + "/v1/realtime?model=voice"
+    for name in names:
+        for value in ("small", other, "/v1/realtime?model=small"):
+            headers = [("Authorization", f"Bearer {token}"), (name, value)]
+            with connect(url, additional_headers=headers, compression=None) as connection:
+                connection.recv(10)
+    for query in ("server=small", "url_idx=1", "host=small", f"upstream={other}", "model=small"):
+        for path in (f"/v1/realtime?model=voice&{query}", f"/v1/responses?{query}"):
+            with pytest.raises(InvalidStatus), opened(gateway, path, token=token):
+                pass
+    for path in ("/servers/small/v1/realtime?model=small", "/sockets/small/v1/realtime?model=big"):
+        with pytest.raises(InvalidStatus), opened(gateway, path, token=token):
+            pass
+    assert small.seen == []
+    assert {one.path for one in voice.seen} == {"/v1/realtime?model=voice"}
+
+
 def test_the_first_message_says_which_server_where_the_handshake_does_not(
     gateway: Fleet, servers: tuple[SocketLlm, SocketLlm]
 ) -> None:

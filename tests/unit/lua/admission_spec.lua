@@ -411,8 +411,11 @@ describe("a WebSocket", function()
         local claims = { sub = "USRSA" }
         assert.equal("not_ready", (admission.refusal(SOCKET, nil, "?model=a", claims, plan)))
         assert.equal("a", judged)
-        assert.is_nil(admission.refusal({ is_llm = true, class = "realtime",
-            answered_by = "socket", target = "/v1/responses" }, nil, "", claims, plan))
+        local unnamed = { is_llm = true, class = "realtime", answered_by = "socket",
+            target = "/v1/responses" }
+        assert.is_nil(admission.refusal(unnamed, nil, "", claims, plan))
+        assert.equal("model_in_query",
+            (admission.refusal(unnamed, nil, "?model=a", claims, plan)))
     end)
 end)
 

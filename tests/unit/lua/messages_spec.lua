@@ -132,6 +132,42 @@ describe("forward", function()
     end)
 end)
 
+describe("let_go", function()
+    local MIB = 1024 * 1024
+
+    local HEAD = { [2] = "\129\255", [8] = "\0\0\0\0\0\255\255\255", [4] = MASK }
+
+    --- A connection that has sent all of a message but its last piece, and waits; its thread would
+    --- be killed there.
+    local function waiting()
+        local left = 16 * MIB - 16 * 1024
+        return { receive = function(_, size)
+            if HEAD[size] then
+                return HEAD[size]
+            end
+            left = left - size
+            return left >= 0 and ("\0"):rep(size) or error("it waits", 0)
+        end }
+    end
+
+    it("makes room again: a worker holds 256 MiB of messages, and no more", function()
+        local ways = {}
+        for number = 1, 17 do
+            local way = messages.way(waiting(), nil, 16 * MIB, judge)
+            ways[number] = way
+            local ok, _, why = pcall(messages.next, way)
+            assert.equal(number == 17, ok)
+            assert.equal(number == 17 and "full" or nil, why)
+        end
+        messages.let_go(ways[1])
+        local way = messages.way((ends(said(0x81, "a"))), nil, MOST, judge)
+        assert.equal("a", messages.next(way))
+        for _, one in ipairs(ways) do
+            messages.let_go(one)
+        end
+    end)
+end)
+
 describe("next and send", function()
     it("answer pings by themselves as long as there is nobody to send to", function()
         local from, to = ends(said(0x89, "x") .. said(0x8A, "y") .. said(0x81, "hello") .. CLOSED)

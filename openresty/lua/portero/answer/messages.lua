@@ -1,9 +1,10 @@
 ---------
 -- Messages of a client over a WebSocket that are judged before any of one goes on (RFC 6455 section
--- 5.4): each is gathered whole, whatever frames it came in, and sent as one frame.
--- Pure, over any two sockets. It must never send a part of what was not judged, nor what it cannot
--- read: binary messages and extensions are refused, as some servers take any message for JSON. No
--- more is held than `most_bytes`, and control frames pass meanwhile.
+-- 5.4): each is gathered whole, whatever frames it came in, and sent as one frame. Control frames
+-- pass meanwhile.
+-- Over any two sockets. It must never send a part of what was not judged, nor what it cannot read:
+-- binary messages and extensions are refused, as some servers take any message for JSON. Of one way
+-- no more is held than `most_bytes`, and of all in a worker no more than it has memory for.
 
 local crypto = require("portero.token.crypto")
 local frames = require("portero.answer.frames")
@@ -14,6 +15,10 @@ local min = math.min
 local CONTINUATION, TEXT, FIRST_CONTROL, CLOSE, PING, PONG = 0x0, 0x1, 0x8, 0x8, 0x9, 0xA
 local PIECE_BYTES = 16 * 1024
 local MASK_BYTES = 4
+--- What a worker holds of messages that are not whole: who has many connections must not fill it.
+local MOST_HELD = 256 * 1024 * 1024
+
+local held = 0
 
 local _M = {}
 
@@ -26,8 +31,19 @@ local _M = {}
 ---@return table way as `frames.way` makes one; and `code`: why a message was refused
 function _M.way(from, to, most_bytes, judge)
     local way = frames.way(from, to, true)
-    way.most_bytes, way.judge = most_bytes, judge
+    way.most_bytes, way.judge, way.held = most_bytes, judge, 0
     return way
+end
+
+local function hold(way, bytes)
+    way.held, held = way.held + bytes, held + bytes
+    return held <= MOST_HELD
+end
+
+--- Nothing is held of a way any more: a message is whole, or the way has ended.
+---@param way table
+function _M.let_go(way)
+    held, way.held = held - way.held, 0
 end
 
 --- Send a whole frame, unless the way is ending.
@@ -42,13 +58,15 @@ local function send(way, opcode, payload)
     return ok
 end
 
---- Take the payload of a frame, without its mask; nil at the end of the connection.
+--- Take the payload of a frame, without its mask; nil and why where there is none.
 local function payload_of(way, head)
     local pieces, left = {}, head.length
     while left > 0 do
         local piece = way.from:receive(min(left, PIECE_BYTES))
         if not piece then
-            return nil
+            return nil, "gone"
+        elseif not hold(way, #piece) then
+            return nil, "full"
         end
         insert(pieces, frames.masked(piece, head.mask))
         left = left - #piece
@@ -58,9 +76,9 @@ end
 
 --- A control frame goes on at once; how the way ends with it, or nil.
 local function pass_control(way, head)
-    local payload = payload_of(way, head)
+    local payload, why = payload_of(way, head)
     if not payload then
-        return "gone"
+        return why
     elseif way.to and not send(way, head.opcode, payload) then
         return "refused"
     elseif not way.to and head.opcode == PING then
@@ -81,9 +99,9 @@ local function fault_of(way, head, message)
 end
 
 local function add(way, head, message)
-    local payload = payload_of(way, head)
+    local payload, why = payload_of(way, head)
     if not payload then
-        return "gone"
+        return why
     end
     message.has_begun, message.size = true, message.size + #payload
     insert(message, payload)
@@ -92,7 +110,8 @@ end
 --- The next message.
 ---@param way table
 ---@return string|nil text
----@return string|nil why there is none, as `frames.forward` says it; or "binary", "too_long"
+---@return string|nil why there is none, as `frames.forward` says it; or "binary", "too_long", or
+---     "full": the worker holds too much
 function _M.next(way)
     local message = { size = 0, has_begun = false }
     while true do
@@ -102,10 +121,10 @@ function _M.next(way)
         elseif head then
             why = fault_of(way, head, message) or add(way, head, message)
         end
-        if why then
-            return nil, why
-        elseif head.opcode < FIRST_CONTROL and head.is_final then
-            return concat(message)
+        local is_whole = not why and head.opcode < FIRST_CONTROL and head.is_final
+        if why or is_whole then
+            _M.let_go(way)
+            return is_whole and concat(message) or nil, why
         end
     end
 end

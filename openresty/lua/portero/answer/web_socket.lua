@@ -207,6 +207,7 @@ ENDS.down.refused, ENDS.up.refused = ENDS.up.gone, ENDS.down.gone
 local REFUSALS = {
     judged = function(up) return POLICY_VIOLATION, errors.closing(up.code) end,
     binary = function() return NOT_TAKEN, "binary messages are not taken; send text" end,
+    full = function() return TRY_AGAIN, "too many long messages come at the same time" end,
     too_long = function(up)
         return TOO_LONG, ("a message may have %d bytes"):format(up.most_bytes)
     end,
@@ -268,6 +269,9 @@ local function relay(client, upstream, talk)
     -- With the client's answer read, nothing is left that would make a reset of the end.
     wait_for(function() return ended.up and (ended.down or who == "watch") end, GOODBYE_SECONDS)
     kill(threads)
+    if talk then
+        messages.let_go(up)
+    end
 end
 
 local function join(client, upstream, talk)
@@ -315,6 +319,7 @@ local function first_message(client, up)
         say(frames.way(nil, client, false), POLICY_VIOLATION, REASONS[ended.watch[1]])
         wait_for(function() return ended.first end, GOODBYE_SECONDS)
         kill(threads)
+        messages.let_go(up)
         return nil
     end
     kill(threads)

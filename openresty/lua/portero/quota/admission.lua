@@ -12,6 +12,7 @@ local candidates = require("portero.policy.candidates")
 local histograms = require("portero.histograms")
 local in_force = require("portero.policy.in_force")
 local limits = require("portero.quota.limits")
+local model_name = require("portero.policy.model_name")
 local server_side = require("portero.request.server_side")
 local own_responses = require("portero.answer.own_responses")
 local stream = require("portero.answer.stream")
@@ -179,7 +180,11 @@ end
 --- (`answer/client_events.lua`).
 local function judge_socket(ticket, route, value, query, plan)
     local models = ticket.limits.models
-    return is_model_judged(models, route, plan) and route.model
+    if not route.model then
+        local is_named = (models or plan) and model_name.names_model(query)
+        return is_named and "model_in_query" or nil
+    end
+    return is_model_judged(models, route, plan)
         and request_model.refusal(route, value, query, models, nil, plan) or nil
 end
 
