@@ -230,13 +230,18 @@ class _Pages:
     def audit(self) -> Response:
         """Who did what, the newest first."""
         words = {name: value.strip() for name, value in request.args.items() if value.strip()}
-        words["user"] = words.pop("filter", "")
+        words["user"] = self._whose(words.pop("filter", ""))
         try:
             asked = audit_question.asked({name: one for name, one in words.items() if one})
         except Unacceptable as error:
             return self._page("audit", Done(fault=str(error)), rows=[], asked=None, events=EVENTS)
         page = audit_question.answered(self._authority, asked)
         return self._page("audit", rows=page.rows, asked=asked, events=EVENTS, older=page.next)
+
+    def _whose(self, asked: str) -> str:
+        """The user who is meant, by name or by the ID of a token or an API key."""
+        session = self._authority.active.store.find(asked) if asked else None
+        return session.subject if session else asked
 
     def policy(self, told: Mapping[str, Any] | None = None) -> Response:
         """The file, its faults, and the answer to a question."""

@@ -9,7 +9,7 @@ import requests
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import BUDGET
-from tests.browser.test_chat import CHAT, events_of
+from tests.browser.test_chat import CHAT
 from tests.support.deployment import Caller, Local
 from tests.support.upstream import Upstream, wait_for
 
@@ -131,52 +131,6 @@ def test_programs_get_json_where_browsers_get_pages(portero: Local) -> None:
         assert page.headers["Content-Type"].startswith("text/html")
     by_form = caller.call(token, "/account/keys/AAAAAAAAAAAAAAAA", "POST", body={})
     assert (by_form.status_code, by_form.headers["Allow"]) == (405, "DELETE")
-
-
-def test_by_keyboard_alone_from_the_sign_in_to_the_way_out(
-    open_page: OpenPage, portero: Local, llm: Upstream
-) -> None:
-    llm.answers[CHAT] = events_of("Hello, keyboard.")
-    page = open_page("/login")
-    keys = page.keyboard
-    keys.type(USER)
-    keys.press("Tab")
-    keys.type("user-secret-1")
-    keys.press("Enter")
-    expect(page.get_by_role("combobox", name="Model")).to_have_value("tiny")
-    tab_to(page, "message")
-    keys.type("Hello")
-    keys.press("Tab")
-    keys.press("Enter")
-    expect(page.get_by_role("log")).to_contain_text("Hello, keyboard.")
-    page.reload()
-    tab_to(page, text="Account")
-    keys.press("Enter")
-    expect(page.get_by_role("heading", name=USER)).to_be_visible()
-    tab_to(page, "key-name")
-    keys.type("By keyboard")
-    keys.press("Enter")
-    expect(page.get_by_role("heading", name="Your new key")).to_be_focused()
-    key = page.locator("#made-key").inner_text()
-    assert status_with(portero, key) == 200
-    tab_to(page, text="Revoke")
-    keys.press("Enter")
-    expect(page.get_by_text("The key is revoked everywhere")).to_be_visible()
-    assert status_with(portero, key) == 401
-    tab_to(page, text="Log out")
-    keys.press("Enter")
-    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
-    assert not [one for one in page.context.cookies() if one["name"] == "auth_token"]
-
-
-def tab_to(page: Page, id: str = "", text: str = "") -> None:
-    """On, until the focus is there."""
-    focus = "[document.activeElement.id, document.activeElement.textContent.trim()]"
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        if ((found := page.evaluate(focus))[0] == id and id) or (text and found[1] == text):
-            return
-    raise AssertionError(f"no way to {id or text} by keyboard")
 
 
 def test_what_is_left_of_budgets_stands_beside_the_limits(

@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
+import jwt
 import pytest
 from playwright.sync_api import Page, expect
 
+from issuer.audit import operator
 from tests.browser.conftest import picture_of
+from tests.browser.test_chat import CHAT
 from tests.browser.test_console import SCRIPTS, sure
 from tests.browser.test_pages import serious
 from tests.stack.test_servers import AGENT, House, house
@@ -103,3 +106,58 @@ def test_which_server_is_down_since_when_is_seen_and_mended(
     assert servers.chat(token, "qwen3-coder:30b").status_code == 200
     page.goto("/admin/audit?event=servers.down")
     expect(page.get_by_role("row").nth(1)).to_contain_text("misconfigured")
+
+
+# What an admin is asked, found out and mended in the console.
+
+
+def explained(page: Page, user: str, model: str) -> str:
+    page.goto("/admin/policy")
+    page.get_by_role("textbox", name="User").fill(user)
+    page.get_by_role("textbox", name="Path").fill(CHAT)
+    page.get_by_role("textbox", name="Model").fill(model)
+    page.get_by_role("button", name="Explain").click()
+    return page.get_by_role("status").inner_text()
+
+
+def test_why_a_user_gets_404_for_a_model_is_found_and_mended(
+    open_page: OpenPage, servers: House
+) -> None:
+    token, model = servers.caller.token(AGENT), "qwen3-coder:30b"
+    page = open_page("/admin/policy", ADMIN)
+    number = page.get_by_text(re.compile(r"Number \d+ is in force"))
+    before = number.inner_text()
+    servers.write(lambda content: content["users"].update({AGENT: {"models": ["phi-2"]}}))
+
+    def is_in_force() -> bool:
+        page.goto("/admin/policy")
+        return number.inner_text() != before
+
+    wait_for(is_in_force, 10, "the policy is in force")
+    assert servers.chat(token, model).status_code == 404
+    told = explained(page, AGENT, model)
+    assert "404 model_not_found" in told
+    assert f"of the models phi-2, which {AGENT} may use, {model!r} is none" in told
+    line = int(re.findall(r"policy.yaml:(\d+)", told)[0])
+    assert "models" in page.locator(".lines li").nth(line - 1).inner_text()
+    before = number.inner_text()
+    servers.write()
+    wait_for(is_in_force, 10, "the mended policy is in force")
+    assert "200 allowed" in explained(page, AGENT, model)
+    assert servers.chat(token, model).status_code == 200
+
+
+def test_who_revoked_a_token_is_found_by_its_id_and_its_user_goes_on(
+    open_page: OpenPage, servers: House
+) -> None:
+    token = servers.caller.token(AGENT)
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    servers.running.command("revoke", "--jti", jti)
+    assert servers.chat(token, "phi-2").status_code == 401
+    page = open_page("/admin/audit", ADMIN)
+    page.get_by_role("searchbox", name="Filter").fill(jti)
+    page.get_by_role("button", name="Show").click()
+    row = page.get_by_role("row").filter(has_text="tokens.revoke").filter(has_text=jti)
+    expect(row).to_contain_text(f"{operator().name} (operator)")
+    expect(row).to_contain_text(f"{AGENT}/{jti}")
+    assert servers.chat(servers.caller.token(AGENT), "phi-2").status_code == 200
