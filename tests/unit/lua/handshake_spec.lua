@@ -111,6 +111,34 @@ describe("seconds_left", function()
     end)
 end)
 
+describe("the warning", function()
+    local crypto = require("portero.token.crypto")
+    local real_times = crypto.times
+    local both = { tls = {}, internal_tls = {} }
+
+    local function begin(days, worker)
+        fake.worker_id = worker or 0
+        put(certificates.own .. certificates.own_key)
+        put(certificates.own .. certificates.own_key, "internal_tls.pem")
+        crypto.times = function() return -1, days * 86400 end
+        handshake.start(both)
+        return table.concat(fake.logged, "\n")
+    end
+
+    after_each(function() crypto.times = real_times end)
+
+    it("comes from 14 days before the end, of either listener's", function()
+        local said = begin(13.9)
+        assert.truthy(said:find("the certificate ends in 13.9 days", 1, true))
+        assert.truthy(said:find("the internal listener ends in 13.9 days", 1, true))
+    end)
+
+    it("does not come before, and from one worker alone", function()
+        assert.equal("", begin(14.1))
+        assert.equal("", begin(3, 1))
+    end)
+end)
+
 describe("is_for", function()
     it("knows the names and addresses of the certificate alone", function()
         assert.is_false(handshake.is_for("door.lan"))
