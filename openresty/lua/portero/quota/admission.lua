@@ -284,8 +284,9 @@ function _M.refusal(route, value, query, claims, plan)
         user = claims.sub, limits = its_limits or NO_LIMITS,
         headers = its_limits and {} or NO_HEADERS,
         credential = is_counted and (claims.is_api_key and claims.jti or "token") or nil,
-        -- So that the table has room for them from the beginning.
+        -- So that the table has room for them from the beginning, and grows under no request.
         meter = false, model = false, first_seconds = false, was_answered = false,
+        found = false, filter = false, notes_owner = false, slot = false,
     }
     local code = first_refusal(ticket, route, value, query, plan)
     put_body_down(ticket, code ~= nil, plan)

@@ -26,6 +26,8 @@ local MAX_MODEL_BYTES = 1024
 local MAX_RANGE_BYTES = 4096
 local MAX_SHOWN_BYTES = 96
 local PAUSE_BYTES = 256 * 1024
+--- What most bodies say of the policy names: found's table need not grow.
+local FOUND_FIELDS = 8
 --- How many names of bodies are remembered, and of what length.
 local MAX_KNOWN, MAX_KNOWN_BYTES = 500, 64
 --- Behind so many names a scan's table is thrown away rather than cleared.
@@ -706,7 +708,7 @@ local function begin(bytes, watch)
     local scan = idle or new_scan()
     idle = nil
     scan.bytes, scan.state, scan.depth, scan.count = bytes, START, 1, 0
-    scan.found, scan.fault, scan.watch, scan.child = {}, nil, watch, nil
+    scan.found, scan.fault, scan.watch, scan.child = new_table(0, FOUND_FIELDS), nil, watch, nil
     scan.nodes, scan.seen = watch and {}, watch and {}
     return scan
 end
