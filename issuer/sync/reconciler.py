@@ -70,7 +70,8 @@ class Reconciler:
             _Projection(one, tokens.store, keys, policy, usage, limits) for one in gateways.each
         ]
         self._lease = Lease(tokens.store.database, "reconciler", LEASE_SECONDS)
-        self._leads = threading.Event()
+        #: By the monotonic clock.
+        self._leads_until = 0.0
         self._audit_days = audit_days
         self._usage = usage
         self._pruned_at = 0
@@ -90,17 +91,20 @@ class Reconciler:
             self._lease.release()
 
     def _lead(self) -> None:
-        """One reconciler of all issuers' does the work; the others stand by."""
-        led = self._leads.is_set()
-        self._leads.clear()
-        if self._lease.hold():
-            self._leads.set()
-        if led != self._leads.is_set():
+        """One reconciler of all issuers' does the work; the others stand by. Who leads goes on with
+        it while it asks for the lease again, which may take a while, but never beyond its end.
+        """
+        led, asked_at = self._leads(), time.monotonic()
+        self._leads_until = asked_at + LEASE_SECONDS if self._lease.hold() else 0.0
+        if led != self._leads():
             log.info("this reconciler %s", "stands by" if led else "leads")
+
+    def _leads(self) -> bool:
+        return time.monotonic() < self._leads_until
 
     def _if_leading(self, work: Callable[[], None]) -> Callable[[], None]:
         def led() -> None:
-            if self._leads.is_set():
+            if self._leads():
                 work()
 
         return led

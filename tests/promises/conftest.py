@@ -13,9 +13,11 @@ import pytest
 
 from tests.promises.recorder import KINDS
 from tests.support.policies import write_policy
+from tests.support.postgresql import Cluster, cluster
 from tests.support.upstream import Upstream, recording
 
 FULL = os.environ.get("PORTERO_CHAOS") == "1"
+SEAL_KEY = "seal-key-of-the-tests-0123456789-abcdefgh"
 FIGURES: list[tuple[str, str]] = []
 
 Figure = Callable[[str, str], None]
@@ -40,6 +42,30 @@ def of_each_kind(always: bool = False) -> pytest.MarkDecorator:
     """Tokens and API keys; `make test` asks it of keys where it is cheap, or where it must."""
     kinds = list(KINDS) if always or FULL else ["tokens"]
     return pytest.mark.parametrize("kind", kinds)
+
+
+def of_each_store() -> pytest.MarkDecorator:
+    """Both databases in `make chaos`; the settings come as `store`. `make test` asks the most of
+    PostgreSQL in `test_postgresql.py`.
+    """
+    names = ["SQLite", "PostgreSQL"] if FULL else ["SQLite"]
+    return pytest.mark.parametrize("store", names, indirect=True)
+
+
+@pytest.fixture(scope="package")
+def postgresql() -> Iterator[Cluster]:
+    """One for all promises: each test finds its database empty."""
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, many_keys: dict[str, str]) -> dict[str, str]:
+    """The settings of a store, under which one user may have many API keys."""
+    if request.param == "SQLite":
+        return many_keys
+    running: Cluster = request.getfixturevalue("postgresql")
+    return {**many_keys, "DATABASE_URL": running.database("promises"), "SEAL_KEY": SEAL_KEY}
 
 
 @pytest.fixture

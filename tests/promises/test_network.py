@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.conftest import Figure, of_each_kind, of_each_store, size
 from tests.promises.recorder import KINDS, Recorder
 from tests.support.deployment import Caller, Local, deployed, wait_ready
 from tests.support.gateways import another_gateway, push_to, two_gateways
@@ -54,14 +54,15 @@ MOODS = {
 }
 
 
+@of_each_store()
 @of_each_kind()
 @pytest.mark.parametrize("name", MOODS)
 def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
-    upstream: Upstream, figure: Figure, many_keys: dict[str, str], name: str, kind: str
+    upstream: Upstream, figure: Figure, store: dict[str, str], name: str, kind: str
 ) -> None:
     mood, delay = MOODS[name]
     duration = size(3, 60)
-    with behind_a_link(upstream, **many_keys) as (deployment, link):
+    with behind_a_link(upstream, **store) as (deployment, link):
         recorder = KINDS[kind](deployment)
         kept, doomed = [recorder.login() for _ in range(3)], recorder.login()
         link.become(mood, delay)
@@ -140,12 +141,13 @@ def _play(internal: str, message: bytes) -> int:
         return int(connection.recv(65536).split(b" ")[1])
 
 
+@of_each_store()
 @of_each_kind()
 def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affected(
-    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
+    upstream: Upstream, figure: Figure, store: dict[str, str], kind: str
 ) -> None:
     staleness = 2
-    settings = {"SYNC_MAX_STALENESS_SECONDS": str(staleness), **many_keys}
+    settings = {"SYNC_MAX_STALENESS_SECONDS": str(staleness), **store}
     with (
         deployed(upstream.url, **settings) as deployment,
         another_gateway(deployment) as (second, internal),

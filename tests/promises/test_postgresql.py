@@ -1,7 +1,9 @@
 """Two issuers on one PostgreSQL, each part killed in its turn, the database's primary among them:
-what was acknowledged is never lost, and what was revoked never comes back (F11).
+what was acknowledged is never lost, and what was revoked never comes back (F11, F19).
 """
 
+import contextlib
+import os
 import random
 import signal
 import threading
@@ -11,16 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from run import processes
-from tests.promises.conftest import Figure, size
+from tests.promises.conftest import SEAL_KEY, Figure, size
 from tests.promises.recorder import Recorder
-from tests.support.deployment import Local, answers, deployed, free_ports, wait_ready
+from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
 from tests.support.history import SERVED, check
-from tests.support.postgresql import replicated
+from tests.support.postgresql import cluster, replicated
 from tests.support.upstream import Upstream, wait_for
 
 CLIENTS = 4
-SEAL_KEY = "seal-key-of-the-tests-0123456789-abcdefgh"
 #: After a kill or a failover logins go on within so long, on a loaded machine.
 BACK_SECONDS = 90
 
@@ -179,3 +182,43 @@ def test_f11_with_two_issuers_and_each_part_killed_no_acknowledged_token_is_lost
             "F11 PostgreSQL, two issuers: acknowledged, revoked, kills and a failover, violations",
             f"{len(load.tokens)}, {load.revoked}, {len(kills) * rounds}, 0",
         )
+
+
+def fill(path: Path) -> None:
+    """Take all the room there is."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(64 * 1024))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small disk")
+def test_f19_where_the_databases_disk_is_full_nothing_acknowledged_is_lost_and_room_heals_it(
+    upstream: Upstream, figure: Figure
+) -> None:
+    with (
+        cluster(most_megabytes=150) as database,
+        deployed(
+            upstream.url, DATABASE_URL=database.database("portero"), SEAL_KEY=SEAL_KEY
+        ) as deployment,
+    ):
+        recorder = Recorder(deployment)
+        kept, doomed = recorder.login(), recorder.login()
+        assert recorder.revoke(doomed) in SERVED
+        fill(database.folder / "filler")
+        granted = []
+
+        def is_refused() -> bool:
+            token = recorder.login()
+            if token:
+                granted.append(token)
+            return not token
+
+        wait_for(is_refused, BACK_SECONDS, "there is no room for another login")
+        assert (recorder.use(kept), recorder.use(doomed)) == (200, 401)
+        assert Caller(deployment).login("AGNRTEST01").status_code == 503
+        (database.folder / "filler").unlink()
+        wait_for(recorder.login, BACK_SECONDS, "there is room")
+        assert {recorder.use(token) for token in granted} <= {200}
+        assert recorder.use(doomed) == 401
+        assert check(recorder.history) == []
+        figure("F19 PostgreSQL: logins granted until its disk was full, lost", f"{len(granted)}, 0")

@@ -4,7 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.conftest import Figure, of_each_kind, of_each_store, size
 from tests.promises.recorder import KINDS, Recorder
 from tests.support.deployment import Caller, deployed
 from tests.support.history import SERVED, Operation, check
@@ -13,12 +13,13 @@ from tests.support.upstream import Upstream, wait_for
 CLIENTS = 16
 
 
+@of_each_store()
 @of_each_kind(always=True)
 def test_f24_sixteen_clients_use_a_token_while_it_is_revoked_and_none_passes_after(
-    upstream: Upstream, figure: Figure, many_keys: dict[str, str], kind: str
+    upstream: Upstream, figure: Figure, store: dict[str, str], kind: str
 ) -> None:
     rounds = size(40 if kind == "tokens" else 10, 1000)
-    with deployed(upstream.url, GATEWAY_WORKERS="4", **many_keys) as deployment:
+    with deployed(upstream.url, GATEWAY_WORKERS="4", **store) as deployment:
         recorder = KINDS[kind](deployment)
         with ThreadPoolExecutor(CLIENTS) as clients:
             for _ in range(rounds):

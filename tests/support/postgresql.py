@@ -111,12 +111,31 @@ def _place() -> Iterator[Cluster]:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A cluster that runs. Durability is PostgreSQL's own; it is not switched off here."""
-    with _place() as one:
+def cluster(most_megabytes: int = 0) -> Iterator[Cluster]:
+    """A cluster that runs, on a small disk of its own where that is told. Durability is
+    PostgreSQL's own; it is not switched off here.
+    """
+    with _place() as one, _disk(one.folder, most_megabytes):
         one.initialize()
         one.start()
         yield one
+
+
+@contextmanager
+def _disk(folder: Path, most_megabytes: int) -> Iterator[None]:
+    """A file system in memory; the cluster there must have ended before it goes."""
+    if not most_megabytes:
+        yield
+        return
+    options = f"size={most_megabytes}m,uid={pwd.getpwnam(USER).pw_uid},mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "portero", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        one = Cluster(folder, 0)
+        if (folder / "data" / "postmaster.pid").exists():
+            one.stop("immediate")
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @contextmanager

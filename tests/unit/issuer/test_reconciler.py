@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from issuer import config
+from issuer.errors import StoreUnavailable
 from issuer.keys.key_file import SIGNING, VERIFYING, WAITING, KeyFile
 from issuer.keys.sealing import CREDENTIALS, Sealing
 from issuer.policy import Terms
@@ -759,6 +761,42 @@ def test_what_was_used_is_in_the_store_once_whatever_is_killed_between(
                 "completion_tokens": number,
             }
         ]
+
+
+def test_who_leads_works_on_while_it_asks_for_the_lease_again_and_no_longer_than_it_had_it(
+    store: Sessions,
+    people: Path,
+    all_roles: Roles,
+    gateway: ModelGateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gateways, now = ModelGateways(gateway), [100.0]
+    credentials = CredentialsInForce(people, lambda: all_roles, store.salt())
+    active = ActiveTokens(store, gateways, 1000)
+    loop = Reconciler(active, gateways, credentials, keys_of(store), policy_of(store))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    done: list[float] = []
+    work = loop._if_leading(lambda: done.append(now[0]))
+
+    def ask_slowly(answer: bool | None) -> bool:
+        work()
+        now[0] += 1
+        work()
+        if answer is None:
+            raise StoreUnavailable("away")
+        return answer
+
+    for answer in (True, True, False, True):
+        monkeypatch.setattr(loop._lease, "hold", partial(ask_slowly, answer))
+        loop._lead()
+    # At first it did not lead, and not behind the refusal.
+    assert done == [101.0, 102.0, 102.0, 103.0]
+    monkeypatch.setattr(loop._lease, "hold", partial(ask_slowly, None))
+    done.clear()
+    for _ in range(4):
+        with suppress(StoreUnavailable):
+            loop._lead()
+    assert done == [104.0, 105.0, 105.0]
 
 
 def test_what_is_of_no_use_any_more_is_forgotten_but_for_gateways_that_live(
