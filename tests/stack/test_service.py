@@ -1,22 +1,26 @@
-"""Portero as services of systemd, on a machine that boots: installed, killed, upgraded, rotated,
-booted again, and taken away. Here alone the units themselves run.
+"""Portero as services of systemd, on a machine that boots: installed, given TLS, killed, upgraded,
+its log rotated, booted again, and taken away. Here alone the units themselves run.
 """
 
 import json
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import requests
 
 from tests.support.containers import Docker
 from tests.support.deployment import CHAT
+from tests.support.docs import block
 from tests.support.machine import Machine, booted
 from tests.support.upgrade import Load
 from tests.support.upstream import Upstream, wait_for
 
+HOST = "--host door.example"
 INSTALL = "make install PYTHON=$(command -v python3)"
 GATEWAYS = (8081, 8082)
 STREAMS, EVENTS, GAP_SECONDS = 10, 100, 0.15
@@ -24,20 +28,31 @@ UNITS = ("issuer.service", "reconciler.service", "issuer.socket", "backup.timer"
 
 
 @pytest.fixture(scope="module")
-def machine(docker: Docker, bridge_upstream: Upstream) -> Iterator[Machine]:
-    """With Portero installed, its door at port 80 of all addresses, and a recording LLM server."""
+def machine(docker: Docker, bridge_upstream: Upstream, authority: Path) -> Iterator[Machine]:
+    """With Portero installed, TLS at port 443 as the docs have it, and a recording LLM server."""
     with booted(docker) as made:
         made.sh(
-            "mkdir -p /etc/portero && sed -e 's,^GATEWAY_LISTEN=.*,GATEWAY_LISTEN=0.0.0.0:80,' "
-            f"-e 's,^LLM_UPSTREAM=.*,LLM_UPSTREAM={bridge_upstream.url},' "
-            "systemd/portero.env >/etc/portero/portero.env"
+            "mkdir -p /etc/portero && sed 's,^LLM_UPSTREAM=.*,"
+            f"LLM_UPSTREAM={bridge_upstream.url},' systemd/portero.env >/etc/portero/portero.env"
         )
         made.sh(INSTALL)
+        names = f"--host door.example --host {made.address}"
+        made.sh("set -e\n" + block("docs/service.md", "service-tls").replace(HOST, names))
+        authority.write_text(made.sh("cat /etc/portero/tls/ca.pem").stdout)
         yield made
 
 
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What every client here trusts."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("REQUESTS_CA_BUNDLE", str(path))
+        yield path
+
+
 def gateway(machine: Machine) -> str:
-    return f"http://{machine.address}"
+    return f"https://{machine.address}"
 
 
 def is_ready(machine: Machine) -> bool:
@@ -85,9 +100,11 @@ def test_no_service_is_more_exposed_than_the_docs_say(machine: Machine) -> None:
         assert done.returncode == 0, done.stdout[-500:]
 
 
-def test_what_is_installed_is_well_and_serves_at_a_low_port(machine: Machine) -> None:
+def test_what_is_installed_is_well_and_serves_at_low_ports(machine: Machine) -> None:
     wait_served(machine)
     assert chat(machine, token(machine)) == 200
+    plain = requests.get(f"http://{machine.address}/x", allow_redirects=False, timeout=5)
+    assert (plain.status_code, plain.headers["location"]) == (308, f"{gateway(machine)}/x")
     told = json.loads(machine.sh("portero-admin doctor --json", check=False).stdout)
     found = [one for one in told["findings"] if one["what"] != "disk" and one["state"] != "ok"]
     assert found == []
@@ -98,8 +115,11 @@ def test_what_is_installed_is_well_and_serves_at_a_low_port(machine: Machine) ->
 
 def test_the_gateways_user_reads_nothing_that_signs(machine: Machine) -> None:
     become = "setpriv --reuid=portero-gateway --regid=portero-gateway --init-groups"
-    for path in ("secrets/secret_key", "signing-keys.json", "sessions.db"):
-        done = machine.sh(f"{become} cat /var/lib/portero/{path}", check=False)
+    for path in (
+        *(f"/var/lib/portero/{name}" for name in ("signing-keys.json", "sessions.db")),
+        *("/var/lib/portero/secrets/secret_key", "/etc/portero/tls/ca-key.pem"),
+    ):
+        done = machine.sh(f"{become} cat {path}", check=False)
         assert "Permission denied" in done.stderr, path
 
 
@@ -120,13 +140,22 @@ def test_what_is_killed_comes_back_and_the_token_with_it(machine: Machine) -> No
     wait_for(lambda: chat(machine, bearer) == 200, 20, "the token is good")
 
 
+def test_a_renewed_certificate_is_shown_without_a_reload(machine: Machine) -> None:
+    wait_served(machine)
+    shown = ssl.get_server_certificate((machine.address, 443))
+    lines = block("docs/service.md", "service-tls").splitlines()
+    names = f"--host door.example --host {machine.address}"
+    machine.sh("\n".join(["set -e", *lines[:4]]).replace(HOST, names))
+    wait_for(lambda: ssl.get_server_certificate((machine.address, 443)) != shown, 30, "the new one")
+
+
 def test_a_rotated_log_is_written_anew(machine: Machine) -> None:
     wait_served(machine)
     chat(machine, token(machine))
     log = "/var/log/portero/access.log"
     wait_for(lambda: machine.sh(f"cat {log}").stdout, 10, "there is a line")
     machine.sh("logrotate --force /etc/logrotate.d/portero")
-    machine.sh("curl --silent --output /dev/null http://127.0.0.1/after-the-rotation")
+    requests.get(f"{gateway(machine)}/after-the-rotation", timeout=5)
     wait_for(lambda: "/after-the-rotation" in machine.sh(f"cat {log}").stdout, 10, "the new line")
     assert "/after-the-rotation" not in machine.sh(f"cat {log}.1").stdout
 
@@ -140,8 +169,9 @@ def test_the_backup_of_the_timer_is_a_store(machine: Machine) -> None:
 
 
 @contextmanager
-def loaded(machine: Machine) -> Iterator[Load]:
-    load = Load(gateway(machine), token(machine), EVENTS)
+def loaded(machine: Machine, authority: Path) -> Iterator[Load]:
+    trust = ssl.create_default_context(cafile=authority)
+    load = Load(gateway(machine), token(machine), EVENTS, trust)
     load.begin(load.on_new_connections, 2)
     load.begin(load.on_kept_connections, 2)
     try:
@@ -160,12 +190,12 @@ def slow_upstream(bridge_upstream: Upstream) -> Iterator[Upstream]:
 
 @pytest.mark.usefixtures("slow_upstream")
 def test_installed_again_it_is_upgraded_without_a_failed_request_or_a_cut_stream(
-    machine: Machine,
+    machine: Machine, authority: Path
 ) -> None:
     wait_served(machine)
     before, release = active(machine), machine.sh("readlink /usr/local/lib/portero/current").stdout
     machine.sh("echo '# of another release' >>issuer/errors.py")
-    with loaded(machine) as load, ThreadPoolExecutor(1) as beside:
+    with loaded(machine, authority) as load, ThreadPoolExecutor(1) as beside:
         installed = beside.submit(machine.sh, INSTALL)
         wait_for(lambda: len(active(machine)) == 2 or installed.done(), 120, "two gateways run")
         load.begin(load.stream, STREAMS)

@@ -20,7 +20,7 @@ ARG PYTHON_IMAGE
 FROM ${PYTHON_IMAGE}
 RUN apt-get update \\
     && apt-get install -y --no-install-recommends systemd systemd-sysv dbus make procps iproute2 \\
-        curl logrotate nginx libnginx-mod-http-lua lua-cjson lua-resty-core lua-resty-lrucache \\
+        logrotate nginx libnginx-mod-http-lua lua-cjson lua-resty-core lua-resty-lrucache \\
     && apt-get clean && rm -rf /var/lib/apt/lists/* \\
     && systemctl disable nginx.service \\
     && systemctl mask systemd-logind.service getty.target console-getty.service

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -145,8 +146,15 @@ class Load:
     #: What may become of it in an upgrade. A connection that nobody was asked on may be closed.
     WELL = ("new: answered", "kept: answered", "kept: opened anew", "stream: whole")
 
-    def __init__(self, gateway: str, token: str, events: int = EVENTS) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        token: str,
+        events: int = EVENTS,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self.place = urlsplit(gateway)
+        self._trust = trust
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -165,7 +173,10 @@ class Load:
                 self.faults.append(f"{what}: {fault!r}")
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.place.hostname or "", self.place.port, timeout=30)
+        host, port = self.place.hostname or "", self.place.port
+        if self._trust:
+            return http.client.HTTPSConnection(host, port, timeout=30, context=self._trust)
+        return http.client.HTTPConnection(host, port, timeout=30)
 
     def _ask(self, connection: http.client.HTTPConnection) -> int:
         connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), self._headers)

@@ -28,6 +28,16 @@ DEPLOYMENTS = {
 }
 
 
+def test_the_access_log_is_one_file_that_can_be_opened_anew() -> None:
+    told = [
+        (path.name, name)
+        for path in FILES
+        for name in re.findall(r"(?m)^\s*access_log\s+([^\s;]+)", path.read_text())
+    ]
+    assert len(told) > 5
+    assert [one for one in told if one[1] not in ("access.log", "off")] == []
+
+
 def checked(folder: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
     """`gateway.sh check` with these settings beside good ones."""
     good = {
