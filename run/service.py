@@ -46,6 +46,8 @@ SETTINGS = ("portero.env", "issuer.env", "gateway.env")
 PORTS = (8081, 8082)
 GATEWAYS = "gateways.env"
 KEPT_RELEASES = 2
+#: How nginx calls its workers.
+WORKER = "nginx: worker process"
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,15 @@ class Systemd:
     def _workers(self, port: int) -> set[str]:
         shown = ["systemctl", "show", "--property=MainPID", "--value", unit(port)]
         pid = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.strip()
-        return set(read_text(Path(f"/proc/{pid}/task/{pid}/children")).split())
+        return workers_of(pid)
+
+
+def workers_of(pid: str) -> set[str]:
+    """The process ids of an nginx's workers. With TLS its watcher of the certificate is a child,
+    too, and stays.
+    """
+    children = read_text(Path(f"/proc/{pid}/task/{pid}/children")).split()
+    return {one for one in children if read_text(Path(f"/proc/{one}/cmdline")).startswith(WORKER)}
 
 
 def unit(port: int) -> str:

@@ -1,6 +1,8 @@
 """What `make install` puts where, below a DESTDIR: nothing is started, and no user is made."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from run import service
-from run.commands import ROOT, RunError
+from run.commands import ROOT, RunError, read_text
 from run.service import PORTS, Places, name_gateways
+from tests.conftest import wait_until
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 ENV_FILES = sorted((ROOT / "systemd").glob("*.env"))
@@ -79,6 +82,23 @@ def test_uninstall_leaves_settings_unless_it_is_told_to_purge(
     monkeypatch.setenv("PURGE", "1")
     service.uninstall()
     assert files_below(destination) == set()
+
+
+def test_only_workers_keep_an_upgrade_waiting(tmp_path: Path) -> None:
+    script = tmp_path / "master.sh"
+    script.write_text(
+        f"exec -a '{service.WORKER} is shutting down' sleep 60 & sleep 60 & echo started; wait\n"
+    )
+    command = ["bash", str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as master:
+        try:
+            assert master.stdout is not None
+            assert master.stdout.readline() == b"started\n"
+            pid = str(master.pid)
+            wait_until(lambda: len(service.workers_of(pid)) == 1, "the worker is told apart")
+            assert len(read_text(Path(f"/proc/{pid}/task/{pid}/children")).split()) == 2
+        finally:
+            os.killpg(master.pid, signal.SIGKILL)
 
 
 def test_gateways_of_other_machines_stay_behind_those_of_this_one(tmp_path: Path) -> None:
