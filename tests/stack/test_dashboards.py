@@ -25,11 +25,12 @@ from tests.support.upstream import recording, wait_for
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 ALERTS, DASHBOARD = DASHBOARDS / "alerts.yml", DASHBOARDS / "portero.json"
 NAME = re.compile(r"\b(?:portero|gen_ai)_[a-z_]+\b")
-#: Labels, and what only a deployment with TLS tells (`test_tls.py` sees it there).
+#: Labels, and what only a deployment with TLS tells (tests of TLS see it there).
 NO_METRICS = {
     "gen_ai_request_model",
     "gen_ai_token_type",
     "portero_tls_certificate_seconds_left",
+    "portero_internal_tls_certificate_seconds_left",
 }
 #: The most that tokens may be active at a time: enough for what is asked here.
 MOST = 3
