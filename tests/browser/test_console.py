@@ -7,9 +7,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import picture_of
 from tests.browser.test_account import status_with
-from tests.browser.test_pages import serious
 from tests.support.deployment import Caller, Local
 from tests.support.upstream import wait_for
 
@@ -24,7 +22,7 @@ def sure(page: Page, button: str) -> None:
     page.get_by_role("main").get_by_role("button", name=button, exact=True).click()
 
 
-def test_every_page_is_a_link_away_and_as_good_for_everybody(open_page: OpenPage) -> None:
+def test_every_page_is_a_link_away(open_page: OpenPage) -> None:
     page = open_page("/admin/", ADMIN)
     for name in (
         "Sessions",
@@ -38,11 +36,6 @@ def test_every_page_is_a_link_away_and_as_good_for_everybody(open_page: OpenPage
     ):
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
-        assert serious(page) == [], name
-        page.set_viewport_size({"width": 320, "height": 740})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-        page.set_viewport_size({"width": 1280, "height": 720})
-        picture_of(page, f"console-{name.lower().replace(' ', '-')}")
 
 
 def test_the_overview_has_figures_that_move_without_a_reload(

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from issuer.web import pages
+from issuer.web.console import PAGES as CONSOLE
 from tests.browser.conftest import picture_of
 from tests.browser.test_chat import CHAT, answered, events_of, say
 from tests.support.upstream import Upstream
@@ -25,7 +26,7 @@ PAGES: dict[str, str | None] = {
     "/logout": "USRSTEST01",
     "/": "USRSTEST01",
     "/account": "USRSTEST01",
-    "/admin/": "ADMNTEST01",
+    **dict.fromkeys(CONSOLE.values(), "ADMNTEST01"),
 }
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PHONE: ViewportSize = {"width": 360, "height": 740}
@@ -62,7 +63,7 @@ def test_axe_finds_nothing_serious_and_the_page_fits_everywhere(
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path != "/admin/"])
+@EVERY_PAGE
 def test_a_page_is_whole_in_spanish(open_page: OpenPage, path: str) -> None:
     page = open_page(path, PAGES[path], locale="es-MX")
     assert page.evaluate("document.documentElement.lang") == "es"
