@@ -148,9 +148,13 @@ class _Pages:
         figures = [*self._of_issuer(), *self._of_gateways(), *self._of_servers()]
         if request.accept_mimetypes.best == "application/json":
             return make_response(jsonify(figures={one.name: one.says for one in figures}))
-        faults = self._house.policy.faults()
-        script = "/static/console.js"
-        return self._page("overview", script=script, figures=figures, faults=faults)
+        return self._page(
+            "overview",
+            script="/static/console.js",
+            figures=figures,
+            faults=self._house.policy.faults(),
+            has_servers=bool(self._house.policy.in_force().servers),
+        )
 
     def _of_issuer(self) -> Iterator[Figure]:
         count = self._authority.active.store.count_active(self._authority.now())

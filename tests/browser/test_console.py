@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.test_account import status_with
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import wait_for
+from tests.support.upstream import Upstream, wait_for
 
 ADMIN = "ADMNTEST01"
 OpenPage = Callable[..., Page]
@@ -39,7 +39,7 @@ def test_every_page_is_a_link_away(open_page: OpenPage) -> None:
 
 
 def test_the_overview_has_figures_that_move_without_a_reload(
-    open_page: OpenPage, portero: Local
+    open_page: OpenPage, portero: Local, llm: Upstream
 ) -> None:
     page = open_page("/admin/", ADMIN)
     caller, agent = Caller(portero), Caller(portero).token("AGNRTEST01")
@@ -48,6 +48,13 @@ def test_the_overview_has_figures_that_move_without_a_reload(
     for _ in range(5):
         caller.call(agent)
     expect(figure).not_to_have_text("0", timeout=10_000)
+    expect(page.locator("[data-figure=in_flight]")).to_have_count(0)
+    llm.mood = "reset"
+    errors, refused = (page.locator(f"[data-figure={name}]") for name in ("errors", "refused"))
+    for _ in range(5):
+        caller.call(agent)
+    expect(errors).not_to_have_text("0", timeout=10_000)
+    expect(refused).to_have_text("0")
     says = page.locator("[data-says=active]")
     before = int(says.inner_text())
     caller.token("AGNRTEST01")

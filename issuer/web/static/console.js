@@ -6,10 +6,22 @@ const place = document.getElementById("live-figures");
 const number = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 1 });
 let before = null;
 
+// What is no refusal of the caller's request, but that it could not be served; the rest is.
+const ERRORS = [
+  "internal_error", "upstream_unavailable", "upstream_failed", "upstream_refused",
+  "upstream_redirected", "not_ready", "upstream_timeout",
+];
+
+function kindOf(labels) {
+  const decision = labels.match(/decision="([^"]*)"/)?.[1];
+  if (decision === "allowed" || decision === "redirected") return decision;
+  return ERRORS.includes(decision?.replace(/^cut_/, "")) ? "errors" : "refused";
+}
+
 function valuesOf(text) {
-  const found = { allowed: 0, refused: 0, tokens: 0, in_flight: 0 };
+  const found = { allowed: 0, redirected: 0, refused: 0, errors: 0, tokens: 0, in_flight: 0 };
   for (const [, name, labels, value] of text.matchAll(/^(\w+)(?:\{([^}]*)\})? (\S+)/gm)) {
-    if (name === "portero_decisions_total") found[labels.includes('decision="allowed"') ? "allowed" : "refused"] += Number(value);
+    if (name === "portero_decisions_total") found[kindOf(labels)] += Number(value);
     if (name === "gen_ai_client_token_usage_sum") found.tokens += Number(value);
     if (name === "portero_llm_server_in_flight") found.in_flight += Number(value);
   }

@@ -61,3 +61,13 @@ def test_the_policy_of_a_page_with_scripts_runs_and_asks_nothing_from_elsewhere(
     assert rules["frame-ancestors"] == rules["base-uri"] == "'none'"
     assert "unsafe" not in policy
     assert "*" not in policy
+
+
+def test_what_the_overview_calls_errors_are_all_refusals_with_a_status_of_5xx() -> None:
+    source = (WEB.parents[1] / "openresty/lua/portero/errors.lua").read_text()
+    table = source.partition("local ERRORS = {")[2].partition("\n}\n")[0]
+    script = (STATIC / "console.js").read_text()
+    listed = script.partition("const ERRORS = [")[2].partition("]")[0]
+    codes = re.findall(r"(\w+) = \{\s*5\d\d,", table)
+    assert "upstream_unavailable" in codes
+    assert re.findall(r'"(\w+)"', listed) == codes
