@@ -74,4 +74,18 @@ describe("look", function()
             assert.same({ "127.0.0." .. index }, watch.addresses)
         end
     end)
+
+    it("may be forgotten while the C library is at it, or has yet to begin", function()
+        for index = 1, 100 do
+            assert.is_false(resolver.look({ host = ("forgotten-%d.invalid"):format(index) }))
+        end
+        -- What a thread wrote to memory that is somebody else's by now would end this process.
+        collectgarbage()
+        local taken = {}
+        for index = 1, 1000 do
+            taken[index] = ("x"):rep(200) .. index
+        end
+        assert.equal(1000, #taken)
+        assert.same({ "127.0.0.1" }, addresses_of("127.0.0.1"))
+    end)
 end)

@@ -2,7 +2,8 @@
 -- Addresses of host names, through the C library, so that /etc/hosts and a container engine's
 -- names count too (nginx's own resolver asks DNS alone).
 -- `watch` blocks and is for the start; `look` lets a thread of the C library wait, so a slow name
--- server never holds up a worker.
+-- server never holds up a worker. It must never have Lua's collector free what such a thread may
+-- still write to: a host may be forgotten, or the worker end, while one is looked up.
 -- https://man7.org/linux/man-pages/man3/getaddrinfo_a.3.html
 
 local ffi = require("ffi")
@@ -17,6 +18,13 @@ struct portero_gaicb {
     const struct portero_addrinfo *hints; struct portero_addrinfo *result;
     int private_state; int reserved[5];
 };
+struct portero_lookup {
+    struct portero_gaicb request; struct portero_gaicb *list[1]; struct portero_addrinfo hints;
+    char *name;
+};
+void *calloc(size_t count, size_t size);
+void free(void *memory);
+char *strdup(const char *text);
 int getaddrinfo(const char *name, const char *service, const struct portero_addrinfo *hints,
                 struct portero_addrinfo **result);
 void freeaddrinfo(struct portero_addrinfo *result);
@@ -24,6 +32,7 @@ int getnameinfo(const void *address, uint32_t length, char *host, uint32_t host_
                 char *service, uint32_t service_length, int flags);
 int getaddrinfo_a(int mode, struct portero_gaicb *list[], int count, void *event);
 int gai_error(struct portero_gaicb *request);
+int gai_cancel(struct portero_gaicb *request);
 ]])
 
 local C = ffi.C
@@ -32,7 +41,7 @@ local AF_INET = 2
 local SOCK_STREAM = 1
 local NI_NUMERICHOST = 1
 local GAI_NOWAIT = 1
-local EAI_INPROGRESS = -100
+local EAI_INPROGRESS, EAI_NOTCANCELED = -100, -102
 local MAX_ADDRESS_CHARACTERS = 64
 
 local hints = ffi.new("struct portero_addrinfo", { socket_type = SOCK_STREAM })
@@ -60,11 +69,35 @@ local function take(result)
     return #v4 > 0 and v4 or v6
 end
 
+local lookup_at = ffi.typeof("struct portero_lookup *")
+
+--- A look-up that nobody waits for any more. One that a thread is at is left to that thread, some
+--- two hundred bytes: there is no way to end it.
+local function forget(lookup)
+    if C.gai_cancel(lookup.request) == EAI_NOTCANCELED then
+        return
+    end
+    if C.gai_error(lookup.request) == 0 and lookup.request.result ~= nil then
+        C.freeaddrinfo(lookup.request.result)
+    end
+    C.free(lookup.name)
+    C.free(lookup)
+end
+
 local function begin(host)
-    local lookup = { name = ffi.new("char[?]", #host + 1, host) }
-    lookup.request = ffi.new("struct portero_gaicb", { name = lookup.name, hints = hints })
-    lookup.list = ffi.new("struct portero_gaicb *[1]", { lookup.request })
-    return C.getaddrinfo_a(GAI_NOWAIT, lookup.list, 1, nil) == 0 and lookup or nil
+    local lookup = ffi.cast(lookup_at, C.calloc(1, ffi.sizeof("struct portero_lookup")))
+    if lookup == nil then
+        return nil
+    end
+    lookup.name, lookup.hints = C.strdup(host), hints
+    lookup.request.name, lookup.request.hints = lookup.name, lookup.hints
+    lookup.list[0] = lookup.request
+    if C.getaddrinfo_a(GAI_NOWAIT, lookup.list, 1, nil) ~= 0 then
+        C.free(lookup.name)
+        C.free(lookup)
+        return nil
+    end
+    return ffi.gc(lookup, forget)
 end
 
 --- A host to be looked at again and again, and its addresses, waiting for them; none when it has
@@ -92,7 +125,10 @@ function _M.look(watch)
         return false
     end
     watch.lookup = nil
-    watch.addresses = code == 0 and take(lookup.request.result) or watch.addresses
+    if code == 0 then
+        watch.addresses = take(lookup.request.result)
+        lookup.request.result = nil
+    end
     return code == 0
 end
 
