@@ -65,7 +65,12 @@ apt-get download -qq docker-compose
 dpkg -x docker-compose_*.deb /tmp/unpacked
 cat /tmp/unpacked{PLUGIN_HOME}
 """
-DOCKERFILES = ("openresty/Dockerfile", "issuer/Dockerfile", "demo/Dockerfile")
+DOCKERFILES = (
+    "openresty/Dockerfile",
+    "issuer/Dockerfile",
+    "demo/Dockerfile",
+    "acme/Dockerfile",
+)
 SUITE = "trixie"
 DEBIAN = f"portero-stand-in/debian:{SUITE}"
 HOST_CA = "/usr/local/share/portero-host-ca.pem"

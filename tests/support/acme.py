@@ -1,5 +1,6 @@
 """A real ACME server of the tests' own: Debian's pebble, with the name server that it asks. Its
-authority is made anew at each start, and every name is this machine.
+authority is made anew at each start, and every name is this machine. It listens where its clients
+come: on loopback, or on the engine's bridge for those in containers.
 """
 
 import json
@@ -31,17 +32,17 @@ class Acme:
 
 
 @contextmanager
-def pebble(http_port: int, days: int) -> Iterator[Acme]:
-    """One that asks for challenges at this port, and signs for so many days."""
+def pebble(http_port: int, days: int, address: str = "127.0.0.1") -> Iterator[Acme]:
+    """One that asks for challenges at this port of loopback, and signs for so many days."""
     folder = Path(tempfile.mkdtemp(prefix="portero-test-acme-"))
     port, management, names, names_management = free_ports(4)
-    made = certificates.make(folder / "tls", ("localhost",))
+    made = certificates.make(folder / "tls", (address,))
     config = folder / "config.json"
     config.write_text(
         json.dumps(
             {
                 "pebble": {
-                    "listenAddress": f"127.0.0.1:{port}",
+                    "listenAddress": f"{address}:{port}",
                     "managementListenAddress": f"127.0.0.1:{management}",
                     "certificate": str(made.certificate),
                     "privateKey": str(made.key),
@@ -62,8 +63,8 @@ def pebble(http_port: int, days: int) -> Iterator[Acme]:
         at_end.callback(shutil.rmtree, folder)
         for command in (resolver, server):
             at_end.enter_context(_running(command, folder))
-        wait_for(lambda: _listens(port), 20, "pebble listens")
-        yield Acme(f"https://localhost:{port}/dir", made.authority)
+        wait_for(lambda: _listens(address, port), 20, "pebble listens")
+        yield Acme(f"https://{address}:{port}/dir", made.authority)
 
 
 @contextmanager
@@ -84,6 +85,6 @@ def _running(command: list[str], folder: Path) -> Iterator[None]:
         child.wait(10)
 
 
-def _listens(port: int) -> bool:
+def _listens(address: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
