@@ -23,9 +23,9 @@ RUNTIMES = {
 #: besides running).
 TASKS = {
     "admin": ("run.admin", "main"),
-    "install": ("run.service", "install"),
+    "install": ("systemd.install", "install"),
     "set-up-tests": ("run.set_up", "set_up_tests"),
-    "uninstall": ("run.service", "uninstall"),
+    "uninstall": ("systemd.install", "uninstall"),
 }
 
 

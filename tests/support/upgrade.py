@@ -30,7 +30,7 @@ import requests
 from run import processes
 from run.commands import ROOT
 from run.set_up import VENV
-from run.upgrade import upgrade
+from systemd.upgrade import upgrade
 from tests.support.deployment import CHAT, Caller, Local, answers, wait_ready
 from tests.support.upstream import Upstream, recording, wait_for
 
@@ -41,7 +41,7 @@ USER = "AGIATEST01"
 
 
 class House:
-    """A `run.upgrade.Machine` of local processes. The issuer's socket is held here, as systemd
+    """A `systemd.upgrade.Machine` of local processes. The issuer's socket is held here, as systemd
     holds it, so that who comes while it starts again waits.
     """
 

@@ -238,7 +238,7 @@ OTHERS = ("markdown-it.js", "purify.js")
 
 def sources() -> list[Path]:
     """Every file of code, tests among it, but for this one."""
-    folders = ("issuer", "openresty", "run", "bench", "demo", "tests")
+    folders = ("issuer", "openresty", "run", "systemd", "acme", "bench", "demo", "tests")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     kinds = {".py", ".lua", ".conf", ".sh", ".js", ".mjs", ".html", ".css"}
     assert {path.suffix for path in found} >= {".py", ".lua", ".conf", ".sh"}

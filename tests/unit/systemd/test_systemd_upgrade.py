@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from run import upgrade as module
 from run.commands import RunError
-from run.upgrade import upgrade
+from systemd import upgrade as module
+from systemd.upgrade import upgrade
 
 OLD, NEW = 8081, 8082
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from run import service
 from run.commands import ROOT, RunError, read_text
-from run.service import PORTS, Places, name_gateways
+from systemd import install as service
+from systemd.install import PORTS, Places, name_gateways
 from tests.conftest import wait_until
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()

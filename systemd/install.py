@@ -21,7 +21,7 @@ from pathlib import Path
 from run import set_up
 from run.commands import ROOT, RunError, call, read_text, say
 from run.data_dir import locked
-from run.upgrade import upgrade
+from systemd.upgrade import upgrade
 
 ISSUER, GATEWAY = "portero", "portero-gateway"
 #: What operators call, in the checkout and in a release.
@@ -314,7 +314,7 @@ def forget_releases(at: Places) -> None:
 
 
 class Systemd:
-    """A `run.upgrade.Machine`."""
+    """A `systemd.upgrade.Machine`."""
 
     def __init__(self, at: Places) -> None:
         self._at = at

@@ -1,0 +1,1 @@
+"""Portero as services of a machine's systemd: the units, and what installs and upgrades them."""
