@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from issuer import audit, tokens
 from issuer.audit import Actor, Event
-from issuer.errors import NotGranted, TokenRefused, TooManyTokens, Unavailable
+from issuer.errors import NotGranted, TokenRefused, TooManyTokens, Unavailable, WrongCertificate
 from issuer.keys.key_file import KeyFile
 from issuer.policy import ISSUER
 from issuer.policy.roles import Role, Roles
@@ -29,6 +29,7 @@ class Refusal(enum.Enum):
 
     WRONG_CREDENTIALS = "wrong_credentials"
     WRONG_ENDPOINT = "wrong_endpoint"
+    WRONG_CERTIFICATE = "wrong_certificate"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,14 @@ class Authority:
         self.refusals = refusals
         self._clock = clock
 
-    def login(self, username: str, secret: str, endpoint: str, address: str) -> Login | Refusal:
+    def login(
+        self, username: str, secret: str, endpoint: str, address: str, certificate: str = ""
+    ) -> Login | Refusal:
         """Mint a token for a right secret at the role's login endpoint. Raises `Unavailable`."""
-        known = self.authenticate(username, secret, address)
+        try:
+            known = self.authenticate(username, secret, address, certificate)
+        except WrongCertificate:
+            return Refusal.WRONG_CERTIFICATE
         if known is None:
             self.refused(username, address)
             return Refusal.WRONG_CREDENTIALS
@@ -104,14 +110,20 @@ class Authority:
         actor = Actor(audit.USER, name, address)
         self.refusals.note(Event(actor, audit.LOGIN, name, outcome, user=name))
 
-    def authenticate(self, username: str, secret: str, address: str) -> Known | None:
+    def authenticate(
+        self, username: str, secret: str, address: str, certificate: str = ""
+    ) -> Known | None:
         """Who this is, if the secret is right: the one question that every way to log in asks.
 
-        `address` is the client's, for the queue before bcrypt. Raises `TooManyLogins`.
+        `address` is the client's, for the queue before bcrypt; `certificate` the name in the one
+        that it has shown, or empty. Raises `TooManyLogins`, or `WrongCertificate` whatever the
+        secret is: who has stolen one learns nothing of it without the certificate.
         """
         roles = self.roles()
         credentials, role = self._credentials.in_force(roles), roles.of(username)
         with self._noting(username, address):
+            if not roles.is_met_by(username, certificate):
+                raise WrongCertificate
             is_right = self._doorkeeper.check(credentials, username, secret, address)
         if not is_right or role is None:
             return None
@@ -133,7 +145,7 @@ class Authority:
         """A login that is not granted for another reason than its secret."""
         try:
             yield
-        except (TooManyTokens, Unavailable) as refusal:
+        except (TooManyTokens, Unavailable, WrongCertificate) as refusal:
             self.refused(username, address, audit.outcome_of(refusal))
             raise
 

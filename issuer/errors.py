@@ -7,6 +7,7 @@ It must never carry a token, a password or a key in a message.
     ├── Unacceptable         what was sent is not good: 400 that says what is
     ├── NotGranted           nobody of this role may do that: 403
     ├── UnknownUser          no such user
+    ├── WrongCertificate     the role asks for a client certificate of the user's name
     ├── TooManyTokens        the user has as many active tokens as the role allows
     │   └── TooManyApiKeys   the same of API keys; waiting helps nobody
     ├── TokenRefused         not valid; one answer for every cause
@@ -58,6 +59,14 @@ class UnknownUser(PorteroError):
 
     def __init__(self) -> None:
         super().__init__("No such user.")
+
+
+class WrongCertificate(PorteroError):
+    """Whoever logs in has shown no client certificate of that name. Said before the secret is
+    looked at, so it says nothing of it, nor of whether there is such a user.
+    """
+
+    message = "Your role logs in with a client certificate that has the user's name."
 
 
 class TooManyTokens(PorteroError):

@@ -203,9 +203,15 @@ def _compiled_role(role: roles.Role, looks: bool) -> dict[str, Any]:
         "code": role.code,
         "ttl_seconds": role.ttl_seconds,
         "stream_policy": role.stream_policy,
+        **_compiled_certificate(role),
         **_compiled_api_keys(role),
         **_compiled_limits(role.limits, role, looks),
     }
+
+
+def _compiled_certificate(role: roles.Role) -> dict[str, Any]:
+    """Nothing where none is asked for: no request is asked for one then."""
+    return {"client_certificate": True} if role.values["client_certificate"] else {}
 
 
 def _compiled_api_keys(role: roles.Role) -> dict[str, Any]:

@@ -97,6 +97,14 @@ class Roles:
         role = self._by_name.get(name)
         return role is not None and route_class in role.routes
 
+    def is_met_by(self, username: str, certificate: str) -> bool:
+        """Whether a client certificate of this name is what this user's role asks for, if it does;
+        empty: none was shown.
+        """
+        role = self.of(username)
+        asks = role is not None and role.values.get("client_certificate", False)
+        return not asks or certificate == username
+
     def longest_ttl_seconds(self) -> int:
         """The longest a token of any role can live."""
         return max(role.ttl_seconds for role in self)

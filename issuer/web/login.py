@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest
 
 from issuer import metrics
 from issuer.authority import Authority, Login, Refusal
-from issuer.errors import WIRE_ERRORS, TokenRefused
+from issuer.errors import WIRE_ERRORS, TokenRefused, WrongCertificate
 from issuer.tokens import presented_token
 from issuer.web import pages, responses
 
@@ -34,6 +34,11 @@ _REFUSALS = {
         "insufficient_permissions",
         "Your role logs in at another address.",
         "login.elsewhere",
+    ),
+    Refusal.WRONG_CERTIFICATE: (
+        "insufficient_permissions",
+        WrongCertificate.message,
+        "login.certificate",
     ),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -128,7 +133,8 @@ class _Endpoints:
         if responses.reads_another(username):
             self._authority.refused("", address)
             return Refusal.WRONG_CREDENTIALS
-        outcome = self._authority.login(username, secret, endpoint, address)
+        certificate = responses.client_certificate()
+        outcome = self._authority.login(username, secret, endpoint, address, certificate)
         metrics.LOGINS.labels(
             endpoint, outcome.value if isinstance(outcome, Refusal) else "ok"
         ).inc()

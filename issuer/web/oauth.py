@@ -15,7 +15,13 @@ from flask import Blueprint, Response, jsonify, make_response, request
 from issuer import metrics
 from issuer.audit import OK, Actor
 from issuer.authority import Authority, Known, Login, Refusal
-from issuer.errors import WIRE_ERRORS, TokenRefused, TooManyTokens, Unavailable
+from issuer.errors import (
+    WIRE_ERRORS,
+    TokenRefused,
+    TooManyTokens,
+    Unavailable,
+    WrongCertificate,
+)
 from issuer.policy.roles import Roles
 from issuer.store import Selection
 from issuer.tokens import AUDIENCE, Claims
@@ -69,6 +75,7 @@ def blueprint(authority: Authority, base_url: str) -> Blueprint:
     routes.add_url_rule(METADATA, "metadata", view.metadata)
     routes.register_error_handler(OAuthError, _refused)
     routes.register_error_handler(TooManyTokens, _too_many)
+    routes.register_error_handler(WrongCertificate, _wrong_certificate)
     routes.register_error_handler(Unavailable, _unavailable)
     return routes
 
@@ -148,7 +155,11 @@ class _Endpoints:
         return make_response(jsonify(told))
 
     def _login(self, client: _Client, scope: tuple[str, ...] | None) -> Login:
-        known = self._known(client)
+        try:
+            known = self._known(client)
+        except WrongCertificate:
+            metrics.LOGINS.labels(TOKEN, Refusal.WRONG_CERTIFICATE.value).inc()
+            raise
         outcome = _outcome(known, scope)
         metrics.LOGINS.labels(TOKEN, outcome).inc()
         if known is None:
@@ -159,11 +170,11 @@ class _Endpoints:
         return self._authority.issue(known, scope)
 
     def _known(self, client: _Client) -> Known | None:
-        address = responses.client_address()
+        address, certificate = responses.client_address(), responses.client_certificate()
         for name, secret in client.spellings:
             if responses.reads_another(name):
                 continue
-            if known := self._authority.authenticate(name, secret, address):
+            if known := self._authority.authenticate(name, secret, address, certificate):
                 return known
         self._authority.refused(client.spellings[0][0], address)
         return None
@@ -176,7 +187,8 @@ class _Endpoints:
         given = request.authorization
         if given is not None and given.type == "bearer":
             claims = self._found(given.token or "", roles)
-            if claims is None:
+            certificate = responses.client_certificate()
+            if claims is None or not roles.is_met_by(claims.subject, certificate):
                 raise _invalid_client()
             return caller.actor(claims), _may_introspect(claims, roles)
         client = _client(form)
@@ -287,6 +299,11 @@ def _refused(refusal: OAuthError) -> Response:
     if refusal.status in _CHALLENGES:
         answer.headers["WWW-Authenticate"] = _CHALLENGES[refusal.status]
     return answer
+
+
+def _wrong_certificate(refusal: WrongCertificate) -> Response:
+    """No 401, which the gateway would count as a guess: the secret was not looked at."""
+    return _refused(OAuthError("unauthorized_client", refusal.message))
 
 
 def _later(status: int, code: str, description: str) -> Response:

@@ -22,6 +22,8 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}\Z", re.ASCII)
 _AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://[^/?]*", re.ASCII | re.IGNORECASE)
 #: What the gateway says of a login (`openresty/lua/portero/quota/login_attempts.lua`).
 LOGIN_HEADER = "X-Portero-Login"
+#: The name in the client's certificate, as the gateway says it.
+CERTIFICATE_HEADER = "X-Portero-Client-Certificate"
 #: Where the application's configuration has its `Origins`.
 ORIGINS = "PORTERO_ORIGINS"
 
@@ -100,6 +102,13 @@ def client_address() -> str:
     """Where the client is: the gateway's word, which lets no client say it; else who asks us."""
     told = request.headers.get("X-Real-Ip", "")
     return told if _ADDRESS.match(told) else request.remote_addr or ""
+
+
+def client_certificate() -> str:
+    """The name in the certificate that the client has shown; empty without one. The gateway's word
+    alone, as `client_address` is.
+    """
+    return request.headers.get(CERTIFICATE_HEADER, "")
 
 
 def over_tls() -> bool:

@@ -14,11 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 import requests
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from issuer import certificates
 from tests.support.certificates import Authority
@@ -432,26 +435,146 @@ def processes_of_group(group: int) -> list[int]:
 # --- client certificates ---
 
 
-def test_with_a_client_authority_who_has_no_certificate_of_it_is_refused(tmp_path: Path) -> None:
+Attribute = x509.NameAttribute[str]
+Part = Attribute | x509.RelativeDistinguishedName
+AGENT, OTHER = "AGNRTEST01", "AGNRTEST02"
+SPOOFED = {"X-Portero-Client-Certificate": AGENT}
+
+
+def _ask_for_certificates(content: dict[str, dict[str, dict[str, object]]]) -> None:
+    content["roles"]["agent_reasoning"]["client_certificate"] = True
+
+
+def log_in(door: Door, certificate: str | None, user: str = AGENT) -> requests.Response:
+    """A login that says of itself, too, that it has the agent's certificate."""
+    secret, path = USERS[user]
+    url = door.running.gateway + path
+    return requests.post(url, auth=(user, secret), cert=certificate, headers=SPOOFED, timeout=10)
+
+
+@dataclass
+class Certified:
+    """A door that asks for client certificates, as `agent_reasoning` does, and who signs them."""
+
+    door: Door
+    clients: Authority
+    folder: Path
+    #: What the login was answered while the gateway asked nobody for a certificate.
+    before: requests.Response
+
+    def certificate(self, *parts: Part) -> str:
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.pem"
+        rows = [
+            one
+            if isinstance(one, x509.RelativeDistinguishedName)
+            else x509.RelativeDistinguishedName([one])
+            for one in parts
+        ]
+        return self.clients.client(path, x509.Name(rows))
+
+    def of(self, name: str) -> str:
+        return self.certificate(common(name))
+
+
+def common(name: str) -> Attribute:
+    return x509.NameAttribute(NameOID.COMMON_NAME, name)
+
+
+def organization(name: str) -> Attribute:
+    return x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certified]:
+    folder, given = tmp_path_factory.mktemp("certified"), tmp_path_factory.mktemp("given")
     clients = Authority("of the agents")
-    clients.server(tmp_path, "agent.lan")
-    own, trusted = str(tmp_path / "agent.lan.pem"), clients.write(tmp_path / "clients.pem")
-    with behind_tls(tmp_path) as door:
+    trusted = clients.write(folder / "clients.pem")
+    asking = write_policy(folder / "policy.yaml", _ask_for_certificates)
+    with behind_tls(folder, POLICY_FILE=str(asking)) as door:
+        house = Certified(door, clients, given, log_in(door, None))
         door.running.stop("gateway")
         door.running.env["TLS_CLIENT_CA"] = trusted
         door.running.start("gateway")
-        url = f"{door.running.gateway}/readyz"
+        url, own = f"{door.running.gateway}/readyz", house.of("agent.lan")
         wait_for(lambda: is_ready(url, own), 20, "who has a certificate is served")
-        listed = f"{door.running.gateway}/v1/models"
-        assert requests.get(listed, cert=own, timeout=5).status_code == 401
-        wait_for(
-            lambda: '"client_certificate":"agent.lan"' in door.running.output("gateway"),
-            5,
-            "the log has its name",
-        )
-        without = requests.get(url, timeout=5)
-        assert without.status_code == 400
-        assert without.json()["error"]["code"] == "invalid_request"
+        yield house
+
+
+def test_with_a_client_authority_who_has_no_certificate_of_it_is_refused(
+    certified: Certified,
+) -> None:
+    door, own = certified.door, certified.of("agent.lan")
+    listed = f"{door.running.gateway}/v1/models"
+    assert requests.get(listed, cert=own, timeout=5).status_code == 401
+    wait_for(
+        lambda: '"client_certificate":"agent.lan"' in door.running.output("gateway"),
+        5,
+        "the log has its name",
+    )
+    without = requests.get(f"{door.running.gateway}/readyz", timeout=5)
+    assert without.status_code == 400
+    assert without.json()["error"]["code"] == "invalid_request"
+
+
+def assert_asks_for_certificate(answer: requests.Response) -> None:
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "insufficient_permissions"
+    assert "client certificate" in answer.json()["error"]["message"]
+
+
+def test_a_role_that_asks_for_a_certificate_is_refused_where_the_gateway_asks_for_none(
+    certified: Certified,
+) -> None:
+    assert_asks_for_certificate(certified.before)
+
+
+def test_the_certificate_must_be_the_users_at_the_login_and_with_each_request(
+    certified: Certified,
+) -> None:
+    own, other = certified.of(AGENT), certified.of(OTHER)
+    assert_asks_for_certificate(log_in(certified.door, other))
+    token = log_in(certified.door, own).json()["token"]
+    caller = Caller(certified.door.running)
+    assert caller.call(token, cert=own).status_code == 200
+    stolen = caller.call(token, cert=other, headers=SPOOFED)
+    assert stolen.status_code == 401
+    assert stolen.json() == caller.call("none", cert=other).json()
+    free = log_in(certified.door, other, "AGIATEST01").json()["token"]
+    assert caller.call(free, cert=own).status_code == 200
+
+
+#: What a subject has, and the name that it is known by.
+SUBJECTS: list[tuple[list[Part], str]] = [
+    ([organization("x"), common(AGENT)], AGENT),
+    ([common(AGENT), organization("x")], AGENT),
+    ([x509.RelativeDistinguishedName([common(AGENT), organization("x")])], AGENT),
+    ([common("b"), organization(f"x,CN={AGENT}")], "b"),
+    ([organization(f"x,CN={AGENT}"), common("c")], "c"),
+    ([organization(f"CN={AGENT}")], ""),
+    ([organization(f"x+CN={AGENT}")], ""),
+    ([organization(f"x\\,CN={AGENT}")], ""),
+    ([common("d"), common(AGENT)], ""),
+    ([common(AGENT), common("e")], ""),
+    ([common(AGENT), common(AGENT)], ""),
+    ([common(f"{AGENT},O=x")], f"{AGENT}\\,O=x"),
+    ([common(f"{AGENT}\\")], f"{AGENT}\\\\"),
+    ([common(f"{AGENT}é")], f"{AGENT}\\C3\\A9"),
+    ([common(f"{AGENT} ")], f"{AGENT}\\ "),
+    ([common(AGENT.lower())], AGENT.lower()),
+]
+
+
+def test_a_certificate_has_one_name_whatever_else_its_subject_says(certified: Certified) -> None:
+    told = {}
+    for parts, name in SUBJECTS:
+        answer = log_in(certified.door, certified.certificate(*parts))
+        assert answer.status_code == (200 if name == AGENT else 403), parts
+        told[answer.headers["x-request-id"]] = name
+    logged = certified.door.running.output
+    wait_for(lambda: all(one in logged("gateway") for one in told), 5, "all logins are logged")
+    rows = [json.loads(line) for line in logged("gateway").splitlines() if line.startswith("{")]
+    names = {row["request_id"]: row["client_certificate"] for row in rows if "request_id" in row}
+    assert told == {one: names[one] for one in told}
 
 
 def is_ready(url: str, certificate: str) -> bool:

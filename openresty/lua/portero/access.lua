@@ -157,6 +157,11 @@ function ask.caller(policy, query)
     return claims
 end
 
+--- The name in the client's certificate (`settings_conf.lua`).
+function ask.certificate()
+    return var.client_certificate
+end
+
 --- Whether an LLM server is known at all. Without a pool it is the policy that will name them.
 function ask.reach()
     if upstreams.is_known("llm") then

@@ -436,6 +436,124 @@ def test_a_wrong_secret_is_401_at_every_door(house: House, door: str) -> None:
     assert not house.gateway.numbers
 
 
+# Client certificates
+
+
+def ask_for_certificates(content: dict[str, Any]) -> None:
+    for role in content["roles"].values():
+        role["client_certificate"] = True
+
+
+@pytest.fixture
+def certified(environ: dict[str, str], tmp_path: Path) -> Iterator[House]:
+    """Where every role asks for a client certificate."""
+    asking = write_policy(tmp_path / "asking.yaml", ask_for_certificates)
+    with issuing(environ, POLICY_FILE=str(asking)) as house:
+        yield house
+
+
+def shown(name: str) -> Headers:
+    """What the gateway says of a client that has shown a certificate of this name."""
+    return {responses.CERTIFICATE_HEADER: name}
+
+
+@pytest.mark.parametrize("role", USERS)
+def test_a_role_that_asks_for_a_certificate_logs_in_with_that_of_its_name(
+    certified: House, role: str
+) -> None:
+    assert certified.log_in(role, headers=shown(USERS[role])).status_code in (200, 302)
+
+
+def certificates_of_others(username: str) -> list[Headers]:
+    others = [username.lower(), f"{username}\\,O=x", username[:-1], f"{username}x", "agent.lan"]
+    return [{}, shown(""), *map(shown, others)]
+
+
+@pytest.mark.parametrize("accept", [BROWSER, JSON], ids=["page", "json"])
+@pytest.mark.parametrize("role", USERS)
+def test_with_another_certificate_or_none_every_secret_is_refused_alike_and_not_looked_at(
+    certified: House, bcrypts: list[int], role: str, accept: Headers
+) -> None:
+    username, unknown = USERS[role], USERS[role][:4] + "unknown"
+    answers = [
+        (certified.knock(DOORS[role], name, secret, headers=accept | certificate), name)
+        for name in (username, unknown)
+        for secret in (password(username), "wrong", "")
+        for certificate in certificates_of_others(name)
+    ]
+    assert len({repr(whole(answer, name)) for answer, name in answers}) == 1
+    answer = answers[0][0]
+    assert answer.status_code == 403
+    assert answer.headers["X-Portero-Code"] == "insufficient_permissions"
+    assert "client certificate" in answer.text
+    assert not bcrypts
+    assert not certified.gateway.numbers
+
+
+def test_a_login_with_another_certificate_is_a_row_of_the_audit_and_counted(
+    certified: House,
+) -> None:
+    certified.log_in("agi", headers=shown("agent.lan"))
+    certified.knock("/agi/login", USERS["agi"][:4] + "unknown", "x", headers=shown("agent.lan"))
+    kept = certified.app.extensions["portero"]
+    kept.refusals.flush()
+    rows = kept.audit.rows(10, event="login")
+    assert {(row.user, row.outcome) for row in rows} == {
+        (USERS["agi"], "wrong_certificate"),
+        ("", "wrong_certificate"),
+    }
+    counted = 'portero_logins_total{endpoint="/agi/login",outcome="wrong_certificate"}'
+    assert counted in certified.client.get("/metrics").text
+
+
+def test_a_right_certificate_stands_for_no_secret_and_for_no_endpoint(certified: House) -> None:
+    own = shown(USERS["agi"])
+    assert certified.log_in("agi", secret="wrong", headers=own).status_code == 401
+    assert certified.log_in("agi", "/llm/login", headers=own).status_code == 403
+
+
+def test_a_role_that_asks_for_no_certificate_logs_in_with_any(house: House) -> None:
+    for certificate in certificates_of_others(USERS["agi"]):
+        assert house.log_in("agi", headers=certificate).status_code == 200
+
+
+def oauth(house: House, path: str, headers: Headers, **form: str) -> TestResponse:
+    return house.client.post(path, data=form, headers=headers)
+
+
+def test_programs_get_a_token_by_oauth_with_the_certificate_of_their_name_alone(
+    certified: House, bcrypts: list[int]
+) -> None:
+    name = USERS["agi"]
+    form = {"grant_type": "client_credentials", "client_id": name, "client_secret": password(name)}
+    for secret in (password(name), "wrong"):
+        for certificate in certificates_of_others(name):
+            answer = oauth(
+                certified, "/oauth/token", certificate, **form | {"client_secret": secret}
+            )
+            assert answer.json
+            assert (answer.status_code, answer.json["error"]) == (400, "unauthorized_client")
+    assert not bcrypts
+    counted = 'portero_logins_total{endpoint="/oauth/token",outcome="wrong_certificate"}'
+    assert counted in certified.client.get("/metrics").text
+    assert oauth(certified, "/oauth/token", shown(name), **form).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/oauth/revoke", "/oauth/introspect"])
+def test_a_token_or_secret_asks_about_tokens_with_the_certificate_of_its_name_alone(
+    certified: House, path: str
+) -> None:
+    name = USERS["admin"]
+    token = cookie_of(certified.log_in("admin", headers=shown(name))).value
+    secret = {"client_id": name, "client_secret": password(name)}
+    for certificate in certificates_of_others(name):
+        by_token = oauth(certified, path, bearer(token) | certificate, token="x")
+        by_secret = oauth(certified, path, certificate, token="x", **secret)
+        assert (by_token.status_code, by_secret.status_code) == (401, 400)
+    assert oauth(certified, path, bearer(token) | shown(name), token="x").status_code == 200
+    assert oauth(certified, path, shown(name), token="x", **secret).status_code == 200
+
+
 def whole(answer: TestResponse, username: str) -> tuple[int, list[tuple[str, str]], str]:
     """Everything of an answer but the name that was typed, and what its length changes."""
     headers = [item for item in answer.headers.items() if item[0] != "Content-Length"]

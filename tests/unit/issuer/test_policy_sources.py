@@ -133,6 +133,15 @@ def test_a_role_is_told_to_gateways_with_its_limits_where_there_are_any() -> Non
     }
 
 
+@pytest.mark.parametrize(("word", "told"), [("true", True), ("false", None)])
+def test_gateways_hear_of_client_certificates_where_a_role_asks_for_them_alone(
+    word: str, told: bool | None
+) -> None:
+    roles = compiled(f"{BASE}    client_certificate: {word}\n{PERSON}")["roles"]
+    assert roles["agi"].get("client_certificate") is told
+    assert "client_certificate" not in roles["user"]
+
+
 @pytest.mark.parametrize(
     ("rule", "days"), [("{most: 3}", 90), ("{longest_days: 7}", 7), ("{}", 90), ("null", None)]
 )

@@ -106,6 +106,28 @@ local function assert_forwarded(target, answer)
     assert.equal("", answer.body)
 end
 
+describe("a role that asks for a client certificate", function()
+    it("is judged by the name that nginx has of it, whatever the client's headers say", function()
+        local listed = policies.listed()
+        listed.roles.user.client_certificate = true
+        policies.put(fake, listed)
+        local token = token_of("user")
+        local function asked(certificate)
+            fake.request({ method = "POST", target = CHAT, headers = {
+                authorization = "Bearer " .. token,
+                ["x-portero-client-certificate"] = "USRSX1",
+            } })
+            fake.ngx.var.request_id = "an-id"
+            fake.ngx.var.client_certificate = certificate
+            access.judge()
+            return fake.answer
+        end
+        assert_forwarded(CHAT, asked("USRSX1"))
+        assert_refused(401, "invalid_api_key", asked("USRSX2"))
+        assert_refused(401, "invalid_api_key", asked(""))
+    end)
+end)
+
 describe("judge forwards", function()
     it("what its role may use, with the name, role and jti of the token", function()
         assert_forwarded(CHAT, ask("POST", CHAT, token_of("user")))

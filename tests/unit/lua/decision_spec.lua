@@ -401,6 +401,53 @@ describe("decide", function()
     end)
 end)
 
+describe("a role that asks for a client certificate", function()
+    local POLICY = loaded(nil, nil, function(listed)
+        listed.roles.user.client_certificate = true
+        listed.servers = { { name = "rack", kind = "vllm", models = { "*" } } }
+        listed.management = { "user" }
+    end)
+
+    local function code_of(policy, claims, certificate, path)
+        return (decision.decide(policy, "GET", path or "/", "", {
+            caller = function()
+                return claims, not claims and "expired" or nil
+            end,
+            certificate = function()
+                return certificate or error("asked for a certificate")
+            end,
+            reach = function() end,
+            admit = function() end,
+        }))
+    end
+
+    it("is refused without that of the user's name, as without a token", function()
+        local claims = { sub = "USRSX", role = "user" }
+        assert.is_nil(code_of(POLICY, claims, "USRSX"))
+        for _, other in ipairs({ "", "usrsx", "USRSX,O=a", "USRSXY", "USRS" }) do
+            assert.equal("invalid_api_key", code_of(POLICY, claims, other), other)
+            assert.equal("invalid_api_key", code_of(POLICY, claims, other, "/servers/none/x"))
+        end
+        assert.equal("not_found", code_of(POLICY, claims, "USRSX", "/servers/none/x"))
+        local key = { sub = "USRSX", role = "user", is_api_key = true }
+        assert.equal("invalid_api_key", code_of(POLICY, key, "USRSY"))
+    end)
+
+    it("says of a bad token what it says without", function()
+        assert.equal("expired", code_of(POLICY, nil, ""))
+    end)
+
+    it("leaves others alone, whose certificate is not looked at", function()
+        assert.is_nil(code_of(POLICY, { sub = "ADMNX", role = "admin" }))
+        assert.is_nil(code_of(loaded(), { sub = "USRSX", role = "user" }))
+        assert.is_nil(loaded().bound)
+    end)
+
+    it("is explained as with the right one", function()
+        assert.is_nil((decision.explain(POLICY, "GET", "/", "USRSX")))
+    end)
+end)
+
 describe("explain", function()
     local LISTED = policies.listed()
 

@@ -67,6 +67,7 @@ local function role_of(name, listed, is_ollama, has_servers)
         ttl_seconds = listed.ttl_seconds,
         stream_policy = listed.stream_policy,
         api_keys = listed.api_keys,
+        client_certificate = listed.client_certificate,
         limits = limits_of(listed.limits, is_ollama, has_servers),
     }
 end
@@ -116,17 +117,22 @@ end
 
 --- Build what requests are judged by. An error for what is no policy.
 ---@param listed table as `issuer/policy/` compiles it (docs/sync.md)
----@return table policy { roles = by name, by_code = the same by code, users = limits by name
+---@return table policy { roles = by name, by_code = the same by code, bound = names of the roles
+---     that ask for a client certificate, nil where none does, users = limits by name
 ---     (false: none), routes, is_ollama, labels = models that metrics may name, issuer = what
 ---     tokens have for `iss` }; where it names servers fleet (of `candidates`) too, servers and
 ---     aliases as they were pushed, and by_name, the routes behind a server's name
 function _M.load(listed)
     local is_ollama = listed.model_names == "ollama"
     local fleet = candidates.load(listed)
-    local roles, users, by_code = {}, {}, {}
+    local roles, users, by_code, bound = {}, {}, {}, nil
     for name, role in pairs(listed.roles) do
         roles[name] = role_of(name, role, is_ollama, fleet ~= nil)
         by_code[role.code] = roles[name]
+        if role.client_certificate then
+            bound = bound or {}
+            bound[name] = true
+        end
     end
     for name, own in pairs(listed.users) do
         users[name] = limits_of(own.limits, is_ollama, fleet ~= nil) or false
@@ -139,6 +145,7 @@ function _M.load(listed)
     return {
         roles = roles,
         by_code = by_code,
+        bound = bound,
         users = users,
         issuer = listed.issuer or ISSUER,
         routes = routes,
@@ -271,6 +278,17 @@ local function is_within(claims, class)
     return not claims.scope or claims.scope[class] or false
 end
 
+--- Who asks. Where a role asks for a client certificate, a token or key that came without its user's
+--- is as good as none: whoever has stolen it has not the certificate.
+local function caller_of(policy, query, ask)
+    local claims, fault = ask.caller(policy, query)
+    local bound = policy.bound
+    if bound and claims and bound[claims.role] and ask.certificate() ~= claims.sub then
+        return nil, "invalid_api_key"
+    end
+    return claims, fault
+end
+
 --- A request that names its server. Who may not is told nothing of which servers there are; who may
 --- needs the class of the route as everywhere, or a name would open what the role was not granted.
 local function decide_by_name(policy, method, path, query, ask)
@@ -278,7 +296,7 @@ local function decide_by_name(policy, method, path, query, ask)
     if fault then
         return fault
     end
-    local claims, refusal = ask.caller(policy, query)
+    local claims, refusal = caller_of(policy, query, ask)
     if not claims then
         return refusal
     elseif not policy.fleet.management[claims.role] or not is_within(claims, "management") then
@@ -310,8 +328,8 @@ local SERVERS = "/servers/"
 ---@param path string the raw path
 ---@param query string with its question mark, or empty
 ---@param ask table what only the request can tell: `caller(policy, query)` answers its
----     claims (sub, role, limits; scope, is_api_key), or nil and a code; `reach(route)` a code or
----     nil, and so does `admit(route, value, query, claims, plan)`, which is asked of callers with
+---     claims (sub, role, limits; scope, is_api_key), or nil and a code; `certificate()` the name
+---     in the client's certificate, empty without one; `reach(route)` a code or nil, and so does `admit(route, value, query, claims, plan)`, which is asked of callers with
 ---     limits, of all where the policy names servers, and of all for `counted_class`, the class of
 ---     routes whose use is counted, if any is; `view(policy)` what is known of servers
 ---@return string|nil code why it is refused; nil when it is allowed
@@ -329,7 +347,7 @@ function _M.decide(policy, method, path, query, ask)
         end
         return unknown(policy.routes, path)
     end
-    local claims, fault = ask.caller(policy, query)
+    local claims, fault = caller_of(policy, query, ask)
     if not claims then
         return fault, route
     end
@@ -399,7 +417,8 @@ local function names_of(rows)
     return names
 end
 
---- Decide about a question as `decide` does about a request whose token is good.
+--- Decide about a question as `decide` does about a request whose token is good, and whose client
+--- certificate is its user's.
 ---@param policy table from `load`
 ---@param method string
 ---@param path string
@@ -422,6 +441,7 @@ function _M.explain(policy, method, path, user, model, view)
             end
             return { sub = user, role = role.name, limits = _M.limits(policy, user, role.name) }
         end,
+        certificate = function() return user end,
         reach = function() end,
         admit = admit_told(told),
         view = function() return view end,
