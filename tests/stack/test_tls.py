@@ -528,7 +528,7 @@ def test_a_role_that_asks_for_a_certificate_is_refused_where_the_gateway_asks_fo
     assert_asks_for_certificate(certified.before)
 
 
-def test_the_certificate_must_be_the_users_at_the_login_and_with_each_request(
+def test_p9_the_certificate_must_be_the_users_at_the_login_and_with_each_request(
     certified: Certified,
 ) -> None:
     own, other = certified.of(AGENT), certified.of(OTHER)
@@ -564,7 +564,7 @@ SUBJECTS: list[tuple[list[Part], str]] = [
 ]
 
 
-def test_a_certificate_has_one_name_whatever_else_its_subject_says(certified: Certified) -> None:
+def test_p9_a_certificate_has_one_name_whatever_else_its_subject_says(certified: Certified) -> None:
     told = {}
     for parts, name in SUBJECTS:
         answer = log_in(certified.door, certified.certificate(*parts))

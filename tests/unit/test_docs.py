@@ -285,7 +285,7 @@ def cited(letters: str) -> dict[str, str]:
 
 
 #: How many numbers each group has.
-THREATS = {"A": 1, "B": 15, "D": 4, "H": 27, "I": 8, "J": 32, "K": 5, "N": 22, "P": 8, "S": 12}
+THREATS = {"A": 1, "B": 15, "D": 4, "H": 27, "I": 8, "J": 32, "K": 5, "N": 22, "P": 9, "S": 12}
 #: What is told of a number that no test is named after, and why there is none.
 UNTESTED = "No test:"
 

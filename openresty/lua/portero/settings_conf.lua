@@ -78,8 +78,8 @@ lua_shared_dict portero_budgets 16m;]]
 local OWN_TLS = "\n    include tls.conf;"
 local INTERNAL_TLS = " ssl;\n    include internal_tls.conf"
 --- The name of a client's certificate, for the log and for roles that ask for one. A subject is
---- read as a whole (RFC 2253: a backslash, \x5c, escapes), so that a CN within another part is none;
---- of one that has several CNs nobody could say which counts, and it has no name.
+--- read as a whole (RFC 2253: a backslash, \x5c, escapes), so that a CN within another part is
+--- none; of one that has several CNs nobody could say which counts, and it has no name.
 local OTHER_PART = [[(?!CN=)[^=,+\x5c]++=(?:\x5c.|[^,+\x5c])*+]]
 local CLIENT_NAME = 'map $ssl_client_s_dn $client_certificate { default ""; "~^(?:' .. OTHER_PART
     .. [=[[,+])*+CN=(?<client_cn>(?:\x5c.|[^,+\x5c])++)(?:[,+]]=] .. OTHER_PART

@@ -72,7 +72,9 @@ class WrongCredentials(LoginError):
 
 
 class WrongLogin(LoginError):
-    """The secret is right, and the role logs in elsewhere (403): give `login=`."""
+    """The role logs in elsewhere, and the secret is right (403): give `login=`. Or the role asks for
+    a client certificate of the user's name, and none was shown.
+    """
 
 
 class TooManyTokens(LoginError):

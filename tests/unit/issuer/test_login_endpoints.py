@@ -471,7 +471,7 @@ def certificates_of_others(username: str) -> list[Headers]:
 
 @pytest.mark.parametrize("accept", [BROWSER, JSON], ids=["page", "json"])
 @pytest.mark.parametrize("role", USERS)
-def test_with_another_certificate_or_none_every_secret_is_refused_alike_and_not_looked_at(
+def test_p9_with_another_certificate_or_none_every_secret_is_refused_alike_and_not_looked_at(
     certified: House, bcrypts: list[int], role: str, accept: Headers
 ) -> None:
     username, unknown = USERS[role], USERS[role][:4] + "unknown"

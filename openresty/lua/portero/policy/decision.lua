@@ -67,7 +67,6 @@ local function role_of(name, listed, is_ollama, has_servers)
         ttl_seconds = listed.ttl_seconds,
         stream_policy = listed.stream_policy,
         api_keys = listed.api_keys,
-        client_certificate = listed.client_certificate,
         limits = limits_of(listed.limits, is_ollama, has_servers),
     }
 end
@@ -278,8 +277,8 @@ local function is_within(claims, class)
     return not claims.scope or claims.scope[class] or false
 end
 
---- Who asks. Where a role asks for a client certificate, a token or key that came without its user's
---- is as good as none: whoever has stolen it has not the certificate.
+--- Who asks. Where a role asks for a client certificate, a token or key that came without its
+--- user's is as good as none: whoever has stolen it has not the certificate.
 local function caller_of(policy, query, ask)
     local claims, fault = ask.caller(policy, query)
     local bound = policy.bound
@@ -329,9 +328,10 @@ local SERVERS = "/servers/"
 ---@param query string with its question mark, or empty
 ---@param ask table what only the request can tell: `caller(policy, query)` answers its
 ---     claims (sub, role, limits; scope, is_api_key), or nil and a code; `certificate()` the name
----     in the client's certificate, empty without one; `reach(route)` a code or nil, and so does `admit(route, value, query, claims, plan)`, which is asked of callers with
----     limits, of all where the policy names servers, and of all for `counted_class`, the class of
----     routes whose use is counted, if any is; `view(policy)` what is known of servers
+---     in the client's certificate, empty without one; `reach(route)` a code or nil, and so does
+---     `admit(route, value, query, claims, plan)`, which is asked of callers with limits, of all
+---     where the policy names servers, and of all for `counted_class`, the class of routes whose
+---     use is counted, if any is; `view(policy)` what is known of servers
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter
