@@ -72,8 +72,8 @@ class WrongCredentials(LoginError):
 
 
 class WrongLogin(LoginError):
-    """The role logs in elsewhere, and the secret is right (403): give `login=`. Or the role asks for
-    a client certificate of the user's name, and none was shown.
+    """The role logs in elsewhere, and the secret is right (403): give `login=`. Or the role asks
+    for a client certificate of the user's name, and none was shown.
     """
 
 
