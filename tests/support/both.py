@@ -1,6 +1,6 @@
-"""`make test`: two pytests side by side, as neither keeps the cores busy by itself. One has
-the stacks of local processes, the other those in containers; the rest is shared out so that both
-take about as long. What counts seconds of whole containers comes behind both, alone.
+"""`make test`: three pytests side by side, as none keeps a core busy by itself. One has the stacks
+of local processes, one those in containers, one the promises and threats; the rest is shared out
+so that they take about as long. What counts seconds of whole containers comes behind them, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -67,12 +68,12 @@ CLIENT = "sdk/tests"
 MEASURED = ("issuer", "sdk/src")
 CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
-#: Where they stand is a matter of time alone: both parts shall take as long.
-OTHERS = ("tests/contract", "tests/security", "tests/browser")
-FIRST = Part(
-    ("tests/promises", *OTHERS, STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"
+#: Where the others stand is a matter of time alone: all parts shall take as long.
+PARTS = (
+    Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
+    Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local"),
+    Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),
 )
-BESIDE = Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local")
 #: With the client package they take about as long as all others.
 ISSUER = "tests/unit/issuer"
 ASIDE = (
@@ -91,17 +92,17 @@ UNIT = (
 LAST = Part((ALONE,), "containers", ".coverage.last")
 
 
-def main(first: Part = FIRST, beside: Part = BESIDE, last: Part = LAST) -> int:
-    """Run all; what runs beside is told once the other has ended."""
-    ended = [*_side_by_side(first, beside), _run(last) if last.wanted() else Ended(0, 0)]
-    covered = report([part.coverage for part in (first, beside, last)])
-    print("\n" + _told((first, beside, last), ended))
+def main(parts: Sequence[Part] = PARTS, last: Part = LAST) -> int:
+    """Run all; what runs beside the first is told once that has ended."""
+    ended = [*_side_by_side(parts), _run(last) if last.wanted() else Ended(0, 0)]
+    covered = report([part.coverage for part in (*parts, last)])
+    print("\n" + _told((*parts, last), ended))
     return next(filter(None, [*(one.status for one in ended), covered]), 0)
 
 
 def unit() -> int:
     """`make unit`, on both cores too."""
-    ended = _side_by_side(*UNIT)
+    ended = _side_by_side(UNIT)
     print("\n" + _told(UNIT, ended))
     return next(filter(None, (one.status for one in ended)), 0)
 
@@ -118,14 +119,16 @@ def _run(part: Part, output: IO[str] | None = None) -> Ended:
     return Ended(run.returncode, time.monotonic() - began)
 
 
-def _side_by_side(first: Part, beside: Part) -> tuple[Ended, Ended]:
-    with tempfile.TemporaryFile("w+") as told, ThreadPoolExecutor(1) as pool:
-        other = pool.submit(_run, beside, told)
-        ended = _run(first)
-        both = ended, other.result()
-        told.seek(0)
-        print(f"\n{'beside it: ' + ' '.join(beside.paths):=^80}\n{told.read()}", flush=True)
-    return both
+def _side_by_side(parts: Sequence[Part]) -> list[Ended]:
+    first, *others = parts
+    with ExitStack() as stack, ThreadPoolExecutor(len(others)) as pool:
+        told = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in others]
+        running = [pool.submit(_run, *one) for one in zip(others, told, strict=True)]
+        ended = [_run(first), *(one.result() for one in running)]
+        for part, output in zip(others, told, strict=True):
+            output.seek(0)
+            print(f"\n{'beside it: ' + ' '.join(part.paths):=^80}\n{output.read()}", flush=True)
+    return ended
 
 
 def report(files: Sequence[str]) -> int:
