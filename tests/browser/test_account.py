@@ -8,7 +8,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import BUDGET
+from tests.browser.conftest import BUDGET, LIMIT
 from tests.browser.test_chat import CHAT
 from tests.support.deployment import Caller, Local
 from tests.support.upstream import Upstream, wait_for
@@ -131,6 +131,14 @@ def test_programs_get_json_where_browsers_get_pages(portero: Local) -> None:
         assert page.headers["Content-Type"].startswith("text/html")
     by_form = caller.call(token, "/account/keys/AAAAAAAAAAAAAAAA", "POST", body={})
     assert (by_form.status_code, by_form.headers["Allow"]) == (405, "DELETE")
+
+
+def test_what_is_left_of_a_minute_stands_beside_its_limit(open_page: OpenPage) -> None:
+    limits = open_page("/account", USER).get_by_role("region", name="Limits")
+    # The page itself asks for the models, which is a request.
+    expect(limits).to_contain_text(re.compile(rf"1?\d?\d of {LIMIT} left in this minute"))
+    page = open_page("/account", USER, java_script_enabled=False)
+    expect(page.get_by_role("region", name="Limits")).not_to_contain_text("left in this minute")
 
 
 def test_what_is_left_of_budgets_stands_beside_the_limits(

@@ -28,6 +28,8 @@ CHOICE = "PORTERO_TEST_RUNTIMES"
 #: come from the package registries.
 SET_UP_SECONDS = 1800
 
+#: What makes a stack for one test alone.
+OWN_STACKS = {"anew", "start"}
 HERE = Path(__file__).parent
 
 
@@ -49,10 +51,10 @@ def runtime_of(item: pytest.Item) -> str:
 
 
 def is_for_local(item: pytest.Item) -> bool:
-    """Whether this is a test with settings of its own that need not be seen in containers too."""
-    names = getattr(item, "fixturenames", ())
-    is_of_containers = runtime_of(item) == "containers" and "anew" in names
-    return is_of_containers and item.get_closest_marker("in_containers_too") is None
+    """Whether this is a test with a stack of its own that need not be seen in containers too."""
+    is_own = bool(OWN_STACKS & set(getattr(item, "fixturenames", ())))
+    is_of_containers = runtime_of(item) == "containers"
+    return is_own and is_of_containers and item.get_closest_marker("in_containers_too") is None
 
 
 @pytest.hookimpl(trylast=True)

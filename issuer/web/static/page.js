@@ -1,5 +1,5 @@
 // What a click saves on pages that are whole without it: Copy, times in the reader's zone, the names
-// of the models. It must never make markup of a text.
+// of the models, what is left of a minute's limits. It must never make markup of a text.
 
 const SHORT_MS = 1500;
 const zoned = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
@@ -46,12 +46,22 @@ function offerCopies() {
   }
 }
 
-// The issuer does not know which models there are; the gateway tells whoever asks.
+function showLeft(headers) {
+  for (const one of document.querySelectorAll("[data-left]")) {
+    const left = headers.get(`x-ratelimit-remaining-${one.dataset.left}`);
+    const most = headers.get(`x-ratelimit-limit-${one.dataset.left}`);
+    if (left !== null) one.textContent = one.dataset.text.replace("{left}", left).replace("{most}", most);
+  }
+}
+
+// The issuer does not know which models there are, nor what is left of a minute; the gateway tells
+// whoever asks.
 async function nameModels() {
   const place = document.querySelector("[data-models]");
   if (!place) return;
   const answer = await fetch(place.dataset.models);
   if (!answer.ok) return;
+  showLeft(answer.headers);
   const names = (await answer.json()).data.map((one) => one.id);
   if (!names.length) return;
   place.textContent = names.join(", ");
