@@ -53,7 +53,7 @@ def test_a_server_is_taken_out_and_put_back_and_its_requests_go_elsewhere(
     page = open_page("/admin/servers", ADMIN, java_script_enabled=scripts)
     press(page, "box", "Take out")
     expect(page.get_by_text("box is taken out: no gateway gives it new requests.")).to_be_visible()
-    assert re.search(rf"up; taken out by {ADMIN}, since .*\d\d:\d\d", row_of(page, "box"))
+    assert re.search(rf"up; taken out by {ADMIN}, since .*\d:\d\d", row_of(page, "box"))
     assert "taken out" not in row_of(page, "attic")
     for _ in range(4):
         assert servers.chat(token, "both").status_code == 200
