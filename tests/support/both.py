@@ -1,6 +1,6 @@
-"""`make test`: three pytests side by side, as none keeps a core busy by itself. One has the stacks
-of local processes, one those in containers, one the promises and threats; the rest is shared out
-so that they take about as long. What counts seconds of whole containers comes behind them, alone.
+"""`make test`: four pytests side by side, as none keeps a core busy by itself. One has the stacks
+of local processes, one those in containers, one the promises and threats, one what starts nothing;
+they take about as long as each other. What counts seconds of whole containers comes behind, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -68,10 +68,11 @@ CLIENT = "sdk/tests"
 MEASURED = ("issuer", "sdk/src")
 CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
-#: Where the others stand is a matter of time alone: all parts shall take as long.
+#: Where `browser` and `contract` stand is a matter of time alone: all parts shall take as long.
 PARTS = (
     Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
-    Part(("tests/unit", CLIENT, STACKS), "local", ".coverage.local"),
+    Part((STACKS, f"--ignore={ALONE}"), "local", ".coverage.local"),
+    Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
     Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),
 )
 #: With the client package they take about as long as all others.
@@ -94,9 +95,11 @@ LAST = Part((ALONE,), "containers", ".coverage.last")
 
 def main(parts: Sequence[Part] = PARTS, last: Part = LAST) -> int:
     """Run all; what runs beside the first is told once that has ended."""
-    ended = [*_side_by_side(parts), _run(last) if last.wanted() else Ended(0, 0)]
-    covered = report([part.coverage for part in (*parts, last)])
-    print("\n" + _told((*parts, last), ended))
+    wanted = [part for part in parts if part.wanted()]
+    behind = [last] if last.wanted() else []
+    ended = [*_side_by_side(wanted), *map(_run, behind)]
+    covered = report([part.coverage for part in (*wanted, *behind)])
+    print("\n" + _told((*wanted, *behind), ended))
     return next(filter(None, [*(one.status for one in ended), covered]), 0)
 
 
@@ -121,7 +124,7 @@ def _run(part: Part, output: IO[str] | None = None) -> Ended:
 
 def _side_by_side(parts: Sequence[Part]) -> list[Ended]:
     first, *others = parts
-    with ExitStack() as stack, ThreadPoolExecutor(len(others)) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(len(parts)) as pool:
         told = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in others]
         running = [pool.submit(_run, *one) for one in zip(others, told, strict=True)]
         ended = [_run(first), *(one.result() for one in running)]
