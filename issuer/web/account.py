@@ -72,6 +72,13 @@ def blueprint(
             return page(claims, roles)
         return make_response(jsonify(standing_of(claims, roles)))
 
+    _add_keys(routes, authority, api_keys, page)
+    return routes
+
+
+def _add_keys(
+    routes: Blueprint, authority: Authority, api_keys: ApiKeys, page: Callable[..., Response]
+) -> None:
     @routes.get("/keys")
     @_by_owner(authority)
     def keys(claims: Claims, roles: Roles) -> Response:
@@ -102,8 +109,6 @@ def blueprint(
     def revoke(claims: Claims, roles: Roles, key_id: str) -> Response:
         done = api_keys.revoke(key_id, caller.actor(claims), claims.subject)
         return revoked_answer(done)
-
-    return routes
 
 
 def _is_form() -> bool:

@@ -1,7 +1,9 @@
 """A gateway in this process, a clock that tests set, and a source that asks both."""
 
+import io
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,14 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"PORTERO_{name}", raising=False)
     for name in ("LLM_BASE_URL", "LLM_USERNAME", "LLM_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty state folder, and no terminal."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    return tmp_path / "portero"
 
 
 @pytest.fixture

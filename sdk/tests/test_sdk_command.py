@@ -41,14 +41,6 @@ def gateway() -> Iterator[FakePortero]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty state folder, and no terminal."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    return tmp_path / "portero"
-
-
-@pytest.fixture
 def configured(gateway: FakePortero, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment has all that a login needs."""
     monkeypatch.setenv("PORTERO_URL", gateway.url)

@@ -49,13 +49,6 @@ def elsewhere() -> Iterator[FakePortero]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    return tmp_path / "portero"
-
-
-@pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Types:
     """What a person types, line by line."""
     return lambda *lines: monkeypatch.setattr(
