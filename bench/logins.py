@@ -29,7 +29,7 @@ from bench.servers import tiny_upstream
 from issuer.users.credentials import COST
 from tests.support.deployment import Local, basic, deployed
 from tests.support.postgresql import cluster
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 

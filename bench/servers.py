@@ -15,7 +15,7 @@ from pathlib import Path
 
 from issuer.certificates import Made
 from tests.support.deployment import answers, free_ports
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 CONF = Path(__file__).resolve().parent.parent / "openresty" / "conf"

@@ -17,6 +17,7 @@ from issuer.keys.key_file import KeyFile
 from issuer.policy.roles import Roles
 from tests.support.fake_gateway import SYNC_KEY
 from tests.support.policies import shipped_policy
+from tests.support.waiting import within
 
 SECRET_KEY = "secret-key-of-the-tests-0123456789-" + "abcdefghijklmnopqrstuvwxyz" * 2
 DEADLINE_SECONDS = 20.0
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Return as soon as the condition holds; fail when it does not in time."""
     waiting = threading.Event()
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + within(DEADLINE_SECONDS)
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
         waiting.wait(0.005)

@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import BUDGET, LIMIT
 from tests.browser.test_chat import CHAT
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 USER = "USRSTEST01"
 OpenPage = Callable[..., Page]

@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import LIMIT
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Spoken, Upstream, wait_for
+from tests.support.upstream import Spoken, Upstream
+from tests.support.waiting import wait_for
 
 USER = "USRSTEST01"
 CHAT = "/v1/chat/completions"

@@ -9,7 +9,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.test_account import status_with
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 ADMIN = "ADMNTEST01"
 OpenPage = Callable[..., Page]

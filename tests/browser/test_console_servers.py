@@ -17,7 +17,7 @@ from tests.browser.test_console import SCRIPTS, sure
 from tests.browser.test_pages import serious
 from tests.stack.test_servers import AGENT, House, house
 from tests.support.deployment import Local
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 ADMIN = "ADMNTEST01"
 OpenPage = Callable[..., Page]

@@ -12,7 +12,7 @@ from run.plan import free_port
 from tests.browser.test_account import USER, status_with
 from tests.stack.test_servers import llama
 from tests.support.deployment import Caller, Local, deployed
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 MODEL, SECRET = "smol", "user-secret-1"
 CLIPBOARD = "navigator.clipboard.readText()"

@@ -22,7 +22,8 @@ from tests.support.deployment import Caller, Local
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway, mac_of, seal
 from tests.support.listening import listening
 from tests.support.policies import shipped_policy
-from tests.support.upstream import recording, wait_for
+from tests.support.upstream import recording
+from tests.support.waiting import wait_for
 
 KINDS = ("the fake", "a real one")
 SECONDS = 900

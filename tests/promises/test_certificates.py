@@ -20,7 +20,7 @@ from run.commands import ROOT
 from tests.promises.conftest import Figure, size
 from tests.stack.test_tls import Door, behind_tls
 from tests.support.deployment import Caller
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 #: A load that outlasts all of it; it is ended before.
 LOAD_SECONDS = 3600

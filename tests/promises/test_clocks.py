@@ -25,7 +25,8 @@ from tests.support.deployment import CHAT, Caller, Local, deployed, deployed_wit
 from tests.support.forge import parts
 from tests.support.history import Operation, check
 from tests.support.policies import shipped_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for, within
 
 #: By seconds within the window of the sync and beyond it, by an hour; forth, and back at once.
 SKEWS = (2, -2, 0, 29, -29, 0, 31, -31, 0, 3600, 0, -3600, 3600, 0)
@@ -117,7 +118,7 @@ def set_clocks(deployment: Local, names: Sequence[str], seconds: float) -> None:
 
 
 def _is_ahead(url: str, seconds: float) -> bool:
-    date = requests.get(f"{url}/healthz", timeout=5).headers["Date"]
+    date = requests.get(f"{url}/healthz", timeout=20).headers["Date"]
     ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time()
     return abs(ahead - seconds) < 1
 
@@ -167,21 +168,21 @@ def test_f18_a_wrong_clock_revives_no_token_and_loses_none(
     )
 
 
-@pytest.mark.parametrize("skew", [-2, 2])
+@pytest.mark.parametrize("skew", [-4, 2])
 def test_f18_a_gateway_behind_its_issuer_refuses_a_fresh_token_until_it_has_caught_up(
     upstream: Upstream, figure: Figure, skew: int
 ) -> None:
     with deployed_with_clocks(upstream.url) as deployment:
         set_clocks(deployment, ["gateway"], skew)
         token, caller = Caller(deployment).token(USER), Caller(deployment)
-        most = max(0, -skew) + 0.5
-        seconds = _seconds_until(
-            lambda: caller.call(token).status_code == 200, most, "it caught up"
-        )
+        began = time.monotonic()
+        first = caller.call(token).status_code
+        wait_for(lambda: caller.call(token).status_code == 200, max(0, -skew) + 0.5, "it caught up")
+        seconds = time.monotonic() - began
     figure(
         f"F18 gateway {skew:+} s against its issuer: a fresh token is served", f"{seconds:.1f} s"
     )
-    assert (seconds > 0.5) is (skew < 0)
+    assert first == (401 if skew < 0 else 200)
 
 
 def test_f18_the_staleness_is_bounded_wherever_the_clock_is_set(
@@ -245,7 +246,7 @@ def test_f18_a_stream_is_cut_within_a_second_though_the_clock_was_set(
             revoked = judge.dead[token]
     late = max(came) - revoked
     figure("F18 last event of a stream after its revocation, clock set thrice", f"{late:.2f} s")
-    assert late < 1.0
+    assert late < within(1.0)
     assert len(came) < upstream.events
 
 
@@ -316,7 +317,7 @@ def test_f18_a_gateway_that_stood_still_serves_nothing_that_died_meanwhile(
             "login", claims["jti"], delivered, delivered, 200, expires_at=float(claims["exp"])
         )
     )
-    assert check(recorder.history, pending_bound_seconds=seconds + HEALED_SECONDS) == []
+    assert check(recorder.history, pending_bound_seconds=seconds + within(HEALED_SECONDS)) == []
     figure(
         f"F18 gateway stopped for {seconds} s, staleness {staleness}: revoked meanwhile, refused",
         f"{late:.2f} s after it went on; expired meanwhile: at once",

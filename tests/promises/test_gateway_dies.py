@@ -13,7 +13,8 @@ from tests.promises.recorder import KINDS
 from tests.promises.stores import fill, fill_keys, mint
 from tests.support.deployment import Caller, deployed
 from tests.support.history import check
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for, within
 
 SAMPLE = 200
 
@@ -42,7 +43,7 @@ def test_f9_a_restarted_gateway_is_full_again_before_it_says_anything_else_than_
                 f"{seconds:.2f} s of the port answering; before only {sorted(set(before))}",
             )
             if count == 10_000:
-                assert seconds < 1.0
+                assert seconds < within(1.0)
 
 
 def test_f9_a_restarted_gateway_has_its_api_keys_again(upstream: Upstream, figure: Figure) -> None:
@@ -69,7 +70,7 @@ def test_f9_a_restarted_gateway_has_its_api_keys_again(upstream: Upstream, figur
 
 
 def _metric(internal: str, name: str) -> float:
-    text = requests.get(f"{internal}/metrics", timeout=5).text
+    text = requests.get(f"{internal}/metrics", timeout=20).text
     found = re.search(rf"(?m)^{name} (\S+)$", text)
     assert found
     return float(found[1])
@@ -83,7 +84,7 @@ def _until_served(gateway: str, token: str) -> tuple[list[int], float]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
-            status = requests.get(f"{gateway}/v1/models", headers=bearer, timeout=5).status_code
+            status = requests.get(f"{gateway}/v1/models", headers=bearer, timeout=20).status_code
         except requests.RequestException:
             continue
         first = first or time.monotonic()

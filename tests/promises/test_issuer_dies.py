@@ -9,7 +9,8 @@ from tests.promises.recorder import KINDS
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.history import check
 from tests.support.stores import sessions_in
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 CLIENTS = 4
 

@@ -5,7 +5,8 @@ from email.utils import parsedate_to_datetime
 
 from tests.promises.conftest import Figure
 from tests.support.deployment import PARTS, Caller, deployed_with_clocks, wait_ready
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 DAYS = 90
 DAY_SECONDS = 86_400

@@ -16,7 +16,8 @@ from tests.support.deployment import Caller, Local, deployed, wait_ready
 from tests.support.gateways import another_gateway, push_to, two_gateways
 from tests.support.history import check
 from tests.support.link import Link, linked
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for, within
 
 HEALED_SECONDS = 2.0 + 1.0  # docs/promises.md, and what a loaded machine takes for itself
 NUMBER = re.compile(r"^portero_sync_position (\d+)$", re.MULTILINE)
@@ -39,7 +40,7 @@ def behind_a_link(upstream: Upstream, **settings: str) -> Iterator[tuple[Local, 
 
 
 def position(internal: str) -> int:
-    found = NUMBER.search(requests.get(f"{internal}/metrics", timeout=5).text)
+    found = NUMBER.search(requests.get(f"{internal}/metrics", timeout=20).text)
     assert found
     return int(found[1])
 
@@ -82,7 +83,7 @@ def test_f14_a_spoiled_link_breaks_no_promise_and_heals_within_seconds(
             assert recorder.use(token) == 200
     # A revocation that was not acknowledged is bound by the healing, which the test waited for.
     assert revoked in (202, 204)
-    bound = duration + HEALED_SECONDS
+    bound = duration + within(HEALED_SECONDS)
     assert check(recorder.history, pending_bound_seconds=bound) == []
     figure(
         f"F14 {kind}, {name}, {duration} s: a revocation made meanwhile answered",
@@ -172,7 +173,7 @@ def test_f27_a_partitioned_gateway_obeys_its_staleness_and_the_other_is_not_affe
         assert (other.use(doomed), other.use(fresh)) == (401, 200)
     assert check(first.history) == []
     figure(f"F27 {kind}: a login while one of two gateways hangs takes", f"{login_seconds:.2f} s")
-    assert login_seconds < 0.25 + 0.5  # and one bcrypt
+    assert login_seconds < within(0.25 + 0.5)  # and one bcrypt
 
 
 def test_with_one_gateway_down_logins_go_on_and_it_catches_up(upstream: Upstream) -> None:

@@ -21,7 +21,8 @@ from tests.promises.recorder import Recorder
 from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
 from tests.support.history import SERVED, check
 from tests.support.postgresql import cluster, replicated
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 CLIENTS = 4
 #: After a kill or a failover logins go on within so long, on a loaded machine.

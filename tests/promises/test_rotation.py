@@ -28,7 +28,8 @@ from tests.support.gateways import another_gateway, push_to
 from tests.support.history import SERVED, Operation, check
 from tests.support.link import linked
 from tests.support.policies import shipped_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 LOGGING_IN, USING_ONE = 4, 16
 #: How many of its last tokens a client goes on using.

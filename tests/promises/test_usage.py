@@ -26,7 +26,8 @@ from tests.stack.test_servers import LISTED_SECONDS, ollama_list, openai_list, s
 from tests.support.deployment import CHAT, Caller, Local, answers, deployed
 from tests.support.gateways import Second, push_to, second_gateway
 from tests.support.policies import write_policy
-from tests.support.upstream import CHAT_ANSWER, Spoken, Upstream, recording, wait_for
+from tests.support.upstream import CHAT_ANSWER, Spoken, Upstream, recording
+from tests.support.waiting import wait_for
 
 #: Of each gateway one user, so that what is lost with one is told apart.
 USERS = ("AGIATEST01", "USRSTEST01")

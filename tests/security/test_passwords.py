@@ -20,7 +20,7 @@ from run.commands import ROOT
 from tests.security.conftest import Figure, size
 from tests.security.house import Client, House
 from tests.support.deployment import USERS, answers, free_ports
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 #: A user, and every login endpoint that is his.
 WAYS_IN = [

@@ -18,7 +18,8 @@ from run.commands import ROOT
 from tests.security.house import Client, House
 from tests.security.house import house as running_house
 from tests.support.deployment import USERS, Local, basic
-from tests.support.upstream import recording, wait_for
+from tests.support.upstream import recording
+from tests.support.waiting import wait_for
 
 #: Whose secrets are followed: one that asks by Basic, one by the form, and one that may do all.
 WHO = ("AGNRTEST01", "USRSTEST01", "ADMNTEST01")

@@ -10,7 +10,8 @@ import pytest
 
 from tests.security.house import House
 from tests.support.deployment import deployed
-from tests.support.upstream import recording, wait_for
+from tests.support.upstream import recording
+from tests.support.waiting import wait_for
 
 SLOW = 300
 CHAT = {"model": "tiny", "messages": []}

@@ -16,7 +16,7 @@ from run.commands import ROOT
 from tests.stack.test_tls import RENEWED_SECONDS, Door, behind_tls
 from tests.support import docs
 from tests.support.acme import RENEWED_DAYS, Acme, pebble
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 NAME = "door.example"
 

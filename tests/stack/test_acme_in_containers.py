@@ -19,7 +19,7 @@ from tests.support import docs
 from tests.support.acme import Acme, pebble
 from tests.support.containers import IMAGES, SERVICES, SESSION, TAG, USER, Docker
 from tests.support.deployment import free_ports
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 NAME = "door.example"
 #: The first renewal, and until the gateway shows it.

@@ -14,7 +14,8 @@ import requests
 from issuer.sync.gateways import Gateway
 from tests.support.deployment import CHAT, Caller, Deployment, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for, within
 
 FORM = re.compile(r"sk-portero-[A-Za-z0-9_-]{16}-[A-Za-z0-9_-]{43}")
 AGENT, PERSON, MONITOR, ADMIN = "AGIATEST01", "USRSTEST01", "MNTRTEST01", "ADMNTEST01"
@@ -299,7 +300,7 @@ def _until_it_breaks_off(chunks: Iterator[bytes]) -> bytes:
     try:
         for chunk in chunks:
             found += chunk
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < within(10)
     except requests.exceptions.ChunkedEncodingError:
         return found
     raise AssertionError("the stream has come to its end")

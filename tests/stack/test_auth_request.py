@@ -12,7 +12,8 @@ import requests
 
 from tests.support import docs
 from tests.support.deployment import Caller, Deployment, free_ports
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 #: As such blocks are written: the token in the body, or the request's own headers passed on; and
 #: the whole of both locations, as docs/http-api.md has them.

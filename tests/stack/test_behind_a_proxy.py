@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from run.plan import search_path
 from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
 from tests.support.docs import block
-from tests.support.upstream import MODELS_ANSWER, Upstream, wait_for
+from tests.support.upstream import MODELS_ANSWER, Upstream
+from tests.support.waiting import wait_for, within
 
 PAGE = "docs/behind-a-proxy.md"
 #: Where the tests come from; a loopback address that is neither the front's nor the gateway's.
@@ -443,7 +444,7 @@ def revoke_in_stream(one: Stand, path: str) -> tuple[bytes, bool]:
                 received += piece
         except http.client.IncompleteRead:
             is_cut = True
-    assert time.monotonic() - revoked < 5
+    assert time.monotonic() - revoked < within(5)
     wait_for(lambda: one.upstream.departures, 5, "the LLM server is stopped")
     return received, is_cut
 

@@ -25,7 +25,7 @@ from tests.support.containers import (
     on_a_small_disk,
 )
 from tests.support.deployment import PARTS, USERS, Caller
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 #: The issuer waits for the name of a gateway that is gone as long as the C library does.
 LOOK_UP_SECONDS = 10

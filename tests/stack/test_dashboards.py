@@ -20,7 +20,8 @@ from tests.support.deployment import CHAT, Caller, Local, deployed
 from tests.support.fleet import compiled, fleet, row
 from tests.support.policies import write_policy
 from tests.support.prometheus import Prometheus, prometheus
-from tests.support.upstream import recording, wait_for
+from tests.support.upstream import recording
+from tests.support.waiting import wait_for
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 ALERTS, DASHBOARD = DASHBOARDS / "alerts.yml", DASHBOARDS / "portero.json"

@@ -12,7 +12,8 @@ import bcrypt
 import requests
 
 from tests.support.deployment import PARTS, Caller, Deployment, Local, answers, wait_ready
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for, within
 
 
 def test_a_gateway_without_a_snapshot_says_503_and_is_filled_within_two_seconds(
@@ -22,14 +23,14 @@ def test_a_gateway_without_a_snapshot_says_503_and_is_filled_within_two_seconds(
         breakable.stop(part, signal.SIGKILL)
     breakable.start("gateway")
     wait_for(lambda: answers(f"{breakable.gateway}/healthz", 200), 10, "the gateway is up")
-    answer = requests.get(f"{breakable.gateway}/readyz", timeout=5)
+    answer = requests.get(f"{breakable.gateway}/readyz", timeout=20)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     breakable.start("issuer")
     wait_for(lambda: answers(f"{breakable.issuer}/readyz", 200), 20, "the issuer is up")
     breakable.start("reconciler")
     started = time.monotonic()
     wait_ready(breakable)
-    assert time.monotonic() - started < 2.0 + 1.0  # an interpreter starts meanwhile
+    assert time.monotonic() - started < within(2.0 + 1.0)  # an interpreter starts meanwhile
 
 
 def test_a_restarted_gateway_knows_the_active_and_the_revoked_again(breakable: Deployment) -> None:
@@ -63,7 +64,7 @@ def test_without_an_issuer_active_tokens_work_and_logins_are_503_at_once(
     for user in ("AGNRTEST01", "USRSTEST01"):
         started = time.monotonic()
         answer = caller.login(user)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < within(1.0)
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "1"
     assert caller.call(token).status_code == 200
@@ -164,7 +165,7 @@ def test_a_user_who_was_removed_does_not_come_back_with_a_broken_file(
 
 def checked(deployment: Local) -> tuple[int, int]:
     """How many secrets were remembered, and how many cost a bcrypt."""
-    text = requests.get(f"{deployment.issuer}/metrics", timeout=5).text
+    text = requests.get(f"{deployment.issuer}/metrics", timeout=20).text
     counts = dict(re.findall(r'portero_secrets_checked_total\{way="(\w+)"\} (\d+)', text))
     return int(counts.get("remembered", 0)), int(counts.get("bcrypt", 0))
 
@@ -218,7 +219,7 @@ def test_no_secret_and_no_token_is_in_a_log_or_a_process_list(
         caller.call(token)
         caller.call(token, "/logout")
     caller.login("AGNRTEST01", secret="a-wrong-secret-typed")
-    requests.post(f"{breakable.internal}/sync/apply", data="{}", timeout=5)
+    requests.post(f"{breakable.internal}/sync/apply", data="{}", timeout=20)
     caller.call(path="/the-last-of-all", method="GET")
     wait_for(lambda: "/the-last-of-all" in breakable.output("gateway"), 5, "the log is written")
     signatures = [token.rpartition(".")[2] for token in tokens]

@@ -16,7 +16,8 @@ import requests
 from run.commands import ROOT
 from tests.support.deployment import Caller, answers, deployed, free_ports
 from tests.support.slow_wire import slow_wire
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 #: uvicorn's own default, and how long a piece is on its way, each way.
 KEEP_ALIVE_SECONDS, DELAY_SECONDS = 5.0, 0.01
@@ -41,7 +42,7 @@ def uvicorn() -> Iterator[int]:
 
 def received(port: int) -> dict[str, int]:
     """Request ID -> how often the server got it."""
-    seen: dict[str, int] = requests.get(f"http://127.0.0.1:{port}/seen", timeout=5).json()
+    seen: dict[str, int] = requests.get(f"http://127.0.0.1:{port}/seen", timeout=20).json()
     return seen
 
 

@@ -21,7 +21,8 @@ import requests
 from tests.stack.clients.answers import messages, responses
 from tests.support.deployment import CHAT, Caller, Deployment, Local, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import Spoken, Upstream, wait_for
+from tests.support.upstream import Spoken, Upstream
+from tests.support.waiting import wait_for
 
 STREAM = {**CHAT, "stream": True}
 CHAT_PATH = "/v1/chat/completions"

@@ -14,7 +14,8 @@ import requests
 
 from tests.support.deployment import CHAT, Caller, Deployment, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 

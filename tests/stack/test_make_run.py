@@ -22,7 +22,8 @@ from run.containers import project_of
 from tests.support.containers import Docker
 from tests.support.deployment import USERS, credentials_text, free_ports
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 READY_SECONDS = 240
 STREAM_EVENTS = 3
@@ -187,7 +188,7 @@ def agent_token(run: Run) -> str:
 def test_the_two_printed_lines_stream_an_answer_when_pasted(running: Run) -> None:
     assert f"ready http://127.0.0.1:{running.gateway}" in running.output()
     pasted = subprocess.run(
-        ["bash", "-c", curl_lines(running)], capture_output=True, text=True, timeout=60
+        ["bash", "-c", curl_lines(running)], capture_output=True, text=True, timeout=PASTED_SECONDS
     )
     events = re.findall(r"^data: (.*)$", pasted.stdout, re.MULTILINE)
     assert len(events) > STREAM_EVENTS, pasted.stderr

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from tests.support.deployment import Caller, Deployment, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import CHAT_ANSWER, Upstream, wait_for
+from tests.support.upstream import CHAT_ANSWER, Upstream
+from tests.support.waiting import wait_for
 
 #: What AGNF users may use; one user has a list of its own.
 ALLOWED = ["tiny", "qwen*", "big:8b-cloud"]

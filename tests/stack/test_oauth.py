@@ -12,7 +12,8 @@ from oauthlib.oauth2 import BackendApplicationClient
 from requests_oauthlib import OAuth2Session
 
 from tests.support.deployment import CHAT, USERS, Caller, Deployment, deployed
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 GRANT = {"grant_type": "client_credentials"}
 AGENT, PERSON, MONITOR, ADMIN = "AGIATEST01", "USRSTEST01", "MNTRTEST01", "ADMNTEST01"

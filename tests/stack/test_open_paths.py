@@ -10,7 +10,8 @@ import requests
 
 from run.commands import ROOT
 from tests.support.deployment import BASIC_DOORS, USERS, Caller, basic
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 CONF = (ROOT / "openresty" / "conf" / "public.conf").read_text()
 OPEN = re.findall(r"location = (\S+)", CONF)

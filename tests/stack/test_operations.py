@@ -6,7 +6,8 @@ from pathlib import Path
 from run.commands import ROOT
 from tests.stack.test_streams import open_stream
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 
 def gateway_script(

@@ -14,7 +14,8 @@ import requests
 from issuer.policy.own_routes import OWN_ROUTES
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import KINDS, Line, lines, shipped, write_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 USERS = {
     "agent_reasoning": "AGNRTEST01",

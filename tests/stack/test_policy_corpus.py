@@ -18,7 +18,8 @@ from issuer.sync.policy_in_force import PolicyInForce
 from tests.policies import BASE, Case, every_case, write
 from tests.support.deployment import Local
 from tests.support.stores import sessions_in
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 #: One user the more, so that it is another policy than any of the corpus.
 BETWEEN = BASE.encode() + b"users: {AGIAbetween: {requests_per_minute: 7}}\n"

@@ -11,7 +11,8 @@ import requests
 from run import processes
 from tests.support.deployment import Caller, Local, answers, deployed, free_ports
 from tests.support.postgresql import Cluster, cluster
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 #: What a loaded machine may add.
 LATE_SECONDS = 5

@@ -19,7 +19,7 @@ from run.plan import free_port
 from tests.support.fleet import Fleet, compiled, fleet, row
 from tests.support.policies import changed_policy
 from tests.support.socket_llm import SocketLlm, socket_llm
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 AGENT, LIMITED, OTHER = "AGIATEST01", "USRSTEST01", "ADMNTEST01"
 ALIASES = [

@@ -12,7 +12,8 @@ import requests
 from issuer.config import POLICY_FILE
 from tests.support.deployment import USERS, Local, answers, deployed, wait_ready
 from tests.support.stores import sessions_in
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 TAKEN = "policy 2 is in force"
 REFUSED = "the former version stays in force"

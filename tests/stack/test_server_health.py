@@ -19,7 +19,8 @@ import requests
 from tests.support.deployment import Local
 from tests.support.fake_gateway import mac_of
 from tests.support.fleet import Fleet, compiled, fleet, row
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 KEY = "sk-of-the-rack"
 TAGS = {
@@ -90,7 +91,7 @@ class Asking:
             "X-Portero-Time": at,
             "X-Portero-Mac": mac_of(self.running.sync_key, "GET", path, at, b""),
         }
-        told = requests.get(self.running.internal + path, headers=headers, timeout=5).json()
+        told = requests.get(self.running.internal + path, headers=headers, timeout=20).json()
         return {server["name"]: server for server in told["servers"]}
 
     def wait_until(self, name: str, state: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Asking:
         return words in self.states()[name].get("last_error", "")
 
     def metrics(self) -> str:
-        return requests.get(f"{self.running.internal}/metrics", timeout=5).text
+        return requests.get(f"{self.running.internal}/metrics", timeout=20).text
 
     def metric(self, name: str, server: str) -> float:
         start = f'portero_llm_server_{name}{{server="{server}"}} '

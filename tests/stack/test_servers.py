@@ -21,7 +21,8 @@ from run.commands import ROOT
 from run.plan import free_port
 from tests.support.deployment import Caller, Local, deployed, wait_ready
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 AGENT, ADMIN, PERSON = "AGIATEST01", "ADMNTEST01", "USRSTEST01"
 #: A change counts within so long.

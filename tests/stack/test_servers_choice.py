@@ -20,7 +20,8 @@ import requests
 from tests.support.certificates import Authority
 from tests.support.deployment import free_ports
 from tests.support.fleet import Fleet, answering, compiled, fleet, row
-from tests.support.upstream import Seen, Upstream, recording, wait_for
+from tests.support.upstream import Seen, Upstream, recording
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +406,7 @@ def test_who_leaves_while_it_waits_takes_no_place(gateway: Fleet) -> None:
                 with pytest.raises(requests.Timeout):
                     future.result()
         a.mood = "answer"
-        assert gateway.caller.call(token, timeout=5).status_code == 200
+        assert gateway.caller.call(token, timeout=20).status_code == 200
         assert sum(chats([a])) == 2
 
 

@@ -18,7 +18,8 @@ from tests.support.deployment import CHAT
 from tests.support.docs import block
 from tests.support.machine import Machine, booted
 from tests.support.upgrade import Load
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 HOST = "--host door.example"
 INSTALL = "make install PYTHON=$(command -v python3)"
@@ -103,7 +104,7 @@ def test_no_service_is_more_exposed_than_the_docs_say(machine: Machine) -> None:
 def test_what_is_installed_is_well_and_serves_at_low_ports(machine: Machine) -> None:
     wait_served(machine)
     assert chat(machine, token(machine)) == 200
-    plain = requests.get(f"http://{machine.address}/x", allow_redirects=False, timeout=5)
+    plain = requests.get(f"http://{machine.address}/x", allow_redirects=False, timeout=20)
     assert (plain.status_code, plain.headers["location"]) == (308, f"{gateway(machine)}/x")
     told = json.loads(machine.sh("portero-admin doctor --json", check=False).stdout)
     found = [one for one in told["findings"] if one["what"] != "disk" and one["state"] != "ok"]
@@ -155,7 +156,7 @@ def test_a_rotated_log_is_written_anew(machine: Machine) -> None:
     log = "/var/log/portero/access.log"
     wait_for(lambda: machine.sh(f"cat {log}").stdout, 10, "there is a line")
     machine.sh("logrotate --force /etc/logrotate.d/portero")
-    requests.get(f"{gateway(machine)}/after-the-rotation", timeout=5)
+    requests.get(f"{gateway(machine)}/after-the-rotation", timeout=20)
     wait_for(lambda: "/after-the-rotation" in machine.sh(f"cat {log}").stdout, 10, "the new line")
     assert "/after-the-rotation" not in machine.sh(f"cat {log}.1").stdout
 

@@ -27,7 +27,8 @@ from issuer import certificates
 from tests.support.certificates import Authority
 from tests.support.deployment import CHAT, USERS, Caller, Local, deployed, free_ports
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 HOSTS = ("127.0.0.1", "localhost", "door.lan")
 #: `gateway.sh` looks every 3 s and once more, and each worker reads every 2 s.
@@ -329,7 +330,7 @@ def client_logs_out(door: Door, token: str) -> None:
 
 def plain(door: Door, path: str, host: str, method: str = "GET") -> requests.Response:
     url = f"http://127.0.0.1:{door.plain_port}{path}"
-    return requests.request(method, url, headers={"Host": host}, allow_redirects=False, timeout=5)
+    return requests.request(method, url, headers={"Host": host}, allow_redirects=False, timeout=20)
 
 
 def test_the_plain_listener_sends_to_https_by_a_name_of_the_certificate(door: Door) -> None:
@@ -381,7 +382,7 @@ def test_a_renewed_certificate_is_shown_and_no_stream_is_cut(door: Door, token: 
         assert set(workers) <= set(door.running.workers("gateway")), "no worker was replaced"
     (left,) = re.findall(
         r"^portero_tls_certificate_seconds_left (\d+)$",
-        requests.get(f"{door.running.internal}/metrics", timeout=5).text,
+        requests.get(f"{door.running.internal}/metrics", timeout=20).text,
         re.MULTILINE,
     )
     assert abs(int(left) - certificates.SERVER_DAYS * 86400) < 600
@@ -505,13 +506,13 @@ def test_with_a_client_authority_who_has_no_certificate_of_it_is_refused(
 ) -> None:
     door, own = certified.door, certified.of("agent.lan")
     listed = f"{door.running.gateway}/v1/models"
-    assert requests.get(listed, cert=own, timeout=5).status_code == 401
+    assert requests.get(listed, cert=own, timeout=20).status_code == 401
     wait_for(
         lambda: '"client_certificate":"agent.lan"' in door.running.output("gateway"),
         5,
         "the log has its name",
     )
-    without = requests.get(f"{door.running.gateway}/readyz", timeout=5)
+    without = requests.get(f"{door.running.gateway}/readyz", timeout=20)
     assert without.status_code == 400
     assert without.json()["error"]["code"] == "invalid_request"
 
@@ -579,6 +580,6 @@ def test_p9_a_certificate_has_one_name_whatever_else_its_subject_says(certified:
 
 def is_ready(url: str, certificate: str) -> bool:
     try:
-        return requests.get(url, cert=certificate, timeout=5).status_code == 200
+        return requests.get(url, cert=certificate, timeout=20).status_code == 200
     except requests.ConnectionError:
         return False

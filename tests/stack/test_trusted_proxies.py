@@ -11,7 +11,8 @@ import requests
 
 from run.commands import ROOT
 from tests.support.deployment import USERS, Caller, Deployment
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 Anew = Callable[..., AbstractContextManager[Deployment]]
 #: Where the tests come from in either runtime, and two ranges for fronts that are in front of it.

@@ -20,7 +20,8 @@ from tests.support import docs
 from tests.support.certificates import Authority
 from tests.support.deployment import PARTS, Caller, Local, wait_ready
 from tests.support.listening import Reply, listening
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 HOST = "localhost"
 #: As in test_tls.py.
@@ -86,7 +87,7 @@ def test_logins_pushes_and_revocations_go_by_tls_both_ways(apart: Apart) -> None
     revoked = apart.running.command("revoke", "--user", "AGIATEST01")
     assert revoked.returncode == 0, revoked.stderr
     assert caller.call(token).status_code == 401
-    metrics = requests.get(f"{apart.running.internal}/metrics", timeout=5).text
+    metrics = requests.get(f"{apart.running.internal}/metrics", timeout=20).text
     (left,) = re.findall(
         r"^portero_internal_tls_certificate_seconds_left (\d+)$", metrics, re.MULTILINE
     )
@@ -96,10 +97,10 @@ def test_logins_pushes_and_revocations_go_by_tls_both_ways(apart: Apart) -> None
 
 def test_plain_http_is_answered_by_neither(apart: Apart) -> None:
     plain = [url.replace("https://", "http://") for url in apart.urls]
-    answer = requests.get(f"{plain[0]}/sync/status", timeout=5)
+    answer = requests.get(f"{plain[0]}/sync/status", timeout=20)
     assert answer.status_code == 400
     with pytest.raises(requests.ConnectionError):
-        requests.post(f"{plain[1]}/llm/login", auth=("AGNRTEST01", "x"), timeout=5)
+        requests.post(f"{plain[1]}/llm/login", auth=("AGNRTEST01", "x"), timeout=20)
 
 
 def test_a_renewed_certificate_is_shown_and_a_bad_one_is_not_on_either_side(apart: Apart) -> None:

@@ -17,7 +17,8 @@ from issuer.store.sessions import open_sessions
 from issuer.store.usage import COUNTS, Question, Usage
 from tests.stack.clients.answers import DONE, LAST_CHUNK, messages, responses, sse
 from tests.support.deployment import CHAT, Caller, Local, deployed, wait_ready
-from tests.support.upstream import CHAT_ANSWER, Spoken, Upstream, recording, wait_for
+from tests.support.upstream import CHAT_ANSWER, Spoken, Upstream, recording
+from tests.support.waiting import wait_for
 
 AGENT, FAST, ADMIN = "AGNRTEST01", "AGNFTEST01", "ADMNTEST01"
 CHAT_PATH, OLLAMA = "/v1/chat/completions", "/api/chat"

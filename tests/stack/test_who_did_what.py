@@ -8,7 +8,7 @@ from typing import Any
 from run.plan import free_port
 from tests.stack.test_servers import LISTED_SECONDS, house
 from tests.support.deployment import Caller, Local
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 ASKED = "/admin/api/audit?limit=1000"
 

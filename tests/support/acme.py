@@ -16,7 +16,7 @@ from pathlib import Path
 
 from issuer import certificates
 from tests.support.deployment import free_ports
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 DAY_SECONDS = 86_400
 #: certbot renews what has less to go.

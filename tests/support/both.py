@@ -16,8 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
+from tests.support.waiting import VARIABLE as PATIENCE
+
 #: Which runtimes the tests in tests/stack go through: a comma list. Not set: both.
 RUNTIMES = "PORTERO_TEST_RUNTIMES"
+#: How many times as long as alone something may take in a pytest that runs beside others.
+BESIDE_OTHERS = 4
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Part:
     paths: Sequence[str]
     runtime: str
     coverage: str
+    patience: int = BESIDE_OTHERS
 
     def words(self) -> list[str]:
         """The command; the table of coverage comes when all have ended."""
@@ -42,7 +47,12 @@ class Part:
     def environment(self) -> dict[str, str]:
         """Each keeps its coverage in a file of its own."""
         runtime = self.runtime if self._is_wanted() else os.environ[RUNTIMES]
-        return {**os.environ, "COVERAGE_FILE": self.coverage, RUNTIMES: runtime}
+        return {
+            **os.environ,
+            "COVERAGE_FILE": self.coverage,
+            RUNTIMES: runtime,
+            PATIENCE: str(self.patience),
+        }
 
     def _is_wanted(self) -> bool:
         chosen = os.environ.get(RUNTIMES, "")
@@ -90,7 +100,7 @@ UNIT = (
     Part((*ASIDE, CLIENT, INSTALLING), "", ""),
     Part(("tests/unit", *map("--ignore={}".format, ASIDE)), "", ""),
 )
-LAST = Part((ALONE,), "containers", ".coverage.last")
+LAST = Part((ALONE,), "containers", ".coverage.last", patience=1)
 
 
 def main(parts: Sequence[Part] = PARTS, last: Part = LAST) -> int:

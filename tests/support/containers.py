@@ -31,7 +31,7 @@ from tests.support.deployment import (
     free_ports,
     wait_ready,
 )
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 #: Every name that this session gives to the engine begins so.
 SESSION = f"portero-test-{secrets.token_hex(3)}"

@@ -28,7 +28,7 @@ from run.commands import ROOT
 from run.plan import clean_environment, read_plan
 from run.set_up import PYTHON
 from tests.support.clocks import CLOCK_OF, Clock
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 #: Users a test may be: name -> (secret, door). Two agents, so that one may be revoked alone.
 USERS = {

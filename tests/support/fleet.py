@@ -24,7 +24,8 @@ from tests.support import policies
 from tests.support.deployment import Caller, Local
 from tests.support.fake_gateway import mac_of, seal
 from tests.support.policies import shipped_policy
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 SIGNING = keys.new_key("HS256")
 SECONDS = 900

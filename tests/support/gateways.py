@@ -9,7 +9,8 @@ from pathlib import Path
 
 from run import processes
 from tests.support.deployment import Local, answers, deployed, free_ports, wait_ready
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 
 @dataclass

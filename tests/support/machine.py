@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.engine import ROOT
 from tests.support.containers import SESSION, Docker
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 RECIPE = """\
 ARG PYTHON_IMAGE

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from tests.support.deployment import answers, free_ports
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 
 @dataclass

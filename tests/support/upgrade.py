@@ -32,7 +32,8 @@ from run.commands import ROOT
 from run.set_up import VENV
 from systemd.upgrade import upgrade
 from tests.support.deployment import CHAT, Caller, Local, answers, wait_ready
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 NEW_CONNECTIONS, KEPT_CONNECTIONS, STREAMS = 8, 8, 20
 EVENTS, GAP_SECONDS = 120, 0.05

@@ -322,15 +322,3 @@ def recording(host: str = "127.0.0.1") -> Iterator[Upstream]:
         yield upstream
     finally:
         upstream.close()
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
-    """Wait until the condition holds, and answer what it gave; an error at the deadline."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        threading.Event().wait(0.01)

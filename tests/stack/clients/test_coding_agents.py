@@ -24,11 +24,12 @@ from tests.stack.clients.enclosed import enclosed, gateway_socket, why_not
 from tests.stack.clients.situations import REFUSALS, Asked, endless, refused
 from tests.support.deployment import USERS, Caller, Local
 from tests.support.docs import block
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 PAGE = "docs/clients.md"
 DOCUMENTED = "http://127.0.0.1:8080"
-TURN_SECONDS = 60
+TURN_SECONDS = 150
 PROMPT = "say pong"
 #: The client package's command, as it is where the package is installed.
 PORTERO = f"""#!/bin/sh
@@ -288,8 +289,8 @@ def test_an_agent_tells_its_own_right_error_for_each_refusal(
     running: Local, said: Upstream, home: Home, agent: Agent, status: int
 ) -> None:
     told = agent.run(home, agent.with_token(home, refused(running, said, status)))
-    assert told.status != 0
-    assert agent.words[status] in agent.refusal(told)
+    assert told.status != 0, told.output
+    assert agent.words[status] in agent.refusal(told), told.output
 
 
 @each_agent
@@ -304,8 +305,8 @@ def test_a_turn_whose_token_is_revoked_fails_and_never_ends_silently(
 
     settings = agent.with_token(home, Asked(running.gateway, token))
     told = agent.run(home, settings, meanwhile=revoke)
-    assert told.status != 0
-    assert agent.cut("The token was revoked.") in agent.refusal(told)
+    assert told.status != 0, told.output
+    assert agent.cut("The token was revoked.") in agent.refusal(told), told.output
 
 
 @each_agent
@@ -315,5 +316,5 @@ def test_a_turn_whose_server_dies_fails_and_never_ends_silently(
     endless(said)
     said.mood = "die in stream"
     told = agent.run(home, agent.with_token(home, Asked(running.gateway, token)))
-    assert told.status != 0
-    assert agent.cut("The LLM server cannot be reached.") in agent.refusal(told)
+    assert told.status != 0, told.output
+    assert agent.cut("The LLM server cannot be reached.") in agent.refusal(told), told.output

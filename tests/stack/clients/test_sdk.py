@@ -28,7 +28,8 @@ from tests.stack.clients.conftest import BRIEF_SECONDS
 from tests.stack.clients.python_clients import HI, stepped
 from tests.stack.clients.situations import endless
 from tests.support.deployment import USERS, Local, wait_ready
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -50,7 +51,7 @@ def source_of(running: Local, user: str = "AGIATEST01", **options: Any) -> Token
 
 def counted(url: str, pattern: str) -> int:
     """The sum of some of a part's counters."""
-    text = requests.get(f"{url}/metrics", timeout=5).text
+    text = requests.get(f"{url}/metrics", timeout=20).text
     return int(sum(map(float, re.findall(rf"(?m)^{pattern} (\S+)$", text))))
 
 

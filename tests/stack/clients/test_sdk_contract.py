@@ -12,7 +12,8 @@ from fake_portero import FakePortero
 
 from tests.stack.clients.conftest import BRIEF_SECONDS
 from tests.support.deployment import USERS, Local
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 MODEL = "tiny"
 

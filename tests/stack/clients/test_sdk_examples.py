@@ -18,7 +18,7 @@ from run.commands import ROOT
 from run.set_up import PYTHON
 from tests.support.deployment import USERS, Caller, Local, answers, deployed, free_ports
 from tests.support.policies import write_policy
-from tests.support.upstream import wait_for
+from tests.support.waiting import wait_for
 
 EXAMPLES = ROOT / "sdk" / "examples"
 LOAD_SECONDS = 120

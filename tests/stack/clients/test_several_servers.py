@@ -31,7 +31,8 @@ from tests.stack.clients.test_coding_agents import (
 )
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import write_policy
-from tests.support.upstream import Upstream, recording, wait_for
+from tests.support.upstream import Upstream, recording
+from tests.support.waiting import wait_for
 
 #: These clients leave their connections to the collector, which says so.
 pytestmark = [

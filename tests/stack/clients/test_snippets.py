@@ -25,7 +25,8 @@ from tests.stack.clients.python_clients import HI
 from tests.support.deployment import USERS, Caller, Local, deployed, free_ports
 from tests.support.docs import block, names
 from tests.support.forge import parts
-from tests.support.upstream import Upstream, wait_for
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
@@ -70,7 +71,7 @@ PYTHON = ("docs/clients.md", "python")
 
 def logins(running: Local) -> int:
     """How many have logged in so far, as the issuer counts."""
-    text = requests.get(f"{running.issuer}/metrics", timeout=5).text
+    text = requests.get(f"{running.issuer}/metrics", timeout=20).text
     counts = re.findall(r'^portero_logins_total\{.*outcome="ok".*\} (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, counts)))
 
@@ -346,7 +347,7 @@ def test_a_real_prometheus_scrapes_with_nothing_but_an_api_key(
 
         def ready() -> bool:
             try:
-                answer = requests.get(query, params={"query": "portero_ready"}, timeout=5)
+                answer = requests.get(query, params={"query": "portero_ready"}, timeout=20)
             except requests.ConnectionError:
                 return False
             found = answer.json()["data"]["result"] if answer.ok else []
