@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from issuer import config, web
+from issuer import config, traces, web
 from issuer.api_keys import ApiKeys
 from issuer.audit import ITSELF, KEY_ADD, Event
 from issuer.authority import Authority
@@ -102,6 +102,7 @@ class Parts:
             self.refusals.close()
         finally:
             self.lines.tell()
+            traces.end()
 
 
 def assemble(settings: Settings, takes_policy: bool = False) -> Parts:
@@ -158,6 +159,8 @@ def create_app(environ: Mapping[str, str] = os.environ) -> web.Application:
     """The WSGI application. Raises `Faults` with every fault of the settings."""
     parts = assemble(config.read(environ), takes_policy=True)
     settings = parts.settings
+    if settings.traces_as:
+        traces.begin(settings.traces_as)
     if made := parts.keys.prepare(int(time.time())):
         parts.audit.record(Event(ITSELF, KEY_ADD, made))
     doorkeeper = Doorkeeper(

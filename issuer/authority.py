@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from issuer import audit, tokens
+from issuer import audit, tokens, traces
 from issuer.audit import Actor, Event
 from issuer.errors import NotGranted, TokenRefused, TooManyTokens, Unavailable, WrongCertificate
 from issuer.keys.key_file import KeyFile
@@ -121,7 +121,7 @@ class Authority:
         """
         roles = self.roles()
         credentials, role = self._credentials.in_force(roles), roles.of(username)
-        with self._noting(username, address):
+        with traces.step("check the secret"), self._noting(username, address):
             if not roles.is_met_by(username, certificate):
                 raise WrongCertificate
             is_right = self._doorkeeper.check(credentials, username, secret, address)
@@ -136,7 +136,7 @@ class Authority:
         claims = tokens.new_claims(known.username, known.role, self.now(), scope)
         token = tokens.mint(claims, self.keys.keyring().signing(), self.issuer)
         session = _session(claims, known.credential)
-        with self._noting(known.username, known.address):
+        with traces.step("make active"), self._noting(known.username, known.address):
             self.active.activate(session, known.role.active_tokens, known.actor)
         return Login(token, claims)
 

@@ -26,6 +26,10 @@ KEY_FILE = "signing-keys.json"
 _GATEWAY_URL = re.compile(
     r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?\Z", re.ASCII
 )
+#: Where traces go to, and the form in which they are sent.
+_COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_COLLECTOR_URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?\Z")
+_OTLP = "http/protobuf"
 #: Who listens on all addresses, as one that gives a port alone does, is found on loopback.
 _ON_ALL = {**dict.fromkeys(("", "*", "0.0.0.0"), "127.0.0.1"), "[::]": "[::1]"}  # noqa: S104
 
@@ -50,6 +54,8 @@ class Settings:
     base_url: str
     origins: Origins
     has_usage: bool = True
+    #: The name of this service in traces; empty where there is no collector.
+    traces_as: str = ""
     last_good_directory: Path | None = None
     remembered_descriptor: int | None = None
 
@@ -160,6 +166,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         **_gateways(reader),
         "has_usage": reader.choice("USAGE", "on", ("on", "off")) == "on",
         "most_active_tokens": reader.whole("TOKEN_CACHE_SIZE", 1_000_000, 1, 10_000_000),
+        "traces_as": _traces_as(reader),
         "audit_days": reader.whole("AUDIT_DAYS", 90, 1, 3_650),
         "cookie_secure": _cookie_secure(reader),
         **_addresses(reader),
@@ -358,6 +365,18 @@ def _listened_on(reader: _Reader) -> str:
     if not url and not reader.text("PUBLIC_URL"):
         reader.fault("GATEWAY_LISTEN: must be HOST:PORT; else set PUBLIC_URL")
     return url
+
+
+def _traces_as(reader: _Reader) -> str:
+    """OpenTelemetry's own variables are for its SDK to read; these must be what it can go by."""
+    given = [name for name in _COLLECTOR if reader.text(name)]
+    for name in given:
+        if not _COLLECTOR_URL.match(reader.text(name)):
+            reader.fault(f"{name}: must be http://HOST:PORT of a collector, or https://")
+    protocol = "OTEL_EXPORTER_OTLP_PROTOCOL"
+    if given and reader.text(protocol, _OTLP) != _OTLP:
+        reader.fault(f"{protocol}: must be {_OTLP}, the one that there is")
+    return reader.text("OTEL_SERVICE_NAME", "portero-issuer") if given else ""
 
 
 def _check_own_tls(reader: _Reader) -> None:

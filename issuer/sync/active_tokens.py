@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from issuer import audit
+from issuer import audit, traces
 from issuer.audit import Actor, Event
 from issuer.errors import CapacityReached, NoGatewayReached, PorteroError
 from issuer.store import Addition, Ending, Selection, Session
@@ -22,6 +22,8 @@ Clock = Callable[[], float]
 
 #: One message stays small enough to be applied within a gateway's time for a push.
 PUSH_ENTRIES = 2_000
+#: What a trace calls the two steps of a change.
+COMMIT, TELL = "commit to the store", "tell the gateways"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class ActiveTokens:
         return session is not None and session.is_active(self._now())
 
     def _add(self, additions: Sequence[Addition]) -> Sequence["Session | _Refused"]:
-        refusals = self.store.add_each(additions, self._most_active, self._now())
+        with traces.step(COMMIT):
+            refusals = self.store.add_each(additions, self._most_active, self._now())
         return [
             one.session if refusal is None else _Refused(refusal, is_stored=False)
             for one, refusal in zip(additions, refusals, strict=True)
@@ -90,20 +93,23 @@ class ActiveTokens:
         sessions = [one for one in added if isinstance(one, Session)]
         if not sessions:
             return added
-        reason = _refusal(self._gateways.apply(Changes.to(sessions)))
+        with traces.step(TELL):
+            reason = _refusal(self._gateways.apply(Changes.to(sessions)))
         if reason is None:
             return added
         refused = _Refused(reason, is_stored=True)
         return [one if isinstance(one, _Refused) else refused for one in added]
 
     def _revoke(self, endings: Sequence[Ending]) -> Sequence[Sequence[Session]]:
-        return self.store.revoke_each(endings, self._now())
+        with traces.step(COMMIT):
+            return self.store.revoke_each(endings, self._now())
 
     def _tell_revoked(self, revoked: Sequence[Sequence[Session]]) -> Sequence[Revocation]:
         sessions = [session for some in revoked for session in some]
         pending: set[str] = set()
         for start in range(0, len(sessions), PUSH_ENTRIES):
-            acks = self._gateways.apply(Changes.to(sessions[start : start + PUSH_ENTRIES]))
+            with traces.step(TELL):
+                acks = self._gateways.apply(Changes.to(sessions[start : start + PUSH_ENTRIES]))
             pending.update(ack.url for ack in acks if not ack.ok)
         now = self._now()
         return [

@@ -32,6 +32,7 @@ from issuer.web import (
     oauth,
     pages,
     responses,
+    traced,
     usage,
     validate,
 )
@@ -83,6 +84,8 @@ def application(
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     app.after_request(_harden)
+    if settings.traces_as:
+        traced.trace(app)
     return app
 
 

@@ -199,7 +199,9 @@ def test_every_route_of_porteros_own_is_in_the_api_page() -> None:
 
 def issuer_rules() -> Iterator[str]:
     """Method and path of everything that the issuer's own listener answers."""
-    settings = SimpleNamespace(origins=Origins(), cookie_secure=True, base_url="http://x")
+    settings = SimpleNamespace(
+        origins=Origins(), cookie_secure=True, base_url="http://x", traces_as=""
+    )
     nobody = cast(Any, SimpleNamespace(used=None, policy=None))
     app = application(nobody, nobody, nobody, cast(Any, settings))
     for rule in app.url_map.iter_rules():
