@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Narrows the Python tests: make unit T=tests/unit/issuer/test_tokens.py
 T ?=
+# Another measurement than the judged request's: make bench B=issuer
+B ?=
 
 BIN := .venv/bin
 LUA_SPECS := tests/unit/lua
@@ -54,8 +56,8 @@ typecheck: setup-tests ## mypy, strict
 
 ##@ Measuring
 .PHONY: bench chaos fuzz
-bench: setup-tests ## what a judged request costs, against plain nginx and asking a validator; what a login does
-	@exec $(BIN)/python -m bench
+bench: setup-tests ## what a judged request costs, against plain nginx (B=bodies, streams, …: another; docs/performance.md)
+	@exec $(BIN)/python -m bench$(addprefix .,$(B))
 
 chaos: setup-tests ## the promises at full size, with a table of figures (about an hour)
 	@PORTERO_CHAOS=1 exec $(BIN)/python -m pytest tests/promises --timeout 3600

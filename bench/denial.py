@@ -1,8 +1,7 @@
 """`python -m bench.denial`: what good callers notice of those who send too much (threats D).
 
 Small chats at a steady rate, alone, beside a flood of tokens that nobody signed, and beside bodies
-of 64 MiB whose model is looked for; the gateway has one worker, so all share one event loop. `make
-bench` runs it behind the logins.
+of 64 MiB whose model is looked for; the gateway has one worker, so all share one event loop.
 """
 
 import http.client

@@ -63,6 +63,7 @@ class Sample:
     user_microseconds: float
     p50_milliseconds: float
     p99_milliseconds: float
+    peak_mebibytes: float = 0.0
 
 
 def write_script(
@@ -97,31 +98,34 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[flo
     return count / seconds, p50 / 1000, p99 / 1000
 
 
-#: By protocol: connections, and how many requests each has under way.
-H2LOAD = {"HTTP/1.1": ("--h1", "-c32"), "HTTP/2": ("-c8", "-m4")}
+#: By protocol: what `h2load` is told, and how many requests a connection has under way at most.
+H2LOAD: dict[str, tuple[tuple[str, ...], int]] = {"HTTP/1.1": (("--h1",), 1), "HTTP/2": ((), 4)}
 
 
-def measure_tls(server: Server, token: Path, seconds: int, protocol: str) -> Sample:
-    """The same over TLS, by `h2load`: `token` is a file with a token. Raises `AssertionError` if
-    any answer was not 2xx. It takes headers as words alone; the token ends with the deployment.
+def measure_tls(
+    server: Server, token: Path, seconds: int, connections: int, protocol: str
+) -> Sample:
+    """The same over TLS, by `h2load`: `token` is a file with a token. As many requests are under
+    way, whatever the protocol. Raises `AssertionError` if any answer was not 2xx. It takes headers
+    as words alone; the token ends with the deployment.
     """
     log, body = token.with_suffix(".log"), token.with_suffix(".json")
     log.unlink(missing_ok=True)
     body.write_text(json.dumps(chat_of(0)))
-    command = ["h2load", *H2LOAD[protocol], "-t1", f"-D{seconds}", f"--log-file={log}"]
+    words, streams = H2LOAD[protocol]
+    streams = min(streams, connections)
+    command = ["h2load", *words, f"-c{connections // streams}", f"-m{streams}", "-t1"]
+    command += [f"-D{seconds}", f"--log-file={log}"]
     command += ["-d", str(body), "-H", f"authorization: Bearer {token.read_text()}"]
     command += ["-H", "content-type: application/json", f"{server.url}/v1/chat/completions"]
-    before = server.cpu_microseconds()
-    run = subprocess.run(["taskset", "-c", LOAD_CORE, *command], capture_output=True, text=True)
-    cpu, user = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
-    assert run.returncode == 0, run.stderr
-    assert re.search(r"(?m)^TLS Protocol: TLSv1\.3$", run.stdout), run.stdout
+    told, cpu, user, peak = _while_loaded(server, command)
+    assert re.search(r"(?m)^TLS Protocol: TLSv1\.3$", told), told
     answers = [line.split("\t") for line in log.read_text().splitlines()]
-    assert {status for _, status, _ in answers} == {"200"}, run.stdout
+    assert {status for _, status, _ in answers} == {"200"}, told
     taken = sorted(int(microseconds) for _, _, microseconds in answers)
     count = len(taken)
     p50, p99 = taken[count // 2] / 1000, taken[count * 99 // 100] / 1000
-    return Sample(count / seconds, cpu / count, user / count, p50, p99)
+    return Sample(count / seconds, cpu / count, user / count, p50, p99, peak)
 
 
 def chat_of(size: int) -> dict[str, Any]:
@@ -131,13 +135,22 @@ def chat_of(size: int) -> dict[str, Any]:
     return {"model": "tiny", "messages": [line] * count or [{"role": "user", "content": "hi"}]}
 
 
-def measure(server: Server, script: Path, seconds: int) -> Sample:
+def measure(server: Server, script: Path, seconds: int, connections: int = CONNECTIONS) -> Sample:
     """Load a server. Raises `AssertionError` if any answer was not 2xx."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), server.url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), server.url]
+    told, cpu, user, peak = _while_loaded(server, command)
+    count, refused, p50, p99 = map(float, told.splitlines()[-1].split())
+    assert refused == 0, f"{server.name}, {script.stem}: {told}"
+    return Sample(count / seconds, cpu / count, user / count, p50 / 1000, p99 / 1000, peak)
+
+
+def _while_loaded(server: Server, command: Sequence[str]) -> tuple[str, float, float, float]:
+    """What a load says, and what it cost the server: microseconds of CPU, those of them in user
+    mode, and its peak of memory in MiB.
+    """
+    server.forget_peak()
     before = server.cpu_microseconds()
     run = subprocess.run(["taskset", "-c", LOAD_CORE, *command], capture_output=True, text=True)
     cpu, user = (a - b for a, b in zip(server.cpu_microseconds(), before, strict=True))
     assert run.returncode == 0, run.stderr
-    count, refused, p50, p99 = map(float, run.stdout.splitlines()[-1].split())
-    assert refused == 0, f"{server.name}, {script.stem}: {run.stdout}"
-    return Sample(count / seconds, cpu / count, user / count, p50 / 1000, p99 / 1000)
+    return run.stdout, cpu, user, server.peak_mebibytes()

@@ -2,7 +2,7 @@
 logins while others guess; revocations.
 
 All through the gateway, with hashes of the cost that Portero makes. Where a repeated login is
-measured its users have logged in before. `make bench` runs it behind the table of judged requests.
+measured its users have logged in before.
 """
 
 import base64

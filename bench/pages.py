@@ -1,6 +1,6 @@
 """`python -m bench.pages`: how long the console's pages take where there is much to show: 10,000
 sessions, 1,000 users, 1,000 API keys, 100,000 rows of the audit and of usage. Each is to answer in
-less than 200 ms; beside it stands what the issuer computes for one. `make bench` runs it last.
+less than 200 ms; beside it stands what the issuer computes for one.
 """
 
 import os

@@ -19,6 +19,8 @@ from tests.support.waiting import wait_for
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 CONF = Path(__file__).resolve().parent.parent / "openresty" / "conf"
+#: What the kernel wants to hear (proc(5), clear_refs).
+FORGET_PEAK = "5"
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 COMMON = """
@@ -98,6 +100,16 @@ class Server:
         processes = [pid for root in self.roots for pid in _tree(root)]
         return sum(map(_cpu, processes)), sum(map(_user_mode, processes))
 
+    def forget_peak(self) -> None:
+        """From here on its peak of memory is counted anew."""
+        for root in self.roots:
+            for pid in _tree(root):
+                Path(f"/proc/{pid}/clear_refs").write_text(FORGET_PEAK)
+
+    def peak_mebibytes(self) -> float:
+        """The most memory that each of its processes had, what they share in each of them."""
+        return sum(_peak_kibibytes(pid) for root in self.roots for pid in _tree(root)) / 1024
+
 
 def _tree(pid: int) -> list[int]:
     try:
@@ -105,6 +117,11 @@ def _tree(pid: int) -> list[int]:
     except FileNotFoundError:
         return []
     return [pid, *(one for child in children for one in _tree(int(child)))]
+
+
+def _peak_kibibytes(pid: int) -> int:
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) if found else 0
 
 
 def _cpu(pid: int) -> float:

@@ -1,11 +1,16 @@
-"""What `make bench` measures against has Portero's own lines; it must not fall behind them."""
+"""What `make bench` measures against has Portero's own lines, and must not fall behind them; what
+its figures are made of.
+"""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench.servers import COMMON, PROXY, asking, log_format, own_tls
+from bench.load import Sample
+from bench.servers import COMMON, PROXY, Server, asking, log_format, own_tls
+from bench.table import HEAD, Taken, line
 from issuer import certificates
 
 
@@ -35,3 +40,36 @@ def test_nginx_takes_the_configuration_that_portero_is_measured_against(
         timeout=20,
     )
     assert done.returncode == 0, done.stderr
+
+
+def sample(rate: float, cpu: float, peak: float) -> Sample:
+    return Sample(rate, cpu, cpu / 2, 1.5, 3.25, peak)
+
+
+def test_a_row_tells_medians_with_least_and_most_and_compares_with_its_base() -> None:
+    base = Taken([sample(2_000, 10, 20)], [Sample(1, 1, 1, 0.100, 1)])
+    rates = ((500, 14.0, 30), (1_500, 12.0, 40), (1_000, 13.0, 90))
+    mine = Taken([sample(*one) for one in rates], [Sample(1, 1, 1, p50, 1) for p50 in (0.2, 0.103)])
+    cells = [cell.strip() for cell in line("Portero", mine, base).strip("|").split("|")]
+    assert cells == [
+        *("Portero", "1,000 (500-1,500)", "0.50", "13.0 (12.0-14.0)", "+3.0", "+1.5"),
+        *("1.50", "3.25", "+52", "90"),
+    ]
+    assert len(cells) == HEAD.splitlines()[0].strip("|").count("|") + 1
+
+
+def test_a_process_is_asked_for_the_most_memory_it_had_since_it_was_told_to_forget() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "x = bytearray(64 << 20); del x; print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout
+        child.stdout.readline()
+        server = Server("child", "", (child.pid,))
+        peak = server.peak_mebibytes()
+        server.forget_peak()
+        assert peak > 64 > server.peak_mebibytes() > 1
+    finally:
+        child.communicate(b"\n", 10)
