@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import portero, table
 from bench.load import H2LOAD, measure_tls, write_script
-from bench.portero import COUNTED, LIMITED, USER
+from bench.portero import COUNTED, LIMITED, LISTED, USER
 from bench.servers import GATEWAY_CORE, pin, proxy, tiny_upstream
 from bench.table import PLAIN, Row
 from issuer import certificates
@@ -77,7 +77,11 @@ def _rows_of_limits(folder: Path, upstream: int, stack: ExitStack) -> Iterator[R
     work here.
     """
     running = stack.enter_context(portero.portero(folder, upstream))
-    limits = {"requests a minute and at once": COUNTED, "every one, tokens and models too": LIMITED}
+    limits = {
+        "requests a minute and at once": COUNTED,
+        "a list of models": LISTED,
+        "every one, tokens too": LIMITED,
+    }
     for name, user in limits.items():
         script = write_script(folder, f"limits-{user}", [Caller(running).token(user)])
         yield Row(f"Portero, limits: {name}", portero.server(running), script)

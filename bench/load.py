@@ -70,11 +70,17 @@ def write_script(
     folder: Path, name: str, tokens: Sequence[str], size: int = 0, model: str = "tiny"
 ) -> Path:
     """A wrk script that sends these tokens in turn, with a chat of about `size` bytes."""
-    listed, body = folder / f"{name}.tokens", folder / f"{name}.body"
+    body = json.dumps({**chat_of(size), "model": model}).encode()
+    return write_script_of(folder, name, tokens, body)
+
+
+def write_script_of(folder: Path, name: str, tokens: Sequence[str], body: bytes) -> Path:
+    """The same, with this body."""
+    listed, chat = folder / f"{name}.tokens", folder / f"{name}.body"
     listed.write_text("\n".join(tokens) + "\n")
-    body.write_text(json.dumps({**chat_of(size), "model": model}))
+    chat.write_bytes(body)
     script = folder / f"{name}.lua"
-    script.write_text(SCRIPT.format(tokens=listed, body=body) + IN_TURN)
+    script.write_text(SCRIPT.format(tokens=listed, body=chat) + IN_TURN)
     return script
 
 

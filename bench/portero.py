@@ -18,20 +18,22 @@ from tests.promises.stores import insert
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.policies import shipped_policy, write_policy
 
-#: Users of an own role each, as the policy below limits none, some or all of what they do.
-USER, COUNTED, LIMITED = "AGIATEST01", "AGNRTEST01", "ADMNTEST01"
+#: One without limits, one whose requests are counted, one with a list of models alone, for which
+#: the body is read, and one with every limit.
+USER, COUNTED, LISTED, LIMITED = "AGIATEST01", "AGNRTEST01", "AGNRTEST02", "ADMNTEST01"
 #: Higher than any load reaches, so that all is counted and nothing refused.
 MANY = 1_000_000_000
 COUNTS = {"requests_per_minute": MANY, "concurrent_requests": 1_000}
-EVERY_LIMIT = {**COUNTS, "tokens_per_minute": MANY, "models": ["other", "tiny", "llama*"]}
+MODELS = {"models": ["other", "tiny", "llama*"]}
+EVERY_LIMIT = {**COUNTS, **MODELS, "tokens_per_minute": MANY}
 MESSAGE_ENTRIES = 2_000
 
 
 def write_limits(folder: Path) -> Path:
-    """The policy that is measured: one user free, one counted, and one with every limit."""
+    """The policy that is measured, with these four."""
 
     def limit(content: dict[str, Any]) -> None:
-        content["users"] = {COUNTED: COUNTS, LIMITED: EVERY_LIMIT}
+        content["users"] = {COUNTED: COUNTS, LISTED: MODELS, LIMITED: EVERY_LIMIT}
         content["roles"]["agent_reasoning"]["ttl_seconds"] = 1_800
 
     return write_policy(folder / "policy.yaml", limit)

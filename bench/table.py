@@ -62,11 +62,11 @@ def of_each(choose: Callable[[Iterable[float]], float], taken: Sequence[Sample])
     return Sample(*map(choose, columns))
 
 
-def take(rows: Sequence[Row], alone: bool = True) -> dict[str, Taken]:
+def take(rows: Sequence[Row], rounds: int = ROUNDS, alone: bool = True) -> dict[str, Taken]:
     """Load all servers in turn; with one connection too unless told otherwise."""
     taken = {row.name: Taken() for row in rows}
-    for number in range(ROUNDS):
-        print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         for row in rows:
             mine = taken[row.name]
             mine.many.append(row.load(row.server, row.script, SECONDS, CONNECTIONS))
@@ -112,9 +112,9 @@ def spread_of(taken: Sequence[float], digits: int = 0) -> str:
     return spread([statistics.median(taken), min(taken), max(taken)], digits)
 
 
-def told() -> str:
+def told(rounds: int = ROUNDS) -> str:
     """What the figures are."""
-    return f"medians of {ROUNDS} rounds of {SECONDS} s (least-most)"
+    return f"medians of {rounds} rounds of {SECONDS} s (least-most)"
 
 
 def machine() -> str:

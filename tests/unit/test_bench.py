@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.active_tokens import in_use, own_mebibytes
 from bench.load import Sample
 from bench.servers import COMMON, PROXY, Server, asking, log_format, own_tls
 from bench.table import HEAD, Taken, line
@@ -73,3 +74,13 @@ def test_a_process_is_asked_for_the_most_memory_it_had_since_it_was_told_to_forg
         assert peak > 64 > server.peak_mebibytes() > 1
     finally:
         child.communicate(b"\n", 10)
+
+
+def test_what_is_one_process_own_is_read_without_what_it_shares() -> None:
+    status = "VmRSS:\t  204800 kB\nRssAnon:\t   20480 kB\nRssShmem:\t  184320 kB\n"
+    assert own_mebibytes(status) == 20
+
+
+def test_rows_of_active_tokens_are_compared_where_as_many_are_in_use() -> None:
+    assert in_use("1 active, 1 in use") == in_use("1,000,000 active, 1 in use")
+    assert in_use("1 active, 1 in use") != in_use("10,000 active, 10,000 in use")
