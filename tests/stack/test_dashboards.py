@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Local, P
     folder = tmp_path_factory.mktemp("policy")
     with recording() as rack:
         rack.answers["/v1/models"] = openai_list("tiny")
+        rack.answers["/v1/completions"] = 500
         listed = [{"name": "rack", "url": rack.url, "kind": "vllm"}]
         policy = write_policy(
             folder / "policy.yaml", lambda content: content.update(servers=listed)
@@ -77,6 +79,8 @@ def test_every_metric_that_is_named_is_there_and_every_expression_finds_somethin
     caller = Caller(running)
     token = caller.token("AGIATEST01")
     wait_for(lambda: caller.call(token, body=CHAT).status_code == 200, 10, "the server is up")
+    failing = {"model": "tiny", "prompt": "hi"}
+    assert caller.call(token, "/v1/completions", body=failing).status_code == 502
     assert caller.call(token, "/logout").status_code == 204
     assert caller.login("AGIATEST01", "wrong").status_code == 401
     named = set(itertools.chain.from_iterable(map(NAME.findall, expressions()))) - NO_METRICS
@@ -107,6 +111,87 @@ def test_a_real_prometheus_fires_the_alarm_when_logins_are_refused_for_room(
     assert 503 in statuses
     wait_for(lambda: "PorteroFull" in watcher.firing(), 15, "it fires")
     assert watcher.firing() == {"PorteroFull"}
+
+
+ENDED = re.compile(
+    r'^portero_requests_total\{class="(\w+)",role="(\w+)",status="(\d+)"\} (\d+)$', re.M
+)
+
+
+def ended(running: Local) -> Counter[tuple[str, str, int]]:
+    """The requests of a gateway that have ended, by class, role and status."""
+    text = requests.get(f"{running.internal}/metrics", timeout=10).text
+    return Counter({(one[0], one[1], int(one[2])): int(one[3]) for one in ENDED.findall(text)})
+
+
+#: The ways that requests go through nginx's locations: by what a deployment has beside one pool.
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "use is counted": {},
+    "use is not counted": {"USAGE": "off"},
+    "the policy names servers": {"LLM_UPSTREAM": ""},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_request_is_counted_once_by_the_class_role_and_status_that_it_ended_with(
+    way: str, tmp_path: Path
+) -> None:
+    settings = dict(WAYS[way])
+    with recording() as llm:
+        llm.answers["/v1/models"] = openai_list("tiny")
+        llm.answers["/v1/completions"] = 500
+        listed = [{"name": "rack", "url": llm.url, "kind": "vllm"}]
+
+        def change(content: dict[str, Any]) -> None:
+            content["roles"]["agent_fast"]["requests_per_minute"] = 1
+            if "LLM_UPSTREAM" in settings:
+                content["servers"] = listed
+
+        policy = write_policy(tmp_path / "policy.yaml", change)
+        url = settings.pop("LLM_UPSTREAM", llm.url)
+        with deployed(url, POLICY_FILE=str(policy), **settings) as running:
+            caller = Caller(running)
+            agi, fast = caller.token("AGIATEST01"), caller.token("AGNFTEST01")
+            watching, admin = caller.token("MNTRTEST01"), caller.token("ADMNTEST01")
+            wait_for(lambda: caller.call(agi, body=CHAT).status_code == 200, 10, "it is up")
+            wait_for(lambda: ("inference", "agi", 200) in ended(running), 5, "that is counted")
+            before = ended(running)
+            body = {"model": "tiny", "prompt": "hi"}
+            said = [
+                caller.call(agi, body=CHAT),
+                caller.call(agi, "/llm/chat/completions", body=CHAT),
+                caller.call(agi, "/v1/completions", body=body),
+                caller.call(fast, body=CHAT),
+                caller.call(fast, body=CHAT),
+                caller.call(watching, body=CHAT),
+                caller.call("nothing", body=CHAT),
+                caller.call(agi, "/v1/models", "GET"),
+                caller.call(admin, "/admin/", "GET"),
+                caller.call(agi, "/nothing", "GET"),
+                caller.login("AGNRTEST01", "wrong"),
+                requests.get(f"{running.gateway}/static/portero.css", timeout=10),
+                requests.get(f"{running.gateway}/", headers={"A": "x" * 20_000}, timeout=10),
+            ]
+            wanted = {
+                ("inference", "agi", 200): 2,
+                ("inference", "agi", 502): 1,
+                ("inference", "agent_fast", 200): 1,
+                ("inference", "agent_fast", 429): 1,
+                ("inference", "monitoring", 403): 1,
+                ("inference", "none", 401): 1,
+                ("models", "agi", 200): 1,
+                ("console", "admin", 200): 1,
+                ("none", "none", 404): 1,
+                ("none", "none", 401): 1,
+                ("none", "none", 200): 1,
+                ("none", "none", 400): 1,
+            }
+            statuses = Counter(one.status_code for one in said)
+            of_wanted: Counter[int] = Counter()
+            for (_, _, status), count in wanted.items():
+                of_wanted[status] += count
+            assert statuses == of_wanted
+            wait_for(lambda: ended(running) - before == wanted, 5, "each is counted once")
 
 
 def test_metrics_stay_as_many_whoever_asks_for_whatever() -> None:

@@ -82,6 +82,18 @@ def test_n19_nothing_is_rewritten_and_no_capture_is_without_a_name() -> None:
         assert not [line for line in lines if re.search(r"\brewrite\b|\$\d", line)], path
 
 
+def test_whatever_the_public_listener_answers_is_counted_once_when_it_ends() -> None:
+    door = [path for path in FILES if path.name not in ("redirect.conf", "inner.conf")]
+    counting = 0
+    for path in door:
+        for block in re.findall(r"(?s)log_by_lua_block \{(.*?)\n? *\}\n", path.read_text()):
+            assert block.count('require("portero.request_counts").count()') == 1, path
+            counting += 1
+    assert counting >= 10
+    of_the_server = PUBLIC.partition("\nlocation")[0]
+    assert 'log_by_lua_block { require("portero.request_counts").count() }' in of_the_server
+
+
 def test_no_file_waits_for_something_to_be_filled_in() -> None:
     assert len(FILES) > 5
     for path in FILES:

@@ -16,6 +16,7 @@ local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 local presented_token = require("portero.token.presented_token")
+local request_counts = require("portero.request_counts")
 local model_name = require("portero.policy.model_name")
 local route_table = require("portero.policy.route_table")
 local server_state = require("portero.server.server_state")
@@ -297,6 +298,9 @@ function _M.judge()
     local path, query = read_target()
     local code, route, value, claims, headers, plan =
         decision.decide(policy, method, path, query, ask)
+    if route then
+        request_counts.note(route.class, claims and claims.role)
+    end
     if code then
         return refuse(code, route, headers)
     end

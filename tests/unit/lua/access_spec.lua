@@ -137,6 +137,17 @@ describe("judge forwards", function()
         assert.equal(minted.JTI, var.auth_token_id)
     end)
 
+    it("and refuses what is marked with its class, and its role where that is known", function()
+        local function marked(...)
+            ask(...)
+            return fake.ngx.var.counted_as
+        end
+        assert.equal("inference\nuser", marked("POST", CHAT, token_of("user")))
+        assert.equal("inference\nmonitoring", marked("POST", CHAT, token_of("monitoring")))
+        assert.equal("inference\nnone", marked("POST", CHAT, "nothing"))
+        assert.is_nil(marked("POST", "/nothing", token_of("user")))
+    end)
+
     it("a request whose ID the answer tells by the names of its dialect alone", function()
         local token = token_of("user")
         for target, id in pairs({

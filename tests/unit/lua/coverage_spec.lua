@@ -28,7 +28,7 @@ local LAYERS = {
     { "tls" },
     { "token" },
     { "policy" },
-    { "shared_versions", "errors", "histograms", "metrics", "pushed_text" },
+    { "shared_versions", "errors", "histograms", "metrics", "pushed_text", "request_counts" },
     { "dialect" },
 }
 

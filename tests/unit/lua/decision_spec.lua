@@ -357,7 +357,7 @@ describe("decide", function()
         end
     end)
 
-    it("answers the route of a refusal too, by which a browser is shown the way in", function()
+    it("answers the route of a refusal too, and whose it is where that is known", function()
         local code, route, value, claims = decide("GET", "/", { caller = "expired" })
         assert.same({ "expired", "page" }, { code, route.class })
         assert.same({}, { value, claims })
@@ -367,7 +367,8 @@ describe("decide", function()
             code, route, value, claims = decide("GET", "/v1/models/x", answers)
             assert.is_string(code)
             assert.equal("/v1/models/{model}", route.target)
-            assert.same({}, { value, claims })
+            assert.is_nil(value)
+            assert.equal(answers.claims, claims)
         end
     end)
 

@@ -261,12 +261,12 @@ end
 local function admitted(route, value, query, claims, ask, plan)
     -- Of a caller whose bodies nobody looks at nothing is known to be its own.
     if route.is_owned and not (claims.limits and claims.limits.server_side) then
-        return "response_not_found", route
+        return "response_not_found", route, nil, claims
     end
     if claims.limits or plan or route.class == ask.counted_class then
         local code, headers = ask.admit(route, value, query, claims, plan)
         if code then
-            return code, route, nil, nil, headers
+            return code, route, nil, claims, headers
         end
     end
     return nil, route, value, claims, nil, plan
@@ -335,7 +335,7 @@ local SERVERS = "/servers/"
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter
----@return table|nil claims
+---@return table|nil claims whose they are, of a refusal too
 ---@return table|nil headers of the refusal
 ---@return table|nil plan where the policy names servers: { policy, rows: those that may answer,
 ---     model: what stands in place of an alias, by_name: the server that was named }
@@ -352,11 +352,11 @@ function _M.decide(policy, method, path, query, ask)
         return fault, route
     end
     if not route.allowed[claims.role] or (claims.scope and not claims.scope[route.class]) then
-        return "insufficient_permissions", route
+        return "insufficient_permissions", route, nil, claims
     end
     if not route.is_llm then
         if route.refuses_api_keys and claims.is_api_key then
-            return "insufficient_permissions", route
+            return "insufficient_permissions", route, nil, claims
         end
         return nil, route, value, claims
     end
@@ -365,7 +365,7 @@ function _M.decide(policy, method, path, query, ask)
     end
     local unreachable = ask.reach(route)
     if unreachable then
-        return unreachable, route
+        return unreachable, route, nil, claims
     end
     return admitted(route, value, query, claims, ask)
 end

@@ -19,6 +19,7 @@ local keys = require("portero.token.keys")
 local limits = require("portero.quota.limits")
 local metrics = require("portero.metrics")
 local places = require("portero.server.places")
+local request_counts = require("portero.request_counts")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
 local upstreams = require("portero.server.upstreams")
@@ -368,7 +369,7 @@ function _M.metrics()
     status.internal_certificate_seconds_left = handshake.seconds_left("internal")
     status.api_keys_free_bytes, status.api_keys_capacity_bytes = api_keys.memory()
     ngx.print(metrics.exposition(status, active_tokens.staleness(), known_servers()),
-        histograms.exposition())
+        request_counts.exposition(), histograms.exposition())
 end
 
 return _M
