@@ -33,6 +33,8 @@ from issuer.web import audit_question, caller, pages
 #: Rows of a page.
 SHOWN = 200
 GIBIBYTE, DAY_SECONDS = 1024**3, 86_400
+#: What a gateway tells of its streams.
+STREAMS = "portero_streams_running"
 #: Label of a page -> its path; the order is that of the links.
 PAGES = {
     "console.overview": "/admin/",
@@ -167,8 +169,10 @@ class _Pages:
         yield Figure("disk", pages.text("console.disk"), says)
 
     def _of_gateways(self) -> Iterator[Figure]:
-        for place, one in enumerate(self._house.gateways.each):
-            told = one.metrics()
+        each = [(one, one.metrics()) for one in self._house.gateways.each]
+        streams = sum(told.get(STREAMS, 0) for _, told in each if told is not None)
+        yield Figure("streams", pages.text("console.streams"), str(int(streams)))
+        for place, (one, told) in enumerate(each):
             says = pages.text("console.no_answer" if told is None else "console.answers")
             yield Figure(f"gateway-{place}", f"{pages.text('console.gateway')} {one.url}", says)
             about = f"{pages.text('console.certificate')} {one.url}"

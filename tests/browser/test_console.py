@@ -8,7 +8,7 @@ import requests
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_account import status_with
-from tests.support.deployment import Caller, Local
+from tests.support.deployment import CHAT, Caller, Local
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 
@@ -73,6 +73,28 @@ def test_the_overview_says_how_the_disk_the_gateways_and_their_certificates_stan
     )
     expect(told.locator("[data-says=gateway-0]")).to_have_text("answers")
     expect(told.locator("[data-says=certificate-0]")).to_have_text("none: it speaks plain HTTP")
+
+
+@SCRIPTS
+def test_the_overview_says_how_many_streams_run(
+    open_page: OpenPage, portero: Local, llm: Upstream, scripts: bool
+) -> None:
+    llm.events, llm.gap = 10_000, 0.01
+    caller = Caller(portero)
+    body = {**CHAT, "stream": True}
+    with caller.call(caller.token("AGIATEST01"), body=body, stream=True) as answer:
+        assert answer.raw.read(6) == b"data: "
+        page = open_page("/admin/", ADMIN, java_script_enabled=scripts)
+        streams = page.locator("[data-says=streams]")
+
+        def has(count: str) -> bool:
+            """With scripts it moves by itself."""
+            if not scripts:
+                page.reload()
+            return streams.inner_text() == count
+
+        wait_for(lambda: has("1"), 10, "the stream is shown")
+    wait_for(lambda: has("0"), 15, "it is over")
 
 
 @SCRIPTS

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,29 @@ def test_each_request_is_counted_once_by_the_class_role_and_status_that_it_ended
                 of_wanted[status] += count
             assert statuses == of_wanted
             wait_for(lambda: ended(running) - before == wanted, 5, "each is counted once")
+
+
+@pytest.mark.parametrize("way", ["use is counted", "use is not counted"])
+def test_streams_that_run_are_told_and_answers_that_come_whole_are_none(way: str) -> None:
+    with recording() as llm, deployed(llm.url, **WAYS[way]) as running:
+        llm.events, llm.gap = 10_000, 0.01
+        caller = Caller(running)
+        token = caller.token("AGIATEST01")
+
+        def streams() -> int:
+            text = requests.get(f"{running.internal}/metrics", timeout=10).text
+            (count,) = re.findall(r"^portero_streams_running (\d+)$", text, re.M)
+            return int(count)
+
+        assert (caller.call(token, body=CHAT).status_code, streams()) == (200, 0)
+        with ExitStack() as stack:
+            for _ in range(3):
+                answer = caller.call(token, body={**CHAT, "stream": True}, stream=True)
+                assert stack.enter_context(answer).raw.read(6) == b"data: "
+            wait_for(lambda: streams() == 3, 5, "each worker has told its own")
+            assert caller.call(token, body=CHAT).status_code == 200
+            assert streams() == 3
+        wait_for(lambda: streams() == 0, 5, "who left has no stream any more")
 
 
 def test_metrics_stay_as_many_whoever_asks_for_whatever() -> None:

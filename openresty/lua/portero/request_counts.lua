@@ -1,9 +1,14 @@
 ---------
--- How many requests have ended, by the class of their route, their status and their caller's role.
--- Kept in the worker, and added to the dictionary `portero_metrics` once a second. A request is
+-- How many requests have ended, by the class of their route, their status and their caller's role;
+-- and how many streams run.
+-- Kept in the worker, and told to the dictionary `portero_metrics` once a second. A request is
 -- marked as it is judged, by a text that is made once for a class and a role, and counted in the
--- log phase, so it pays for two look-ups. Classes and roles are the policy's own, and nothing that
--- a caller made up may be a label.
+-- log phase, so it pays for three look-ups. A stream has another mark from its first chunk on; no
+-- other request pays for that. Classes and roles are the policy's own, and nothing that a caller
+-- made up may be a label.
+--
+-- Of streams each worker tells its own number, for as long as it renews it: one that was killed is
+-- forgotten with them, and one on its way out tells each that ends.
 
 local dict = ngx.shared.portero_metrics
 
@@ -12,12 +17,19 @@ local ngx, var = ngx, ngx.var
 --- What a request is counted as that has no route, or nobody who may be told apart.
 local NONE = "none"
 --- No name of a decision, of a server's count, or of a histogram begins like this.
-local PREFIX = "r\n"
+local PREFIX, STREAMS = "r\n", "s\n"
+local LEASE_SECONDS = 10
+--- `worker_shutdown_timeout`: a worker on its way out has no timer to renew with, and no longer.
+local LAST_LEASE_SECONDS = 600
 
 --- Class -> role -> the mark of both.
 local marks = {}
 --- Mark -> status -> count; what was not marked has the mark "".
 local counts = {}
+--- Mark -> the one that it has as a stream, and back.
+local of_stream, of_plain = {}, {}
+--- Streams that run in this worker.
+local running = 0
 
 local _M = {}
 
@@ -41,9 +53,45 @@ local function new_counts(mark)
     return counts[mark]
 end
 
+--- Tell how many streams run here.
+local function tell_streams()
+    local key = STREAMS .. ngx.worker.pid()
+    if running == 0 then
+        return dict:delete(key)
+    end
+    dict:safe_set(key, running, ngx.worker.exiting() and LAST_LEASE_SECONDS or LEASE_SECONDS)
+end
+
+local function new_stream_mark(mark)
+    local marked = mark .. "\nstream"
+    of_stream[mark], of_plain[marked] = marked, mark
+    return marked
+end
+
+--- The request's answer is a stream; it is one until the request ends.
+function _M.begin_stream()
+    local mark = var.counted_as
+    if of_plain[mark] then
+        return
+    end
+    var.counted_as = of_stream[mark] or new_stream_mark(mark)
+    running = running + 1
+end
+
+--- A stream has ended: what it was marked as before.
+local function end_stream(plain)
+    running = running - 1
+    if ngx.worker.exiting() then
+        tell_streams()
+    end
+    return plain
+end
+
 --- Count the request that has ended (`log`).
 function _M.count()
     local mark, status = var.counted_as, ngx.status
+    local plain = of_plain[mark]
+    mark = plain and end_stream(plain) or mark
     local of_mark = counts[mark] or new_counts(mark)
     of_mark[status] = (of_mark[status] or 0) + 1
 end
@@ -57,18 +105,23 @@ function _M.flush()
         end
         counts[mark] = nil
     end
+    tell_streams()
 end
 
 local NAME = "portero_requests_total"
 local HEAD = ("# HELP %s Requests that have ended, by class, role and status.\n# TYPE %s counter\n")
     :format(NAME, NAME)
 
---- The text of all, for `/metrics`; empty where nothing was asked.
+local STREAMS_LINE = "# HELP portero_streams_running Answers and WebSockets that flow now.\n"
+    .. "# TYPE portero_streams_running gauge\nportero_streams_running %d\n"
+
+--- The text of all, for `/metrics`.
 ---@return string
 function _M.exposition()
     _M.flush()
-    local lines = {}
+    local lines, streams = {}, 0
     for _, key in ipairs(dict:get_keys(0)) do
+        streams = streams + (key:find("^s\n%d+$") and dict:get(key) or 0)
         local class, role, status = key:match("^r\n([^\n]*)\n([^\n]*)\n(%d+)$")
         if class then
             lines[#lines + 1] = ('%s{class="%s",role="%s",status="%s"} %d\n'):format(
@@ -76,7 +129,7 @@ function _M.exposition()
         end
     end
     table.sort(lines)
-    return lines[1] and HEAD .. table.concat(lines) or ""
+    return (lines[1] and HEAD .. table.concat(lines) or "") .. STREAMS_LINE:format(streams)
 end
 
 return _M

@@ -145,7 +145,7 @@ describe("judge forwards", function()
         assert.equal("inference\nuser", marked("POST", CHAT, token_of("user")))
         assert.equal("inference\nmonitoring", marked("POST", CHAT, token_of("monitoring")))
         assert.equal("inference\nnone", marked("POST", CHAT, "nothing"))
-        assert.is_nil(marked("POST", "/nothing", token_of("user")))
+        assert.equal("", marked("POST", "/nothing", token_of("user")))
     end)
 
     it("a request whose ID the answer tells by the names of its dialect alone", function()

@@ -223,6 +223,7 @@ local function set_request(fake, request)
     for name in pairs(var) do
         var[name] = nil
     end
+    var.counted_as = "" -- as the map says it
     var.request_uri = request.target or "/"
     var.uri = request.uri or var.request_uri:match("^[^?]*")
     var.server_protocol = request.protocol or fake.http_version == 2 and "HTTP/2.0" or "HTTP/1.1"

@@ -13,7 +13,6 @@ end)
 --- A request from its mark to its end; without a class it has none.
 local function serve(status, class, role)
     fake.request({})
-    fake.ngx.var.counted_as = ""
     if class then
         request_counts.note(class, role)
     end
@@ -30,8 +29,8 @@ local function lines()
 end
 
 describe("exposition", function()
-    it("is nothing where nothing was asked", function()
-        assert.equal("", request_counts.exposition())
+    it("has no series where nothing was asked", function()
+        assert.same({}, lines())
     end)
 
     it("tells classes, roles and statuses apart, and what has none", function()
@@ -62,6 +61,67 @@ describe("exposition", function()
         assert.same({ 'class="inference",role="agi",status="200"} 2' }, lines())
         request_counts = own
         assert.same({ 'class="inference",role="agi",status="200"} 2' }, lines())
+    end)
+
+    --- How many streams run, as all workers tell.
+    local function streams()
+        return tonumber(request_counts.exposition():match("\nportero_streams_running (%d+)\n"))
+    end
+
+    local function begin_stream()
+        fake.request({})
+        request_counts.note("inference", "agi")
+        request_counts.begin_stream()
+        return fake.ngx.var.counted_as
+    end
+
+    local function end_stream(mark)
+        fake.request({})
+        fake.ngx.var.counted_as, fake.answer.status = mark, 200
+        request_counts.count()
+    end
+
+    it("tells how many streams run, and counts each as any request when it ends", function()
+        assert.equal(0, streams())
+        local mark = begin_stream()
+        request_counts.begin_stream()
+        assert.equal(1, streams())
+        begin_stream()
+        serve(200, "inference", "agi")
+        assert.equal(2, streams())
+        end_stream(mark)
+        end_stream(mark)
+        assert.equal(0, streams())
+        assert.same({ 'class="inference",role="agi",status="200"} 3' }, lines())
+    end)
+
+    it("adds up the streams of all workers, and forgets those of one that was killed", function()
+        begin_stream()
+        request_counts.flush()
+        local own = request_counts
+        request_counts, fake.worker_pid = fake.new_worker()("portero.request_counts"), 101
+        begin_stream()
+        assert.equal(2, streams())
+        fake.clock.now = fake.clock.now + 20
+        assert.equal(1, streams())
+        request_counts, fake.worker_pid = own, 100
+        assert.equal(2, streams())
+    end)
+
+    it("tells those of a worker on its way out for as long as they run", function()
+        local mark = begin_stream()
+        begin_stream()
+        fake.is_exiting = true
+        request_counts.flush()
+        request_counts, fake.worker_pid = fake.new_worker()("portero.request_counts"), 101
+        local new = request_counts
+        fake.clock.now = fake.clock.now + 60
+        assert.equal(2, streams())
+        request_counts = fake.load("portero.request_counts")
+        fake.worker_pid = 100
+        end_stream(mark)
+        request_counts, fake.worker_pid, fake.is_exiting = new, 101, false
+        assert.equal(1, streams())
     end)
 
     it("adds nothing to the counts of decisions, nor those of servers, to its own", function()

@@ -13,6 +13,7 @@ local dialects = require("portero.dialect.dialects")
 local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
+local request_counts = require("portero.request_counts")
 local shared_versions = require("portero.shared_versions")
 local stream_events = require("portero.answer.stream_events")
 
@@ -132,6 +133,7 @@ local function begin()
     -- From here on by the clock that no one sets: a check must not wait for one that was set back.
     watch.began_at = monotonic_time() - elapsed_by_clock()
     ngx.ctx.watch = watch
+    request_counts.begin_stream()
     return watch
 end
 

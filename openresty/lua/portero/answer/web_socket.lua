@@ -20,6 +20,7 @@ local inner_door = require("portero.server.inner_door")
 local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 local presented_token = require("portero.token.presented_token")
+local request_counts = require("portero.request_counts")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 
@@ -275,6 +276,7 @@ local function relay(client, upstream, talk)
 end
 
 local function join(client, upstream, talk)
+    request_counts.begin_stream()
     for _, socket in ipairs({ client, upstream }) do
         socket:settimeouts(SEND_MILLISECONDS, SEND_MILLISECONDS, SILENT_MILLISECONDS)
     end
