@@ -178,7 +178,7 @@ def _print_rest(running: Local) -> None:
         print(f"{what}: p50 {percentile(taken, 50):.1f} ms, p99 {percentile(taken, 99):.1f} ms")
     counts = {status: answers.count(status) for status in sorted(set(answers))}
     print(f"the garbage was answered {counts}")
-    print(f"revocations: {_revocations(running.gateway):,.0f} a second")
+    print(f"revocations: {revocations(running.gateway):,.0f} a second")
 
 
 def _print_alike(running: Local) -> None:
@@ -254,10 +254,10 @@ def _garbage(url: str) -> Iterator[list[int]]:
             thread.join()
 
 
-def _revocations(url: str) -> float:
+def revocations(url: str) -> float:
     """Logouts a second, many at once."""
     user = basic(names(1)[0], WORD)
-    tokens = _each(url, lambda client: _token(client, user), 1_000)
+    tokens = _each(url, lambda client: token_of(client, user), 1_000)
     left: queue.SimpleQueue[str] = queue.SimpleQueue()
     for token in tokens:
         left.put(token)
@@ -267,7 +267,8 @@ def _revocations(url: str) -> float:
     return len(tokens) / (time.monotonic() - began)
 
 
-def _token(client: Client, user: str) -> str:
+def token_of(client: Client, user: str) -> str:
+    """A fresh one."""
     return str(json.loads(client.post(ENDPOINT, user)[1])["token"])
 
 

@@ -24,6 +24,8 @@ class Link:
     loss: float = 0.3
     #: What passed towards the gateway, raw, of each connection: several talk at once.
     recorded: list[bytearray] = field(default_factory=list)
+    #: What came back.
+    answered: list[bytearray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(7)
@@ -80,8 +82,7 @@ class Link:
 
     def _pump(self, source: socket.socket, sink: socket.socket, forth: bool) -> None:
         said = bytearray()
-        if forth:
-            self.recorded.append(said)
+        (self.recorded if forth else self.answered).append(said)
         try:
             while block := source.recv(65536):
                 said += block

@@ -2,6 +2,7 @@
 its figures are made of.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.active_tokens import in_use, own_mebibytes
+from bench.issuer import Denial, snapshot_bytes
 from bench.load import Sample
 from bench.servers import COMMON, PROXY, Server, asking, log_format, own_tls
 from bench.table import HEAD, Taken, line
@@ -84,3 +86,19 @@ def test_what_is_one_process_own_is_read_without_what_it_shares() -> None:
 def test_rows_of_active_tokens_are_compared_where_as_many_are_in_use() -> None:
     assert in_use("1 active, 1 in use") == in_use("1,000,000 active, 1 in use")
     assert in_use("1 active, 1 in use") != in_use("10,000 active, 10,000 in use")
+
+
+def test_a_denial_is_late_where_a_request_was_served_that_was_sent_after_the_answer() -> None:
+    assert Denial(answered=0.002, refused=0.004, served=0.003).is_late
+    assert not Denial(answered=0.002, refused=0.004, served=0.002).is_late
+
+
+def test_a_snapshot_is_as_large_as_the_parts_that_the_reconciler_sends() -> None:
+    part = json.dumps(
+        {"step": "part", "generation": 1, "activate": [["A" * 22, 1_795_618_118]], "revoke": []},
+        separators=(",", ":"),
+    )
+    assert snapshot_bytes(0) == 0
+    assert snapshot_bytes(1) == len(part)
+    more = len(part) + len(',["AAAAAAAAAAAAAAAAAAAAAA",1795618118]') * 4_999
+    assert snapshot_bytes(10_001) == 2 * more + len(part)
