@@ -74,6 +74,9 @@ class SocketLlm:
             said = {"object": "response", "id": f"resp_{len(self.said)}_{self.port}"}
             for kind in ("response.created", "response.completed"):
                 connection.send(json.dumps({"type": kind, "response": said}))
+        elif event.get("type") == "tell":
+            for one in event["events"]:
+                connection.send(json.dumps(one))
         elif event.get("type") == "parts":
             connection.send(iter(event["parts"]))
         elif event.get("type") == "flow":

@@ -76,6 +76,13 @@ local function observe(series, value)
     series.sum = series.sum + value
 end
 
+local function observe_tokens(series, prompt, completion)
+    if prompt + completion > 0 then
+        observe(series[3], prompt)
+        observe(series[4], completion)
+    end
+end
+
 --- Note one request that an LLM server got.
 ---@param model string one that has a label, or "other"
 ---@param seconds number
@@ -88,10 +95,15 @@ function _M.note(model, seconds, first_seconds, prompt, completion)
     if first_seconds then
         observe(series[2], first_seconds)
     end
-    if prompt + completion > 0 then
-        observe(series[3], prompt)
-        observe(series[4], completion)
-    end
+    observe_tokens(series, prompt, completion)
+end
+
+--- Note the tokens of one response over a WebSocket, which has no request of its own.
+---@param model string one that has a label, or "other"
+---@param prompt integer
+---@param completion integer
+function _M.note_tokens(model, prompt, completion)
+    observe_tokens(series_of[model] or series_of_model(model), prompt, completion)
 end
 
 local function flush_series(series)

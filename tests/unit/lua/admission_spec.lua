@@ -505,6 +505,105 @@ describe("where use is counted", function()
         assert.is_nil(text:find("made-up", 1, true))
     end)
 
+    describe("of a WebSocket", function()
+        local SOCKET = { is_llm = true, class = "realtime", answered_by = "socket",
+            dialect = require("portero.dialect.openai"), target = "/v1/realtime", model = "query" }
+        local socket_usage
+
+        before_each(function()
+            socket_usage = fake.load("portero.answer.socket_usage")
+        end)
+
+        --- A connection up to where frames pass; what it is told by the LLM server.
+        local function connect(limits, query)
+            request({}, SOCKET)
+            if limits then
+                limits.is_counted = true
+            end
+            local code = admission.refusal(SOCKET, nil, query or "?model=a",
+                { sub = "USRSA", limits = limits })
+            local tap = not code and socket_usage.tap()
+            return tap and function(response, changes)
+                local event = { type = "response.done", response = response }
+                for name, value in pairs(changes or {}) do
+                    event[name] = value
+                end
+                tap({ opcode = 1, is_final = true },
+                    require("cjson.safe").encode(event), true)
+            end, code
+        end
+
+        local function used(id, prompt, completion)
+            return { id = id, usage = { input_tokens = prompt, output_tokens = completion } }
+        end
+
+        it("counts each response as a request, of the model of the handshake", function()
+            local say = connect()
+            say(used("r1", 7, 2))
+            say(used("r2", 9, 0))
+            assert.same({
+                { NOW, "USRSA", "token", "a", "llm", 7, 2 },
+                { NOW, "USRSA", "token", "a", "llm", 9, 0 },
+            }, counted)
+            admission.settle()
+            assert.equal(2, #counted)
+            assert.same({ "a", 16, 2 }, { fake.ngx.var.used_model, fake.ngx.var.used_prompt,
+                fake.ngx.var.used_completion })
+        end)
+
+        it("counts what was seen of a response that the end cuts off", function()
+            local say = connect()
+            for _ = 1, 3 do
+                say(nil, { type = "response.output_text.delta", response_id = "r1" })
+            end
+            admission.settle()
+            assert.same({ { NOW, "USRSA", "token", "a", "llm", 0, 3 } }, counted)
+        end)
+
+        it("names the model that a response says where the handshake named none", function()
+            local say = connect(nil, "")
+            local response = used("r1", 1, 1)
+            response.model = "b"
+            say(response)
+            say(used("r2", 1, 1))
+            say(nil, { type = "conversation.item.x.completed", item_id = "i",
+                usage = { input_tokens = 4, output_tokens = 1 } })
+            assert.same({ "b", "b", "other" }, { counted[1][4], counted[2][4], counted[3][4] })
+        end)
+
+        it("charges limits of a minute, and ends the connection when nothing is left", function()
+            fake.load("portero.quota.usage_counts").start({ has_usage = false })
+            local say = connect({ tokens_per_minute = 10 })
+            say(used("r1", 5, 4))
+            assert.equal(9, dict:get("t:USRSA"))
+            assert.is_nil(socket_usage.code())
+            say(used("r2", 1, 0))
+            assert.equal("too_many_tokens", socket_usage.code())
+            admission.settle()
+            local _, code = connect({ tokens_per_minute = 10 })
+            assert.equal("too_many_tokens", code)
+            assert.same({}, counted)
+        end)
+
+        it("charges budgets, and ends the connection when one is spent", function()
+            local budgets = fake.load("portero.quota.budgets")
+            fake.shared.portero_budgets:safe_set("known", true)
+            local say = connect({ budgets = { { day = 10 } } })
+            say(used("r1", 5, 4))
+            assert.is_nil(socket_usage.code())
+            say(used("r2", 1, 0))
+            assert.equal("budget_spent", socket_usage.code())
+            assert.equal("budget_spent", (budgets.refusal("USRSA", { { day = 10 } }, NOW)))
+            assert.equal(2, #counted)
+        end)
+
+        it("looks at no frame where nothing of it is counted", function()
+            fake.load("portero.quota.usage_counts").start({ has_usage = false })
+            assert.is_nil(connect() or nil)
+            assert.is_nil(connect({ concurrent_requests = 1 }) or nil)
+        end)
+    end)
+
     it("charges no limit of a caller that has none", function()
         serve('{"model":"a"}')
         assert.equal(0, dict:count())

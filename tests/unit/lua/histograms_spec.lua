@@ -78,6 +78,15 @@ describe("exposition", function()
         end
     end)
 
+    it("has the tokens of what has no request of its own, and no duration", function()
+        histograms.note_tokens("tiny", 5, 0)
+        histograms.note_tokens("tiny", 0, 0)
+        local text = histograms.exposition()
+        assert.matches('gen_ai_client_token_usage_count{gen_ai_request_model="tiny",'
+            .. 'gen_ai_token_type="input"} 1\n', text, 1, true)
+        assert.is_nil(text:find("duration", 1, true))
+    end)
+
     it("adds nothing to the counts of decisions", function()
         histograms.note("tiny", 1, 1, 1, 1)
         histograms.flush()

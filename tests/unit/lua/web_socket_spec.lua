@@ -165,6 +165,25 @@ describe("run", function()
         assert.equal("\136\143", up:sub(1, 2))
     end)
 
+    it("tells both sides when nothing is left to use, by what the frames said", function()
+        local socket_usage = fake.load("portero.answer.socket_usage")
+        fake.request({})
+        fake.ngx.var.request_id = "id1"
+        local told
+        socket_usage.begin(function(...)
+            told = { ... }
+            return "budget_spent"
+        end)
+        local event = '{"type":"response.done","response":{"id":"r","usage":{"input_tokens":7,'
+            .. '"output_tokens":2}}}'
+        local frame = require("portero.answer.frames").frame(1, event)
+        local down, up = run(socket("", true), socket(frame, true))
+        assert.same({ 7, 2 }, { told[1], told[2] })
+        assert.equal(frame, down:sub(1, #frame))
+        assert.matches("\3\240insufficient_quota: ", down:sub(#frame + 1), 1, true)
+        assert.equal("\136", up:sub(1, 1))
+    end)
+
     it("tells the client that the LLM server is gone, and the other way round", function()
         local down = run(socket("", true), socket("\129\2hi"))
         assert.equal("\129\2hi\136\24\3\243the LLM server is gone", down)

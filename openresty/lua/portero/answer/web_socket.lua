@@ -2,7 +2,8 @@
 -- A WebSocket between a client and an LLM server, for class `realtime`: frames pass as they are, or
 -- where somebody looks at what a client says, by messages that are judged (client_events.lua). When
 -- the client's token is revoked, or expires and its role's `stream_policy` says so, both sides are
--- told by a close frame within a second (RFC 6455 section 7.4: 1008).
+-- told by a close frame within a second (RFC 6455 section 7.4: 1008); so they are when a response
+-- has used up what the caller may use.
 -- The LLM server is asked through the gateway's inner door, so it is chosen, trusted and told who
 -- asks as for any request; what it answers before the change is refused in the caller's dialect, or
 -- the next server is asked; never behind it. A credential must never go on: neither among the
@@ -21,6 +22,7 @@ local metrics = require("portero.metrics")
 local origins = require("portero.request.origins")
 local presented_token = require("portero.token.presented_token")
 local request_counts = require("portero.request_counts")
+local socket_usage = require("portero.answer.socket_usage")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 
@@ -47,6 +49,9 @@ local GOING_AWAY, PROTOCOL_ERROR, NOT_TAKEN, POLICY_VIOLATION = 1001, 1002, 1003
 local TOO_LONG, SERVER_ERROR, TRY_AGAIN = 1009, 1011, 1013
 local REASONS = {
     revoked = "token revoked", expired = "token expired", stream_too_long = "stream too long",
+    too_many_tokens = "rate_limit_exceeded: the tokens of a minute are used up",
+    budget_spent = "insufficient_quota: the budget of the day or the month is used up",
+    not_ready = "not_ready: what is left of a limit cannot be told",
 }
 --- What the query may say: all else would be an instruction to the LLM server that nobody judged.
 local PARAMETERS = { model = true, intent = true }
@@ -172,12 +177,12 @@ local function say(way, code, reason)
     end
 end
 
---- Until the token's time is over: why.
+--- Until the token's time is over, or nothing is left to use: why.
 local function watch()
     local began = monotonic_time()
     while true do
         ngx.sleep(CHECK_SECONDS)
-        local code = stream.verdict(monotonic_time() - began)
+        local code = stream.verdict(monotonic_time() - began) or socket_usage.code()
         if code then
             metrics.count("cut_" .. code)
             return code
@@ -250,9 +255,18 @@ local function way_up(client, upstream, talk)
     end), messages.forward
 end
 
+--- Who looks at what the LLM server says; nil for nobody.
+local function tap_of(talk)
+    local owner, meter = talk and client_events.tap(talk) or nil, socket_usage.tap()
+    return owner and meter and function(...)
+        owner(...)
+        meter(...)
+    end or owner or meter
+end
+
 --- Pass frames both ways until either ends or the token does.
 local function relay(client, upstream, talk)
-    local down = frames.way(upstream, client, false, talk and client_events.tap(talk))
+    local down = frames.way(upstream, client, false, tap_of(talk))
     local up, forward_up = way_up(client, upstream, talk)
     local ended, threads = race({
         down = function() return frames.forward(down) end,

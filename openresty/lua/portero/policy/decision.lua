@@ -263,7 +263,8 @@ local function admitted(route, value, query, claims, ask, plan)
     if route.is_owned and not (claims.limits and claims.limits.server_side) then
         return "response_not_found", route, nil, claims
     end
-    if claims.limits or plan or route.class == ask.counted_class then
+    local counted = ask.counted_classes
+    if claims.limits or plan or (counted and counted[route.class]) then
         local code, headers = ask.admit(route, value, query, claims, plan)
         if code then
             return code, route, nil, claims, headers
@@ -330,8 +331,8 @@ local SERVERS = "/servers/"
 ---     claims (sub, role, limits; scope, is_api_key), or nil and a code; `certificate()` the name
 ---     in the client's certificate, empty without one; `reach(route)` a code or nil, and so does
 ---     `admit(route, value, query, claims, plan)`, which is asked of callers with limits, of all
----     where the policy names servers, and of all for `counted_class`, the class of routes whose
----     use is counted, if any is; `view(policy)` what is known of servers
+---     where the policy names servers, and of all for `counted_classes`, a set of the
+---     classes of routes whose use is counted, if any is; `view(policy)` what is known of servers
 ---@return string|nil code why it is refused; nil when it is allowed
 ---@return table|nil route
 ---@return string|nil value what stood for the route's parameter

@@ -15,6 +15,7 @@ local limits = require("portero.quota.limits")
 local model_name = require("portero.policy.model_name")
 local server_side = require("portero.request.server_side")
 local own_responses = require("portero.answer.own_responses")
+local socket_usage = require("portero.answer.socket_usage")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
 local usage = require("portero.answer.usage")
@@ -25,9 +26,8 @@ local byte, find, max = string.byte, string.find, math.max
 
 local ZERO, NINE = byte("09", 1, 2)
 
-local METERED = { inference = true, realtime = true }
 --- Whose use is counted.
-local COUNTED = "inference"
+local METERED = { inference = true, realtime = true }
 --- How one pool is called where servers have names.
 local POOL = "llm"
 local FIRST_SUCCESS, FIRST_FAILURE = 200, 300
@@ -130,6 +130,10 @@ end
 local function begin_meter(ticket, route)
     local is_limited = ticket.limits.tokens_per_minute or ticket.limits.budgets
     if not (is_limited or ticket.credential) then
+        return nil
+    end
+    if route.answered_by == "socket" then
+        ticket.is_talk = true
         return nil
     end
     ticket.meter = usage.new()
@@ -256,7 +260,7 @@ end
 
 --- Whether its use is counted.
 local function is_used(route)
-    return route.class == COUNTED and usage_counts.is_on()
+    return METERED[route.class] and usage_counts.is_on() or false
 end
 
 --- Whether there is something to do as the answer passes, and when it ends.
@@ -265,6 +269,74 @@ end
 ---@return boolean
 function _M.is_held(route, its_limits)
     return its_limits.is_counted or is_noted(route, its_limits) or is_used(route)
+end
+
+--- For the access log, which is written after this.
+local function log_use(model, server, credential, prompt, completion, first_seconds)
+    var.llm_server, var.used_model, var.used_credential = server, model, credential
+    var.used_prompt, var.used_completion = prompt, completion
+    if first_seconds then
+        var.used_first_seconds = ("%.3f"):format(first_seconds)
+    end
+end
+
+--- A label of metrics: what the policy itself names, and nothing else.
+local function label_of(model)
+    local policy = in_force.current()
+    return policy and policy.labels[model] and model or "other"
+end
+
+--- Where it was asked.
+local function server_name()
+    local server = var.llm_server
+    return server and server ~= "" and server or POOL
+end
+
+--- The model of a response: the handshake's, else what the response says. What writes speech down
+--- is a model of its own, whose name is not said.
+local function model_of_response(ticket, named)
+    if named == "" then
+        return nil
+    end
+    return ticket.model or named
+end
+
+--- Charge what a response over a WebSocket has used; the code by which the connection is to end, if
+--- nothing is left. Each response is a request.
+local function charge_response(ticket, prompt, completion, named)
+    local its_limits, now = ticket.limits, ngx.time()
+    local used = ticket.used
+    used.prompt, used.completion = used.prompt + prompt, used.completion + completion
+    if its_limits.tokens_per_minute then
+        limits.spend(ticket.user, prompt + completion)
+    end
+    if its_limits.budgets then
+        budgets.spend(ticket.user, its_limits.budgets, prompt + completion, now)
+    end
+    if ticket.credential then
+        used.model = usage_counts.name_of(model_of_response(ticket, named))
+        usage_counts.count(now, ticket.user, ticket.credential, used.model, server_name(), prompt,
+            completion)
+        histograms.note_tokens(label_of(used.model), prompt, completion)
+    end
+    return check_tokens(ticket) or check_budgets(ticket)
+end
+
+local function begin_talk(ticket)
+    ticket.used = { prompt = 0, completion = 0 }
+    socket_usage.begin(function(...)
+        return charge_response(ticket, ...)
+    end)
+end
+
+--- The connection has ended: what still ran is charged, and all of it told to the access log.
+local function finish_talk(ticket)
+    socket_usage.finish()
+    local used = ticket.used
+    if ticket.credential then
+        log_use(used.model or usage_counts.name_of(ticket.model), server_name(), ticket.credential,
+            used.prompt, used.completion, false)
+    end
 end
 
 --- Judge a request of a caller with limits, or any where the policy names servers, or where use
@@ -286,7 +358,7 @@ function _M.refusal(route, value, query, claims, plan)
         credential = is_counted and (claims.is_api_key and claims.jti or "token") or nil,
         -- So that the table has room for them from the beginning, and grows under no request.
         meter = false, model = false, first_seconds = false, was_answered = false,
-        found = false, filter = false, notes_owner = false, slot = false,
+        found = false, filter = false, notes_owner = false, slot = false, is_talk = false,
     }
     local code = first_refusal(ticket, route, value, query, plan)
     put_body_down(ticket, code ~= nil, plan)
@@ -296,6 +368,9 @@ function _M.refusal(route, value, query, claims, plan)
     if HELD[route.answered_by] and _M.is_held(route, ticket.limits) then
         ticket.notes_owner = is_noted(route, ticket.limits)
         tickets[var.request_id] = ticket
+        if ticket.is_talk then
+            begin_talk(ticket)
+        end
     else
         say_what_is_left(ticket)
     end
@@ -362,21 +437,6 @@ local function was_sent(ticket)
     return first and (first > ZERO and first <= NINE or find(sent, "[1-9]"))
 end
 
---- For the access log, which is written after this.
-local function log_use(model, server, credential, prompt, completion, first_seconds)
-    var.llm_server, var.used_model, var.used_credential = server, model, credential
-    var.used_prompt, var.used_completion = prompt, completion
-    if first_seconds then
-        var.used_first_seconds = ("%.3f"):format(first_seconds)
-    end
-end
-
---- A label of metrics: what the policy itself names, and nothing else.
-local function label_of(model)
-    local policy = in_force.current()
-    return policy and policy.labels[model] and model or "other"
-end
-
 local function count_use(ticket)
     if was_sent(ticket) then
         local prompt, completion = 0, 0
@@ -386,8 +446,7 @@ local function count_use(ticket)
         if ticket.limits.budgets then
             budgets.spend(ticket.user, ticket.limits.budgets, prompt + completion, ngx.time())
         end
-        local server = var.llm_server
-        server = server and server ~= "" and server or POOL
+        local server = server_name()
         local model = usage_counts.name_of(ticket.model)
         usage_counts.count(ngx.time(), ticket.user, ticket.credential, model, server, prompt,
             completion)
@@ -411,7 +470,9 @@ function _M.settle()
     if ticket.meter and ticket.limits.tokens_per_minute then
         limits.spend(ticket.user, usage.total(ticket.meter))
     end
-    if ticket.credential then
+    if ticket.is_talk then
+        finish_talk(ticket)
+    elseif ticket.credential then
         count_use(ticket)
     end
 end
