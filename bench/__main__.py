@@ -29,6 +29,11 @@ from tests.support.policies import shipped_policy
 ALGORITHMS = os.environ.get("BENCH_ALGORITHMS", "HS256,ES256,EdDSA,RS256").split(",")
 #: More than the workers remember: in turn, each is seen for the first time whenever it comes.
 FIRST_SEEN = 2_500
+LIMITS = {
+    "requests a minute and at once": COUNTED,
+    "a list of models": LISTED,
+    "every one, tokens too": LIMITED,
+}
 
 
 def main() -> int:
@@ -45,46 +50,36 @@ def main() -> int:
 
 def _rows(folder: Path, stack: ExitStack) -> Iterator[Row]:
     upstream = stack.enter_context(tiny_upstream(folder))
-    porteros = {
-        one: stack.enter_context(portero.portero(folder, upstream, one)) for one in ALGORITHMS
-    }
-    first = porteros[ALGORITHMS[0]]
-    issuer = int(first.issuer.rpartition(":")[2])
+    running = stack.enter_context(portero.portero(folder, upstream))
+    issuer = int(running.issuer.rpartition(":")[2])
     plain = stack.enter_context(proxy(folder, "plain", upstream, issuer))
-    known = write_script(folder, "known", portero.active_tokens(first, ALGORITHMS[0], 1))
+    known = write_script(folder, "known", portero.active_tokens(running, "HS256", 1))
     yield Row(PLAIN, plain, known)
-    yield Row("Portero, known token", portero.server(first), known)
-    script = write_script(folder, "api-key", [portero.api_key(first)])
-    yield Row("Portero, known API key", portero.server(first), script)
-    for algorithm, running in porteros.items():
-        print(f"minting {FIRST_SEEN} tokens, {algorithm}", file=sys.stderr, flush=True)
-        minted = portero.active_tokens(running, algorithm, FIRST_SEEN)
-        script = write_script(folder, algorithm, minted)
-        yield Row(f"Portero, first-seen token, {algorithm}", portero.server(running), script)
-    yield from _rows_of_limits(folder, upstream, stack)
+    yield Row("Portero, known token", portero.server(running), known)
+    script = write_script(folder, "api-key", [portero.api_key(running)])
+    yield Row("Portero, known API key", portero.server(running), script)
+    for name, user in LIMITS.items():
+        script = write_script(folder, f"limits-{user}", [Caller(running).token(user)])
+        yield Row(f"Portero, limits: {name}", portero.server(running), script)
     yield from _rows_of_usage(folder, upstream, stack)
     yield from _rows_of_servers(folder, upstream, stack)
     yield from _rows_of_tls(folder, upstream, stack)
+    for algorithm in ALGORITHMS:
+        yield _first_seen(folder, upstream, algorithm, stack)
     asking = stack.enter_context(
         proxy(folder, "asking", upstream, issuer, auth="auth_request /auth;")
     )
-    asking.roots += (first.pid("issuer"),)
+    asking.roots += (running.pid("issuer"),)
     yield Row("nginx auth_request to gunicorn", asking, known)
 
 
-def _rows_of_limits(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:
-    """A gateway of its own: thousands of tokens that another row brings would be its collector's
-    work here.
-    """
-    running = stack.enter_context(portero.portero(folder, upstream))
-    limits = {
-        "requests a minute and at once": COUNTED,
-        "a list of models": LISTED,
-        "every one, tokens too": LIMITED,
-    }
-    for name, user in limits.items():
-        script = write_script(folder, f"limits-{user}", [Caller(running).token(user)])
-        yield Row(f"Portero, limits: {name}", portero.server(running), script)
+def _first_seen(folder: Path, upstream: int, algorithm: str, stack: ExitStack) -> Row:
+    """A gateway of its own: thousands of tokens would be its collector's work in other rows."""
+    print(f"minting {FIRST_SEEN} tokens, {algorithm}", file=sys.stderr, flush=True)
+    running = stack.enter_context(portero.portero(folder, upstream, algorithm))
+    minted = portero.active_tokens(running, algorithm, FIRST_SEEN)
+    script = write_script(folder, algorithm, minted)
+    return Row(f"Portero, first-seen token, {algorithm}", portero.server(running), script)
 
 
 def _rows_of_usage(folder: Path, upstream: int, stack: ExitStack) -> Iterator[Row]:

@@ -248,7 +248,9 @@ def _measure(gateway: Gateway) -> None:
     cpu = gateway.server.cpu_microseconds()[0] - before
     first = [_first_event(url, token) for _ in range(FIRST_EVENTS)]
     fast = streamed(url, token, FAST)
-    many = streamed(url, token, MANY)
+    gateway.server.forget_peak()
+    idle, many = gateway.server.peak_mebibytes(), streamed(url, token, MANY)
+    each = (gateway.server.peak_mebibytes() - idle) * 1024 / MANY.streams
     with _beside_huge(url, gateway.limited) as moments:
         beside = streamed(url, token, BESIDE)
     within = beside.delays_within(*moments)
@@ -261,6 +263,7 @@ def _measure(gateway: Gateway) -> None:
         many_p50=percentile(many.delays, 50),
         many_p99=percentile(many.delays, 99),
         events=len(many.delays),
+        kibibytes=each,
         broken=sum(one.broken for one in (few, fast, many, beside)),
         beside_p50=percentile(within, 50) * 1000,
         beside_p99=percentile(within, 99) * 1000,
@@ -316,8 +319,8 @@ def _print_tables(gateways: list[Gateway]) -> None:
         print(delay_line(one.name, one.figures, base))
     print(
         f"\n| gateway | events/s of {FAST.streams} streams, as fast as they come | of plain "
-        f"| {MANY.streams} streams at once, p50 ms | p99 ms | events of all rounds "
-        "| streams that lack a byte |\n|---|---|---|---|---|---|---|"
+        f"| {MANY.streams} streams at once, p50 ms | p99 ms | KiB a stream "
+        "| events of all rounds | streams that lack a byte |\n|---|---|---|---|---|---|---|---|"
     )
     for one in gateways:
         print(many_line(one.name, one.figures, base))
@@ -351,6 +354,7 @@ def many_line(name: str, taken: dict[str, list[float]], base: dict[str, float]) 
         f"{middle['fast'] / base['fast']:.2f}",
         f"{middle['many_p50']:.2f}",
         f"{middle['many_p99']:.2f}",
+        f"{max(taken['kibibytes']):,.0f}",
         f"{sum(taken['events']):,.0f}",
         f"{sum(taken['broken']):,.0f}",
     )
