@@ -3,14 +3,16 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.servers import LOAD_CORE, Server
 
 CONNECTIONS = 32
+NO_MORE: Mapping[str, str] = MappingProxyType({})
 #: What people say to a model: words, quotes, a line's end, and letters that are not ASCII.
 TEXT = (
     'Please read the following and tell me in one sentence what it says: "the gateway judges '
@@ -31,7 +33,7 @@ end
 #: Each request takes the next token of the file, so that none is seen twice before all were. They
 #: are written beforehand: else this script is what is measured.
 SCRIPT = """
-local headers = {{ ["Content-Type"] = "application/json" }}
+local headers = {{ ["Content-Type"] = "application/json"{more} }}
 local body = io.open("{body}"):read("*a")
 local requests, at = {{}}, 0
 init = function()
@@ -67,20 +69,34 @@ class Sample:
 
 
 def write_script(
-    folder: Path, name: str, tokens: Sequence[str], size: int = 0, model: str = "tiny"
+    folder: Path,
+    name: str,
+    tokens: Sequence[str],
+    size: int = 0,
+    model: str = "tiny",
+    more: Mapping[str, str] = NO_MORE,
 ) -> Path:
-    """A wrk script that sends these tokens in turn, with a chat of about `size` bytes."""
+    """A wrk script that sends these tokens in turn, with a chat of about `size` bytes and `more`
+    headers.
+    """
     body = json.dumps({**chat_of(size), "model": model}).encode()
-    return write_script_of(folder, name, tokens, body)
+    return write_script_of(folder, name, tokens, body, more)
 
 
-def write_script_of(folder: Path, name: str, tokens: Sequence[str], body: bytes) -> Path:
+def write_script_of(
+    folder: Path,
+    name: str,
+    tokens: Sequence[str],
+    body: bytes,
+    more: Mapping[str, str] = NO_MORE,
+) -> Path:
     """The same, with this body."""
     listed, chat = folder / f"{name}.tokens", folder / f"{name}.body"
     listed.write_text("\n".join(tokens) + "\n")
     chat.write_bytes(body)
     script = folder / f"{name}.lua"
-    script.write_text(SCRIPT.format(tokens=listed, body=chat) + IN_TURN)
+    headers = "".join(f', ["{name}"] = "{value}"' for name, value in more.items())
+    script.write_text(SCRIPT.format(tokens=listed, body=chat, more=headers) + IN_TURN)
     return script
 
 
@@ -146,6 +162,7 @@ def measure(server: Server, script: Path, seconds: int, connections: int = CONNE
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), server.url]
     told, cpu, user, peak = _while_loaded(server, command)
     count, refused, p50, p99 = map(float, told.splitlines()[-1].split())
+    assert count, f"{server.name}, {script.stem}: nothing was answered in {seconds} s"
     assert refused == 0, f"{server.name}, {script.stem}: {told}"
     return Sample(count / seconds, cpu / count, user / count, p50 / 1000, p99 / 1000, peak)
 

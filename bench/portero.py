@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.servers import GATEWAY_CORE, Server, pin
 from issuer import tokens
-from issuer.keys import key_file
+from issuer.keys import Key, key_file
 from issuer.sync.gateways import Changes, Gateway
 from tests.promises.stores import insert
 from tests.support.deployment import Caller, Local, deployed
@@ -67,12 +67,17 @@ def active_tokens(deployment: Local, algorithm: str, count: int) -> list[str]:
     """Tokens that the deployment's gateway and store know."""
     role = shipped_policy().roles.of(USER)
     assert role is not None
-    path = deployment.data / "signing-keys.json"
-    key = key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1].key()
+    key = signing_key(deployment, algorithm)
     now = int(time.time())
     claims = [tokens.new_claims(USER, role, now) for _ in range(count)]
     activate(deployment, claims)
     return [tokens.mint(one, key) for one in claims]
+
+
+def signing_key(deployment: Local, algorithm: str) -> Key:
+    """What its issuer signs with."""
+    path = deployment.data / "signing-keys.json"
+    return key_file.KeyFile(path, algorithm, b"", lambda: 0).read().in_force()[-1].key()
 
 
 def activate(deployment: Local, claims: Sequence[tokens.Claims]) -> None:

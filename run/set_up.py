@@ -36,6 +36,7 @@ TEST_PACKAGES = (
     "lua-check",
     "wrk",
     "nghttp2-client",
+    "haproxy",
     "libfaketime",
     "postgresql",
     "prometheus",
@@ -44,7 +45,11 @@ TEST_PACKAGES = (
     "chromium",
 )
 #: What Debian would start at the next boot, by its package.
-AT_BOOT = {"nginx": "nginx.service", "certbot": "certbot.timer"}
+AT_BOOT = {
+    "nginx": "nginx.service",
+    "certbot": "certbot.timer",
+    "haproxy": "haproxy.service",
+}
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_SAVED = Path("/usr/sbin/policy-rc.d.before-portero")
 POLICY_TEXT = """#!/bin/sh

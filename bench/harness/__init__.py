@@ -1,0 +1,1 @@
+"""Portero in the shape of a public benchmark of gateways: bench/README.md."""
