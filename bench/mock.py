@@ -29,6 +29,8 @@ ANSWER = json.dumps(
         "usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16},
     }
 )
+#: Where it tells whom it was told of, and the token that it was shown: nothing loads that.
+SEEN = "/seen"
 MODELS = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
 CONTENT = """
@@ -38,6 +40,7 @@ CONTENT = """
         client_max_body_size 64m;
         default_type application/json;
         location / {{ {answer} }}
+        location = {seen} {{ return 200 '$http_x_auth_user $http_authorization'; }}
         location = /v1/models {{ return 200 '{models}'; }}
     }}
 """
@@ -57,7 +60,7 @@ def mock(folder: Path, milliseconds: int = 0) -> Iterator[int]:
     if milliseconds:
         seconds = milliseconds / 1000
         answer = LATER.format(seconds=seconds, length=len(ANSWER), answer=ANSWER)
-    content = CONTENT.format(port=port, answer=answer, models=MODELS)
+    content = CONTENT.format(port=port, answer=answer, models=MODELS, seen=SEEN)
     with nginx(folder, f"mock-{milliseconds}", content, LOAD_CORE):
         url = f"http://127.0.0.1:{port}/v1/models"
         wait_for(lambda: answers(url, 200), 10, "the mock is up")

@@ -54,7 +54,8 @@ MOCK, PLAIN = "the mock itself", "plain nginx, no authentication"
 @dataclass(frozen=True)
 class Entrant:
     """One that is measured. `wrong` are tokens that it must refuse, by what is wrong with them;
-    empty where it authenticates nobody. `shows` are headers that its answer must have.
+    empty where it authenticates nobody. `shows` are headers that its answer must have; `tells` says
+    that it must tell the LLM server who it was, and keep the token from it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Entrant:
     more: Mapping[str, str] = field(default_factory=dict)
     shows: Sequence[str] = ()
     refused: Sequence[int] = REFUSED
+    tells: bool = False
 
     def sent(self, token: str) -> dict[str, str]:
         """The headers of a request with a token; without it when it is empty."""
@@ -93,6 +95,7 @@ def proven(entrant: Entrant) -> Entrant:
     assert said == json.loads(mock.ANSWER)["choices"][0]["message"]["content"], entrant.name
     missing = [one for one in entrant.shows if one not in answer.headers]
     assert not missing, f"{entrant.name} does not show {missing}"
+    assert not entrant.tells or seen(entrant) == USER, f"{entrant.name} tells: {seen(entrant)}"
     for what, token in entrant.wrong.items():
         status = ask(entrant, token).status_code
         assert status in entrant.refused, f"{entrant.name} answers {status} to {what}"
@@ -103,6 +106,12 @@ def ask(entrant: Entrant, token: str) -> requests.Response:
     """One chat."""
     url = entrant.server.url + PATH
     return requests.post(url, data=mock.CHAT, headers=entrant.sent(token), timeout=30)
+
+
+def seen(entrant: Entrant) -> str:
+    """What the mock hears of the caller."""
+    url, sent = entrant.server.url + mock.SEEN, entrant.sent(entrant.token)
+    return requests.get(url, headers=sent, timeout=30).text.strip()
 
 
 def is_up(entrant: Entrant) -> bool:
@@ -129,14 +138,14 @@ def own(place: Place) -> Iterator[Entrant]:
     yield Entrant(MOCK, mocked, known.token)
     issuer = int(running.issuer.rpartition(":")[2])
     plain = place.stack.enter_context(proxy(place.folder, "plain", place.upstream, issuer))
-    yield Entrant(PLAIN, plain, known.token)
+    yield Entrant(PLAIN, plain, known.token, tells=True)
     yield from porteros
     asking = place.stack.enter_context(
         proxy(place.folder, "asking", place.upstream, issuer, auth="auth_request /auth;")
     )
     pin(running.pid("issuer"), GATEWAY_CORE)
     asking.roots += (running.pid("issuer"),)
-    yield replace(known, name="nginx auth_request to gunicorn", server=asking)
+    yield replace(known, name="nginx auth_request to gunicorn", server=asking, tells=True)
 
 
 def wrong_tokens(key: Key) -> dict[str, str]:
@@ -171,7 +180,7 @@ def haproxy(place: Place) -> Iterator[Entrant]:
         server = started.run("-db", "-q", "-f", str(path))
         words = "identity and log" if beyond else "no log"
         row = f"{program.name} {program.version}, jwt_verify, {words}"
-        yield Entrant(row, server, minted(key), wrong_tokens(key))
+        yield Entrant(row, server, minted(key), wrong_tokens(key), tells=beyond)
 
 
 def envoy(place: Place) -> Iterator[Entrant]:
@@ -185,7 +194,7 @@ def envoy(place: Place) -> Iterator[Entrant]:
         server = started.run("--concurrency", "1", "--disable-hot-restart", *quiet)
         words = "identity and log" if beyond else "no log"
         row = f"{program.name} {program.version}, jwt_authn, {words}"
-        yield Entrant(row, server, minted(key), wrong_tokens(key))
+        yield Entrant(row, server, minted(key), wrong_tokens(key), tells=beyond)
 
 
 def caddy(place: Place) -> Iterator[Entrant]:
@@ -196,7 +205,8 @@ def caddy(place: Place) -> Iterator[Entrant]:
     words = ("--config", str(path), "--adapter", "caddyfile")
     started.accepts("validate", *words)
     row = f"{program.name} {program.version}, no authentication"
-    yield Entrant(row, started.run("run", *words), minted(keys.new_key("HS256")))
+    token = minted(keys.new_key("HS256"))
+    yield Entrant(row, started.run("run", *words), token, tells=True)
 
 
 def portkey(place: Place) -> Iterator[Entrant]:

@@ -69,6 +69,11 @@ def answering(refuses: bool) -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"AGIATEST01 {self.headers['Authorization']}".encode())
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -97,6 +102,11 @@ def test_who_lets_a_wrong_token_through_is_not_measured() -> None:
 def test_who_does_not_serve_the_right_token_is_not_measured() -> None:
     with answering(refuses=True) as server, pytest.raises(AssertionError, match="closed: 401"):
         entrants.proven(Entrant("closed", server, "wrong"))
+
+
+def test_who_shows_the_llm_server_the_token_is_not_measured_as_one_that_does_not() -> None:
+    with answering(refuses=True) as server, pytest.raises(AssertionError, match="Bearer right"):
+        entrants.proven(Entrant("telling", server, "right", tells=True))
 
 
 def test_a_limit_that_is_not_in_force_is_not_measured() -> None:
