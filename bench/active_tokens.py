@@ -16,18 +16,34 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import requests
 
 from bench import portero, table
 from bench.load import measure, write_script
-from bench.servers import proxy, tiny_upstream
+from bench.servers import GATEWAY_CORE, nginx, proxy, tiny_upstream
 from bench.table import PLAIN, Row, Taken, spread_of
-from tests.support.deployment import Local
+from run.commands import ROOT
+from tests.support.deployment import Local, answers, free_ports
+from tests.support.waiting import wait_for
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "6"))
 #: Active tokens of a gateway -> how many of them are in use, in a row each.
 ACTIVE = {1: (1,), 10_000: (10_000,), 100_000: (1, 10_000), 1_000_000: (1, 10_000)}
 IN_USE = 10_000
+LOOK_UP = """
+    lua_package_path "{root}/openresty/lua/?.lua;;";
+    lua_shared_dict portero_active_tokens 192m;
+    lua_shared_dict portero_sync 1m;
+    access_log off;
+    server {{
+        listen 127.0.0.1:{port};
+        location = /up {{ return 200; }}
+        location / {{ content_by_lua_file {root}/bench/look_up.lua; }}
+    }}
+"""
 LIFETIME_SECONDS = 1_800
 #: Of the worker's memory: after the first of these requests, and after all of them.
 REQUESTS = tuple(map(int, os.environ.get("BENCH_REQUESTS", "100000,1000000").split(",")))
@@ -59,6 +75,7 @@ def main() -> int:
         print(f"\n{table.machine()}; {table.told(ROUNDS)}\n")
         _print_requests([base, *rows], taken)
         _print_pushes(gateways)
+        _print_look_ups(folder)
         _print_memory(rows[-1], gateways[-1].running)
     return 0
 
@@ -134,14 +151,28 @@ def _print_pushes(gateways: Sequence[Filled]) -> None:
             )
 
 
+def _print_look_ups(folder: Path) -> None:
+    """By the gateway's own modules, without what surrounds them."""
+    (port,) = free_ports(1)
+    with nginx(folder, "look-up", LOOK_UP.format(root=ROOT, port=port), GATEWAY_CORE):
+        url = f"http://127.0.0.1:{port}/"
+        wait_for(partial(answers, f"{url}up", 200), 20, "it looks up")
+        print("\n| active | ns a look-up of one token | of 10,000 in turn |\n|---|---|---|")
+        for active in ACTIVE:
+            told = requests.get(f"{url}?active={active}", timeout=300)
+            assert told.status_code == 200, told.text
+            one, *many = told.text.split()
+            print(f"| {active:,} | {one} | {''.join(many)} |", flush=True)
+
+
 def _print_memory(row: Row, running: Local) -> None:
     """Of a worker that has just begun to serve: what it has beside what all share."""
     running.kill_workers("gateway")
     (worker,) = running.workers("gateway")
     os.sched_setaffinity(worker, {0})
     count, most, marks = 0, 0.0, []
-    for requests in REQUESTS:
-        while count < requests:
+    for mark in REQUESTS:
+        while count < mark:
             taken = measure(row.server, row.script, LEG_SECONDS)
             count += round(taken.requests_a_second * LEG_SECONDS)
             most = max(most, own_mebibytes(Path(f"/proc/{worker}/status").read_text()))

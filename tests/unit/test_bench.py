@@ -3,6 +3,7 @@ its figures are made of.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from bench.load import Sample
 from bench.servers import COMMON, PROXY, Server, asking, log_format, own_tls
 from bench.table import HEAD, Taken, line
 from issuer import certificates
+from run.commands import ROOT
 
 
 @pytest.mark.parametrize("has_tls", [False, True])
@@ -102,3 +104,16 @@ def test_a_snapshot_is_as_large_as_the_parts_that_the_reconciler_sends() -> None
     assert snapshot_bytes(1) == len(part)
     more = len(part) + len(',["AAAAAAAAAAAAAAAAAAAAAA",1795618118]') * 4_999
     assert snapshot_bytes(10_001) == 2 * more + len(part)
+
+
+def test_every_measurement_has_a_command_in_a_page_and_every_command_a_measurement() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    named = set(re.findall(r"make bench B=(\w+)", text)) | set(re.findall(r"-m bench\.(\w+)", text))
+    modules = {
+        path.stem
+        for path in (ROOT / "bench").glob("*.py")
+        if path.stem != "__main__" and re.search(r"(?m)^def main\(.*\) -> int:", path.read_text())
+    }
+    assert {"bodies", "streams", "active_tokens", "issuer", "capacity"} <= modules
+    assert named == modules
