@@ -1,5 +1,5 @@
 """`make bench`: what a judged request costs, in one run, against plain nginx and against asking a
-validator about every request. It takes about five minutes.
+validator about every request. It takes about four minutes.
 
 One small chat in all rows, so that each has plain nginx for its base, over TLS one that speaks it
 alike. The other measurements have names of their own (docs/performance.md).

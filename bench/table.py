@@ -15,10 +15,10 @@ from pathlib import Path
 from bench.load import CONNECTIONS, Sample, measure
 from bench.servers import Server
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "7"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "1"))
 #: One connection has its turn in each so many rounds: its median settles sooner.
-ALONE_EACH = 2
+ALONE_EACH = 3
 PLAIN = "plain nginx, no auth"
 
 HEAD = (
