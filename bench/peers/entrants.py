@@ -251,7 +251,7 @@ def peers(place: Place, wanted: Sequence[str]) -> Iterator[Entrant | str]:
     for name in PEERS:
         said = programs.listed()[name]
         if name not in wanted:
-            yield f"{said['name']}: {said['optional']}"
+            yield f"{said['name']}: {said.get('optional', 'not asked for')}"
             continue
         try:
             yield from PEERS[name](place)

@@ -110,10 +110,13 @@ def test_every_measurement_has_a_command_in_a_page_and_every_command_a_measureme
     pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")]
     text = "".join(page.read_text() for page in pages)
     named = set(re.findall(r"make bench B=(\w+)", text)) | set(re.findall(r"-m bench\.(\w+)", text))
+    bench = ROOT / "bench"
+    files = {path: path.stem for path in bench.glob("*.py") if path.stem != "__main__"}
+    files |= {path: path.parent.name for path in bench.glob("*/__main__.py")}
     modules = {
-        path.stem
-        for path in (ROOT / "bench").glob("*.py")
-        if path.stem != "__main__" and re.search(r"(?m)^def main\(.*\) -> int:", path.read_text())
+        name
+        for path, name in files.items()
+        if re.search(r"(?m)^def main\(.*\) -> int:", path.read_text())
     }
-    assert {"bodies", "streams", "active_tokens", "issuer", "capacity"} <= modules
+    assert {"bodies", "streams", "active_tokens", "issuer", "capacity", "peers"} <= modules
     assert named == modules

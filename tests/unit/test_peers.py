@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -120,6 +120,21 @@ def test_a_limit_that_is_not_in_force_is_not_measured() -> None:
 def test_a_token_in_a_peers_row_is_never_shown() -> None:
     row = Entrant("one", Server("one", "", ()), "the-token", {"another": "another-token"})
     assert "token" not in repr(row).replace("another-token", "the-token")
+
+
+def test_who_cannot_be_had_is_told_of_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: object) -> programs.Program:
+        raise programs.AbsentError("there is no node with npm here")
+
+    for name in entrants.PEERS:
+        monkeypatch.setitem(programs.FINDERS, name, away)
+    with ExitStack() as stack:
+        told = list(entrants.peers(entrants.Place(tmp_path, 1, stack), ["portkey", "envoy"]))
+    assert len(told) == len(entrants.PEERS)
+    assert "Portkey: there is no node with npm here" in told
+    assert "LiteLLM proxy: asked for with --litellm, as it installs 650 MB" in told
 
 
 @pytest.mark.parametrize("beyond", [True, False])
