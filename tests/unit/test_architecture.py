@@ -26,6 +26,7 @@ FLASK = {
     "issuer/web/login.py",
     "issuer/web/oauth.py",
     "issuer/web/pages.py",
+    "issuer/web/traced.py",
     "issuer/web/usage.py",
     "issuer/web/validate.py",
 }
