@@ -193,7 +193,12 @@ def _engine(url: URL) -> Engine:
     options = f"-c lock_timeout={milliseconds} -c statement_timeout={2 * milliseconds}"
     return sqlalchemy.create_engine(
         url.set(drivername="postgresql+psycopg"),
-        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options},
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "options": options,
+            # Of a database that was made with no encoding psycopg would answer bytes.
+            "client_encoding": "utf8",
+        },
         # A connection that was cut is found before it is used.
         pool_pre_ping=True,
         **pool,

@@ -33,6 +33,7 @@ from issuer.store import (
 )
 from issuer.store.sessions import Sessions, open_sessions
 from issuer.store.usage import Usage
+from tests.support.postgresql import Cluster
 from tests.support.stores import sessions_in
 
 NOW = 1_800_000_000
@@ -136,6 +137,15 @@ def test_what_was_added_is_found_as_it_was(place: Place, store: Sessions) -> Non
     assert store.find(session("1").jti) == expected
     assert place.open().find(session("1").jti) == expected
     assert store.find(session("2").jti) is None
+
+
+def test_a_database_without_an_encoding_keeps_texts_too(postgresql: Cluster) -> None:
+    postgresql.sql("CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    store = open_sessions(postgresql.database("bytes"))
+    store.add(session("1", "USRSJosé"), MANY, NOW)
+    found = store.find(session("1").jti)
+    assert found
+    assert found.subject == "USRSJosé"
 
 
 def test_a_killed_process_has_lost_nothing_it_was_told_is_done(place: Place) -> None:
@@ -559,6 +569,7 @@ import os, sys
 from pathlib import Path
 from issuer.errors import StoreUnavailable
 from issuer.store.sessions import Sessions
+from tests.support.postgresql import Cluster
 from tests.support.stores import sessions_in
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:
