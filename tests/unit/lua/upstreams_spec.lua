@@ -119,6 +119,18 @@ describe("pick", function()
         assert.equal("10.0.0.2:8000", try())
     end)
 
+    it("chooses another although the name's addresses come in another order meanwhile", function()
+        hosts.issuer = { "10.0.0.1", "10.0.0.2" }
+        upstreams.set("issuer", { { host = "issuer", port = 9000 } })
+        upstreams.start()
+        local try = new_request("issuer")
+        local first = try()
+        hosts.issuer = { "10.0.0.2", "10.0.0.1" }
+        fake.tick()
+        fake.tick()
+        assert.not_equal(first, try())
+    end)
+
     it("has tried every server after as many tries, whoever's turn it was", function()
         set("10.0.0.1", "10.0.0.2", "10.0.0.3")
         for _ = 1, 3 do

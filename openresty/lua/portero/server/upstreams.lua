@@ -22,6 +22,9 @@ end
 local function rebuild(pool)
     local peers = {}
     for _, server in ipairs(pool.servers) do
+        -- In an order of their own: name servers answer in another one each time, and a retry goes
+        -- to the peer behind the one that failed.
+        table.sort(server.addresses)
         for _, address in ipairs(server.addresses) do
             local bracketed = address:find(":", 1, true) and "[" .. address .. "]"
             peers[#peers + 1] = { address = bracketed or address, port = server.port }
