@@ -65,12 +65,14 @@ apt-get download -qq docker-compose
 dpkg -x docker-compose_*.deb /tmp/unpacked
 cat /tmp/unpacked{PLUGIN_HOME}
 """
-DOCKERFILES = (
-    "openresty/Dockerfile",
-    "issuer/Dockerfile",
-    "demo/Dockerfile",
-    "acme/Dockerfile",
-)
+#: What names base images, and how.
+NAMING = {
+    "openresty/Dockerfile": r"^ARG (\w+_IMAGE)=(\S+)",
+    "issuer/Dockerfile": r"^ARG (\w+_IMAGE)=(\S+)",
+    "demo/Dockerfile": r"^ARG (\w+_IMAGE)=(\S+)",
+    "acme/Dockerfile": r"^ARG (\w+_IMAGE)=(\S+)",
+    "docker-compose.scale.yml": r"^ +image: \$\{(\w+_IMAGE):-(\S+)\}",
+}
 SUITE = "trixie"
 DEBIAN = f"portero-stand-in/debian:{SUITE}"
 HOST_CA = "/usr/local/share/portero-host-ca.pem"
@@ -121,7 +123,37 @@ ENV {settings}
 CMD ["python3"]
 """
 
-STAND_INS = {"OPENRESTY_IMAGE": OPENRESTY_STAND_IN, "PYTHON_IMAGE": PYTHON_STAND_IN}
+#: As much of the official image's face as docker-compose.scale.yml looks at. Unpacked, as the
+#: package would bring a compiler of 300 MB along that nothing here needs, and make a cluster.
+POSTGRES_STAND_IN = """\
+FROM {base}
+RUN apt-get update \\
+    && apt-get install -y --no-install-recommends libicu76 liblz4-1 libpq5 \\
+        libreadline8t64 libxslt1.1 tzdata \\
+    && apt-get download postgresql-17 postgresql-client-17 \\
+    && for package in postgresql-*.deb; do dpkg -x $package /; done \\
+    && apt-get clean && rm -rf /var/lib/apt/lists/* postgresql-*.deb \\
+    && echo 'somebody:x:10001:10001::/:/bin/false' >> /etc/passwd \\
+    && install -d -m 1777 /var/lib/postgresql/data && install -d -m 3777 /var/run/postgresql \\
+    && printf '%s\\n' '#!/bin/sh' 'set -e' 'if [ ! -s "$PGDATA/PG_VERSION" ]; then' \\
+        '    initdb -D "$PGDATA" -U "$POSTGRES_USER" --pwfile "$POSTGRES_PASSWORD_FILE"' \\
+        '    echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"' \\
+        '    echo "CREATE DATABASE $POSTGRES_DB" | postgres --single -D "$PGDATA" postgres' \\
+        'fi' 'exec "$@"' > /usr/local/bin/docker-entrypoint.sh \\
+    && chmod 0755 /usr/local/bin/docker-entrypoint.sh \\
+    && echo "listen_addresses = '*'" >> /usr/share/postgresql/17/postgresql.conf.sample
+ENV PATH="$PATH:/usr/lib/postgresql/17/bin" PGDATA=/var/lib/postgresql/data LANG=C.UTF-8
+VOLUME /var/lib/postgresql/data
+ENTRYPOINT ["docker-entrypoint.sh"]
+STOPSIGNAL SIGINT
+CMD ["postgres"]
+"""
+
+STAND_INS = {
+    "OPENRESTY_IMAGE": OPENRESTY_STAND_IN,
+    "PYTHON_IMAGE": PYTHON_STAND_IN,
+    "POSTGRES_IMAGE": POSTGRES_STAND_IN,
+}
 
 
 class NoEngineError(RuntimeError):
@@ -485,9 +517,8 @@ def _base_images(env: Mapping[str, str], steps: dict[str, float]) -> dict[str, s
 
 def _official_images() -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in DOCKERFILES:
-        text = (ROOT / name).read_text()
-        found.update(re.findall(r"^ARG (\w+_IMAGE)=(\S+)", text, re.MULTILINE))
+    for name, form in NAMING.items():
+        found.update(re.findall(form, (ROOT / name).read_text(), re.MULTILINE))
     return found
 
 

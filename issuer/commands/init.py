@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from issuer.users import credentials, credentials_file
 
 #: As many as HS512 wants (RFC 7518 §3.2).
 SECRET_BYTES = 48
+#: Of a database beside this, whose password is made here.
+WITHOUT_PASSWORD = re.compile(r"postgresql://[\w.-]+@[\w.-]+(:\d+)?/[\w.-]+", re.ASCII)
 
 
 def add_to(commands: Commands, _: Bare) -> None:
@@ -27,6 +30,13 @@ def add_to(commands: Commands, _: Bare) -> None:
         action="append",
         metavar="NAME",
         help="a certificate for this name or address, where the sync key goes; repeat",
+    )
+    words.add_argument(
+        "--database",
+        nargs=2,
+        metavar=("URL", "DIR"),
+        help="a password for postgresql://USER@HOST/NAME, in DIR for the database to read, "
+        "secrets/database_url with it, and secrets/seal_key",
     )
     words.add_argument(
         "--given",
@@ -44,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     for name, directory in places.items():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make(directory / name, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    if options.database:
+        _make_database(data / "secrets", *options.database)
     tls = (options.sync_dir or data) / "tls"
     if options.tls_host and not (tls / "cert.pem").exists():
         # The gateway sees the sync directory, and shall not see what signs its certificates.
@@ -57,6 +69,19 @@ def run(options: argparse.Namespace) -> int:
         print("demo logins, for this deployment alone:")
         print(logins.read_text(), end="", flush=True)
     return 0
+
+
+def _make_database(keys: Path, url: str, directory: str) -> None:
+    """What issuers on one PostgreSQL share. The database sees its password alone, and never what
+    seals the keys in it.
+    """
+    if not WITHOUT_PASSWORD.fullmatch(url):
+        raise Faults(["--database must be postgresql://USER@HOST/NAME; its password is made"])
+    password = Path(directory) / "password"
+    password.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (keys / "seal_key", password):
+        _make(path, lambda: secrets.token_urlsafe(SECRET_BYTES))
+    _make(keys / "database_url", lambda: url.replace("@", f":{password.read_text()}@"))
 
 
 def _keep_given(data: Path, sync: Path) -> None:

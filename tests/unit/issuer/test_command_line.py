@@ -139,6 +139,50 @@ def test_init_puts_the_sync_key_alone_where_it_is_told(tmp_path: Path) -> None:
     assert "secrets/secret_key" in files_in(tmp_path / "var")
 
 
+OF_DATABASE = "postgresql://portero@postgresql/portero"
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_init_makes_what_issuers_on_one_database_share_and_the_database_sees_its_password_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, folder = tmp_path / "var", tmp_path / "database"
+    words = ["init", "--data-dir", str(data), "--database", OF_DATABASE, str(folder)]
+    assert issuer_main.main(words) == 0
+    made = {**files_in(folder), **files_in(data)}
+    assert set(files_in(folder)) == {"password"}
+    assert {mode for mode, _ in made.values()} == {0o600}
+    settings = config.read(
+        {
+            "SECRET_KEY_FILE": str(data / "secrets" / "secret_key"),
+            "SYNC_KEY_FILE": str(data / "secrets" / "sync_key"),
+            "SEAL_KEY_FILE": str(data / "secrets" / "seal_key"),
+            "CREDENTIALS_FILE": str(data / "credentials.env"),
+            "DATABASE_URL_FILE": str(data / "secrets" / "database_url"),
+        }
+    )
+    password = made["password"][1].decode()
+    assert settings.database_url == f"postgresql://portero:{password}@postgresql/portero"
+    assert len({settings.seal_key, settings.secret_key, password.encode()}) == 3
+    assert password not in capsys.readouterr().out
+    assert issuer_main.main(words) == 0
+    assert {**files_in(folder), **files_in(data)} == made
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize(
+    "url", ["postgresql://portero:s3cret@postgresql/portero", "postgresql://h/db", "sqlite:///x"]
+)
+def test_init_makes_a_password_for_a_database_alone_that_has_none_yet(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["init", "--data-dir", str(tmp_path), "--database", url, str(tmp_path / "database")]
+    assert issuer_main.main(words) == 1
+    told = capsys.readouterr().err
+    assert "--database must be postgresql://USER@HOST/NAME" in told
+    assert "s3cret" not in told
+
+
 def test_init_makes_no_users_where_there_is_a_credentials_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
