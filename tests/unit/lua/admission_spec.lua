@@ -44,13 +44,9 @@ after_each(function()
     package.loaded["portero.request.body"], package.loaded["portero.answer.stream"] = nil, nil
 end)
 
-local number = 0
-
 local function request(headers, route)
-    number = number + 1
     headers = headers or { ["content-type"] = "application/json", ["content-length"] = "13" }
     fake.request({ method = "POST", target = (route or ROUTE).target, headers = headers })
-    fake.ngx.var.request_id = "id" .. number
 end
 
 local function answered(status)
@@ -203,11 +199,11 @@ describe("refusal", function()
     it("is 429 for one more at once, until one has ended", function()
         local limits = { concurrent_requests = 1 }
         assert.is_nil(ask(limits))
-        local first = fake.ngx.var.request_id
+        local first = fake.address
         local code, headers = ask(limits)
         assert.equal("too_many_at_once", code)
         assert.equal(1, headers["Retry-After"])
-        fake.ngx.var.request_id = first
+        fake.address = first
         admission.settle()
         assert.is_nil(ask(limits))
     end)

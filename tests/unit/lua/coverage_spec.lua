@@ -28,7 +28,10 @@ local LAYERS = {
     { "tls" },
     { "token" },
     { "policy" },
-    { "shared_versions", "errors", "histograms", "metrics", "pushed_text", "request_counts" },
+    {
+        "shared_versions", "errors", "histograms", "metrics", "pushed_text", "request_counts",
+        "request_key",
+    },
     { "dialect" },
 }
 

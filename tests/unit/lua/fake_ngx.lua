@@ -215,6 +215,7 @@ local function set_request(fake, request)
     fake.body, fake.is_read = request.body, false
     fake.http_version = request.http_version or 1.1
     fake.request_headers = {}
+    fake.address = fake.address + 1
     fake.answer = new_answer()
     fake.raw_header = request.raw_header or ""
     fake.began = fake.clock.now
@@ -248,6 +249,14 @@ local function new_req(fake)
         raw_header = function() return fake.raw_header end,
         read_body = function() fake.is_read = true end,
         get_body_data = function() return fake.is_read and fake.body or nil end,
+    }
+end
+
+--- Where nginx has the request; each has another place here.
+local function add_address(fake)
+    fake.address = 0
+    package.loaded["resty.core.base"] = {
+        get_request = function() return require("ffi").cast("void *", fake.address) end,
     }
 end
 
@@ -483,6 +492,7 @@ local function new_ngx(fake)
     }
     add_time(ngx, fake)
     add_output(ngx, fake)
+    add_address(fake)
     return ngx
 end
 

@@ -56,13 +56,9 @@ local function refused()
     return fake.answer.status
 end
 
-local number = 0
-
 --- A request that may go to some servers.
 local function begin(rows, claims)
-    number = number + 1
     fake.request({ target = "/v1/chat/completions" })
-    fake.ngx.var.request_id = "request " .. number
     forwarding.begin({ policy = policy, rows = rows or policy.servers }, claims or CLAIMS)
 end
 

@@ -3,7 +3,7 @@
 -- until they end. A caller without limits comes here only where use is counted, and is refused
 -- nothing for what cannot be counted; with USAGE=off it pays nothing.
 -- What was taken is given back in the log phase, which always runs; what a killed worker held comes
--- back with its lease. Each request's own notes are kept by its ID, as it moves between locations.
+-- back with its lease. Each request's own notes are kept by its key, as it moves between locations.
 
 local request_model = require("portero.request.request_model")
 local budgets = require("portero.quota.budgets")
@@ -15,6 +15,7 @@ local limits = require("portero.quota.limits")
 local model_name = require("portero.policy.model_name")
 local server_side = require("portero.request.server_side")
 local own_responses = require("portero.answer.own_responses")
+local request_key = require("portero.request_key")
 local socket_usage = require("portero.answer.socket_usage")
 local stream = require("portero.answer.stream")
 local upstream_errors = require("portero.answer.upstream_errors")
@@ -37,7 +38,7 @@ local NO_HEADERS = {}
 --- What is forwarded from here on, and may be counted until it ends.
 local HELD = { llm = true, socket = true }
 
---- Request ID -> { user, limits, slot, meter, filter, reader, headers, credential: where its use is
+--- Request's key -> { user, limits, slot, meter, filter, reader, headers, credential: where its use is
 --- counted, model }, from admission to the log phase; until it is admitted also `found`, what its
 --- JSON body says.
 local tickets = {}
@@ -367,7 +368,7 @@ function _M.refusal(route, value, query, claims, plan)
     end
     if HELD[route.answered_by] and _M.is_held(route, ticket.limits) then
         ticket.notes_owner = is_noted(route, ticket.limits)
-        tickets[var.request_id] = ticket
+        tickets[request_key.of_this()] = ticket
         if ticket.is_talk then
             begin_talk(ticket)
         end
@@ -381,7 +382,7 @@ function _M.add_headers()
     if upstream_errors.look() then
         return
     end
-    local ticket = tickets[var.request_id]
+    local ticket = tickets[request_key.of_this()]
     if not ticket then
         return
     end
@@ -418,7 +419,7 @@ end
 
 --- Count and filter what passes, then watch it as any stream is watched (`body_filter`).
 function _M.filter()
-    local ticket = tickets[var.request_id]
+    local ticket = tickets[request_key.of_this()]
     if not ticket then
         return stream.filter()
     end
@@ -458,12 +459,12 @@ end
 
 --- Give back what was taken, and charge what was used (`log`).
 function _M.settle()
-    local id = var.request_id
-    local ticket = tickets[id]
+    local key = request_key.of_this()
+    local ticket = tickets[key]
     if not ticket then
         return
     end
-    tickets[id] = nil
+    tickets[key] = nil
     if ticket.slot then
         limits.release(ticket.slot)
     end

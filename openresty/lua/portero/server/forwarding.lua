@@ -1,7 +1,7 @@
 ---------
 -- A request on its way to one of the LLM servers that the policy names: which one is next, and
 -- another one where that one could not be reached or was not ready.
--- Each request's own notes are kept by its ID, as it moves between locations, from `begin` to
+-- Each request's own notes are kept by its key, as it moves between locations, from `begin` to
 -- `finish`, which always comes. It must never send a request again that may have begun: only where
 -- nothing of it was sent, or the server itself has said that it does nothing now (503).
 
@@ -10,6 +10,7 @@ local errors = require("portero.errors")
 local in_flight = require("portero.server.in_flight")
 local in_force = require("portero.policy.in_force")
 local places = require("portero.server.places")
+local request_key = require("portero.request_key")
 local server_state = require("portero.server.server_state")
 local shared_versions = require("portero.shared_versions")
 
@@ -31,7 +32,7 @@ local MOST_HOPS = 6
 local OK, NOT_READY = 200, 503
 local REFUSES_KEY = { [401] = true, [403] = true, [407] = true }
 
---- Request ID -> { policy, rows, claims, tried: by name, hops, row: the server that is asked,
+--- Request's key -> { policy, rows, claims, tried: by name, hops, row: the server that is asked,
 --- waiter, has_waited, is_aimed, code: of the refusal }.
 local journeys = {}
 
@@ -41,7 +42,7 @@ local _M = {}
 ---@param plan table of `decision.decide`
 ---@param claims table
 function _M.begin(plan, claims)
-    journeys[var.request_id] = {
+    journeys[request_key.of_this()] = {
         policy = plan.policy, rows = plan.rows, claims = claims, tried = {}, hops = 0,
     }
 end
@@ -210,7 +211,7 @@ end
 --- A request comes to `@server`, or comes back to it, as the server that was asked gave no answer
 --- that may pass (`rewrite`).
 function _M.enter()
-    local journey = journeys[var.request_id]
+    local journey = journeys[request_key.of_this()]
     if journey.is_aimed then
         journey.is_aimed = false
         return
@@ -237,7 +238,7 @@ end
 ---@return table|nil row
 ---@return string|nil code why there is none
 function _M.next()
-    local journey = journeys[var.request_id]
+    local journey = journeys[request_key.of_this()]
     local row = next_of(journey)
     journey.code = row and code_of_caller(journey) or nil
     if not row then
@@ -254,7 +255,7 @@ end
 
 --- It gave the connection.
 function _M.opened()
-    tell(journeys[var.request_id], OK, true, true)
+    tell(journeys[request_key.of_this()], OK, true, true)
 end
 
 --- It did not; whether the next one may be asked in its place: where nothing was sent, or it does
@@ -263,7 +264,7 @@ end
 ---@param is_begun boolean whether something was sent to it
 ---@return boolean may_go_on
 function _M.pass_over(status, is_begun)
-    local journey = journeys[var.request_id]
+    local journey = journeys[request_key.of_this()]
     tell(journey, status, is_begun, true)
     local may_go_on = (not is_begun or status == NOT_READY) and #journey.rows > 1
     put_down(journey)
@@ -272,17 +273,17 @@ end
 
 --- Say that no server can be asked, or that the caller may not be served any more (`content`).
 function _M.refuse()
-    return errors.refuse(code_of_none(journeys[var.request_id]))
+    return errors.refuse(code_of_none(journeys[request_key.of_this()]))
 end
 
 --- The request has ended (`log`).
 function _M.finish()
-    local id = var.request_id
-    local journey = journeys[id]
+    local key = request_key.of_this()
+    local journey = journeys[key]
     if not journey then
         return
     end
-    journeys[id] = nil
+    journeys[key] = nil
     local waiter = journey.waiter
     if waiter then
         in_flight.leave(waiter)
