@@ -33,6 +33,7 @@ before_each(function()
     }
     body_text = '{"model":"a"}'
     package.loaded["portero.answer.stream"] = {
+        begin = function() fake.length_at_begin = fake.ngx.header["Content-Length"] or "none" end,
         filter = function(arrived) fake.arrived = arrived end,
     }
     fake.load("portero.quota.limits").start()
@@ -334,6 +335,7 @@ describe("filter, add_headers and settle", function()
         fake.ngx.header["Content-Length"] = 100
         answered()
         assert.is_nil(fake.answer.headers["content-length"])
+        assert.equal("none", fake.length_at_begin)
         assert.equal(TEXT, pass(TEXT))
         assert.equal("", pass(USAGE))
         assert.equal(USAGE, fake.arrived)

@@ -52,6 +52,8 @@ local function begin(changes)
     local var = fake.ngx.var
     var.auth_role, var.auth_token_id = what.role, JTI
     fake.ngx.header["Content-Type"] = what.type or nil
+    fake.ngx.header["Content-Length"] = what.length
+    stream.begin()
 end
 
 --- What an event's data says, whose name is right for its dialect.
@@ -176,8 +178,7 @@ describe("filter passes on", function()
     -- The token is revoked.
     for _, kind in ipairs({ "application/json", "audio/mpeg", "text/plain", SSE, NDJSON, "" }) do
         it(("an answer that came whole: %q"):format(kind), function()
-            begin({ type = kind })
-            fake.ngx.header["Content-Length"] = "2"
+            begin({ type = kind, length = "2" })
             revoke()
             assert_passes(5, "{}")
             assert_passes(6, "", true)
@@ -185,20 +186,31 @@ describe("filter passes on", function()
     end
 
     it("an answer of a told length in parts, while its token is active", function()
-        begin({ type = "application/json" })
-        fake.ngx.header["Content-Length"] = "9"
+        begin({ type = "application/json", length = "9" })
         for second, part in ipairs({ "[1,", "2,3", ",4]" }) do
             assert_passes(second * 5, part)
         end
         assert_passes(16, "", true)
     end)
 
+    it("a stream that nginx keeps where it kept another one, whose client has left", function()
+        begin()
+        local place = fake.address
+        revoke()
+        pass(2, event(1)) -- is cut; the connection's end is never asked for
+        for _, length in ipairs({ "2", false }) do
+            begin({ type = "application/json", length = length or nil })
+            fake.address = place
+            stream.begin()
+            assert_passes(0.1, "{}")
+        end
+    end)
+
     it("the answer to one request although another's stream was cut", function()
         begin()
         revoke()
         assert_cut("invalid_api_key", REVOKED, 2, event(1))
-        begin({ type = "application/json" })
-        fake.ngx.header["Content-Length"] = "2"
+        begin({ type = "application/json", length = "2" })
         assert_passes(3, "{}")
     end)
 end)
@@ -245,8 +257,7 @@ describe("filter and an answer of another type that still flows", function()
         end)
 
         it("end it where it told its length and comes in parts: " .. kind, function()
-            begin({ type = kind })
-            fake.ngx.header["Content-Length"] = "9"
+            begin({ type = kind, length = "9" })
             assert_passes(0, "abc")
             revoke()
             assert_passes(0.4, "d")
@@ -255,8 +266,7 @@ describe("filter and an answer of another type that still flows", function()
     end
 
     it("end it by the policy 'cut' past the token's end, though it told its length", function()
-        begin({ role = "is_cut", type = "application/json" })
-        fake.ngx.header["Content-Length"] = "9"
+        begin({ role = "is_cut", type = "application/json", length = "9" })
         assert_passes(5, "abc")
         assert.equal(fake.ngx.ERROR, select(2, pass(21, "def")))
     end)
@@ -517,8 +527,7 @@ describe("filter looks at the token", function()
     end)
 
     it("of no answer that came whole", function()
-        begin({ type = "application/json" })
-        fake.ngx.header["Content-Length"] = "2"
+        begin({ type = "application/json", length = "2" })
         pass(5, "{}")
         pass(5, "", true)
         assert.equal(0, looks)

@@ -14,6 +14,7 @@ local errors = require("portero.errors")
 local in_force = require("portero.policy.in_force")
 local metrics = require("portero.metrics")
 local request_counts = require("portero.request_counts")
+local request_key = require("portero.request_key")
 local shared_versions = require("portero.shared_versions")
 local stream_events = require("portero.answer.stream_events")
 
@@ -34,6 +35,11 @@ local FORMATS_OF_TYPES = {
 local MAX_WAIT_SECONDS = 0.4
 --- The longest end of an event: so much of what has passed tells whether one is open.
 local MAX_END_CHARACTERS = 4
+
+--- Request's key -> the watch of an answer that goes on until it ends. Of one that told its length
+--- there is none. A client that leaves may leave its own behind: no other answer begins with it, as
+--- `begin` comes before all that `filter` sees.
+local watches = {}
 
 local _M = {}
 
@@ -126,27 +132,35 @@ local function elapsed_by_clock()
     return math.max(0, ngx.now() - ngx.req.start_time())
 end
 
-local function begin()
-    local watch = {
+local function new_watch()
+    return {
         format = format_of(ngx.header["Content-Type"]), next_check = CHECK_SECONDS, tail = "",
+        -- By the clock that no one sets: a check must not wait for one that was set back.
+        began_at = monotonic_time() - elapsed_by_clock(),
     }
-    -- From here on by the clock that no one sets: a check must not wait for one that was set back.
-    watch.began_at = monotonic_time() - elapsed_by_clock()
-    ngx.ctx.watch = watch
-    request_counts.begin_stream()
-    return watch
+end
+
+--- Begin with the head of an answer, wherever its body passes `filter` (`header_filter`).
+function _M.begin()
+    local key = request_key.of_this()
+    if not ngx.header["Content-Length"] then
+        watches[key] = new_watch()
+        request_counts.begin_stream()
+    elseif watches[key] then
+        watches[key] = nil
+    end
 end
 
 --- An answer that told its length. Nearly all come whole and at once, and cost no more than the
 --- question for how long they took; of others each part is looked at, for there is no note of when
 --- that was done last.
-local function filter_told(length)
+local function filter_told()
     local elapsed_seconds = elapsed_by_clock()
     if elapsed_seconds < CHECK_SECONDS then
         return
     end
-    local chunk = ngx.arg[1]
-    if chunk == "" or #chunk >= tonumber(length) then
+    local chunk, length = ngx.arg[1], tonumber(ngx.header["Content-Length"])
+    if chunk == "" or not length or #chunk >= length then
         return
     end
     local code = verdict(elapsed_seconds)
@@ -179,7 +193,7 @@ end
 --- whose head tells no length.
 ---@param text string
 function _M.replace(text)
-    ngx.ctx.watch = { text = text }
+    watches[request_key.of_this()] = { text = text }
 end
 
 --- The words go out with the first chunk, and nothing after them.
@@ -190,18 +204,22 @@ end
 --- Called for each chunk on its way to the client; `ngx.ERROR` ends the connection.
 ---@param arrived string|nil what the LLM server sent, where another filter changed the chunk
 function _M.filter(arrived)
-    local length = ngx.header["Content-Length"]
-    if length then
-        return filter_told(length)
-    end
-    local watch = ngx.ctx.watch or begin()
-    if watch.is_cut then
+    local key = request_key.of_this()
+    local watch = watches[key]
+    if not watch then
+        return filter_told()
+    elseif watch.is_cut then
         return ngx.ERROR
     elseif watch.text then
         return say_instead(watch)
     end
-    local chunk = ngx.arg[1]
-    return filter_stream(watch, chunk, ngx.arg[2], arrived or chunk)
+    local chunk, is_last = ngx.arg[1], ngx.arg[2]
+    local answer = filter_stream(watch, chunk, is_last, arrived or chunk)
+    -- One that was cut is asked for once more, and ends its connection then.
+    if is_last and not watch.is_cut then
+        watches[key] = nil
+    end
+    return answer
 end
 
 return _M

@@ -165,6 +165,7 @@ end
 function _M.look()
     local status, content_type = ngx.status, ngx.header["Content-Type"]
     if is_plain(status, content_type) or may_pass(status, content_type) then
+        stream.begin()
         return false
     end
     if not upstream_status() then

@@ -394,8 +394,9 @@ function _M.add_headers()
     elseif ticket.notes_owner then
         ticket.reader = own_responses.new_reader(ticket.user, ngx.header["Content-Type"])
     end
-    if ticket.filter then
+    if ticket.filter and ngx.header["Content-Length"] then
         ngx.header["Content-Length"] = nil
+        stream.begin()
     end
 end
 
