@@ -15,8 +15,16 @@
 -- The filter holds an event back that is not whole, and nothing else.
 
 local cjson = require("cjson.safe")
+local ffi = require("ffi")
 local dialects = require("portero.dialect.dialects")
 local stream_events = require("portero.answer.stream_events")
+
+ffi.cdef([[
+unsigned long strtoul(const char *text, char **behind, int base);
+]])
+
+local C = ffi.C
+local chars_at, behind_digits = ffi.typeof("const char *"), ffi.new("char *[1]")
 
 local byte, find, max, min, sub = string.byte, string.find, math.max, math.min, string.sub
 
@@ -122,14 +130,33 @@ end
 --- What the members of an object told that is being read: a name, or false, and its number.
 local told_names, told_values = { false, false, false, false, false, false }, { 0, 0, 0, 0, 0, 0 }
 
+--- A whole number as nearly all are written, of digits with a comma or a brace behind them, and where
+--- that is; nil for another. It makes no text of them.
+local function plain_number(text, at)
+    local start = ffi.cast(chars_at, text)
+    local value = tonumber(C.strtoul(start + at - 1, behind_digits, 10))
+    local behind = tonumber(behind_digits[0] - start) + 1
+    local stop = byte(text, behind)
+    return (stop == COMMA or stop == CLOSE) and value or nil, behind
+end
+
+--- The same of any number.
+local function number_at(text, at)
+    local value, behind = plain_number(text, at)
+    if value then
+        return value, behind
+    end
+    behind = behind_number(text, at)
+    return behind and tonumber(sub(text, at, behind - 1)), behind
+end
+
 --- Where a member's value ends, which is noted where it is a number.
 local function behind_value(text, at, stop, value_at, place)
     local first = byte(text, value_at)
     if not first or first < ZERO or first > NINE then
         return first and behind_other(text, value_at)
     end
-    local behind = behind_number(text, value_at)
-    local value = behind and tonumber(sub(text, value_at, behind - 1))
+    local value, behind = number_at(text, value_at)
     told_names[place] = value and sub(text, at + 1, stop - 1) or false
     told_values[place] = value or 0
     return value and behind
@@ -210,9 +237,12 @@ local function read_any_number(counts, text, at, last, name)
 end
 
 local function read_number(counts, text, at, last, name)
-    local behind = behind_number(text, at)
-    local value = behind and behind <= last and tonumber(sub(text, at, behind - 1))
-    if not value then
+    local first = byte(text, at)
+    local value, behind
+    if first and first >= ZERO and first <= NINE then
+        value, behind = number_at(text, at)
+    end
+    if not value or behind > last then
         return read_any_number(counts, text, at, last, name)
     end
     return behind - 1, take(counts, name, value)
@@ -372,9 +402,10 @@ local function read_names(needle, counts, text, most)
 end
 
 --- From where on a text is to be seen again, that was read up to a place: where a name may have
---- begun. None goes over the end of a line.
+--- begun. None goes over the end of a line, or of an object.
 local function seen_again(text, done)
-    if byte(text, -1) == NEWLINE then
+    local last = byte(text, -1)
+    if last == NEWLINE or last == CLOSE then
         return #text + 1
     end
     return max(done + 1, #text - MAX_NAME + 1)
