@@ -3,19 +3,21 @@
 -- and how many streams run.
 -- Kept in the worker, and told to the dictionary `portero_metrics` once a second. A request is
 -- marked as it is judged, by a text that is made once for a class and a role, and counted in the
--- log phase, so it pays for three look-ups. A stream has another mark from its first chunk on; no
--- other request pays for that. Classes and roles are the policy's own, and nothing that a caller
--- made up may be a label.
+-- log phase, so it pays for a few look-ups. Classes and roles are the policy's own, and nothing
+-- that a caller made up may be a label.
 --
 -- Of streams each worker tells its own number, for as long as it renews it: one that was killed is
 -- forgotten with them, and one on its way out tells each that ends.
 
+local request_key = require("portero.request_key")
+
 local dict = ngx.shared.portero_metrics
 
-local ngx, var = ngx, ngx.var
+local ngx = ngx
 
 --- What a request is counted as that has no route, or nobody who may be told apart.
 local NONE = "none"
+local UNMARKED = ""
 --- No name of a decision, of a server's count, or of a histogram begins like this.
 local PREFIX, STREAMS = "r\n", "s\n"
 local LEASE_SECONDS = 10
@@ -24,10 +26,10 @@ local LAST_LEASE_SECONDS = 600
 
 --- Class -> role -> the mark of both.
 local marks = {}
---- Mark -> status -> count; what was not marked has the mark "".
+--- Mark -> status -> count; what was not marked has the mark UNMARKED.
 local counts = {}
---- Mark -> the one that it has as a stream, and back.
-local of_stream, of_plain = {}, {}
+--- Request's key -> its mark, and whether its answer is a stream; until it has ended.
+local marked, is_stream = {}, {}
 --- Streams that run in this worker.
 local running = 0
 
@@ -45,7 +47,7 @@ end
 function _M.note(class, role)
     role = role or NONE
     local of_class = marks[class]
-    var.counted_as = of_class and of_class[role] or new_mark(class, role)
+    marked[request_key.of_this()] = of_class and of_class[role] or new_mark(class, role)
 end
 
 local function new_counts(mark)
@@ -62,36 +64,29 @@ local function tell_streams()
     dict:safe_set(key, running, ngx.worker.exiting() and LAST_LEASE_SECONDS or LEASE_SECONDS)
 end
 
-local function new_stream_mark(mark)
-    local marked = mark .. "\nstream"
-    of_stream[mark], of_plain[marked] = marked, mark
-    return marked
-end
-
 --- The request's answer is a stream; it is one until the request ends.
 function _M.begin_stream()
-    local mark = var.counted_as
-    if of_plain[mark] then
-        return
+    local key = request_key.of_this()
+    if not is_stream[key] then
+        is_stream[key], running = true, running + 1
     end
-    var.counted_as = of_stream[mark] or new_stream_mark(mark)
-    running = running + 1
 end
 
---- A stream has ended: what it was marked as before.
-local function end_stream(plain)
-    running = running - 1
+local function end_stream(key)
+    is_stream[key], running = nil, running - 1
     if ngx.worker.exiting() then
         tell_streams()
     end
-    return plain
 end
 
 --- Count the request that has ended (`log`).
 function _M.count()
-    local mark, status = var.counted_as, ngx.status
-    local plain = of_plain[mark]
-    mark = plain and end_stream(plain) or mark
+    local key, status = request_key.of_this(), ngx.status
+    local mark = marked[key] or UNMARKED
+    marked[key] = nil
+    if is_stream[key] then
+        end_stream(key)
+    end
     local of_mark = counts[mark] or new_counts(mark)
     of_mark[status] = (of_mark[status] or 0) + 1
 end
@@ -99,7 +94,7 @@ end
 --- Add this worker's counts to the shared ones.
 function _M.flush()
     for mark, of_mark in pairs(counts) do
-        local start = PREFIX .. (mark ~= "" and mark or NONE .. "\n" .. NONE) .. "\n"
+        local start = PREFIX .. (mark ~= UNMARKED and mark or NONE .. "\n" .. NONE) .. "\n"
         for status, count in pairs(of_mark) do
             dict:incr(start .. status, count, 0)
         end

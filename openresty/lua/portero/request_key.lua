@@ -1,8 +1,9 @@
 ---------
--- What the notes of a request are kept by from one phase to the next: its address, as a number. That
--- costs no variable of nginx's and no text, and stays the same wherever `ngx.exec` leads.
--- The next request may have the same address: whoever keeps notes by it must put them away in the log
--- phase, which always runs, in each location that such a request may end in.
+-- What the notes of a request are kept by from one phase to the next: its address, as a number.
+-- That costs no variable of nginx's and no text, and stays the same wherever `ngx.exec` leads.
+-- The next request may have the same address. So whoever keeps notes by it must put them away in
+-- the log phase, which always runs, in each location that such a request may end in; or begin anew
+-- before anything is read.
 
 local get_request = require("resty.core.base").get_request
 local ffi = require("ffi")

@@ -138,14 +138,18 @@ describe("judge forwards", function()
     end)
 
     it("and refuses what is marked with its class, and its role where that is known", function()
-        local function marked(...)
+        local counts = fake.load("portero.request_counts")
+        local function assert_marked(labels, ...)
+            assert.is_nil(counts.exposition():find(labels, 1, true))
             ask(...)
-            return fake.ngx.var.counted_as
+            fake.answer.status = fake.answer.status or 200
+            counts.count()
+            assert.is_truthy(counts.exposition():find(labels, 1, true))
         end
-        assert.equal("inference\nuser", marked("POST", CHAT, token_of("user")))
-        assert.equal("inference\nmonitoring", marked("POST", CHAT, token_of("monitoring")))
-        assert.equal("inference\nnone", marked("POST", CHAT, "nothing"))
-        assert.equal("", marked("POST", "/nothing", token_of("user")))
+        assert_marked('class="inference",role="user"', "POST", CHAT, token_of("user"))
+        assert_marked('class="inference",role="monitoring"', "POST", CHAT, token_of("monitoring"))
+        assert_marked('class="inference",role="none"', "POST", CHAT, "nothing")
+        assert_marked('class="none",role="none"', "POST", "/nothing", token_of("user"))
     end)
 
     it("a request whose ID the answer tells by the names of its dialect alone", function()

@@ -72,25 +72,25 @@ describe("exposition", function()
         fake.request({})
         request_counts.note("inference", "agi")
         request_counts.begin_stream()
-        return fake.ngx.var.counted_as
+        return fake.address
     end
 
-    local function end_stream(mark)
+    local function end_stream(address)
         fake.request({})
-        fake.ngx.var.counted_as, fake.answer.status = mark, 200
+        fake.address, fake.answer.status = address, 200
         request_counts.count()
     end
 
     it("tells how many streams run, and counts each as any request when it ends", function()
         assert.equal(0, streams())
-        local mark = begin_stream()
+        local first = begin_stream()
         request_counts.begin_stream()
         assert.equal(1, streams())
-        begin_stream()
+        local second = begin_stream()
         serve(200, "inference", "agi")
         assert.equal(2, streams())
-        end_stream(mark)
-        end_stream(mark)
+        end_stream(first)
+        end_stream(second)
         assert.equal(0, streams())
         assert.same({ 'class="inference",role="agi",status="200"} 3' }, lines())
     end)
@@ -109,7 +109,7 @@ describe("exposition", function()
     end)
 
     it("tells those of a worker on its way out for as long as they run", function()
-        local mark = begin_stream()
+        local address = begin_stream()
         begin_stream()
         fake.is_exiting = true
         request_counts.flush()
@@ -119,7 +119,7 @@ describe("exposition", function()
         assert.equal(2, streams())
         request_counts = fake.load("portero.request_counts")
         fake.worker_pid = 100
-        end_stream(mark)
+        end_stream(address)
         request_counts, fake.worker_pid, fake.is_exiting = new, 101, false
         assert.equal(1, streams())
     end)

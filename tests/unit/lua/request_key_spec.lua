@@ -11,7 +11,7 @@ before_each(function()
 end)
 
 describe("of_this", function()
-    it("is a number that stays the same to the request's end, and is another's of no other", function()
+    it("is a number that is the same to the request's end, and another one's is another", function()
         local first = request_key.of_this()
         assert.is_number(first)
         assert.equal(first, request_key.of_this())

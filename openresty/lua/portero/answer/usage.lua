@@ -130,8 +130,8 @@ end
 --- What the members of an object told that is being read: a name, or false, and its number.
 local told_names, told_values = { false, false, false, false, false, false }, { 0, 0, 0, 0, 0, 0 }
 
---- A whole number as nearly all are written, of digits with a comma or a brace behind them, and where
---- that is; nil for another. It makes no text of them.
+--- A whole number as nearly all are written, of digits with a comma or a brace behind them, and
+--- where that is; nil for another. It makes no text of them.
 local function plain_number(text, at)
     local start = ffi.cast(chars_at, text)
     local value = tonumber(C.strtoul(start + at - 1, behind_digits, 10))

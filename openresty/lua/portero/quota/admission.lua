@@ -38,9 +38,9 @@ local NO_HEADERS = {}
 --- What is forwarded from here on, and may be counted until it ends.
 local HELD = { llm = true, socket = true }
 
---- Request's key -> { user, limits, slot, meter, filter, reader, headers, credential: where its use is
---- counted, model }, from admission to the log phase; until it is admitted also `found`, what its
---- JSON body says.
+--- Request's key -> { user, limits, slot, meter, filter, reader, headers, credential: where its use
+--- is counted, model }, from admission to the log phase; until it is admitted also `found`, what
+--- its JSON body says.
 local tickets = {}
 
 local _M = {}
