@@ -48,6 +48,7 @@ end)
 local function request(headers, route)
     headers = headers or { ["content-type"] = "application/json", ["content-length"] = "13" }
     fake.request({ method = "POST", target = (route or ROUTE).target, headers = headers })
+    fake.ngx.var.request_id = "id" .. fake.address
 end
 
 local function answered(status)
