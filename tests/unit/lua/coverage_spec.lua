@@ -9,8 +9,8 @@ local SPECS = "tests/unit/lua"
 local PURE = {
     "answer.stream_events", "answer.usage",
     "policy.candidates", "policy.decision", "policy.model_name", "policy.route_table",
-    "request.form_body", "request.header_parameters", "request.json_body", "settings_conf",
-    "token.crypto", "token.jwt",
+    "request.form_body", "request.header_parameters", "request.json_body", "request.json_text",
+    "settings_conf", "token.crypto", "token.jwt",
 }
 for _, module in ipairs(modules.names()) do
     PURE[#PURE + 1] = module:find("^dialect%.") and module or nil

@@ -725,6 +725,37 @@ describe("scan, against cjson", function()
     end)
 end)
 
+--- The same scan, which goes byte by byte.
+local function scan_without_leaps()
+    local text, body = "portero.request.json_text", "portero.request.json_body"
+    local loaded = { package.loaded[text], package.loaded[body] }
+    package.loaded[text] = { leap = function(_, at) return at end }
+    package.loaded[body] = nil
+    local plain = require(body)
+    package.loaded[text], package.loaded[body] = unpack(loaded)
+    return plain.scan
+end
+
+it("scans 5,000 long bodies, mutated, as it does without a leap", function() -- B11
+    math.randomseed(20265)
+    local plain_scan = scan_without_leaps()
+    local good = 0
+    for _ = 1, 5000 do
+        local parts = {}
+        for place = 1, math.random(2, 60) do
+            parts[place] = TEXT_PARTS[math.random(#TEXT_PARTS)]
+        end
+        local text = random_body():gsub("}$", ',"t":"' .. table.concat(parts):gsub("%%", "%%%%")
+            .. '","stream":true}')
+        text = math.random(3) > 1 and mutated(text) or text
+        local found, code = scan(text)
+        local plain_found, plain_code = with_bytes(text, plain_scan)
+        assert.same({ plain_found or plain_code }, { found or code }, text)
+        good = good + (found and 1 or 0)
+    end
+    assert.is_true(good > 1500 and good < 4500)
+end)
+
 describe("is_model", function()
     for _, name in ipairs({ "a", "a b", [[C:\models\x.gguf]], 'a"b', "é", "模型:7b", "😀",
         "\237\159\191", "\244\143\191\191", ("m"):rep(1024) }) do

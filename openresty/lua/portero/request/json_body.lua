@@ -11,13 +11,14 @@ local bit = require("bit")
 local cjson = require("cjson.safe")
 local ffi = require("ffi")
 local header_parameters = require("portero.request.header_parameters")
+local json_text = require("portero.request.json_text")
 local clear_table = require("table.clear")
 local new_table = require("table.new")
 
-local band, bor, bxor, lshift, tobit = bit.band, bit.bor, bit.bxor, bit.lshift, bit.tobit
+local band, bor, lshift = bit.band, bit.bor, bit.lshift
 local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
 local lower = string.lower
-local min = math.min
+local leap, min = json_text.leap, math.min
 
 local MAX_DEPTH = 128
 local MAX_NAMES = 1000
@@ -616,38 +617,11 @@ end
 ---------
 -- The scan.
 
-local words_at = ffi.typeof("const int32_t *")
-local HIGH_BITS, ONES, SPACES = tobit(0x80808080), 0x01010101, 0x20202020
-local QUOTES, BACKSLASHES = 0x22222222, 0x5C5C5C5C
-local STEP = 16
---- Only where a string crosses a multiple of so many bytes is its text leapt over: to look more
---- often costs short strings more than it saves long ones (measured).
-local LEAP_AT = 31
-
---- A high bit in the answer: somewhere in these four bytes is a control character, a quote, a
---- backslash, or no ASCII. The other bits mean nothing.
-local function signs(word)
-    return bor(word, word - SPACES, bxor(word, QUOTES) - ONES, bxor(word, BACKSLASHES) - ONES)
-end
-
---- Leaps over the plain ASCII of a string. Words need not be aligned where LuaJIT has a gateway.
-local function leap(bytes, at, stop)
-    local last = stop - STEP
-    while at <= last do
-        local words = ffi.cast(words_at, bytes + at)
-        local seen = bor(signs(words[0]), signs(words[1]), signs(words[2]), signs(words[3]))
-        if band(seen, HIGH_BITS) ~= 0 then
-            return at
-        end
-        at = at + STEP
-    end
-    return at
-end
-
--- LuaJIT compiles a loop as it is when it first becomes hot, and this one should leap; of the same
--- type, or it would be another loop.
-local practice = ffi.new("unsigned char[4096]", byte("x"))
-leap(ffi.cast("const unsigned char *", practice), 0, ffi.sizeof(practice))
+--- After so many bytes it is asked whether we are in a text, which is then leapt over: to ask more
+--- often costs short strings more than it saves long ones (measured). No multiple of how long
+--- escapes and characters are, or it might always be asked within one. Where leaps were short it is
+--- asked later.
+local LEAP_AFTER, MAX_PATIENCE = 35, 140
 
 --- An event may answer another one. No loop: LuaJIT would end the trace of a body there.
 local function handle(scan, at, event)
@@ -662,6 +636,7 @@ end
 --- From a place up to another; answers nil where it is refused.
 local function run(scan, at, stop)
     local bytes, state = scan.bytes, scan.state
+    local leap_at, patience = at + LEAP_AFTER, LEAP_AFTER
     while at < stop do
         state = next_state[bor(lshift(state, 8), bytes[at])]
         at = at + 1
@@ -670,8 +645,17 @@ local function run(scan, at, stop)
             if not state then
                 return nil
             end
-        elseif band(at, LEAP_AT) == 0 and is_text[state] then
+        elseif at >= leap_at and is_text[state] then
+            local from = at
             at = leap(bytes, at, stop)
+            if at - from > LEAP_AFTER then
+                leap_at, patience = at, LEAP_AFTER
+            else
+                patience = min(2 * patience, MAX_PATIENCE)
+                leap_at = at + patience
+            end
+        elseif at >= leap_at then
+            leap_at = at + LEAP_AFTER
         end
     end
     scan.state = state
