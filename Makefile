@@ -62,7 +62,7 @@ bench: setup-tests ## what a judged request costs, against plain nginx (B=bodies
 chaos: setup-tests ## the promises at full size, with a table of figures (about an hour)
 	@PORTERO_CHAOS=1 exec $(BIN)/python -m pytest tests/promises --timeout 3600
 
-fuzz: setup-tests ## a million mutated tokens against both verifiers, new random examples everywhere
+fuzz: setup-tests ## a million mutated tokens against both verifiers, and bodies against their readers
 	@PORTERO_FUZZ=1000000 exec $(BIN)/python -m pytest tests/security tests/unit --timeout 3600
 
 ##@ Housekeeping

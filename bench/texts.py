@@ -159,6 +159,14 @@ def chat(kind: str, size: int, model: str = "tiny") -> bytes:
     return _json({"model": model, "messages": list(messages), "temperature": 0.7})
 
 
+def one(kind: str, size: int) -> bytes:
+    """A body of so many bytes with one text: what is between the messages of a chat costs, too."""
+    text = WRITERS[kind](random.Random(f"{SEED} {kind}"), 1 << 14)
+    text *= size // len(text.encode()) + 1
+    over = len(_json({"model": "tiny", "prompt": text})) - size
+    return _json({"model": "tiny", "prompt": _shortened(text, over)})
+
+
 def _talk(chance: random.Random, write: Writer, size: int) -> Iterator[dict[str, Any]]:
     """A user and an assistant in turn, until so many bytes are full."""
     left, roles = size - len(_json({"model": "tiny", "messages": [], "temperature": 0.7})), 0

@@ -19,6 +19,8 @@ SECOND = (
 )  # fmt: skip
 _TEXTS = ("model", "name", "previous_response_id")
 _VALUES = ("stream_options", "priority")
+#: So many characters the gateway looks at however they are written.
+_SHOWN = 16
 _INLINE = re.compile(r"data:.*|[\w+/=\r\n-]*", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 
@@ -107,8 +109,18 @@ def found_by(reader: Reader, body: bytes) -> dict[str, Any]:
     }
 
 
-def expected(reader: Reader, told: dict[str, Any]) -> dict[str, Any]:
-    """What a reader must find in a body of which the gateway has told this."""
+def differing(reader: Reader, body: bytes, told: dict[str, Any]) -> set[str]:
+    """In what a reader differs from what the gateway has told of a body: nothing is right.
+
+    The gateway may see tools and addresses where a reader sees none: it refuses what it cannot
+    read.
+    """
+    found, wanted = found_by(reader, body), _expected(reader, told)
+    wrong = {name for name, value in wanted.items() if found[name] != value}
+    return wrong - {name for name in ("tools", "fetch") if wanted[name]}
+
+
+def _expected(reader: Reader, told: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: reader.sees(told[name]) if name in told else None for name in _TEXTS},
         **{name: reader.parse(told[name].encode()) if name in told else None for name in _VALUES},
@@ -139,4 +151,4 @@ def _is_address(reader: Reader, value: Any) -> bool:
         return _is_address(reader, reader.member(value, "url"))
     if isinstance(value, list):
         return any(_is_address(reader, one) for one in value)
-    return isinstance(value, str) and not _INLINE.fullmatch(value)
+    return isinstance(value, str) and not _INLINE.fullmatch(value[:_SHOWN])

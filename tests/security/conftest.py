@@ -14,7 +14,7 @@ from tests.security.house import house as running_house
 from tests.security.stand import Stand, Trap, stand
 from tests.support.upstream import Upstream, recording
 
-#: How many mutated tokens; not set: the size of `make test`.
+#: How many mutated tokens, and bodies; not set: the size of `make test`.
 WANTED = os.environ.get("PORTERO_FUZZ", "")
 FIGURES: list[str] = []
 
@@ -133,6 +133,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not FIGURES:
         return
-    terminalreporter.section(f"mutated tokens, seed {SEED}")
+    terminalreporter.section(f"mutations, seed {SEED}")
     for line in FIGURES:
         terminalreporter.line(line)

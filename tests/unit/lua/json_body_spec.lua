@@ -556,12 +556,14 @@ describe("scan, of long bodies", function()
         local pages = ffi.cast("unsigned char *",
             ffi.C.mmap(nil, 2 * PAGE, WRITABLE, PRIVATE_ANONYMOUS, -1, 0))
         assert.equal(0, ffi.C.mprotect(pages + PAGE, PAGE, 0))
-        local text = '{"model":"' .. ("z"):rep(200) .. '","a":[1]}'
-        for length = 0, #text do
-            local start = pages + PAGE - length
-            ffi.copy(start, text, length)
-            local found = json_body.scan(start, length)
-            assert.equal(length == #text, found ~= nil)
+        for _, kind in ipairs({ "z", "é", "人", "😀", "\\n", "\\r", "\\\\", "\\u00e9" }) do
+            local text = '{"model":"' .. kind:rep(200) .. '","a":[1]}'
+            for length = 0, #text do
+                local start = pages + PAGE - length
+                ffi.copy(start, text, length)
+                local found = json_body.scan(start, length)
+                assert.equal(length == #text, found ~= nil)
+            end
         end
     end)
 end)

@@ -621,7 +621,7 @@ end
 --- often costs short strings more than it saves long ones (measured). No multiple of how long
 --- escapes and characters are, or it might always be asked within one. Where leaps were short it is
 --- asked later.
-local LEAP_AFTER, MAX_PATIENCE = 35, 140
+local LEAP_AFTER, MAX_PATIENCE = 35, 280
 
 --- An event may answer another one. No loop: LuaJIT would end the trace of a body there.
 local function handle(scan, at, event)
@@ -783,6 +783,13 @@ function _M.is_json(content_type)
         return false, "json_charset"
     end
     return true
+end
+
+-- LuaJIT compiles the loop of `run` as it goes round when it first becomes hot. That must not be
+-- where it meets a loop of `leap`: it would give up, and in the end for ever.
+do
+    local text = '{"a":' .. ("1"):rep(4096) .. "}"
+    _M.scan(ffi.cast("const unsigned char *", text), #text)
 end
 
 return _M
