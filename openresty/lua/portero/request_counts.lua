@@ -7,7 +7,7 @@
 -- that a caller made up may be a label.
 --
 -- Of streams each worker tells its own number, for as long as it renews it: one that was killed is
--- forgotten with them, and one on its way out tells each that ends.
+-- forgotten with them, and one on its way out, which has no next second, tells all at once.
 
 local request_key = require("portero.request_key")
 
@@ -72,23 +72,19 @@ function _M.begin_stream()
     end
 end
 
-local function end_stream(key)
-    is_stream[key], running = nil, running - 1
-    if ngx.worker.exiting() then
-        tell_streams()
-    end
-end
-
 --- Count the request that has ended (`log`).
 function _M.count()
     local key, status = request_key.of_this(), ngx.status
     local mark = marked[key] or UNMARKED
     marked[key] = nil
     if is_stream[key] then
-        end_stream(key)
+        is_stream[key], running = nil, running - 1
     end
     local of_mark = counts[mark] or new_counts(mark)
     of_mark[status] = (of_mark[status] or 0) + 1
+    if ngx.worker.exiting() then
+        _M.flush()
+    end
 end
 
 --- Add this worker's counts to the shared ones.

@@ -119,9 +119,14 @@ describe("exposition", function()
         assert.equal(2, streams())
         request_counts = fake.load("portero.request_counts")
         fake.worker_pid = 100
+        serve(502, "inference", "agi")
         end_stream(address)
         request_counts, fake.worker_pid, fake.is_exiting = new, 101, false
         assert.equal(1, streams())
+        assert.same({
+            'class="inference",role="agi",status="200"} 1',
+            'class="inference",role="agi",status="502"} 1',
+        }, lines())
     end)
 
     it("adds nothing to the counts of decisions, nor those of servers, to its own", function()
