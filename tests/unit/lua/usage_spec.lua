@@ -2,7 +2,7 @@
 -- The LLM tokens of an answer, and a stream without the event that only the gateway asked for:
 -- threats B15. The answers are shaped as the servers write them.
 
-local vmdef = require("jit.vmdef")
+local loops_met = require("loops_met")
 local openai = require("portero.dialect.openai")
 local usage = require("portero.answer.usage")
 
@@ -385,23 +385,6 @@ describe("a caller who wants the LLM for nothing", function() -- threats B15
         assert.same({ 60, "events" }, { total_of(repeated(60, noughts)) })
     end)
 end)
-
---- How often LuaJIT gave up to compile what is done again and again, for a loop in it.
-local function loops_met(work)
-    local count = 0
-    local function note(what, _, _, _, reason)
-        if what == "abort" and vmdef.traceerr[reason] == "inner loop in root trace" then
-            count = count + 1
-        end
-    end
-    jit.flush()
-    jit.attach(note, "trace")
-    for _ = 1, 500 do
-        work()
-    end
-    jit.attach(note)
-    return count
-end
 
 --- Answers as servers write them that come whole.
 local WHOLE = {

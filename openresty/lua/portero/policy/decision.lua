@@ -220,17 +220,19 @@ end
 ---@param value string|nil what stood for the route's parameter
 ---@param query string
 ---@param list table|nil the caller's models; nil where there are servers, and the plan has them
----@param read fun(word: string, value: string|nil, query: string): string|nil, string|nil, any
+---@param read fun(word: string, value: string|nil, query: string, watch: any): string|nil,
+---     string|nil, any
 ---     the model's name where the route's word says that it stands, or nil and a code where the
 ---     request cannot be read in one way; and what else was read
 ---@param plan table|nil where the policy names servers: which are in question (`decide`)
+---@param watch any the last argument of `read`: LuaJIT compiles no way on which a closure is made
 ---@return string|nil code of the refusal; nil when it may
 ---@return any found the reader's third answer, whatever the code
-function _M.model_refusal(route, value, query, list, read, plan)
+function _M.model_refusal(route, value, query, list, read, plan, watch)
     if not route.model then
         return "insufficient_permissions"
     end
-    local name, code, found = read(route.model, value, query)
+    local name, code, found = read(route.model, value, query, watch)
     if code or not name then
         return code, found
     elseif plan then

@@ -246,11 +246,8 @@ local function put_body_down(ticket, is_refused, plan)
 end
 
 local function say_what_is_left(ticket)
-    if ticket.headers == NO_HEADERS then
-        return
-    end
-    for name, text in pairs(ticket.headers) do
-        ngx.header[name] = text
+    if ticket.headers ~= NO_HEADERS then
+        limits.tell(ticket.headers, ngx.header)
     end
 end
 

@@ -46,25 +46,32 @@ local MOST_TOLD = 20000
 --- How many ended entries one refused write clears away.
 local FLUSHED_AT_ONCE = 10000
 
+--- Ids of slots are numbers, as texts that differ at their end alone fall into one place of
+--- LuaJIT's table of all texts. A process has so many, in the order of their giving, which begins by its
+--- second: nobody gives more than that in one. So where a process has the ID of one that ended, its
+--- own come behind, and the leases of before have ended when they come around.
+local IDS_OF_A_SECOND, IDS_OF_A_PROCESS = 2 ^ 20, 2 ^ 31
 --- What the key of a user's window begins with.
 local KEYS = { requests = "r:", tokens = "t:" }
+--- What the caller is told of each, by name.
+local function headers_of(kind)
+    return {
+        most = "x-ratelimit-limit-" .. kind, remaining = "x-ratelimit-remaining-" .. kind,
+        reset = "x-ratelimit-reset-" .. kind,
+    }
+end
+local HEADERS = { requests = headers_of("requests"), tokens = headers_of("tokens") }
 --- Of the same window, what other gateways have counted in it.
 local OTHERS = "o:"
 
 --- This worker's slots: id -> key, and when to renew it.
 local held = {}
---- What the ids of this worker begin with: no other worker, now or before, has the same.
-local mark
+--- What this worker's ids begin with, and the number of the last one.
+local first_id, last_number
 --- How many slots this worker has asked for: where to look first.
 local turn = 0
 
 local _M = { WINDOW_SECONDS = WINDOW_SECONDS }
-
---- Begin, in each worker.
-function _M.start()
-    turn = ngx.worker.pid()
-    mark = ("%d-%d-"):format(turn, ngx.now() * 1000)
-end
 
 --- Add an entry; where ended ones fill the dictionary they are cleared, once.
 local function add(key, value, ttl)
@@ -75,20 +82,36 @@ local function add(key, value, ttl)
     return ok, err
 end
 
---- Count in a key's window, and begin one where there is none. Who comes second in beginning it
---- counts in the first one's.
-local function count(key, by)
+--- Begin, in each worker.
+function _M.start()
+    turn = ngx.worker.pid()
+    first_id = turn * IDS_OF_A_PROCESS
+    last_number = math.floor(ngx.now()) * IDS_OF_A_SECOND % IDS_OF_A_PROCESS
+end
+
+--- Begin a key's window and count in it. Who comes second in beginning it counts in the first
+--- one's.
+local function begin_window(key, by)
     for _ = 1, MAX_TRIES do
-        local number, err = dict:incr(key, by)
-        if err ~= "not found" then
-            return number, err
-        end
         local ok, fault = add(key, 0, WINDOW_SECONDS)
         if not ok and fault ~= "exists" then
             return nil, fault
         end
+        local number, err = dict:incr(key, by)
+        if err ~= "not found" then
+            return number, err
+        end
     end
     return nil, "limits: the window of a user does not stand"
+end
+
+--- Count in a key's window. Nearly always there is one, and then no loop is passed (decision 17).
+local function count(key, by)
+    local number, err = dict:incr(key, by)
+    if err == "not found" then
+        return begin_window(key, by)
+    end
+    return number, err
 end
 
 --- Seconds until a window ends. One that would last longer than windows do is from before the
@@ -202,29 +225,48 @@ local function lease_seconds()
     return ngx.worker.exiting() and LAST_LEASE_SECONDS or LEASE_SECONDS
 end
 
---- Take one of a user's slots. The search begins at another place each time, so that it finds one
---- at once when there is room.
----@param user string
----@param most integer
----@return string|false|nil slot false when all are taken, nil when it cannot be told
----@return string|nil err
-function _M.acquire(user, most)
-    turn = turn + 1
-    local id = mark .. turn
-    local lease = lease_seconds()
-    for place = turn, turn + most - 1 do
-        local key = "s:" .. user .. ":" .. place % most + 1
-        local ok, err = add(key, id, lease)
+--- Hold one place of a user's, if it is free.
+local function take_place(user, place, id, lease)
+    local key = "s:" .. user .. ":" .. place
+    local ok, err = add(key, id, lease)
+    if ok then
+        local now = ngx.now()
+        held[id] = { key = key, due = now + RENEW_SECONDS, ends = now + LONGEST_HOLD_SECONDS }
+    end
+    return ok, err
+end
+
+--- Any other place than the first that was tried.
+local function take_another(user, first, most, id, lease)
+    for place = first + 1, first + most - 1 do
+        local ok, err = take_place(user, place % most + 1, id, lease)
         if ok then
-            local now = ngx.now()
-            held[id] = { key = key, due = now + RENEW_SECONDS, ends = now + LONGEST_HOLD_SECONDS }
             return id
-        end
-        if err ~= "exists" then
+        elseif err ~= "exists" then
             return nil, err
         end
     end
     return false
+end
+
+--- Take one of a user's slots. The search begins at another place each time, so that it finds one
+--- at once when there is room, and then no loop is passed (decision 17).
+---@param user string
+---@param most integer
+---@return integer|false|nil slot false when all are taken, nil when it cannot be told
+---@return string|nil err
+function _M.acquire(user, most)
+    turn = turn + 1
+    last_number = (last_number + 1) % IDS_OF_A_PROCESS
+    local id = first_id + last_number
+    local lease = lease_seconds()
+    local ok, err = take_place(user, turn % most + 1, id, lease)
+    if ok then
+        return id
+    elseif err ~= "exists" then
+        return nil, err
+    end
+    return take_another(user, turn, most, id, lease)
 end
 
 --- Lengthen a lease. One that has ended is taken again; while another holds it, tried for.
@@ -254,7 +296,7 @@ function _M.renew()
 end
 
 --- Give a slot back; once more does nothing, nor does it for one that another holds by now.
----@param id string what `acquire` answered
+---@param id integer what `acquire` answered
 function _M.release(id)
     local slot = held[id]
     held[id] = nil
@@ -274,16 +316,32 @@ local function duration(seconds)
     return minutes > 0 and minutes .. "m" .. rest or rest
 end
 
---- Tell the caller of a limit that is set.
----@param header table `ngx.header`
+--- Tell of a limit that is set.
+---@param header table
 ---@param kind string "requests" or "tokens"
 ---@param most integer
 ---@param remaining integer
 ---@param reset_seconds number
 function _M.headers(header, kind, most, remaining, reset_seconds)
-    header["x-ratelimit-limit-" .. kind] = most
-    header["x-ratelimit-remaining-" .. kind] = remaining
-    header["x-ratelimit-reset-" .. kind] = duration(reset_seconds)
+    local names = HEADERS[kind]
+    header[names.most], header[names.remaining] = most, remaining
+    header[names.reset] = duration(reset_seconds)
+end
+
+local function tell_kind(names, told, header)
+    if told[names.most] then
+        header[names.most], header[names.remaining] = told[names.most], told[names.remaining]
+        header[names.reset] = told[names.reset]
+    end
+end
+
+--- Tell the caller of all limits that `headers` noted; one by one, as a loop would cost more than
+--- all of them (decision 17).
+---@param told table
+---@param header table `ngx.header`
+function _M.tell(told, header)
+    tell_kind(HEADERS.requests, told, header)
+    tell_kind(HEADERS.tokens, told, header)
 end
 
 --- The value of Retry-After.

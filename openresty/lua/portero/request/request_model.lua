@@ -167,9 +167,7 @@ end
 ---@return string|nil code of the refusal; nil when it may
 ---@return table|nil found what the body said, from `read_json` or of a form, whatever the code
 function _M.refusal(route, value, query, list, watch, plan)
-    return decision.model_refusal(route, value, query, list, function(word)
-        return read(word, value, query, watch)
-    end, plan)
+    return decision.model_refusal(route, value, query, list, read, plan, watch)
 end
 
 --- Whether a request has a body that its route takes for JSON.
