@@ -47,9 +47,9 @@ local MOST_TOLD = 20000
 local FLUSHED_AT_ONCE = 10000
 
 --- Ids of slots are numbers, as texts that differ at their end alone fall into one place of
---- LuaJIT's table of all texts. A process has so many, in the order of their giving, which begins by its
---- second: nobody gives more than that in one. So where a process has the ID of one that ended, its
---- own come behind, and the leases of before have ended when they come around.
+--- LuaJIT's table of all texts. A process has so many, in the order of their giving, which begins
+--- by its second: nobody gives more than that in one. So where a process has the ID of one that
+--- ended, its own come behind, and the leases of before have ended when they come around.
 local IDS_OF_A_SECOND, IDS_OF_A_PROCESS = 2 ^ 20, 2 ^ 31
 --- What the key of a user's window begins with.
 local KEYS = { requests = "r:", tokens = "t:" }
