@@ -2,8 +2,8 @@
 machines; by SQLAlchemy Core, so that whoever asks need not know which.
 
 A commit is on disk when it returns: SQLite with a write-ahead log and `synchronous=FULL`,
-PostgreSQL as it comes (`synchronous_commit`). Writers come one after the other, in the order of
-their positions. An SQLite file must never be put on a network file system
+PostgreSQL with `synchronous_commit`, whatever the database is set to. Writers come one after the
+other, in the order of their positions. An SQLite file must never be put on a network file system
 (https://www.sqlite.org/wal.html).
 """
 
@@ -191,7 +191,7 @@ def _engine(url: URL) -> Engine:
         return engine
     milliseconds = int(BUSY_SECONDS * 1000)
     options = f"-c lock_timeout={milliseconds} -c statement_timeout={2 * milliseconds}"
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
@@ -203,11 +203,24 @@ def _engine(url: URL) -> Engine:
         pool_pre_ping=True,
         **pool,
     )
+    sqlalchemy.event.listen(engine, "connect", _wait_for_the_disk)
+    return engine
 
 
 def _make_durable(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _wait_for_the_disk(connection: Any, _: object) -> None:
+    """One that answers before it has written would lose what was acknowledged. What waits for a
+    standby too is left as it is.
+    """
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
 
 
 def _file(connection: Connection) -> sqlite3.Connection:

@@ -148,6 +148,17 @@ def test_a_database_without_an_encoding_keeps_texts_too(postgresql: Cluster) -> 
     assert found.subject == "USRSJosé"
 
 
+@pytest.mark.parametrize(("given", "kept"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_database_that_answers_before_it_has_written_is_told_to_wait(
+    postgresql: Cluster, given: str, kept: str
+) -> None:
+    url = postgresql.database(f"waits_{given}")
+    postgresql.sql(f"ALTER DATABASE waits_{given} SET synchronous_commit = {given}")
+    store = open_sessions(url)
+    shown = store.database.read(lambda one: one.scalar(text("SHOW synchronous_commit")))
+    assert shown == kept
+
+
 def test_a_killed_process_has_lost_nothing_it_was_told_is_done(place: Place) -> None:
     (process,) = in_processes(1, add_and_die, place)
     process.join(30)

@@ -4,7 +4,7 @@ import random
 import signal
 import threading
 
-from tests.promises.conftest import Figure, of_each_kind, size
+from tests.promises.conftest import Figure, of_each_kind, of_each_store, size
 from tests.promises.recorder import KINDS
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.history import check
@@ -71,8 +71,11 @@ def _wait_for_logins(tokens: list[str], count: int) -> None:
     wait_for(lambda: len(tokens) >= count, 120, "logins go on")
 
 
-def test_f12_without_an_issuer_a_revocation_is_refused_honestly(upstream: Upstream) -> None:
-    with deployed(upstream.url) as deployment:
+@of_each_store()
+def test_f12_without_an_issuer_a_revocation_is_refused_honestly(
+    upstream: Upstream, store: dict[str, str]
+) -> None:
+    with deployed(upstream.url, **store) as deployment:
         caller = Caller(deployment)
         token = caller.token("AGIATEST01")
         deployment.stop("issuer")
