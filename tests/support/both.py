@@ -1,7 +1,7 @@
 """`make test`: four pytests side by side, as none keeps a core busy by itself. One has the stacks
-of local processes, one those in containers, one the promises and threats, one what starts nothing
-and the pages; they take about as long as each other. What counts seconds of whole containers comes
-behind, alone.
+of local processes, one those in containers and the pages, one the promises and threats, one what
+starts nothing and the clients; they take about as long as each other. What counts seconds of whole
+containers comes behind, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -79,11 +79,14 @@ CLIENT = "sdk/tests"
 MEASURED = ("issuer", "sdk/src")
 CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
-#: Where `browser` and `contract` stand is a matter of time alone: all parts shall take as long.
+#: Of local processes alone.
+CLIENTS = f"{STACKS}/clients"
+#: Where `browser`, `contract` and the clients stand is a matter of time alone: all parts shall take
+#: as long.
 PARTS = (
-    Part((STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
-    Part((STACKS, f"--ignore={ALONE}"), "local", ".coverage.local"),
-    Part(("tests/unit", CLIENT, "tests/browser"), "local", ".coverage.unit"),
+    Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
+    Part((STACKS, f"--ignore={ALONE}", f"--ignore={CLIENTS}"), "local", ".coverage.local"),
+    Part(("tests/unit", CLIENT, CLIENTS), "local", ".coverage.unit"),
     Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),
 )
 #: With the client package they take about as long as all others.
