@@ -14,6 +14,8 @@ from issuer import traces
 _NOT_TRACED = frozenset({"/healthz", "/readyz", "/metrics", "/static/<path:filename>"})
 #: What a path that is no endpoint's has for one.
 _NO_ROUTE = "none"
+#: What a method is called that a client made up (OpenTelemetry's conventions for HTTP).
+_METHODS, _OTHER = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}), "_OTHER"
 
 
 def trace(app: Flask) -> None:
@@ -28,9 +30,10 @@ def _begin() -> None:
     if route in _NOT_TRACED:
         return
     g.trace = ExitStack()
-    named = traces.request(f"{request.method} {route}", {"traceparent": _one("traceparent")})
+    method = request.method if request.method in _METHODS else _OTHER
+    named = traces.request(f"{method} {route}", {"traceparent": _one("traceparent")})
     g.span = g.trace.enter_context(named)
-    _tell("http.request.method", request.method)
+    _tell("http.request.method", method)
     _tell("http.route", route)
     _tell("http.request.header.x-request-id", [_one("X-Request-Id")])
 

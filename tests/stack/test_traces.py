@@ -95,6 +95,14 @@ def test_a_span_names_nobody_and_nothing_that_was_shown(door: Traced) -> None:
         assert secret.encode() not in sent
 
 
+def test_a_method_that_a_client_made_up_names_no_span(door: Traced) -> None:
+    made_up = requests.request("SECRETWORD", f"{door.running.issuer}/llm/login", timeout=20)
+    assert made_up.status_code == 405
+    wait_for(lambda: door.named("_OTHER none"), 20, "the span has come")
+    sent = b"".join(_text(message) for message in door.collector.messages)
+    assert b"SECRETWORD" not in sent
+
+
 def test_nobody_is_traced_who_asks_whether_the_issuer_lives(door: Traced) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert requests.get(door.running.issuer + path, timeout=20).status_code == 200

@@ -41,9 +41,6 @@ local LOGIN_PAGES = {
     console = "/admin/login?next=/admin/",
 }
 
---- Classes of routes whose use is counted.
-local COUNTED_CLASSES = { inference = true, realtime = true }
-
 local upstream_prefix, has_pool
 local max_staleness_seconds
 local is_counting = false
@@ -60,7 +57,7 @@ function _M.start(settings)
     has_pool = settings.llm[1] ~= nil
     max_staleness_seconds = settings.max_staleness_seconds
     is_counting = settings.has_usage
-    ask.counted_classes = is_counting and COUNTED_CLASSES or nil
+    ask.counted_classes = is_counting and admission.METERED or nil
 end
 
 --- The raw path and query, as the client wrote them: what is judged is what is sent.

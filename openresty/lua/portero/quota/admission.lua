@@ -27,7 +27,7 @@ local byte, find, max = string.byte, string.find, math.max
 
 local ZERO, NINE = byte("09", 1, 2)
 
---- Whose use is counted.
+--- Classes of routes whose use is counted.
 local METERED = { inference = true, realtime = true }
 --- How one pool is called where servers have names.
 local POOL = "llm"
@@ -43,7 +43,7 @@ local HELD = { llm = true, socket = true }
 --- its JSON body says.
 local tickets = {}
 
-local _M = {}
+local _M = { METERED = METERED }
 
 --- A body that does not say its length is read to know it; nginx refuses more than any may send.
 local function is_too_large(most)

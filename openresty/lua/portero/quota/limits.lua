@@ -89,29 +89,20 @@ function _M.start()
     last_number = math.floor(ngx.now()) * IDS_OF_A_SECOND % IDS_OF_A_PROCESS
 end
 
---- Begin a key's window and count in it. Who comes second in beginning it counts in the first
---- one's.
-local function begin_window(key, by)
+--- Count in a key's window, and begin one where there is none. Who comes second in beginning it
+--- counts in the first one's.
+local function count(key, by)
     for _ = 1, MAX_TRIES do
-        local ok, fault = add(key, 0, WINDOW_SECONDS)
-        if not ok and fault ~= "exists" then
-            return nil, fault
-        end
         local number, err = dict:incr(key, by)
         if err ~= "not found" then
             return number, err
         end
+        local ok, fault = add(key, 0, WINDOW_SECONDS)
+        if not ok and fault ~= "exists" then
+            return nil, fault
+        end
     end
     return nil, "limits: the window of a user does not stand"
-end
-
---- Count in a key's window. Nearly always there is one, and then no loop is passed (decision 17).
-local function count(key, by)
-    local number, err = dict:incr(key, by)
-    if err == "not found" then
-        return begin_window(key, by)
-    end
-    return number, err
 end
 
 --- Seconds until a window ends. One that would last longer than windows do is from before the
@@ -225,32 +216,8 @@ local function lease_seconds()
     return ngx.worker.exiting() and LAST_LEASE_SECONDS or LEASE_SECONDS
 end
 
---- Hold one place of a user's, if it is free.
-local function take_place(user, place, id, lease)
-    local key = "s:" .. user .. ":" .. place
-    local ok, err = add(key, id, lease)
-    if ok then
-        local now = ngx.now()
-        held[id] = { key = key, due = now + RENEW_SECONDS, ends = now + LONGEST_HOLD_SECONDS }
-    end
-    return ok, err
-end
-
---- Any other place than the first that was tried.
-local function take_another(user, first, most, id, lease)
-    for place = first + 1, first + most - 1 do
-        local ok, err = take_place(user, place % most + 1, id, lease)
-        if ok then
-            return id
-        elseif err ~= "exists" then
-            return nil, err
-        end
-    end
-    return false
-end
-
 --- Take one of a user's slots. The search begins at another place each time, so that it finds one
---- at once when there is room, and then no loop is passed (decision 17).
+--- at once when there is room.
 ---@param user string
 ---@param most integer
 ---@return integer|false|nil slot false when all are taken, nil when it cannot be told
@@ -260,13 +227,19 @@ function _M.acquire(user, most)
     last_number = (last_number + 1) % IDS_OF_A_PROCESS
     local id = first_id + last_number
     local lease = lease_seconds()
-    local ok, err = take_place(user, turn % most + 1, id, lease)
-    if ok then
-        return id
-    elseif err ~= "exists" then
-        return nil, err
+    for place = turn, turn + most - 1 do
+        local key = "s:" .. user .. ":" .. place % most + 1
+        local ok, err = add(key, id, lease)
+        if ok then
+            local now = ngx.now()
+            held[id] = { key = key, due = now + RENEW_SECONDS, ends = now + LONGEST_HOLD_SECONDS }
+            return id
+        end
+        if err ~= "exists" then
+            return nil, err
+        end
     end
-    return take_another(user, turn, most, id, lease)
+    return false
 end
 
 --- Lengthen a lease. One that has ended is taken again; while another holds it, tried for.
