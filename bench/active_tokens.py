@@ -26,7 +26,8 @@ from bench.load import measure, write_script
 from bench.servers import GATEWAY_CORE, nginx, proxy, tiny_upstream
 from bench.table import PLAIN, Row, Taken, spread_of
 from run.commands import ROOT
-from tests.support.deployment import Local, answers, free_ports
+from tests.support.deployment import Local, answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "6"))

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.servers import LOAD_CORE, nginx
-from tests.support.deployment import answers, free_ports
+from tests.support.deployment import answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 MODEL = "tiny"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from issuer.certificates import Made
-from tests.support.deployment import answers, free_ports
+from tests.support.deployment import answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 GATEWAY_CORE, LOAD_CORE = "0", "1"

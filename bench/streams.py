@@ -35,7 +35,8 @@ from bench.portero import LIMITED, USER
 from bench.servers import LOAD_CORE, Server, proxy
 from bench.table import spread_of
 from run.commands import ROOT
-from tests.support.deployment import Caller, answers, free_ports
+from tests.support.deployment import Caller, answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "6"))

@@ -1,7 +1,6 @@
 """What several tests share: the real roles, a key file, good settings."""
 
 import os
-import socket
 import threading
 import time
 import warnings
@@ -17,6 +16,7 @@ from issuer.keys.key_file import KeyFile
 from issuer.policy.roles import Roles
 from tests.support.fake_gateway import SYNC_KEY
 from tests.support.policies import shipped_policy
+from tests.support.ports import free_ports
 from tests.support.waiting import within
 
 SECRET_KEY = "secret-key-of-the-tests-0123456789-" + "abcdefghijklmnopqrstuvwxyz" * 2
@@ -78,9 +78,7 @@ def key_file(tmp_path: Path) -> KeyFile:
 @pytest.fixture
 def free_port() -> int:
     """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,9 @@ from bench.portero import COUNTED, LIMITED, USER
 from bench.servers import GATEWAY_CORE, Server, pin, proxy
 from issuer import keys, tokens
 from issuer.keys import Key
-from tests.support.deployment import Caller, free_ports
+from tests.support.deployment import Caller
 from tests.support.policies import shipped_policy
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 PATH = "/v1/chat/completions"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from run.plan import free_port
 from tests.browser.test_account import USER, status_with
 from tests.stack.test_servers import llama
 from tests.support.deployment import Caller, Local, deployed
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 MODEL, SECRET = "smol", "user-secret-1"
@@ -20,7 +20,7 @@ CLIPBOARD = "navigator.clipboard.readText()"
 
 @pytest.fixture(scope="module")
 def bundled() -> Iterator[Local]:
-    port = free_port()
+    port = free_ports(1)[0]
     with llama(MODEL, port), deployed(f"http://127.0.0.1:{port}", LLM_KIND="llama-server") as one:
         caller = Caller(one)
         agent = caller.token("AGIATEST01")

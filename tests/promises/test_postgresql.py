@@ -18,8 +18,9 @@ import pytest
 from run import processes
 from tests.promises.conftest import SEAL_KEY, Figure, size
 from tests.promises.recorder import Recorder
-from tests.support.deployment import Caller, Local, answers, deployed, free_ports, wait_ready
+from tests.support.deployment import Caller, Local, answers, deployed, wait_ready
 from tests.support.history import SERVED, check
+from tests.support.ports import free_ports
 from tests.support.postgresql import cluster, replicated
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for

@@ -19,7 +19,8 @@ import requests
 from run.commands import ROOT
 from tests.security.conftest import Figure, size
 from tests.security.house import Client, House
-from tests.support.deployment import USERS, answers, free_ports
+from tests.support.deployment import USERS, answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 #: A user, and every login endpoint that is his.

@@ -18,7 +18,7 @@ from tests.engine import COMPOSE, ROOT
 from tests.support import docs
 from tests.support.acme import Acme, pebble
 from tests.support.containers import IMAGES, SERVICES, SESSION, TAG, USER, Docker
-from tests.support.deployment import free_ports
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 NAME = "door.example"

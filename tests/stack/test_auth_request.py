@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from tests.support import docs
-from tests.support.deployment import Caller, Deployment, free_ports
+from tests.support.deployment import Caller, Deployment
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 

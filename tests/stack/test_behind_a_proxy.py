@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from run.plan import search_path
-from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed, free_ports
+from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed
 from tests.support.docs import block
+from tests.support.ports import free_ports
 from tests.support.upstream import MODELS_ANSWER, Upstream
 from tests.support.waiting import wait_for, within
 

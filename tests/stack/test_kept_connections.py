@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from tests.support.deployment import Caller, answers, deployed, free_ports
+from tests.support.deployment import Caller, answers, deployed
+from tests.support.ports import free_ports
 from tests.support.slow_wire import slow_wire
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for

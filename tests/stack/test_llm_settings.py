@@ -16,8 +16,9 @@ import pytest
 from run.commands import ROOT
 from run.set_up import PYTHON
 from tests.support.certificates import Authority
-from tests.support.deployment import Caller, Deployment, Local, answers, deployed, free_ports
+from tests.support.deployment import Caller, Deployment, Local, answers, deployed
 from tests.support.policies import write_policy
+from tests.support.ports import free_ports
 from tests.support.upstream import CHAT_ANSWER, Upstream
 from tests.support.waiting import wait_for, within
 

@@ -20,8 +20,9 @@ import requests
 from run.commands import ROOT, read_text
 from run.containers import project_of
 from tests.support.containers import Docker
-from tests.support.deployment import USERS, credentials_text, free_ports
+from tests.support.deployment import USERS, credentials_text
 from tests.support.policies import write_policy
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 

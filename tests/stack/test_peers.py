@@ -18,7 +18,7 @@ from bench.peers import entrants, programs
 from run.commands import ROOT
 from tests.stack.clients.enclosed import why_not
 from tests.stack.clients.npm import leave_out
-from tests.support.deployment import free_ports
+from tests.support.ports import free_ports
 
 #: Its packages are 650 MB.
 ASKED_FOR = {"litellm"}

@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from run import processes
-from tests.support.deployment import Caller, Local, answers, deployed, free_ports
+from tests.support.deployment import Caller, Local, answers, deployed
+from tests.support.ports import free_ports
 from tests.support.postgresql import Cluster, cluster
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for

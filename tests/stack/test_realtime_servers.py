@@ -15,9 +15,9 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 from issuer.policy import Policy
-from run.plan import free_port
 from tests.support.fleet import Fleet, compiled, fleet, row
 from tests.support.policies import changed_policy
+from tests.support.ports import free_ports
 from tests.support.socket_llm import SocketLlm, socket_llm
 from tests.support.waiting import wait_for
 
@@ -318,7 +318,7 @@ def test_a_server_that_gives_no_connection_is_passed_over_before_anything_is_sai
     gateway: Fleet, granted: Policy, servers: tuple[SocketLlm, SocketLlm]
 ) -> None:
     voice, small = servers
-    away = row("away", free_port(), kind="localai", models=["big"])
+    away = row("away", free_ports(1)[0], kind="localai", models=["big"])
     busy = row("voice", voice.port, kind="localai", models=["big"])
     good = row("small", small.port, kind="localai", models=["big"])
     gateway.put(compiled([away, busy, good], (), granted))

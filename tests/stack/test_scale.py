@@ -19,7 +19,8 @@ import requests
 from tests.engine import COMPOSE
 from tests.support import docs
 from tests.support.containers import IMAGES, SERVICES, SESSION, USER, Docker
-from tests.support.deployment import CHAT, Caller, Deployment, answers, free_ports
+from tests.support.deployment import CHAT, Caller, Deployment, answers
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 

@@ -18,9 +18,9 @@ import pytest
 import requests
 
 from run.commands import ROOT
-from run.plan import free_port
 from tests.support.deployment import Caller, Local, deployed, wait_ready
 from tests.support.policies import write_policy
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream, recording
 from tests.support.waiting import wait_for
 
@@ -530,7 +530,7 @@ def llama(model: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def test_two_llama_servers_with_different_models_answer_each_for_its_own(tmp_path: Path) -> None:
-    ports = {"little": free_port(), "large": free_port()}
+    ports = {"little": free_ports(1)[0], "large": free_ports(1)[0]}
     rows = [
         {"name": name, "url": f"http://127.0.0.1:{port}", "kind": "llama-server"}
         for name, port in ports.items()

@@ -18,8 +18,8 @@ import pytest
 import requests
 
 from tests.support.certificates import Authority
-from tests.support.deployment import free_ports
 from tests.support.fleet import Fleet, answering, compiled, fleet, row
+from tests.support.ports import free_ports
 from tests.support.upstream import Seen, Upstream, recording
 from tests.support.waiting import wait_for
 

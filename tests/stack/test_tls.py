@@ -25,8 +25,9 @@ from cryptography.x509.oid import NameOID
 
 from issuer import certificates
 from tests.support.certificates import Authority
-from tests.support.deployment import CHAT, USERS, Caller, Local, deployed, free_ports
+from tests.support.deployment import CHAT, USERS, Caller, Local, deployed
 from tests.support.policies import write_policy
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream, recording
 from tests.support.waiting import wait_for
 

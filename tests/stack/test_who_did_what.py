@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from run.plan import free_port
 from tests.stack.test_servers import LISTED_SECONDS, house
 from tests.support.deployment import Caller, Local
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 ASKED = "/admin/api/audit?limit=1000"
@@ -76,7 +76,7 @@ def test_an_llm_server_that_goes_down_is_told_and_the_policy_that_moved_it(tmp_p
         told = partial(of_servers, servers.running)
         up = {("box", "ok"), ("rack", "ok"), ("attic", "ok")}
         wait_for(lambda: told("servers.up") == up, LISTED_SECONDS, "all were seen")
-        away = f"http://127.0.0.1:{free_port()}"
+        away = f"http://127.0.0.1:{free_ports(1)[0]}"
         servers.write(lambda content: content["servers"][2].update(url=away))
         wait_for(lambda: told("servers.down") == {("attic", "down")}, 15, "it was seen")
         assert ("policy 2", "ok") in told("policy.take")

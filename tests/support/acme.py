@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from issuer import certificates
-from tests.support.deployment import free_ports
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 DAY_SECONDS = 86_400

@@ -28,9 +28,9 @@ from tests.support.deployment import (
     READY_SECONDS,
     answers,
     credentials_text,
-    free_ports,
     wait_ready,
 )
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 #: Every name that this session gives to the engine begins so.

@@ -28,6 +28,7 @@ from run.commands import ROOT
 from run.plan import clean_environment, read_plan
 from run.set_up import PYTHON
 from tests.support.clocks import CLOCK_OF, Clock
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 #: Users a test may be: name -> (secret, door). Two agents, so that one may be revoked alone.
@@ -107,15 +108,6 @@ def credentials_text() -> str:
         f"{name}={bcrypt.hashpw(secret.encode(), bcrypt.gensalt(TEST_COST)).decode()}\n"
         for name, (secret, _) in USERS.items()
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Local:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from run import processes
-from tests.support.deployment import Local, answers, deployed, free_ports, wait_ready
+from tests.support.deployment import Local, answers, deployed, wait_ready
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.deployment import free_ports
+from tests.support.ports import free_ports
 
 #: Root may not run it; Debian's package makes this user.
 USER = "postgres"

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests.support.deployment import answers, free_ports
+from tests.support.deployment import answers
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 

@@ -53,6 +53,11 @@ class Told:
         return of_kind[-1]
 
 
+def evidence(told: Told, running: Local) -> str:
+    """For when a test fails: what both sides have said of it."""
+    return f"{told.output}\n{running.output('gateway')[-4000:]}"
+
+
 @dataclass(frozen=True)
 class Home:
     """A person's home and work folder, of the test's own; and the way to the gateway."""
@@ -289,8 +294,8 @@ def test_an_agent_tells_its_own_right_error_for_each_refusal(
     running: Local, said: Upstream, home: Home, agent: Agent, status: int
 ) -> None:
     told = agent.run(home, agent.with_token(home, refused(running, said, status)))
-    assert told.status != 0, told.output
-    assert agent.words[status] in agent.refusal(told), told.output
+    assert told.status != 0, evidence(told, running)
+    assert agent.words[status] in agent.refusal(told), evidence(told, running)
 
 
 @each_agent
@@ -305,8 +310,8 @@ def test_a_turn_whose_token_is_revoked_fails_and_never_ends_silently(
 
     settings = agent.with_token(home, Asked(running.gateway, token))
     told = agent.run(home, settings, meanwhile=revoke)
-    assert told.status != 0, told.output
-    assert agent.cut("The token was revoked.") in agent.refusal(told), told.output
+    assert told.status != 0, evidence(told, running)
+    assert agent.cut("The token was revoked.") in agent.refusal(told), evidence(told, running)
 
 
 @each_agent
@@ -316,5 +321,7 @@ def test_a_turn_whose_server_dies_fails_and_never_ends_silently(
     endless(said)
     said.mood = "die in stream"
     told = agent.run(home, agent.with_token(home, Asked(running.gateway, token)))
-    assert told.status != 0, told.output
-    assert agent.cut("The LLM server cannot be reached.") in agent.refusal(told), told.output
+    assert told.status != 0, evidence(told, running)
+    assert agent.cut("The LLM server cannot be reached.") in agent.refusal(told), evidence(
+        told, running
+    )

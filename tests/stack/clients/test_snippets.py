@@ -22,9 +22,10 @@ import requests
 from run.commands import ROOT
 from tests.stack.clients import answers, npm
 from tests.stack.clients.python_clients import HI
-from tests.support.deployment import USERS, Caller, Local, deployed, free_ports
+from tests.support.deployment import USERS, Caller, Local, deployed
 from tests.support.docs import block, names
 from tests.support.forge import parts
+from tests.support.ports import free_ports
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_for
 
