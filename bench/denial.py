@@ -1,7 +1,8 @@
 """`python -m bench.denial`: what good callers notice of those who send too much (threats D).
 
 Small chats at a steady rate, alone, beside a flood of tokens that nobody signed, and beside bodies
-of 64 MiB whose model is looked for; the gateway has one worker, so all share one event loop.
+of 64 MiB whose model is looked for; the gateway has one worker, so all share one event loop. The
+same beside such bodies through plain nginx, which looks at none.
 """
 
 import http.client
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from bench.load import chat_of
 from bench.logins import percentile
-from bench.servers import GATEWAY_CORE, pin, tiny_upstream
+from bench.servers import GATEWAY_CORE, pin, proxy, tiny_upstream
 from tests.support.deployment import Caller, deployed
 
 SECONDS = 15
@@ -56,6 +57,8 @@ def main() -> int:
             with deployed(address, GATEWAY_WORKERS="1") as running:
                 pin(running.pid("gateway"), GATEWAY_CORE)
                 _measure(running.gateway, Caller(running).token(LIMITED))
+            with proxy(folder, "plain", upstream, 1) as plain:
+                _measure_huge("plain nginx", plain.url, "none")
     return 0
 
 
@@ -64,15 +67,21 @@ def _measure(url: str, token: str) -> None:
     head, _, signature = token.rpartition(".")
     forged = f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
     small = json.dumps(chat_of(0)).encode()
-    huge = json.dumps(chat_of(HUGE)).encode()
     alone = _chats(url, token, small)
     with _beside(lambda: _paced(url, forged, small, 401), FORGERS) as count:
         flooded = _chats(url, token, small)
     _print("alone", alone, alone)
     _print(f"beside {sum(count) / SECONDS:,.0f} forged tokens a second", flooded, alone)
+    _measure_huge("Portero", url, token)
+
+
+def _measure_huge(gateway: str, url: str, token: str) -> None:
+    small, huge = (json.dumps(chat_of(size)).encode() for size in (0, HUGE))
+    alone = _chats(url, token, small)
     with _beside(lambda: _as_it_goes(url, token, huge), 1) as count:
         crowded = _chats(url, token, small)
-    _print(f"beside {sum(count)} bodies of 64 MiB, one after the other", crowded, alone)
+    _print(f"{gateway}, alone", alone, alone)
+    _print(f"{gateway}, beside {sum(count)} bodies of 64 MiB one after the other", crowded, alone)
 
 
 def _print(what: str, taken: Sequence[float], alone: Sequence[float]) -> None:
