@@ -16,7 +16,7 @@ from pathlib import Path
 from run import containers
 from run.commands import ROOT, RunError, read_text
 from run.containers import Project, check_engine, project_of
-from run.data_dir import supervisor_of
+from run.data_dir import locked, supervisor_of
 from run.plan import DEFAULT_DATA_DIR, clean_environment, read_plan
 from run.set_up import PYTHON
 
@@ -90,20 +90,35 @@ def in_container(data_dir: Path, env: Mapping[str, str], words: Sequence[str]) -
     command = project.command("exec", *terminal, "issuer", "portero-admin", *words)
     if words[0] != "users":
         os.execvpe(command[0], command, project.env)
-    status = subprocess.run(command, env=project.env, check=False).returncode
-    if status in DONE_STATUSES:
-        take_users_back(project, env)
+    # A hand-over that had begun before would put the users of then in the place of those of now.
+    with locked(project.handed.parent, "The users are being handed over; waiting for that."):
+        hand_users_over(project, env)
+        status = subprocess.run(command, env=project.env, check=False).returncode
+        if status in DONE_STATUSES:
+            take_users_back(project, env)
     raise SystemExit(status)
+
+
+def own_users(env: Mapping[str, str]) -> Path | None:
+    """The file of this machine that the users came from."""
+    return containers.own_files(read_plan(env, Path.cwd()), env).get("CREDENTIALS_FILE")
+
+
+def hand_users_over(project: Project, env: Mapping[str, str]) -> None:
+    """What was changed in the user's own file, and is not in force yet, is the beginning."""
+    path = own_users(env)
+    fault = containers.hand_file_over("CREDENTIALS_FILE", path, project) if path else ""
+    if fault:
+        raise RunError(fault)
 
 
 def take_users_back(project: Project, env: Mapping[str, str]) -> None:
     """Users that came from a file of this machine come from it at the next start too, so that file
     gets what the command made of its copy.
     """
-    files = containers.own_files(read_plan(env, Path.cwd()), env)
-    if "CREDENTIALS_FILE" not in files:
+    path = own_users(env)
+    if path is None:
         return
-    path = files["CREDENTIALS_FILE"]
     copy = subprocess.run(
         project.command("exec", "-T", "issuer", "cat", containers.PLACES["CREDENTIALS_FILE"]),
         env=project.env,
@@ -115,6 +130,7 @@ def take_users_back(project: Project, env: Mapping[str, str]) -> None:
         raise RunError(f"the users have changed, and could not be read to keep them in {path}")
     if copy.stdout != path.read_bytes():
         replace(path.resolve(), copy.stdout)
+    project.note_handed({"CREDENTIALS_FILE": copy.stdout.decode()})
 
 
 def replace(path: Path, content: bytes) -> None:

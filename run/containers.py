@@ -27,7 +27,7 @@ from pathlib import Path
 
 from run import local
 from run.commands import ROOT, RunError, ask, call, read_text, say, stop_signals
-from run.data_dir import data_dir_in_use
+from run.data_dir import data_dir_in_use, locked_at_once
 from run.plan import (
     OWN_HOSTS,
     Plan,
@@ -243,6 +243,13 @@ class Project:
         """The second compose file."""
         return self.data_dir / "run" / "compose.json"
 
+    @property
+    def handed(self) -> Path:
+        """The SHA-256 of each of the user's files as both sides have it. Whoever gives one over, or
+        takes one back, has the lock of its folder meanwhile.
+        """
+        return self.data_dir / "run" / "handed.json"
+
     def command(self, *words: str) -> list[str]:
         """A command of compose for this project."""
         files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(self.changes))
@@ -295,8 +302,23 @@ class Project:
         """
         command = self.command("run", "--rm", "-T", "init", *INIT, "--given")
         status, said = ask(command, self.env, json.dumps(own), HAND_OVER_SECONDS)
-        head = "keys or users of your own could not be handed over"
-        return "\n  | ".join([head, *said.splitlines()[-LAST_LINES:]]) if status else ""
+        if status:
+            head = "keys or users of your own could not be handed over"
+            return "\n  | ".join([head, *said.splitlines()[-LAST_LINES:]])
+        self.note_handed(own)
+        return ""
+
+    def note_handed(self, own: Mapping[str, str]) -> None:
+        """These contents, by setting, are now the same on both sides."""
+        new = {name: digest(text) for name, text in own.items() if name in FILES}
+        self.handed.write_text(json.dumps({**self._known_handed(), **new}) + "\n")
+
+    def is_handed(self, setting: str, text: str) -> bool:
+        """Whether a file is as it was when both sides had the same."""
+        return self._known_handed().get(setting) == digest(text)
+
+    def _known_handed(self) -> dict[str, str]:
+        return dict(json.loads(read_text(self.handed) or "{}"))
 
     def admin(self, *words: str) -> list[str]:
         """A command of the issuer, beside it."""
@@ -481,23 +503,42 @@ def settings_of_parts(
 
 def files_renewed(files: Mapping[str, Path], project: Project) -> Callable[[], None]:
     """To be called again and again: hands each of the user's files over whenever it has changed."""
-    seen = {setting: version(path) for setting, path in files.items()}
+    seen: dict[str, tuple[int, int, int]] = {}
 
     def look() -> None:
         for setting, path in files.items():
-            if (now := version(path)) != seen[setting]:
+            now = version(path)
+            if now != seen.get(setting) and renew(setting, path, project):
                 seen[setting] = now
-                renew(setting, path, project)
 
     return look
 
 
-def renew(setting: str, path: Path, project: Project) -> None:
-    """Hand one file over; what cannot be is told, and what is in force stays in force."""
+def renew(setting: str, path: Path, project: Project) -> bool:
+    """Hand one file over, unless both sides have it already; what cannot be is told, and what is in
+    force stays in force. False where `make admin` is at it: who is asked for a secret there may
+    take long.
+    """
+    with locked_at_once(project.handed.parent) as is_ours:
+        if not is_ours:
+            return False
+        if fault := hand_file_over(setting, path, project):
+            say(fault)
+        return True
+
+
+def hand_file_over(setting: str, path: Path, project: Project) -> str:
+    """The same for who has the lock; the reason when it fails."""
     faults: list[str] = []
     text = text_of(setting, path, faults)
-    if fault := "\n".join(faults) or project.hand_over({setting: text}):
-        say(fault)
+    if faults or project.is_handed(setting, text):
+        return "\n".join(faults)
+    return project.hand_over({setting: text})
+
+
+def digest(text: str) -> str:
+    """By which two contents are told apart."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def version(path: Path) -> tuple[int, int, int]:

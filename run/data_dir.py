@@ -115,6 +115,16 @@ def locked(folder: Path, while_waiting: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def locked_at_once(folder: Path) -> Iterator[bool]:
+    """Whether we have the same lock now; nobody waits."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield try_lock(handle)
+    finally:
+        os.close(handle)
+
+
 def try_lock(handle: int) -> bool:
     """Whether we have the lock now."""
     try:

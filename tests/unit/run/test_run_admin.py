@@ -16,7 +16,8 @@ import pytest
 
 from run import admin
 from run.commands import ROOT, RunError
-from run.data_dir import supervisor_of
+from run.containers import Project
+from run.data_dir import locked, supervisor_of
 from run.plan import read_plan
 from run.ready import admin_line, demo_login
 
@@ -166,9 +167,61 @@ def test_users_that_came_from_a_file_of_this_machine_are_kept_in_it(
     users.write_text("USRSa=one\n")
     users.chmod(0o640)
     (tmp_path / "copy").write_bytes(copy)
+    Project(tmp_path, {}).note_handed({"CREDENTIALS_FILE": users.read_text()})
     with supervised(tmp_path, {**engine, "CREDENTIALS_FILE": str(users)}):
         assert make_admin(tmp_path, "users", "add", "USRSb").returncode == 2
     assert (users.read_bytes(), users.stat().st_mode & 0o777) == (copy, 0o640)
+
+
+#: One that keeps the users: `init --given` puts those that it is handed in their place, and
+#: `portero-admin users` adds one.
+KEEPING = r"""#!/bin/sh
+case "$*" in
+  *version*) echo 2.26.1 ;;
+  *" ps "*|ps*) echo "issuer abc" ;;
+  *" cat "*) cat "$FOLDER/copy" ;;
+  *--given*) sed 's/.*"CREDENTIALS_FILE": "\([^"]*\)".*/\1/; s/\\n/\n/g' > "$FOLDER/copy" ;;
+  *) echo "USRSnew=x" >> "$FOLDER/copy" ;;
+esac
+"""
+
+
+def test_what_was_changed_by_hand_and_is_not_in_force_yet_is_what_is_edited(
+    tmp_path: Path, engine: dict[str, str]
+) -> None:
+    (tmp_path / "bin" / "docker").write_text(KEEPING)
+    users = tmp_path / "users.env"
+    (tmp_path / "copy").write_text("USRSa=one\n")
+    users.write_text("USRSa=one\nUSRSb=two\n")
+    with supervised(tmp_path, {**engine, "CREDENTIALS_FILE": str(users)}):
+        assert make_admin(tmp_path, "users", "add", "USRSnew").returncode == 0
+        assert users.read_text() == "USRSa=one\nUSRSb=two\nUSRSnew=x\n"
+        (tmp_path / "copy").write_text("USRSof=console\n")
+        assert make_admin(tmp_path, "users", "add", "USRSnew").returncode == 0
+    assert users.read_text() == "USRSof=console\nUSRSnew=x\n"
+
+
+def test_an_edit_waits_for_a_hand_over_that_has_begun(
+    tmp_path: Path, engine: dict[str, str]
+) -> None:
+    (tmp_path / "bin" / "docker").write_text(KEEPING)
+    users = tmp_path / "users.env"
+    users.write_text("USRSa=one\n")
+    project = Project(tmp_path, {})
+    project.note_handed({"CREDENTIALS_FILE": users.read_text()})
+    words = [sys.executable, "-m", "run", "admin", "users", "add", "USRSnew"]
+    with supervised(tmp_path, {**engine, "CREDENTIALS_FILE": str(users)}):
+        with locked(project.handed.parent, "nobody else"):
+            env = {**BARE, "DATA_DIR": str(tmp_path)}
+            process = subprocess.Popen(
+                words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+            )
+            assert process.stdout
+            assert b"waiting" in process.stdout.readline()
+            (tmp_path / "copy").write_text("USRSa=one\n")
+        assert process.wait(60) == 0
+        process.stdout.close()
+    assert users.read_text() == "USRSa=one\nUSRSnew=x\n"
 
 
 def test_users_of_the_volume_alone_are_written_nowhere_else(

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from issuer import __main__ as issuer_main
 from run import commands, containers, local
 from run.commands import RunError
 from run.containers import NotHere, Project, check_engine, project_of
+from run.data_dir import locked
 from run.plan import Plan, policy_file, read_plan
 from run.ready import DEMO_LOGINS
 
@@ -167,7 +169,6 @@ def test_compose_is_told_no_secret() -> None:
 
 
 def test_a_death_is_not_mended(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
     told = {"gateway": {"SYNC_KEY_FILE": "/sync/given/sync_key"}}
     project.write_changes(told, policy_file({}))
@@ -180,7 +181,6 @@ def test_a_death_is_not_mended(tmp_path: Path) -> None:
 def test_a_policy_of_ones_own_is_mounted_as_a_folder_beside_the_issuer_alone_p6(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "run").mkdir()
     project = Project(tmp_path, {})
     project.write_changes({}, policy_file({"POLICY_FILE": "/etc/portero/ours.yaml"}))
     services = json.loads(project.changes.read_text())["services"]
@@ -406,24 +406,33 @@ def test_any_other_fault_of_containers_is_a_fault(
 # --- while they run ---
 
 
+@pytest.fixture(autouse=True)
+def run_folder(tmp_path: Path) -> None:
+    """A DATA_DIR has it as long as a stack runs."""
+    (tmp_path / "run").mkdir(exist_ok=True)
+
+
 class Recorder(Project):
     """A project that notes what it is handed."""
 
-    handed: list[str] = []
+    given: list[str] = []
 
-    def hand_over(self, given: object) -> str:
-        self.handed.append(json.dumps(given))
+    def hand_over(self, given: Mapping[str, str]) -> str:
+        self.given.append(json.dumps(given))
+        self.note_handed(given)
         return ""
 
 
 def test_users_and_certificates_are_handed_over_whenever_their_file_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Recorder.handed.clear()
+    Recorder.given.clear()
     path = Path(private(tmp_path / "users", "AGNR1=a"))
     trusted = Path(private(tmp_path / "ca", "{}"))
     files = {"CREDENTIALS_FILE": path, "LLM_CA_FILE": trusted}
-    look = containers.files_renewed(files, Recorder(tmp_path, {}))
+    project = Recorder(tmp_path, {})
+    project.note_handed({"CREDENTIALS_FILE": "AGNR1=a", "LLM_CA_FILE": "{}"})
+    look = containers.files_renewed(files, project)
     look()
     path.write_text("AGNR1=bb")
     look()
@@ -432,15 +441,49 @@ def test_users_and_certificates_are_handed_over_whenever_their_file_changes(
     trusted.write_text("{ }")
     look()
     look()
-    assert Recorder.handed == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"LLM_CA_FILE": "{ }"}']
+    assert Recorder.given == ['{"CREDENTIALS_FILE": "AGNR1=bb"}', '{"LLM_CA_FILE": "{ }"}']
     assert capsys.readouterr().out.count("cannot read") == 1
+
+
+def test_what_make_admin_has_taken_back_is_not_handed_over_again_and_nothing_while_it_is_at_it(
+    tmp_path: Path,
+) -> None:
+    Recorder.given.clear()
+    path = Path(private(tmp_path / "users", "AGNR1=a"))
+    project = Recorder(tmp_path, {})
+    project.hand_over({"CREDENTIALS_FILE": "AGNR1=a"})
+    look = containers.files_renewed({"CREDENTIALS_FILE": path}, project)
+    look()
+    with locked(project.handed.parent, "nobody else"):
+        path.write_text("AGNR1=a\nAGNR2=b")
+        look()
+        project.note_handed({"CREDENTIALS_FILE": path.read_text()})
+    look()
+    assert len(Recorder.given) == 1
+    with locked(project.handed.parent, "nobody else"):
+        path.write_text("AGNR1=a")
+        look()
+        assert len(Recorder.given) == 1
+    look()
+    assert Recorder.given[1:] == ['{"CREDENTIALS_FILE": "AGNR1=a"}']
+
+
+def test_what_changed_between_the_start_and_the_first_look_is_handed_over(tmp_path: Path) -> None:
+    Recorder.given.clear()
+    path = Path(private(tmp_path / "users", "AGNR1=a"))
+    project = Recorder(tmp_path, {})
+    project.hand_over({"CREDENTIALS_FILE": "AGNR1=a"})
+    path.write_text("AGNR1=bb")
+    containers.files_renewed({"CREDENTIALS_FILE": path}, project)()
+    assert Recorder.given[1:] == ['{"CREDENTIALS_FILE": "AGNR1=bb"}']
 
 
 def test_what_cannot_be_handed_over_is_told_with_the_last_words_and_is_no_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(private(tmp_path / "users", "AGNR1=a"))
-    look = containers.files_renewed({"CREDENTIALS_FILE": path}, Project(tmp_path, {}))
+    project = Project(tmp_path, {})
+    look = containers.files_renewed({"CREDENTIALS_FILE": path}, project)
     monkeypatch.setattr(containers, "ask", lambda *_: (1, "no space\nis left\n"))
     path.write_text("AGNR1=bb")
     look()
@@ -453,10 +496,10 @@ def test_what_cannot_be_handed_over_is_told_with_the_last_words_and_is_no_end(
 
 
 def test_without_files_of_ones_own_nothing_is_looked_at(plan: Plan, tmp_path: Path) -> None:
-    Recorder.handed.clear()
+    Recorder.given.clear()
     assert containers.own_files(plan, {}) == {}
     containers.files_renewed({}, Recorder(tmp_path, {}))()
-    assert Recorder.handed == []
+    assert Recorder.given == []
 
 
 def test_the_demo_logins_that_init_has_made_are_kept(
