@@ -97,6 +97,8 @@ class Upstream:
     departures: list[float] = field(default_factory=list)
     #: When each event was sent.
     sent: list[float] = field(default_factory=list)
+    #: What ended a connection that neither side has closed; for when a test fails.
+    faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((self.host, 0), backlog=1024)
@@ -151,8 +153,8 @@ class Upstream:
                 self.seen.append(seen)
                 if not self._answer(connection, seen):
                     return
-        except (OSError, ValueError):
-            pass
+        except (OSError, ValueError) as error:
+            self.faults.append(f"{time.time():.3f} {error!r}")
         finally:
             self._connections.discard(connection)
             connection.close()
