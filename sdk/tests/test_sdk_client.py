@@ -22,6 +22,7 @@ from fake_portero import (
     chunk,
     refusal,
 )
+from forked import holds_in_a_child
 from set_clock import SetClock
 
 from portero import (
@@ -473,8 +474,5 @@ def test_a_client_is_not_pickled_and_shows_no_secret(client: Portero) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_has_connections_of_its_own(client: Portero) -> None:
     client.models()
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if client.models().names == [MODEL] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert holds_in_a_child(lambda: client.models().names == [MODEL])
     assert client.models().names == [MODEL]

@@ -18,6 +18,7 @@ from fake_portero import (
     FakePortero,
     Reply,
 )
+from forked import holds_in_a_child
 from set_clock import SetClock
 
 from portero import (
@@ -443,10 +444,7 @@ def test_a_source_is_not_pickled_and_copies_are_the_same(source: TokenSource) ->
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_logs_in_for_itself(source: TokenSource, gateway: FakePortero) -> None:
     token = source.token()
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if source.token() != token and source.logout() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert holds_in_a_child(lambda: source.token() != token and source.logout())
     assert source.token() == token
     assert gateway.revoked == {"canary-token-2"}
 

@@ -1,7 +1,7 @@
 """`make test`: four pytests side by side, as none keeps a core busy by itself. One has the stacks
 of local processes, one those in containers and the pages, one the promises and threats, one what
-starts nothing and the clients; they take about as long as each other. What counts seconds of whole
-containers comes behind, alone.
+starts nothing, and then, in a process of their own, the clients; they take about as long as each
+other. What counts seconds of whole containers comes behind, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO
 
 from tests.support.waiting import VARIABLE as PATIENCE
@@ -81,13 +82,20 @@ CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
 #: Of local processes alone.
 CLIENTS = f"{STACKS}/clients"
-#: Where `browser`, `contract` and the clients stand is a matter of time alone: all parts shall take
-#: as long.
+#: Of local processes, the longest by far.
+STARTS = f"{STACKS}/test_make_run.py"
+#: Where these two stand, and `browser` and `contract`, is a matter of time alone: all rows shall
+#: take as long.
+ELSEWHERE = (f"--ignore={CLIENTS}", f"--ignore={STARTS}")
+#: The rows run side by side, and the parts of a row one after the other.
 PARTS = (
-    Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
-    Part((STACKS, f"--ignore={ALONE}", f"--ignore={CLIENTS}"), "local", ".coverage.local"),
-    Part(("tests/unit", CLIENT, CLIENTS), "local", ".coverage.unit"),
-    Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),
+    (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),),
+    (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local", ".coverage.local"),),
+    (
+        Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
+        Part((CLIENTS, STARTS), "local", ".coverage.clients"),
+    ),
+    (Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),),
 )
 #: With the client package they take about as long as all others.
 ISSUER = "tests/unit/issuer"
@@ -101,26 +109,30 @@ ASIDE = (
 #: It installs the package for each version of Python, which is `make test`'s to do.
 INSTALLING = f"--ignore={CLIENT}/test_sdk_package.py"
 UNIT = (
-    Part((*ASIDE, CLIENT, INSTALLING), "", ""),
-    Part(("tests/unit", *map("--ignore={}".format, ASIDE)), "", ""),
+    (Part((*ASIDE, CLIENT, INSTALLING), "", ""),),
+    (Part(("tests/unit", *map("--ignore={}".format, ASIDE)), "", ""),),
 )
 LAST = Part((ALONE,), "containers", ".coverage.last", patience=1)
 
 
-def main(parts: Sequence[Part] = PARTS, last: Part = LAST) -> int:
+Rows = Sequence[Sequence[Part]]
+
+
+def main(rows: Rows = PARTS, last: Part = LAST) -> int:
     """Run all; what runs beside the first is told once that has ended."""
-    wanted = [part for part in parts if part.wanted()]
+    wanted = [[part for part in row if part.wanted()] for row in rows]
     behind = [last] if last.wanted() else []
-    ended = [*_side_by_side(wanted), *map(_run, behind)]
-    covered = report([part.coverage for part in (*wanted, *behind)])
-    print("\n" + _told((*wanted, *behind), ended))
+    parts = [*chain(*wanted), *behind]
+    ended = [*_side_by_side([row for row in wanted if row]), *map(_run, behind)]
+    covered = report([part.coverage for part in parts])
+    print("\n" + _told(parts, ended))
     return next(filter(None, [*(one.status for one in ended), covered]), 0)
 
 
 def unit() -> int:
     """`make unit`, on both cores too."""
     ended = _side_by_side(UNIT)
-    print("\n" + _told(UNIT, ended))
+    print("\n" + _told([*chain(*UNIT)], ended))
     return next(filter(None, (one.status for one in ended)), 0)
 
 
@@ -136,15 +148,20 @@ def _run(part: Part, output: IO[str] | None = None) -> Ended:
     return Ended(run.returncode, time.monotonic() - began)
 
 
-def _side_by_side(parts: Sequence[Part]) -> list[Ended]:
-    first, *others = parts
-    with ExitStack() as stack, ThreadPoolExecutor(len(parts)) as pool:
+def _run_row(row: Sequence[Part], output: IO[str] | None = None) -> list[Ended]:
+    return [_run(part, output) for part in row]
+
+
+def _side_by_side(rows: Rows) -> list[Ended]:
+    first, *others = rows
+    with ExitStack() as stack, ThreadPoolExecutor(len(rows)) as pool:
         told = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in others]
-        running = [pool.submit(_run, *one) for one in zip(others, told, strict=True)]
-        ended = [_run(first), *(one.result() for one in running)]
-        for part, output in zip(others, told, strict=True):
+        running = [pool.submit(_run_row, *one) for one in zip(others, told, strict=True)]
+        ended = [*_run_row(first), *chain(*(one.result() for one in running))]
+        for row, output in zip(others, told, strict=True):
             output.seek(0)
-            print(f"\n{'beside it: ' + ' '.join(part.paths):=^80}\n{output.read()}", flush=True)
+            names = " ".join(path for part in row for path in part.paths)
+            print(f"\n{'beside it: ' + names:=^80}\n{output.read()}", flush=True)
     return ended
 
 
