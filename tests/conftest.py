@@ -45,11 +45,17 @@ hypothesis_settings.register_profile("fuzz", max_examples=5000, deadline=None)
 hypothesis_settings.load_profile("fuzz" if os.environ.get("PORTERO_FUZZ") else "test")
 
 
+#: What the collector finds, at a moment that has nothing to do with the test that runs then: a
+#: store's connections end with their threads, for which only Python 3.13 has a word; and a client
+#: of the tests that was left in the middle of an answer is collected with its connection.
+COLLECTED = ("unclosed database", "unclosed <socket")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    # A store's connections end with their threads; only Python 3.13 has a word for that. The
-    # first line is for the tests, the second for what is collected after the last of them.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed database:ResourceWarning")
-    warnings.filterwarnings("ignore", "unclosed database", ResourceWarning)
+    for message in COLLECTED:
+        # The first line is for the tests, the second for what is collected after the last of them.
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
+        warnings.filterwarnings("ignore", message, ResourceWarning)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
