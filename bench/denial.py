@@ -1,8 +1,8 @@
 """`python -m bench.denial`: what good callers notice of those who send too much (threats D).
 
-Small chats at a steady rate, alone, beside a flood of tokens that nobody signed, and beside bodies
-of 64 MiB whose model is looked for; the gateway has one worker, so all share one event loop. The
-same beside such bodies through plain nginx, which looks at none.
+Small chats at a steady rate, alone, beside a flood of tokens that nobody signed, and beside a body
+of 64 MiB whose model is looked for, and one such after the other; the gateway has one worker, so
+all share one event loop. The same beside such bodies through plain nginx, which looks at none.
 """
 
 import http.client
@@ -78,9 +78,12 @@ def _measure(url: str, token: str) -> None:
 def _measure_huge(gateway: str, url: str, token: str) -> None:
     small, huge = (json.dumps(chat_of(size)).encode() for size in (0, HUGE))
     alone = _chats(url, token, small)
+    with _beside(lambda: _once(url, token, huge), 1):
+        with_one = _chats(url, token, small)
     with _beside(lambda: _as_it_goes(url, token, huge), 1) as count:
         crowded = _chats(url, token, small)
     _print(f"{gateway}, alone", alone, alone)
+    _print(f"{gateway}, beside one body of 64 MiB", with_one, alone)
     _print(f"{gateway}, beside {sum(count)} bodies of 64 MiB one after the other", crowded, alone)
 
 
@@ -141,6 +144,17 @@ def _paced(url: str, token: str, body: bytes, expected: int) -> Callable[[], Non
         began = time.monotonic()
         assert poster.post(body) == expected
         time.sleep(max(0.0, began + FORGERS / FORGED_A_SECOND - time.monotonic()))
+
+    return act
+
+
+def _once(url: str, token: str, body: bytes) -> Callable[[], None]:
+    poster, bodies = Poster(url, token), [body]
+
+    def act() -> None:
+        if bodies:
+            assert poster.post(bodies.pop()) == 200
+        time.sleep(0.01)
 
     return act
 

@@ -50,9 +50,11 @@ server {
 ]]
 
 --- The public listener. Without it the gateway is shut: it is told all, and ends what it has begun.
+--- nginx reads a body for as long as there is more of it, and answers nobody meanwhile: a client that
+--- is quicker than the gateway is held back by how little may wait unread (`rcvbuf`).
 local DOOR = [[
 server {
-    listen @listen@@speaks@ backlog=4096@shared@;@own_tls@
+    listen @listen@@speaks@ backlog=4096 rcvbuf=256k@shared@;@own_tls@
     # What an LLM server is told beside llm.conf; what is not used is no variable and costs nothing.
     proxy_set_header Host @authority@;
     proxy_set_header Authorization @authorization@;

@@ -37,7 +37,7 @@ describe("text", function()
         { "LLM_TIMEOUT_SECONDS", "7", "proxy_read_timeout 7s;" },
         { "LLM_IDLE_SECONDS", "7", "keepalive_timeout 5600ms;" },
         { "ACTIVE_TOKEN_MEMORY", "9m", "lua_shared_dict portero_active_tokens 9m;" },
-        { "GATEWAY_LISTEN", "[::]:80", "listen [::]:80 backlog=4096;" },
+        { "GATEWAY_LISTEN", "[::]:80", "listen [::]:80 backlog=4096 rcvbuf=256k;" },
         { "INTERNAL_LISTEN", "gateway:81", "listen gateway:81;" },
         { "TRUSTED_PROXIES", "::1,::1, 10.0.0.0/8",
             "{ ::1 1; 10.0.0.0/8 1; }" },
@@ -84,11 +84,11 @@ describe("text", function()
 
     it("speaks TLS and HTTP/2 where there is a certificate, in either nginx's words", function()
         local old = with_tls({ TLS_REDIRECT_LISTEN = "0.0.0.0:80" })
-        assert_says(old, "listen 127.0.0.1:8080 ssl http2 backlog=4096;\n    include tls.conf;")
+        assert_says(old, "listen 127.0.0.1:8080 ssl http2 backlog=4096 rcvbuf=256k;\n    include tls.conf;")
         assert_says(old, "listen 0.0.0.0:80;\n    include redirect.conf;")
         assert.is_nil(old:find("@", 1, true))
         local new = with_tls({}, 1025001)
-        assert_says(new, "listen 127.0.0.1:8080 ssl backlog=4096;\n    http2 on;\n    include tls")
+        assert_says(new, "listen 127.0.0.1:8080 ssl backlog=4096 rcvbuf=256k;\n    http2 on;\n    include tls")
         assert.is_nil(new:find("redirect", 1, true))
         assert.is_nil(text_of({}):find("tls.conf", 1, true))
     end)
@@ -109,7 +109,7 @@ describe("text", function()
 
     it("lets another gateway listen beside it where it is told so", function()
         local text = with_tls({ GATEWAY_SHARES_PORT = "on", TLS_REDIRECT_LISTEN = "0.0.0.0:80" })
-        assert_says(text, "listen 127.0.0.1:8080 ssl http2 backlog=4096 reuseport;")
+        assert_says(text, "listen 127.0.0.1:8080 ssl http2 backlog=4096 rcvbuf=256k reuseport;")
         assert_says(text, "listen 0.0.0.0:80 reuseport;")
         assert_says(text, "listen 127.0.0.1:8081;")
         assert.is_nil(text_of({}):find("reuseport", 1, true))
