@@ -5,6 +5,9 @@ local certificates = require("certificates")
 local config = require("portero.config")
 local settings_conf = require("portero.settings_conf")
 
+--- Of what waits for the gateway.
+local BOUNDS = " backlog=4096 rcvbuf=256k"
+
 local function text_of(changes, folder, version)
     local env = {
         SYNC_KEY = ("x"):rep(40),
@@ -84,11 +87,11 @@ describe("text", function()
 
     it("speaks TLS and HTTP/2 where there is a certificate, in either nginx's words", function()
         local old = with_tls({ TLS_REDIRECT_LISTEN = "0.0.0.0:80" })
-        assert_says(old, "listen 127.0.0.1:8080 ssl http2 backlog=4096 rcvbuf=256k;\n    include tls.conf;")
+        assert_says(old, "listen 127.0.0.1:8080 ssl http2" .. BOUNDS .. ";\n    include tls.conf;")
         assert_says(old, "listen 0.0.0.0:80;\n    include redirect.conf;")
         assert.is_nil(old:find("@", 1, true))
         local new = with_tls({}, 1025001)
-        assert_says(new, "listen 127.0.0.1:8080 ssl backlog=4096 rcvbuf=256k;\n    http2 on;\n    include tls")
+        assert_says(new, "listen 127.0.0.1:8080 ssl" .. BOUNDS .. ";\n    http2 on;\n    include tls")
         assert.is_nil(new:find("redirect", 1, true))
         assert.is_nil(text_of({}):find("tls.conf", 1, true))
     end)
@@ -109,7 +112,7 @@ describe("text", function()
 
     it("lets another gateway listen beside it where it is told so", function()
         local text = with_tls({ GATEWAY_SHARES_PORT = "on", TLS_REDIRECT_LISTEN = "0.0.0.0:80" })
-        assert_says(text, "listen 127.0.0.1:8080 ssl http2 backlog=4096 rcvbuf=256k reuseport;")
+        assert_says(text, "listen 127.0.0.1:8080 ssl http2" .. BOUNDS .. " reuseport;")
         assert_says(text, "listen 0.0.0.0:80 reuseport;")
         assert_says(text, "listen 127.0.0.1:8081;")
         assert.is_nil(text_of({}):find("reuseport", 1, true))
