@@ -50,8 +50,8 @@ server {
 ]]
 
 --- The public listener. Without it the gateway is shut: it is told all, and ends what it has begun.
---- nginx reads a body for as long as there is more of it, and answers nobody meanwhile: a client that
---- is quicker than the gateway is held back by how little may wait unread (`rcvbuf`).
+--- nginx reads a body for as long as there is more of it, and answers nobody meanwhile: a client
+--- that is quicker than the gateway is held back by how little may wait unread (`rcvbuf`).
 local DOOR = [[
 server {
     listen @listen@@speaks@ backlog=4096 rcvbuf=256k@shared@;@own_tls@
