@@ -1,7 +1,7 @@
-"""`make test`: four pytests side by side, as none keeps a core busy by itself. One has the stacks
-of local processes, one those in containers and the pages, one the promises and threats, one what
-starts nothing, and then, in a process of their own, the clients; they take about as long as each
-other. What counts seconds of whole containers comes behind, alone.
+"""`make test`: four pytests side by side, as none keeps a core busy by itself: the stacks of local
+processes; those in containers and the pages, and then the starts of local processes; the promises
+and threats; what starts nothing, and then, in a process of their own, the clients. They take about
+as long as each other. What counts seconds of whole containers comes behind, alone.
 
 The coverage of all is one table, and the exit status that of the first that failed.
 """
@@ -89,11 +89,14 @@ STARTS = f"{STACKS}/test_make_run.py"
 ELSEWHERE = (f"--ignore={CLIENTS}", f"--ignore={STARTS}")
 #: The rows run side by side, and the parts of a row one after the other.
 PARTS = (
-    (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),),
+    (
+        Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
+        Part((STARTS,), "local", ".coverage.starts"),
+    ),
     (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local", ".coverage.local"),),
     (
         Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
-        Part((CLIENTS, STARTS), "local", ".coverage.clients"),
+        Part((CLIENTS,), "local", ".coverage.clients"),
     ),
     (Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),),
 )
