@@ -276,7 +276,12 @@ def test_i3_names_paths_and_models_that_nobody_knows_make_no_series(
     def is_counted() -> bool:
         """Each worker adds its counts once a second."""
         told = "".join(series(house))
-        return all(f'decision="{one}"' in told for one in ("allowed", "not_found"))
+        return all(one in told for one in counted)
+
+    counted = (
+        *('decision="allowed"', 'decision="not_found"'),
+        *('role="agi",status="200"', 'status="404"', 'status="401"'),
+    )
 
     ask(0)
     wait_for(is_counted, what="the decisions are counted")
