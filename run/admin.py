@@ -91,7 +91,9 @@ def in_container(data_dir: Path, env: Mapping[str, str], words: Sequence[str]) -
     if words[0] != "users":
         os.execvpe(command[0], command, project.env)
     # A hand-over that had begun before would put the users of then in the place of those of now.
-    with locked(project.handed.parent, "The users are being handed over; waiting for that."):
+    with locked(
+        project.handed.parent, "Others edit the users, or hand them over; waiting for that."
+    ):
         hand_users_over(project, env)
         status = subprocess.run(command, env=project.env, check=False).returncode
         if status in DONE_STATUSES:
