@@ -350,7 +350,8 @@ def _kinds(
     texts: Mapping[str, str], in_force: Collection[str] | None
 ) -> tuple[list[Kind], list[Fault]]:
     """The kinds in force; and the faults of all kinds, and between those in force."""
-    kinds, faults = [], []
+    kinds: list[Kind] = []
+    faults: list[Fault] = []
     for name in sorted(texts):
         kind, found = routes.read_kind(name, texts[name])
         faults += found

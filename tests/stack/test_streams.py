@@ -29,6 +29,8 @@ def open_stream(caller: Caller, token: str, path: str) -> socket.socket:
     connection = socket.create_connection((host, int(port)), timeout=10)
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        # An answer that is no stream ends the connection too, and is seen.
+        "Connection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)

@@ -1,9 +1,10 @@
 """`make test`: four pytests side by side, as none keeps a core busy by itself: the stacks of local
-processes; those in containers and the pages, and then the starts of local processes; the promises
-and threats; what starts nothing, and then, in a process of their own, the clients. They take about
+processes; those in containers and the pages; the promises and threats; what starts nothing, and
+then, each in a process of its own, the clients and the starts of local processes. They take about
 as long as each other. What counts seconds of whole containers comes behind, alone.
 
-The coverage of all is one table, and the exit status that of the first that failed.
+Coverage is measured where the code runs in the tests' own process; of a stack it would count the
+tests alone. The exit status is that of the first that failed.
 """
 
 import os
@@ -29,12 +30,12 @@ BESIDE_OTHERS = 4
 @dataclass(frozen=True)
 class Part:
     """What one pytest runs, through which runtime it goes where there are two, and the file of its
-    coverage, if that is asked for.
+    coverage, if that is measured.
     """
 
     paths: Sequence[str]
     runtime: str
-    coverage: str
+    coverage: str = ""
     patience: int = BESIDE_OTHERS
 
     def words(self) -> list[str]:
@@ -51,7 +52,7 @@ class Part:
         runtime = self.runtime if self._is_wanted() else os.environ[RUNTIMES]
         return {
             **os.environ,
-            "COVERAGE_FILE": self.coverage,
+            **({"COVERAGE_FILE": self.coverage} if self.coverage else {}),
             RUNTIMES: runtime,
             PATIENCE: str(self.patience),
         }
@@ -89,16 +90,14 @@ STARTS = f"{STACKS}/test_make_run.py"
 ELSEWHERE = (f"--ignore={CLIENTS}", f"--ignore={STARTS}")
 #: The rows run side by side, and the parts of a row one after the other.
 PARTS = (
-    (
-        Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers", ".coverage.containers"),
-        Part((STARTS,), "local", ".coverage.starts"),
-    ),
-    (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local", ".coverage.local"),),
+    (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),),
+    (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local"),),
     (
         Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
-        Part((CLIENTS,), "local", ".coverage.clients"),
+        Part((CLIENTS,), "local"),
+        Part((STARTS,), "local"),
     ),
-    (Part(("tests/promises", "tests/contract", "tests/security"), "local", ".coverage.promises"),),
+    (Part(("tests/promises", "tests/contract", "tests/security"), "local"),),
 )
 #: With the client package they take about as long as all others.
 ISSUER = "tests/unit/issuer"
@@ -112,10 +111,10 @@ ASIDE = (
 #: It installs the package for each version of Python, which is `make test`'s to do.
 INSTALLING = f"--ignore={CLIENT}/test_sdk_package.py"
 UNIT = (
-    (Part((*ASIDE, CLIENT, INSTALLING), "", ""),),
-    (Part(("tests/unit", *map("--ignore={}".format, ASIDE)), "", ""),),
+    (Part((*ASIDE, CLIENT, INSTALLING), ""),),
+    (Part(("tests/unit", *map("--ignore={}".format, ASIDE)), ""),),
 )
-LAST = Part((ALONE,), "containers", ".coverage.last", patience=1)
+LAST = Part((ALONE,), "containers", patience=1)
 
 
 Rows = Sequence[Sequence[Part]]
@@ -127,7 +126,7 @@ def main(rows: Rows = PARTS, last: Part = LAST) -> int:
     behind = [last] if last.wanted() else []
     parts = [*chain(*wanted), *behind]
     ended = [*_side_by_side([row for row in wanted if row]), *map(_run, behind)]
-    covered = report([part.coverage for part in parts])
+    covered = report([part.coverage for part in parts if part.coverage])
     print("\n" + _told(parts, ended))
     return next(filter(None, [*(one.status for one in ended), covered]), 0)
 

@@ -47,6 +47,8 @@ def listening(
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        #: Head and body are two packets, and the second must not wait for the first one's answer.
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()

@@ -143,6 +143,8 @@ class Upstream:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            # As real servers do: an event must not wait until the one before it is acknowledged.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
