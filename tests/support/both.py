@@ -1,6 +1,6 @@
 """`make test`: four pytests side by side, as none keeps a core busy by itself: the stacks of local
 processes; those in containers and the pages; the promises and threats; what starts nothing, and
-then, each in a process of its own, the clients and the starts of local processes. They take about
+then, each in a process of its own, the clients and the longest of the local stacks. They take about
 as long as each other. What counts seconds of whole containers comes behind, alone.
 
 Coverage is measured where the code runs in the tests' own process; of a stack it would count the
@@ -83,11 +83,11 @@ CLIENT_SOURCES, CLIENT_PERCENT = "sdk/src/*", 95
 ALONE = f"{STACKS}/test_containers.py"
 #: Of local processes alone.
 CLIENTS = f"{STACKS}/clients"
-#: Of local processes, the longest by far.
-STARTS = f"{STACKS}/test_make_run.py"
-#: Where these two stand, and `browser` and `contract`, is a matter of time alone: all rows shall
-#: take as long.
-ELSEWHERE = (f"--ignore={CLIENTS}", f"--ignore={STARTS}")
+#: Of local processes too: the longest files.
+LONGEST = (f"{STACKS}/test_make_run.py", f"{STACKS}/test_limits.py")
+#: Where these stand, and `browser` and `contract`, is a matter of time alone: all rows shall take
+#: as long.
+ELSEWHERE = tuple(map("--ignore={}".format, (CLIENTS, *LONGEST)))
 #: The rows run side by side, and the parts of a row one after the other.
 PARTS = (
     (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),),
@@ -95,7 +95,7 @@ PARTS = (
     (
         Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
         Part((CLIENTS,), "local"),
-        Part((STARTS,), "local"),
+        Part(LONGEST, "local"),
     ),
     (Part(("tests/promises", "tests/contract", "tests/security"), "local"),),
 )

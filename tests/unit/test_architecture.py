@@ -184,3 +184,9 @@ def test_what_callers_are_told_is_written_in_one_place() -> None:
     counts = Counter(text for text, _ in told)
     assert len(counts) > 40
     assert [one for one in told if counts[one[0]] > 1] == []
+
+
+def test_a_command_starts_without_a_web_framework() -> None:
+    asks = "import issuer.__main__, sys; print({'flask', 'werkzeug'} & {*sys.modules})"
+    told = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"

@@ -7,6 +7,7 @@ import re
 import shlex
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -254,6 +255,7 @@ def sources() -> list[Path]:
     ]
 
 
+@cache
 def comments(path: Path) -> str:
     """What a file says beside its code: comments, docstrings, and texts that are a number alone,
     as a table of cases is keyed by them.
