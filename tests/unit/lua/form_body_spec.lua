@@ -5,11 +5,12 @@
 local ffi = require("ffi")
 local form_body = require("portero.request.form_body")
 
+local bytes_at = ffi.typeof("const unsigned char *")
 local PAUSE = 256 * 1024
 
 --- Calls with the bytes of a text, which must be held: a pointer holds nothing.
 local function with_bytes(text, call, ...)
-    local first, second = call(ffi.cast("const unsigned char *", text), #text, ...)
+    local first, second = call(ffi.cast(bytes_at, text), #text, ...)
     return first, second, text
 end
 
@@ -144,7 +145,7 @@ describe("model", function()
     it("says where the model's name begins", function()
         for _, before in ipairs({ "", FILE, "\r\n", "\r\n" .. FILE }) do
             local form = before .. MODEL .. FILE .. END
-            local text = ffi.cast("const unsigned char *", form)
+            local text = ffi.cast(bytes_at, form)
             local name, _, at = form_body.model(text, #form, { boundary = B, is_utf8 = true })
             assert.equal(name, form:sub(at + 1, at + #name))
         end

@@ -15,6 +15,7 @@ local json_body = require("portero.request.json_body")
 ffi.cdef("void *memmem(const void *in, size_t in_length, const void *what, size_t what_length);")
 
 local C = ffi.C
+local bytes_at = ffi.typeof("const unsigned char *")
 local find, gsub, lower = string.find, string.gsub, string.lower
 local gmatch, match, sub = string.gmatch, string.match, string.sub
 local min = math.min
@@ -94,7 +95,7 @@ local function place_of(bytes, from, length, text, pause)
     while from < length do
         local hit = C.memmem(bytes + from, min(most, length - from), text, #text)
         if hit ~= nil then
-            return tonumber(ffi.cast("const unsigned char *", hit) - bytes)
+            return tonumber(ffi.cast(bytes_at, hit) - bytes)
         end
         from = from + PAUSE_BYTES
         if pause and from < length then

@@ -15,6 +15,7 @@ local json_text = require("portero.request.json_text")
 local clear_table = require("table.clear")
 local new_table = require("table.new")
 
+local bytes_at = ffi.typeof("const unsigned char *")
 local band, bor, lshift = bit.band, bit.bor, bit.lshift
 local byte, char, find, gsub = string.byte, string.char, string.find, string.gsub
 local lower = string.lower
@@ -762,8 +763,10 @@ _M.text = text_of
 ---@return boolean
 function _M.is_model(text)
     local body = '{"model":"' .. gsub(text, '["\\]', "-") .. '"}'
-    local found = _M.scan(ffi.cast("const unsigned char *", body), #body)
-    return found ~= nil and found.model ~= false
+    local found = _M.scan(ffi.cast(bytes_at, body), #body)
+    -- The body is asked for once more, behind the scan: a pointer holds nothing, and where LuaJIT
+    -- has compiled this nothing else does.
+    return found ~= nil and found.model ~= false and #body > 0
 end
 
 --- Whether a body is said to be JSON, in an encoding that we read.
@@ -789,7 +792,7 @@ end
 -- where it meets a loop of `leap`: it would give up, and in the end for ever.
 do
     local text = '{"a":' .. ("1"):rep(4096) .. "}"
-    _M.scan(ffi.cast("const unsigned char *", text), #text)
+    _M.scan(ffi.cast(bytes_at, text), #text)
 end
 
 return _M
