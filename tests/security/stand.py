@@ -4,7 +4,6 @@ the issuer's code, the gateway's code (`verify.lua`), the gateway over HTTP, and
 """
 
 import json
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from tests.security.wire import Answer, Wire
 from tests.support.deployment import Caller, Local, deployed
 from tests.support.forge import parts
 from tests.support.policies import shipped_policy
+from tests.support.ports import listen
 from tests.support.upstream import Upstream
 
 ACCEPTED, EXPIRED, REFUSED = "accepted", "expired", "refused"
@@ -220,7 +220,7 @@ class Trap:
     """A listener that nobody may come to."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listen()
         self._listener.setblocking(False)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 

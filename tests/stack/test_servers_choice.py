@@ -19,7 +19,7 @@ import requests
 
 from tests.support.certificates import Authority
 from tests.support.fleet import Fleet, answering, compiled, fleet, row
-from tests.support.ports import free_ports
+from tests.support.ports import free_ports, listen
 from tests.support.upstream import Seen, Upstream, recording
 from tests.support.waiting import wait_for
 
@@ -291,7 +291,7 @@ def test_who_manages_may_name_a_server_and_nobody_else(gateway: Fleet) -> None:
 @contextmanager
 def speaking_tls(context: ssl.SSLContext) -> Iterator[int]:
     """A server that speaks TLS and answers every request alike; its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     body = b'{"id":"tls"}'
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 

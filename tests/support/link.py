@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.support.ports import listen
+
 
 @dataclass
 class Link:
@@ -29,7 +31,7 @@ class Link:
 
     def __post_init__(self) -> None:
         self._random = random.Random(7)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = listen()
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._stopped = threading.Event()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from tests.support.ports import free_ports
+
 
 class Message(NamedTuple):
     """What a listener received; header names in lower case."""
@@ -92,7 +94,7 @@ def listening(
         def handle_error(self, request: Any, client_address: Any) -> None:
             """The other side left before the answer: some tests are about that."""
 
-    with Server(("127.0.0.1", port), Handler) as server:
+    with Server(("127.0.0.1", port or free_ports(1)[0]), Handler) as server:
         place = "https://localhost" if tls else "http://127.0.0.1"
         listener = Listener(f"{place}:{server.server_address[1]}")
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

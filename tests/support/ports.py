@@ -68,3 +68,10 @@ def free_ports(count: int) -> list[int]:
     if len(found) < count:
         raise RuntimeError(f"this session has had all its {CHOICE} ports")
     return found
+
+
+def listen(host: str = "127.0.0.1", backlog: int = 256) -> socket.socket:
+    """A socket that listens on a port of this session's own. The kernel's choice, port 0, is not
+    taken: a gateway has been seen whose LLM server's port another session's was given too.
+    """
+    return socket.create_server((host, *free_ports(1)), backlog=backlog)

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.ports import listen
+
 CHAT_ANSWER = {
     "id": "chat-1",
     "object": "chat.completion",
@@ -74,7 +76,7 @@ class Spoken:
 
 @dataclass
 class Upstream:
-    """Listens on `host`, on a free port. Attributes may be set at any time by a test."""
+    """Listens on `host`, on a port of its own. Attributes may be set at any time by a test."""
 
     host: str = "127.0.0.1"
     #: Streams: how many events, and the seconds between them.
@@ -101,7 +103,7 @@ class Upstream:
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server((self.host, 0), backlog=1024)
+        self._listener = listen(self.host, backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         self._connections: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -121,6 +123,9 @@ class Upstream:
 
     def close(self) -> None:
         """Stop listening and end every connection."""
+        with suppress(OSError):
+            # Who waits there is woken: close alone would leave the port to it.
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in list(self._connections):
             connection.close()
