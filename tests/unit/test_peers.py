@@ -22,6 +22,7 @@ from bench.peers.entrants import MOCK, PLAIN, Entrant
 from bench.peers.table import HEAD, lines
 from bench.servers import Server
 from bench.table import Taken
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {"PORT": "1", "UPSTREAM": "2", "FOLDER": "/nowhere"}
@@ -77,7 +78,7 @@ def answering(refuses: bool) -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", *free_ports(1)), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -22,6 +22,7 @@ from run.llm_servers import Answer, Found, Question
 from run.plan import Plan, read_plan
 from run.ready import DEMO_MODEL, MODEL_TO_FILL_IN, Example, example, words
 from tests.support.certificates import Authority
+from tests.support.ports import free_ports
 from tests.support.waiting import within
 
 KEY = 'sk-$"\\ é'
@@ -70,7 +71,7 @@ def little(respond: Respond, context: ssl.SSLContext | None = None) -> Iterator[
             with context.wrap_socket(request, server_side=True) as secured:
                 super().finish_request(secured, client_address)
 
-    with Server(("127.0.0.1", 0), Handler) as running:
+    with Server(("127.0.0.1", *free_ports(1)), Handler) as running:
         scheme = "https" if context else "http"
         server = Little(f"{scheme}://localhost:{running.server_address[1]}")
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
