@@ -34,7 +34,8 @@ uninstall: ## takes the services away; settings and data stay (PURGE=1: they go 
 
 ##@ Testing
 .PHONY: test unit stack lint typecheck
-test: setup-tests lint typecheck lua ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
+test: setup-tests ## everything: lint, types, Lua specs, Python tests with coverage (T= narrows)
+	@$(MAKE) --jobs=3 --output-sync=target lint typecheck lua
 	@exec $(BIN)/python -m $(if $(T),pytest --cov=issuer --cov=sdk/src --cov-report=term-missing:skip-covered $(T),tests.support.both)
 
 unit: setup-tests $(if $(T),,lua) ## the tests that start nothing: Lua specs and tests/unit (T= narrows)

@@ -85,12 +85,17 @@ ALONE = f"{STACKS}/test_containers.py"
 CLIENTS = f"{STACKS}/clients"
 #: Of local processes too: the longest files.
 LONGEST = (f"{STACKS}/test_make_run.py", f"{STACKS}/test_limits.py")
+#: What the containers' row has time for.
+AFTERWARDS = (f"{STACKS}/test_peers.py", f"{STACKS}/test_policy_corpus.py")
 #: Where these stand, and `browser` and `contract`, is a matter of time alone: all rows shall take
 #: as long.
-ELSEWHERE = tuple(map("--ignore={}".format, (CLIENTS, *LONGEST)))
+ELSEWHERE = tuple(map("--ignore={}".format, (CLIENTS, *LONGEST, *AFTERWARDS)))
 #: The rows run side by side, and the parts of a row one after the other.
 PARTS = (
-    (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),),
+    (
+        Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),
+        Part(AFTERWARDS, "local"),
+    ),
     (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local"),),
     (
         Part(("tests/unit", CLIENT), "local", ".coverage.unit"),

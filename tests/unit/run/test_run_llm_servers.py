@@ -71,7 +71,7 @@ def little(respond: Respond, context: ssl.SSLContext | None = None) -> Iterator[
             with context.wrap_socket(request, server_side=True) as secured:
                 super().finish_request(secured, client_address)
 
-    with Server(("127.0.0.1", *free_ports(1)), Handler) as running:
+    with Server(("127.0.0.1", free_ports(1)[0]), Handler) as running:
         scheme = "https" if context else "http"
         server = Little(f"{scheme}://localhost:{running.server_address[1]}")
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
