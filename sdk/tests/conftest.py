@@ -1,7 +1,6 @@
 """A gateway in this process, a clock that tests set, and a source that asks both."""
 
 import io
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from fake_portero import SECRET, USERNAME, FakePortero
 from set_clock import SetClock
+from tests.support.ports import free_ports
 
 from portero import Portero, TokenSource
 
@@ -46,8 +46,7 @@ def gateway(clock: SetClock) -> Iterator[FakePortero]:
 @pytest.fixture
 def free_url() -> str:
     """Nobody listens there."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 @pytest.fixture

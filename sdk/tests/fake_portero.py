@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+from tests.support.ports import free_ports
+
 USERNAME, SECRET = "AGNRXYZ456", "canary-secret-53a1"
 ROLES = {
     "AGNR": ("agent_reasoning", "/llm/login"),
@@ -140,7 +142,7 @@ class FakePortero:
         #: When set, logins wait until it is.
         self.gate: threading.Event | None = None
         self.logins = 0
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", free_ports(1)[0]), _Handler)
         self._server.portero = self
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)

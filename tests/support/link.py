@@ -51,6 +51,8 @@ class Link:
     def close(self) -> None:
         """End all."""
         self._stopped.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # who waits there is woken
         self._listener.close()
         for one in list(self._open):
             _end(one)

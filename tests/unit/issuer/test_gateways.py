@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -31,6 +30,7 @@ from issuer.sync.gateways import (
 from tests.conftest import wait_until
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway, is_authentic, seal, unseal
 from tests.support.listening import Message, Reply, listening
+from tests.support.ports import listen
 from tests.support.waiting import within
 
 KEY = SYNC_KEY.encode()
@@ -225,7 +225,7 @@ def dripping(answer: bytes, at_once: int) -> Iterator[str]:
                 left.wait(0.05)
                 connection.sendall(bytes([byte]))
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen() as listener:
         thread = threading.Thread(target=drip)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

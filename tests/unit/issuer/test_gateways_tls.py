@@ -15,6 +15,7 @@ from issuer.sync.gateways import Changes, Gateways
 from tests.support.certificates import Authority
 from tests.support.fake_gateway import SYNC_KEY, FakeGateway
 from tests.support.listening import listening
+from tests.support.ports import listen
 from tests.support.waiting import within
 
 KEY = SYNC_KEY.encode()
@@ -121,7 +122,7 @@ def test_http_and_https_gateways_stand_beside_each_other(
 def hanging(context: ssl.SSLContext, how: str) -> Iterator[str]:
     """One that goes on, but comes to no end: in the handshake, the taking or the answering."""
     over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with listen() as server:
 
         def serve() -> None:
             while not over.is_set():

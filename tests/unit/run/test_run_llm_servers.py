@@ -22,7 +22,7 @@ from run.llm_servers import Answer, Found, Question
 from run.plan import Plan, read_plan
 from run.ready import DEMO_MODEL, MODEL_TO_FILL_IN, Example, example, words
 from tests.support.certificates import Authority
-from tests.support.ports import free_ports
+from tests.support.ports import free_ports, listen
 from tests.support.waiting import within
 
 KEY = 'sk-$"\\ é'
@@ -301,7 +301,7 @@ def test_a_name_that_nobody_knows_is_told_u3(monkeypatch: pytest.MonkeyPatch) ->
 @contextmanager
 def raw(speak: Callable[[socket.socket], object]) -> Iterator[str]:
     """A server of bytes; what it accepts it speaks to."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
 
     def accept() -> None:
         while True:
