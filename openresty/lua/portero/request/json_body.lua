@@ -686,12 +686,15 @@ local function new_scan()
     }
 end
 
---- One that is done, to be used again: what it is made of is more than most bodies are.
-local idle
+--- `scan`: one that is done, to be used again; what it is made of is more than most bodies are. In
+--- a table, not a variable: this chunk scans at its end, while its variables are open still, and
+--- LuaJIT before 2023-11-05 compiles such an assignment without what tells the collector of it. The
+--- trace then goes on being used, and the collector takes what is in use (LuaJIT issue 1085).
+local idle = { scan = false }
 
 local function begin(bytes, watch)
-    local scan = idle or new_scan()
-    idle = nil
+    local scan = idle.scan or new_scan()
+    idle.scan = false
     scan.bytes, scan.state, scan.depth, scan.count = bytes, START, 1, 0
     scan.found, scan.fault, scan.watch, scan.child = new_table(0, FOUND_FIELDS), nil, watch, nil
     scan.nodes, scan.seen = watch and {}, watch and {}
@@ -705,7 +708,7 @@ local function finish(scan)
     end
     clear_table(scan.names)
     scan.bytes, scan.found, scan.name, scan.child = nil, nil, "", nil
-    idle = scan
+    idle.scan = scan
 end
 
 local function scan_all(scan, length, pause)
