@@ -9,7 +9,6 @@ import http.client
 import ipaddress
 import json
 import os
-import re
 import shutil
 import socket
 import ssl
@@ -30,7 +29,7 @@ from run.plan import search_path
 from tests.support.deployment import CHAT, USERS, Caller, Local, basic, deployed
 from tests.support.docs import block
 from tests.support.ports import free_ports
-from tests.support.upstream import MODELS_ANSWER, Upstream
+from tests.support.upstream import EVENTS, MODELS_ANSWER, Upstream
 from tests.support.waiting import wait_for, within
 
 PAGE = "docs/behind-a-proxy.md"
@@ -39,11 +38,6 @@ CLIENT = "127.0.0.9"
 FRONT = "127.0.0.1"
 SPOOFED = "203.0.113.66"
 STREAM = {**CHAT, "stream": True}
-#: Path -> what an event is that has arrived whole.
-WHOLE = {
-    "/v1/chat/completions": re.compile(rb"data: \{.*\}\n\n"),
-    "/api/chat": re.compile(rb"\{.*\}\n"),
-}
 LARGE = 20 * 1024 * 1024
 
 
@@ -319,25 +313,19 @@ def bare(shared_bare: Stand) -> Iterator[Stand]:
 
 def assert_event_by_event(one: Stand, path: str) -> None:
     """Each of eight events must be here before the next one is sent."""
-    one.upstream.events, one.upstream.gap = 8, 0.3
-    arrivals: list[float] = []
-    received = b""
+    one.upstream.events = 8
+    one.upstream.send_one_by_one()
     with one.answer(path, STREAM, one.token("AGIATEST01")) as answer:
         assert answer.status == 200
-        while block := answer.read1(65536):
-            received += block
-            arrivals += [time.time()] * (len(WHOLE[path].findall(received)) - len(arrivals))
-    assert len(arrivals) == 8
-    delays = [arrived - sent for sent, arrived in zip(one.upstream.sent, arrivals, strict=True)]
-    assert max(delays) < 0.25, "an event was held back"
+        one.upstream.hear_one_by_one(lambda: answer.read1(65536), path)
 
 
-@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize("path", EVENTS)
 def test_events_pass_the_front_one_by_one_f1(documented: Stand, path: str) -> None:
     assert_event_by_event(documented, path)
 
 
-@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize("path", EVENTS)
 def test_events_pass_a_default_nginx_one_by_one_f1(bare: Stand, path: str) -> None:
     assert_event_by_event(bare, path)
 
@@ -450,14 +438,14 @@ def revoke_in_stream(one: Stand, path: str) -> tuple[bytes, bool]:
     return received, is_cut
 
 
-@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize("path", EVENTS)
 def test_a_revoked_tokens_stream_is_cut_through_the_front(documented: Stand, path: str) -> None:
     received, is_cut = revoke_in_stream(documented, path)
     assert b"The token was revoked." in received
     assert is_cut
 
 
-@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize("path", EVENTS)
 def test_a_revoked_tokens_stream_ends_in_an_error_through_a_default_nginx(
     bare: Stand, path: str
 ) -> None:

@@ -450,7 +450,7 @@ def test_a_stream_that_moves_is_not_ended_u6(impatient: Local, local_upstream: U
 
 def test_a_stream_that_stands_still_is_ended_u6(impatient: Local, local_upstream: Upstream) -> None:
     local_upstream.forget()
-    local_upstream.events, local_upstream.gap = 2, 6.0
+    local_upstream.events, local_upstream.gap = 2, 60.0
     caller = Caller(impatient)
     token = caller.token("AGIATEST01")
     began = time.monotonic()
@@ -462,7 +462,7 @@ def test_a_stream_that_stands_still_is_ended_u6(impatient: Local, local_upstream
                 text += piece
         except OSError:
             pass
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < within(4)
     assert b"upstream_unavailable" in text
     wait_for(lambda: local_upstream.departures, 10, "the LLM server is told")
     local_upstream.forget()

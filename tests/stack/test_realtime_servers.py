@@ -153,10 +153,11 @@ def test_the_first_message_says_which_server_where_the_handshake_does_not(
     with opened(gateway, "/v1/responses") as connection:
         assert connection.ping().wait(10)
         say(connection, type="response.create", model="gpt-fast", input="hi")
-        assert connection.recv(10)
+        kinds = [json.loads(connection.recv(10))["type"] for _ in range(2)]
+        assert kinds == ["response.created", "response.completed"]
         # It stays there; what that server has may be named, and nothing else.
         say(connection, type="response.create", model="big", tools=[])
-        connection.recv(10)
+        assert json.loads(connection.recv(10))["model"] == "big"
         say(connection, type="response.create", model="voice", input="hi")
         assert closed(connection)[0] == 1008
     assert [json.loads(said)["model"] for said in servers[1].said] == ["small", "big"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.ports import listen
+from tests.support.waiting import within
 
 CHAT_ANSWER = {
     "id": "chat-1",
@@ -35,6 +36,13 @@ MODELS_ANSWER = {
     "object": "list",
     "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "test"}],
 }
+#: Path -> what an event of its stream is, whole.
+EVENTS = {
+    "/v1/chat/completions": re.compile(rb"data: \{.*\}\n\n"),
+    "/api/chat": re.compile(rb"\{.*\}\n"),
+}
+#: For so long an event waits to be asked for.
+ASKED_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Upstream:
     gap: float = 0.02
     #: What streams call themselves where it is not their own type; empty for no type at all.
     stream_type: str | None = None
+    #: Released for each event that may be sent; `send_one_by_one` sets it.
+    asked: threading.Semaphore | None = None
     #: Whether streams tell the length that they would have, and so come without chunks.
     tells_length: bool = False
     #: Sent in place of the usual answer: a whole raw response.
@@ -119,7 +129,22 @@ class Upstream:
         self.sent.clear()
         self.answers.clear()
         self.events, self.gap, self.raw_answer, self.mood = 5, 0.02, None, "answer"
-        self.stream_type, self.tells_length = None, False
+        self.stream_type, self.tells_length, self.asked = None, False, None
+
+    def send_one_by_one(self) -> None:
+        """Have each event wait until the one before it has come whole; see `hear_one_by_one`."""
+        self.asked = threading.Semaphore(1)
+
+    def hear_one_by_one(self, read: Callable[[], bytes], path: str) -> None:
+        """Read a stream of the path that is sent so: `read` waits in vain for what is held back."""
+        assert self.asked
+        received = b""
+        for number in range(1, self.events + 1):
+            while len(EVENTS[path].findall(received)) < number:
+                block = read()
+                assert block, f"the stream ended before event {number}"
+                received += block
+            self.asked.release()
 
     def close(self) -> None:
         """Stop listening and end every connection."""
@@ -213,6 +238,8 @@ class Upstream:
         connection.sendall(_stream_head(path, self.stream_type, length))
         try:
             for number, event in enumerate(events):
+                if self.asked and not self.asked.acquire(timeout=within(ASKED_SECONDS)):
+                    raise ConnectionResetError
                 self.sent.append(time.time())
                 connection.sendall(framed(event))
                 if self.mood == "die in stream" and number == 1:
