@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from run.commands import ROOT
 from tests.support.deployment import USERS, Local, deployed
 from tests.support.policies import write_policy
 from tests.support.upstream import Upstream, recording
+from tests.support.waiting import within
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PICTURES = ROOT / ".cache" / "browser"
@@ -51,6 +52,7 @@ def portero(llm: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=1000 * within(5))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
@@ -86,7 +88,7 @@ def open_page(chromium: Browser, portero: Local, llm: Upstream) -> Iterator[Call
         def opened(path: str = "/", user: str | None = None, **options: Any) -> Page:
             context = chromium.new_context(base_url=portero.gateway, **options)
             stack.callback(context.close)
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(1000 * within(10))
             if user:
                 sign_in(context, user)
             page = watched.over(context.new_page())

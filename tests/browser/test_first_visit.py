@@ -51,6 +51,7 @@ def test_by_keyboard_alone_from_the_sign_in_to_the_way_out(
 ) -> None:
     page = open_page("/login", permissions=["clipboard-read", "clipboard-write"])
     keys = page.keyboard
+    expect(page.get_by_label("User name")).to_be_focused()
     keys.type(USER)
     keys.press("Tab")
     keys.type(SECRET)

@@ -53,7 +53,7 @@ def test_axe_finds_nothing_serious_and_the_page_fits_everywhere(
     name = path.strip("/").replace("/", "-") or "chat"
     page = open_page(path, PAGES[path])
     for scheme in SCHEMES:
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         assert serious(page) == [], scheme
         picture_of(page, f"{name}-desktop-{scheme}")
     page.set_viewport_size(PHONE)

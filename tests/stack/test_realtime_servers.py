@@ -19,7 +19,7 @@ from tests.support.fleet import Fleet, compiled, fleet, row
 from tests.support.policies import changed_policy
 from tests.support.ports import free_ports
 from tests.support.socket_llm import SocketLlm, socket_llm
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, within
 
 AGENT, LIMITED, OTHER = "AGIATEST01", "USRSTEST01", "ADMNTEST01"
 ALIASES = [
@@ -86,7 +86,7 @@ def say(connection: Connection, **event: Any) -> None:
 
 def _hear_all(connection: Connection) -> None:
     while True:
-        connection.recv(5)
+        connection.recv(within(5))
 
 
 def closed(connection: Connection) -> tuple[int, str]:
@@ -112,7 +112,7 @@ def test_a_socket_goes_to_the_server_that_has_its_model_by_its_real_name(
     assert json.loads(servers[0].said[0])["session"] == {"type": "realtime", "model": "voice"}
     with opened(gateway, "/v1/realtime?model=small") as connection:
         say(connection, type="input_audio_buffer.append", audio="AAAA")
-        connection.recv(5)
+        connection.recv(within(5))
     assert len(servers[0].seen) == len(servers[1].seen) == 1
 
 
@@ -377,7 +377,7 @@ def test_a_connection_holds_a_place_of_its_server_until_it_ends(
             assert len(voice.seen) == len(small.seen) == 1
             waiting.start()
             assert not got.wait(0.5)
-        assert got.wait(5)
+        assert got.wait(within(5))
     waiting.join(10)
     wait_for(lambda: not voice.open and not small.open, 5, "both sides are closed")
 
@@ -390,6 +390,6 @@ def test_a_revoked_tokens_connection_is_closed_whether_it_has_a_server_yet_or_no
     with opened(gateway, path, token=token) as connection:
         gateway.revoke(token)
         with pytest.raises(ConnectionClosed) as found:
-            connection.recv(1)
+            connection.recv(within(1))
     assert found.value.rcvd is not None
     assert (found.value.rcvd.code, found.value.rcvd.reason) == (1008, "token revoked")

@@ -1,7 +1,7 @@
 """`make test`: four pytests side by side, as none keeps a core busy by itself: the stacks of local
-processes; those in containers and the pages; the promises and threats; what starts nothing, and
-then, each in a process of its own, the clients and the longest of the local stacks. They take about
-as long as each other. What counts seconds of whole containers comes behind, alone.
+processes; those in containers and the pages; the promises and threats; and a row of several, among
+them the clients and the longest of the local stacks. They take about as long as each other. What
+counts seconds of whole containers comes behind; what starts nothing has the time that it leaves.
 
 Coverage is measured where the code runs in the tests' own process; of a stack it would count the
 tests alone. The exit status is that of the first that failed.
@@ -37,11 +37,14 @@ class Part:
     runtime: str
     coverage: str = ""
     patience: int = BESIDE_OTHERS
+    #: How far behind all else that runs, as `nice` has it.
+    niceness: int = 0
 
     def words(self) -> list[str]:
         """The command; the table of coverage comes when all have ended."""
         measured = (*map("--cov={}".format, MEASURED), "--cov-report=") if self.coverage else ()
-        return [sys.executable, "-m", "pytest", "--durations=25", *measured, *self.wanted()]
+        pytest = (sys.executable, "-m", "pytest", "--durations=25")
+        return ["nice", f"-n{self.niceness}", *pytest, *measured, *self.wanted()]
 
     def wanted(self) -> Sequence[str]:
         """What there is to run; stacks go through their runtime alone."""
@@ -85,25 +88,8 @@ ALONE = f"{STACKS}/test_containers.py"
 CLIENTS = f"{STACKS}/clients"
 #: Of local processes too: the longest files.
 LONGEST = (f"{STACKS}/test_make_run.py", f"{STACKS}/test_limits.py")
-#: What the containers' row has time for.
-AFTERWARDS = (f"{STACKS}/test_peers.py", f"{STACKS}/test_policy_corpus.py")
-#: Where these stand, and `browser` and `contract`, is a matter of time alone: all rows shall take
-#: as long.
-ELSEWHERE = tuple(map("--ignore={}".format, (CLIENTS, *LONGEST, *AFTERWARDS)))
-#: The rows run side by side, and the parts of a row one after the other.
-PARTS = (
-    (
-        Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),
-        Part(AFTERWARDS, "local"),
-    ),
-    (Part((STACKS, f"--ignore={ALONE}", *ELSEWHERE), "local"),),
-    (
-        Part(("tests/unit", CLIENT), "local", ".coverage.unit"),
-        Part((CLIENTS,), "local"),
-        Part(LONGEST, "local"),
-    ),
-    (Part(("tests/promises", "tests/contract", "tests/security"), "local"),),
-)
+#: Taken out of the other rows, for the one that has time for it.
+ELSEWHERE = tuple(f"{STACKS}/test_{name}.py" for name in ("peers", "policy_corpus", "tls"))
 #: With the client package they take about as long as all others.
 ISSUER = "tests/unit/issuer"
 ASIDE = (
@@ -113,27 +99,51 @@ ASIDE = (
     f"{ISSUER}/test_users_command.py",
     f"{ISSUER}/test_presented_token.py",
 )
+#: They start nothing.
+OTHERS = ("tests/unit", *map("--ignore={}".format, ASIDE))
+NOT_LOCAL = tuple(f"--ignore={path}" for path in (ALONE, CLIENTS, *LONGEST, *ELSEWHERE))
+#: The rows run side by side, and the parts of a row one after the other. Where something stands is
+#: a matter of time alone: all rows shall take as long.
+PARTS = (
+    (Part(("tests/browser", STACKS, f"--ignore={ALONE}"), "containers"),),
+    (Part((STACKS, *NOT_LOCAL), "local"),),
+    (
+        Part((*ASIDE, CLIENT), "local", ".coverage.aside"),
+        Part((CLIENTS,), "local"),
+        Part(LONGEST, "local"),
+        Part((*ELSEWHERE, "tests/contract"), "local"),
+    ),
+    (Part(("tests/promises", "tests/security"), "local"),),
+)
+#: What counts seconds of whole containers, and what has the time that they leave.
+LAST = (
+    (Part((ALONE,), "containers", patience=1),),
+    (Part(OTHERS, "local", ".coverage.unit", niceness=19),),
+)
 #: It installs the package for each version of Python, which is `make test`'s to do.
 INSTALLING = f"--ignore={CLIENT}/test_sdk_package.py"
 UNIT = (
     (Part((*ASIDE, CLIENT, INSTALLING), ""),),
-    (Part(("tests/unit", *map("--ignore={}".format, ASIDE)), ""),),
+    (Part(OTHERS, ""),),
 )
-LAST = Part((ALONE,), "containers", patience=1)
 
 
 Rows = Sequence[Sequence[Part]]
 
 
-def main(rows: Rows = PARTS, last: Part = LAST) -> int:
+def main(stages: Sequence[Rows] = (PARTS, LAST)) -> int:
     """Run all; what runs beside the first is told once that has ended."""
-    wanted = [[part for part in row if part.wanted()] for row in rows]
-    behind = [last] if last.wanted() else []
-    parts = [*chain(*wanted), *behind]
-    ended = [*_side_by_side([row for row in wanted if row]), *map(_run, behind)]
+    wanted = [_wanted(rows) for rows in stages]
+    parts = [*chain(*chain(*wanted))]
+    ended = [*chain(*map(_side_by_side, filter(None, wanted)))]
     covered = report([part.coverage for part in parts if part.coverage])
     print("\n" + _told(parts, ended))
     return next(filter(None, [*(one.status for one in ended), covered]), 0)
+
+
+def _wanted(rows: Rows) -> Rows:
+    chosen = ([part for part in row if part.wanted()] for row in rows)
+    return [row for row in chosen if row]
 
 
 def unit() -> int:
