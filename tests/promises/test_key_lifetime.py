@@ -70,7 +70,7 @@ def test_a_key_of_ninety_days_lives_across_restarts_and_not_a_second_longer(
                     late += before >= end
                     served[side] = told[side]
         assert late == 0
-        assert end - min(served.values()) < 2, "it lived to its last second"
+        assert end - min(served.values()) <= 2, "it lived to its last second"
         assert verdicts() == (401, 401)
         for part in ("gateway", "reconciler"):
             running.stop(part)
